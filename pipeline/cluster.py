@@ -1,0 +1,90 @@
+"""Where to train: workers, paths, threads, and speed choices that leave the result alone.
+
+Paths are relative to the working directory of the command until `load_cluster` makes them
+absolute: Ray starts its workers in folders of their own.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from pipeline.documents import Section, find_document, override, read_yaml, validate
+
+
+class Workers(Section):
+    """How many workers, and what each one gets.
+
+    `count: 0` runs the one worker inside the command's own process, without Ray: for tests,
+    debuggers and quick looks.
+    """
+
+    count: NonNegativeInt
+    device: Literal["cpu", "gpu"]
+    cpus: PositiveInt = 1
+    max_failures: NonNegativeInt = 0
+    ray_address: str = "local"
+
+    @property
+    def world_size(self) -> int:
+        return max(1, self.count)
+
+
+class Loading(Section):
+    """How a worker loads: which executor of the plan, with how many threads and batches ahead."""
+
+    backend: Literal["dali", "reference"] = "dali"
+    threads: PositiveInt = 1
+    prefetch: PositiveInt = 2
+    evaluation_batch_size: PositiveInt = 256
+
+
+class Tracking(Section):
+    """Where the runs are recorded. `MLFLOW_TRACKING_URI` comes before `uri`.
+
+    Without either, a sqlite file in the working directory.
+    """
+
+    uri: str | None = None
+    experiment: str = "ilsvrc"
+
+
+class Saving(Section):
+    """How often to log and to save; every epoch's end is always saved."""
+
+    log_every_steps: PositiveInt = 50
+    checkpoint_every_steps: PositiveInt | None = None
+    checkpoints_to_keep: Annotated[int, Field(ge=2)] = 3
+
+
+class Cluster(Section):
+    """The machine or machines, as a typed and frozen document."""
+
+    workers: Workers
+    loading: Loading = Loading()
+    tracking: Tracking = Tracking()
+    saving: Saving = Saving()
+    data_dir: Path = Path("data")
+    runs_dir: Path = Path("runs")
+    channels_last: bool = True
+
+
+def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
+    """Read cluster `name` (of `configs/clusters`, or a path) with `section.key=value` overrides.
+
+    Raises `UserError` that names the file and the key.
+    """
+    path = find_document(name, "clusters")
+    cluster = validate(Cluster, override(read_yaml(path), assignments or []), path)
+    here = Path.cwd()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or cluster.tracking.uri
+    return cluster.model_copy(
+        update={
+            "data_dir": here / cluster.data_dir,
+            "runs_dir": here / cluster.runs_dir,
+            "tracking": cluster.tracking.model_copy(
+                update={"uri": uri or f"sqlite:///{here / 'mlflow.db'}"}
+            ),
+        }
+    )

@@ -1,0 +1,53 @@
+"""The workers of a training as the rest of the code sees them: a rank, a count, a device, sums.
+
+`rank` is always the global rank. There is no local rank here: data is dealt by global rank, and
+the device is a value.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of `world_size` workers, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def sum_over_workers(values: Tensor, worker: Worker) -> Tensor:
+    """Return the element-wise sum of `values` (any shape, same on all workers) over all workers.
+
+    A collective call: every worker must make it.
+    """
+    total = values.detach().clone()
+    if worker.world_size > 1:
+        torch.distributed.all_reduce(total)
+    return total
+
+
+def average_buffers(model: nn.Module, worker: Worker) -> None:
+    """Average every floating-point buffer over the workers, in place (batch-norm statistics).
+
+    Each worker's running statistics come from its own micro-batches only. A collective call.
+    """
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.copy_(sum_over_workers(buffer, worker) / worker.world_size)
+
+
+def same_on_all_workers(value: str | None, worker: Worker) -> str | None:
+    """Return rank 0's `value` on every worker. A collective call."""
+    if worker.world_size == 1:
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]

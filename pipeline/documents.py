@@ -1,0 +1,185 @@
+"""Typed YAML documents: read strictly, override by key, flatten, digest.
+
+YAML as such keeps the last of two repeated keys, and PyYAML reads `1e-4` as a string; both have
+cost people trainings. Here a repeated key is refused and every value is checked against a frozen
+pydantic model that knows its own fields and no others.
+"""
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.errors import UserError
+
+
+class Section(BaseModel):
+    """A frozen part of a document that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+Document = TypeVar("Document", bound=Section)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, except that a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[Hashable, int] = {}
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if key in seen:
+                raise UserError(f"key '{key}' stands on line {seen[key]} and again on line {line}")
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; `UserError` names the file, and the line where YAML itself is wrong."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+    except UserError as error:
+        raise UserError(f"{path}: {error}; keep one of the two") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError(f"{path}{where}: not valid YAML: {problem}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected `key: value` lines at the top level")
+    return content
+
+
+def find_document(name: str, folder: str) -> Path:
+    """Find a document by path or by name in `configs/<folder>`.
+
+    The working directory's own `configs/` comes before the project's, so that a user can keep
+    recipes of their own beside their data.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        return path.absolute()
+    project = Path(__file__).parent.parent
+    folders = [base / "configs" / folder for base in (Path.cwd(), project)]
+    for directory in folders:
+        path = directory / f"{name}.yaml"
+        if path.is_file():
+            return path
+    known = sorted({path.stem for directory in folders for path in directory.glob("*.yaml")})
+    raise UserError(
+        f"no {folder.removesuffix('s')} '{name}' in {folders[0]}; there are: "
+        f"{', '.join(known) or 'none'}, or give the path of a .yaml file"
+    )
+
+
+def override(content: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Return `content` with each `section.key=value` applied; values are read as YAML."""
+    result = json.loads(json.dumps(content))
+    for assignment in assignments:
+        dotted, equals, text = assignment.partition("=")
+        keys = dotted.strip().split(".")
+        if not equals or not all(keys):
+            raise UserError(f"--set {assignment}: write it as section.key=value")
+        try:
+            value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+        except yaml.YAMLError:
+            raise UserError(f"--set {assignment}: '{text}' is not a YAML value") from None
+        target = result
+        for key in keys[:-1]:
+            target = target.setdefault(key, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set {assignment}: '{key}' holds a value, not a section")
+        target[keys[-1]] = value
+    return result
+
+
+def validate(model: type[Document], content: dict[str, Any], where: str | Path) -> Document:
+    """Make `model` of `content`; `UserError` names the first wrong key of `where` and its mend."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first_problem(model, error)}") from None
+
+
+def flatten(document: Section) -> dict[str, Any]:
+    """Return `{"section.key": value}` for every leaf; lists count as leaves."""
+    flat: dict[str, Any] = {}
+
+    def visit(prefix: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            flat[prefix] = value
+
+    visit("", document.model_dump(mode="json"))
+    return flat
+
+
+def digest(document: Section) -> str:
+    """Return the SHA-256 of the document's content, as 64 hexadecimal digits.
+
+    Key order, comments and defaults written out or left out make no difference.
+    """
+    canonical = json.dumps(document.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def to_yaml(document: Section) -> str:
+    """Return the resolved document as YAML, in the model's own field order."""
+    return yaml.safe_dump(document.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _first_problem(model: type[Section], error: ValidationError) -> str:
+    # A tagged union reports the tag as a part of the place: ("schedule", "step", "factor").
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"]) or "the document"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    match problem["type"]:
+        case "extra_forbidden":
+            known = ", ".join(_known_keys(model, problem["loc"]))
+            return f"'{place}' is not a known key; there are: {known}{more}"
+        case "missing":
+            return f"'{place}' is missing; add it{more}"
+        case _:
+            message = problem["msg"].removeprefix("Value error, ")
+            return f"'{place}': {message}, got {problem['input']!r}{more}"
+
+
+def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields beside the unknown key at `place`, tags of unions resolved."""
+    candidates: list[type[BaseModel]] = [model]
+    for part in place[:-1]:
+        inner = [
+            kind
+            for candidate in candidates
+            if part in candidate.model_fields
+            for kind in _sections_in(candidate.model_fields[str(part)].annotation)
+        ]
+        if inner:
+            candidates = inner
+        else:
+            candidates = [
+                candidate
+                for candidate in candidates
+                if "kind" in candidate.model_fields
+                and candidate.model_fields["kind"].default == part
+            ] or candidates
+    return list(dict.fromkeys(name for kind in candidates for name in kind.model_fields))
+
+
+def _sections_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    inner = getattr(annotation, "__args__", ())
+    return [section for part in inner for section in _sections_in(part)]

@@ -1,0 +1,302 @@
+"""What to train: every choice that changes the result, and nothing else.
+
+A recipe has no path, no worker count and no thread count; those belong to the cluster
+(`pipeline.cluster`). Two recipes with the same `digest` train the same network.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pipeline.documents import Section, find_document, override, read_yaml, validate
+from pipeline.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Network(Section):
+    """Which network of the zoo (`pipeline.models.zoo`), and its number of classes."""
+
+    name: str
+    num_classes: Annotated[int, Field(ge=2)]
+
+
+class Data(Section):
+    """Which packed data set, and which of its splits train and test."""
+
+    name: str
+    train_split: str = "train"
+    test_split: str = "val"
+
+
+class Input(Section):
+    """What the network sees: `(pixel - mean) / std`, pixels in 0–255, square of `size` pixels."""
+
+    size: PositiveInt
+    color: Literal["rgb", "gray"] = "rgb"
+    mean: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
+
+    @property
+    def num_channels(self) -> int:
+        return 1 if self.color == "gray" else 3
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.num_channels:
+            raise ValueError(f"mean and std need {self.num_channels} values each for {self.color}")
+        return self
+
+
+class NoAugmentation(Section):
+    """Train on the very views that the evaluation protocol's first view shows."""
+
+    kind: Literal["none"] = "none"
+
+
+class ShiftScale(Section):
+    """The whole image, zoomed and shifted a little; outside it is `fill` (0–255).
+
+    `max_shift` is a fraction of the image's side; a scale of 1.1 draws the image 10 % larger.
+    """
+
+    kind: Literal["shift-scale"] = "shift-scale"
+    max_shift: Fraction
+    min_scale: PositiveFloat
+    max_scale: PositiveFloat
+    fill: Annotated[int, Field(ge=0, le=255)] = 0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_scale > self.max_scale:
+            raise ValueError("min_scale must not be above max_scale")
+        return self
+
+
+class AlexNetCrop(Section):
+    """Shorter side to `resize`, its centre square, a random crop and flip, RGB noise (§4.1)."""
+
+    kind: Literal["alexnet"] = "alexnet"
+    resize: PositiveInt = 256
+    flip: bool = True
+    color_noise: Annotated[float, Field(ge=0.0)] = 0.1
+
+
+class ScaleJitter(Section):
+    """Shorter side drawn from `[min_side, max_side]`, then a random crop and flip, RGB noise.
+
+    VGG §3.1 and ResNet §3.4.
+    """
+
+    kind: Literal["scale-jitter"] = "scale-jitter"
+    min_side: PositiveInt
+    max_side: PositiveInt
+    flip: bool = True
+    color_noise: Annotated[float, Field(ge=0.0)] = 0.1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_side > self.max_side:
+            raise ValueError("min_side must not be above max_side")
+        return self
+
+
+class AreaCrop(Section):
+    """A crop of a random share of the area and aspect ratio, and a flip (GoogLeNet §6)."""
+
+    kind: Literal["area"] = "area"
+    min_area: Annotated[float, Field(gt=0.0, le=1.0)] = 0.08
+    max_area: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_aspect_ratio: Annotated[float, Field(ge=1.0)] = 4 / 3
+    flip: bool = True
+    color_noise: Annotated[float, Field(ge=0.0)] = 0.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_area > self.max_area:
+            raise ValueError("min_area must not be above max_area")
+        return self
+
+
+Augmentation = Annotated[
+    NoAugmentation | ShiftScale | AlexNetCrop | ScaleJitter | AreaCrop,
+    Field(discriminator="kind"),
+]
+
+
+class WholeImage(Section):
+    """The whole image, stretched to the input size."""
+
+    kind: Literal["whole"] = "whole"
+
+
+class CenterCrop(Section):
+    """Shorter side to `resize` (longer side rounded down), then the centre square of input size."""
+
+    kind: Literal["center"] = "center"
+    resize: PositiveInt = 256
+
+
+Protocol = Annotated[WholeImage | CenterCrop, Field(discriminator="kind")]
+
+
+class Batch(Section):
+    """One optimizer step sees `global_batch_size` images in micro-batches of `micro_batch_size`.
+
+    Batch normalization sees one micro-batch, whatever the number of workers.
+    """
+
+    global_batch_size: PositiveInt
+    micro_batch_size: PositiveInt
+
+    @property
+    def num_micro_batches(self) -> int:
+        return self.global_batch_size // self.micro_batch_size
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError("global_batch_size must be a multiple of micro_batch_size")
+        return self
+
+
+class SGD(Section):
+    """Stochastic gradient descent with momentum, as in every paper of the zoo.
+
+    `decay: weights` leaves biases and normalization parameters undecayed, `all` decays everything.
+    """
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    decay: Literal["all", "weights"] = "all"
+    bias_learning_rate_factor: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class _Schedule(Section):
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class Constant(_Schedule):
+    """The base learning rate throughout."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class Step(_Schedule):
+    """Multiply by `factor` at the start of each epoch named in `epochs`."""
+
+    kind: Literal["step"] = "step"
+    epochs: tuple[PositiveInt, ...]
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.epochs) != sorted(set(self.epochs)):
+            raise ValueError("epochs must rise")
+        return self
+
+
+class Plateau(_Schedule):
+    """Multiply by `factor` after `patience` epochs without a better top-1 error on the test split.
+
+    At most `max_drops` times; AlexNet §5 ("three times prior to termination"), VGG §3.1.
+    """
+
+    kind: Literal["plateau"] = "plateau"
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    patience: PositiveInt = 5
+    max_drops: PositiveInt = 3
+
+
+class Poly(_Schedule):
+    """`(1 - progress) ** power` of the base learning rate, as Caffe's `poly`."""
+
+    kind: Literal["poly"] = "poly"
+    power: PositiveFloat = 0.5
+
+
+class Cosine(_Schedule):
+    """Half a cosine from the base learning rate to `final_factor` of it."""
+
+    kind: Literal["cosine"] = "cosine"
+    final_factor: Fraction = 0.0
+
+
+Schedule = Annotated[
+    Constant | Step | Plateau | Poly | Cosine,
+    Field(discriminator="kind"),
+]
+
+
+class Loss(Section):
+    """Cross-entropy; `label_smoothing` spreads that share of the target over all classes."""
+
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class Expectation(Section):
+    """What a run of this recipe should reach, and who says so. Errors in percent."""
+
+    top1_error: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
+    top5_error: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
+    protocol: str
+    source: str
+
+
+class Recipe(Section):
+    """A whole training, as a typed and frozen document."""
+
+    network: Network
+    data: Data
+    input: Input
+    augmentation: Augmentation
+    evaluation: Protocol
+    batch: Batch
+    optimizer: SGD
+    schedule: Schedule
+    loss: Loss = Loss()
+    epochs: PositiveInt
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: Seed = 0
+    expect: Expectation | None = None
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> Self:
+        size = self.input.size
+        for section, side in (
+            ("evaluation.resize", getattr(self.evaluation, "resize", size)),
+            ("augmentation.resize", getattr(self.augmentation, "resize", size)),
+            ("augmentation.min_side", getattr(self.augmentation, "min_side", size)),
+        ):
+            if side < size:
+                raise ValueError(f"{section} ({side}) is smaller than input.size ({size})")
+        if self.input.color == "gray" and getattr(self.augmentation, "color_noise", False):
+            raise ValueError("augmentation.color_noise needs input.color: rgb; set it to 0")
+        return self
+
+
+def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:
+    """Read recipe `name` (of `configs/recipes`, or a path) with `section.key=value` overrides.
+
+    Raises `UserError` that names the file and the key.
+    """
+    path = find_document(name, "recipes")
+    return validate(Recipe, override(read_yaml(path), assignments or []), path)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a resolved recipe as a run stores it."""
+    if not path.is_file():
+        raise UserError(f"{path}: no recipe there; is this a run's folder?")
+    return validate(Recipe, read_yaml(path), path)
