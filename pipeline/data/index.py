@@ -1,0 +1,85 @@
+"""The Parquet index of a split: a row an image, in the order of the shards."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+# `shard` and `offset` are null, and `size` is 0, where `status` is not "ok".
+_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("label", pa.int64(), nullable=False),
+        pa.field("shard", pa.int32()),
+        pa.field("offset", pa.int64()),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+    ]
+)
+_ROW_GROUP = 65_536
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of the index; sizes and offset in bytes, height and width in pixels."""
+
+    key: str
+    label: int
+    shard: int | None
+    offset: int | None
+    size: int
+    height: int
+    width: int
+    status: str
+
+
+class IndexWriter:
+    """Writes rows to a Parquet file, holding at most one row group of them."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd")
+        self._rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        self._rows.append(row)
+        if len(self._rows) == _ROW_GROUP:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        columns = {name: [getattr(row, name) for row in self._rows] for name in _SCHEMA.names}
+        self._writer.write_table(pa.table(columns, schema=_SCHEMA))
+        self._rows.clear()
+
+
+@dataclass(frozen=True)
+class Index:
+    """The good images of a split, as columns."""
+
+    keys: pa.ChunkedArray
+    labels: NDArray[np.int64]
+    shards: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    image_sizes: NDArray[np.int32]
+
+
+def read_index(path: Path) -> Index:
+    """Read the rows whose status is "ok"; raises `OSError` or pyarrow's errors on a bad file."""
+    table = pq.read_table(path, schema=_SCHEMA, filters=[("status", "=", "ok")])
+    return Index(
+        keys=table["key"],
+        labels=table["label"].to_numpy(),
+        shards=table["shard"].to_numpy(),
+        offsets=table["offset"].to_numpy(),
+        sizes=table["size"].to_numpy(),
+        image_sizes=np.stack([table["height"].to_numpy(), table["width"].to_numpy()], axis=1),
+    )
