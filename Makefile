@@ -1,0 +1,56 @@
+# The targets a person types. `make help` lists them.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test test-slow check lint imports types benchmark clean
+
+help:  ## Say what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Make .venv with the pinned versions (once; again when they change)
+
+# Byte-compiled at install: every Ray process imports the whole stack.
+$(READY): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null \
+		|| { echo "make: needs Python 3.11; install it, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode \
+		--constraint constraints.txt --group dev --editable '.[gpu]'
+	@touch $@
+
+demo: $(READY)  ## Train LeNet-5 on real handwritten digits with two workers; 2 minutes
+	$(BIN)/ilsvrc prepare digits
+	$(BIN)/ilsvrc train lenet5_digits
+	$(BIN)/ilsvrc compare
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## Run the tests that take minutes each
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)  ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+imports: $(READY)  ## Check that imports point down
+	$(BIN)/lint-imports --no-cache
+
+types: $(READY)  ## Check types
+	$(BIN)/mypy
+
+check: lint imports types test  ## All checks and the tests
+
+benchmark: $(READY)  ## Measure loading and training speed against torchvision
+	$(BIN)/ilsvrc benchmark resnet50 --against torchvision
+
+clean:  ## Remove .venv and caches; data and runs stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info

@@ -1,0 +1,216 @@
+"""The command `ilsvrc`: parses, calls one function each.
+
+What is heavy (torch, Ray, MLflow) is imported by the function that needs it, so that `--help`
+answers at once.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cluster import Cluster, load_cluster
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe, load_recipe
+
+app = typer.Typer(
+    help="Train and reproduce ImageNet's classic networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+prepare = typer.Typer(
+    help="Make a packed data set: shuffled access to tar shards, a Parquet index, digests.",
+    no_args_is_help=True,
+)
+app.add_typer(prepare, name="prepare")
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="What to train: a name in configs/recipes, or a YAML file."
+    ),
+]
+ClusterName = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="CLUSTER",
+        help="Where to train: a name in configs/clusters, or a YAML file.",
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change one value of the recipe (epochs=3), or of the cluster "
+        "(cluster.workers.count=1). Can be given again.",
+    ),
+]
+To = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where the data set goes.", show_default="data/NAME"),
+]
+
+
+@prepare.command()
+def digits(to: To = None) -> None:
+    """The 1,797 handwritten digits that scikit-learn ships: 898 to train, 899 to test."""
+    from pipeline.data.prepare import prepare_digits
+
+    with _progress() as show:
+        prepared = prepare_digits(to or Path("data/digits"), show)
+    _say_prepared(prepared)
+
+
+@prepare.command()
+def folder(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="DIR/CLASS/*.jpg, or DIR/train/CLASS and DIR/val/CLASS."
+        ),
+    ],
+    to: To = None,
+    val_share: Annotated[
+        float,
+        typer.Option(help="Share of each class held out as val, where DIR has no val of its own."),
+    ] = 0.1,
+    on_bad: Annotated[
+        str,
+        typer.Option(
+            metavar="stop|quarantine",
+            help="An image that can't be read stops all, or is left out and listed in the index.",
+        ),
+    ] = "stop",
+) -> None:
+    """A folder of images, one folder a class. Pixels are kept as they are; EXIF turns nothing."""
+    from pipeline.data.prepare import prepare_folder
+
+    name = (to or source).absolute().name
+    target = to or Path("data") / name
+    with _progress() as show:
+        prepared = prepare_folder(source, target, name, val_share, on_bad, show)
+    _say_prepared(prepared)
+
+
+@app.command()
+def check(recipe: RecipeName, on: ClusterName = "laptop", set_: Assignments = None) -> None:
+    """Look at all that a training needs, before it costs anything."""
+    from pipeline.launch.preflight import preflight
+
+    job = _job(recipe, on, set_)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    checks = list(preflight(*job))
+    for found in checks:
+        tick = "[green]✓[/]" if found.passed else "[red]✗[/]"
+        table.add_row(tick, found.name, found.message)
+    Console().print(table)
+    if not all(found.passed for found in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    on: ClusterName = "laptop",
+    set_: Assignments = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The run's name. The same name again goes on with that run.",
+            show_default="the recipe's name and digest",
+        ),
+    ] = None,
+) -> None:
+    """Train a network, or go on where the same training stopped."""
+    from pipeline.launch.driver import run_training
+
+    job = _job(recipe, on, set_)
+    console = Console()
+    outcome = run_training(job[0], Path(recipe).stem, job[1], run, console)
+    if outcome is None:
+        console.print("this training is complete; `ilsvrc compare` shows its result")
+        return
+    console.print(_how_to_look(outcome.record), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which split.", show_default="the recipe's")
+    ] = None,
+    on: ClusterName = "laptop",
+    set_: Assignments = None,
+) -> None:
+    """Count the errors of a trained network over a whole split, every image once."""
+    from pipeline.launch.driver import run_evaluation
+    from pipeline.launch.run_folder import find_run
+
+    cluster = load_cluster(on, _of_cluster(set_))
+    found = find_run(cluster.runs_dir, run)
+    console = Console()
+    console.print(run_evaluation(found, cluster, split, console), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def compare(
+    on: ClusterName = "laptop",
+    experiment: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="An MLflow experiment.", show_default="the cluster's"),
+    ] = None,
+) -> None:
+    """Put the runs of an experiment beside the published results of the same protocol."""
+    from pipeline.reports.comparison import comparison_tables
+    from pipeline.tracking.queries import evaluated_runs
+
+    tracking = load_cluster(on).tracking
+    assert tracking.uri is not None  # set by load_cluster
+    found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
+    console = Console()
+    for table in comparison_tables(found):
+        console.print(table)
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(
+            f"[red]ilsvrc:[/] {error}", soft_wrap=True, highlight=False, markup=True
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "ilsvrc: interrupted; the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+
+
+def _job(recipe: str, cluster: str, assignments: list[str] | None) -> tuple[Recipe, Cluster]:
+    others = [text for text in assignments or [] if not text.startswith("cluster.")]
+    return load_recipe(recipe, others), load_cluster(cluster, _of_cluster(assignments))
+
+
+def _of_cluster(assignments: list[str] | None) -> list[str]:
+    prefix = "cluster."
+    return [text.removeprefix(prefix) for text in assignments or [] if text.startswith(prefix)]
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("packing", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

@@ -1,0 +1,88 @@
+"""What the first worker reports and tracks, added up over all workers."""
+
+import time
+
+import torch
+
+from pipeline.distributed import Worker, sum_over_workers
+from pipeline.evaluation.metrics import Counts
+from pipeline.evaluation.protocols import protocol_name
+from pipeline.launch.events import Evaluated, Progress, Report
+from pipeline.recipe import Recipe
+from pipeline.tracking.tracker import Tracker
+from pipeline.training.loop import StepOutcome
+
+
+class Meter:
+    """Collects the steps since its last report. Only rank 0 reports; all take part in the sums."""
+
+    def __init__(
+        self, recipe: Recipe, num_steps: int, worker: Worker, report: Report, tracker: Tracker
+    ) -> None:
+        self._recipe, self._num_steps, self._worker = recipe, num_steps, worker
+        self._report, self._tracker = report, tracker
+        self._start()
+
+    def _start(self) -> None:
+        self._outcomes: list[StepOutcome] = []
+        self._started = time.perf_counter()
+
+    def add(self, outcome: StepOutcome) -> None:
+        self._outcomes.append(outcome)
+
+    def report_steps(self) -> None:
+        """Report and track the steps that were added. A collective call."""
+        progress = self._progress()
+        if self._worker.is_first:
+            self._report(progress)
+            self._tracker.log(
+                {
+                    "train/loss": progress.loss,
+                    "train/top1_error": progress.top1_error,
+                    "train/top5_error": progress.top5_error,
+                    "train/learning_rate": progress.learning_rate,
+                    "train/images_per_second": progress.images_per_second,
+                    "train/waiting_share": progress.seconds_waiting / progress.seconds,
+                },
+                step=progress.epoch * self._num_steps + progress.step,
+            )
+        self._start()
+
+    def report_evaluation(self, epoch: int, counts: Counts) -> None:
+        """Report and track an evaluation after `epoch` whole epochs; comparison reads the counts."""
+        recipe = self._recipe
+        split = recipe.data.test_split
+        protocol = protocol_name(recipe.evaluation, recipe.input.size)
+        if self._worker.is_first:
+            self._report(Evaluated(epoch, recipe.epochs, split, protocol, counts))
+            prefix = f"eval/{split}/{protocol}"
+            self._tracker.log(
+                {
+                    f"{prefix}/top1_error": counts.top1_error,
+                    f"{prefix}/top5_error": counts.top5_error,
+                    f"{prefix}/top1_hits": counts.top1_hits,
+                    f"{prefix}/top5_hits": counts.top5_hits,
+                    f"{prefix}/images": counts.images,
+                },
+                step=epoch * self._num_steps,
+            )
+        self._start()
+
+    def _progress(self) -> Progress:
+        last = self._outcomes[-1]
+        sums = torch.stack([outcome.sums for outcome in self._outcomes]).sum(0)
+        loss, top1_hits, top5_hits, images = sum_over_workers(sums, self._worker).tolist()
+        seconds = time.perf_counter() - self._started
+        return Progress(
+            epoch=last.epoch,
+            epochs=self._recipe.epochs,
+            step=last.step + 1,
+            num_steps=self._num_steps,
+            loss=loss / images,
+            top1_error=100 * (1 - top1_hits / images),
+            top5_error=100 * (1 - top5_hits / images),
+            learning_rate=last.learning_rate,
+            images_per_second=images / seconds,
+            seconds=seconds,
+            seconds_waiting=sum(outcome.seconds_waiting for outcome in self._outcomes),
+        )

@@ -1,0 +1,158 @@
+"""What can be known before any worker starts."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.cluster import Cluster
+from pipeline.data.order import Dealing
+from pipeline.data.store import Store
+from pipeline.errors import UserError
+from pipeline.models.zoo import build_model
+from pipeline.recipe import Recipe
+from pipeline.tracking.runs import check_reachable
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: its name, whether it is right, and what was seen or how to mend it."""
+
+    name: str
+    passed: bool
+    message: str
+
+
+def preflight(recipe: Recipe, cluster: Cluster) -> Iterator[Check]:
+    """Look at all that a training needs, one check after the other; none raises."""
+    looks: dict[str, Callable[[Recipe, Cluster], str]] = {
+        "network": _network,
+        "data set": _data,
+        "batch": _batch,
+        "machine": _machine,
+        "storage": _storage,
+        "tracking": _tracking,
+    }
+    for name, look in looks.items():
+        try:
+            yield Check(name, True, look(recipe, cluster))
+        except UserError as error:
+            yield Check(name, False, str(error))
+
+
+def refuse_early(recipe: Recipe, cluster: Cluster) -> None:
+    """Raise the first thing that `preflight` finds wrong."""
+    for check in preflight(recipe, cluster):
+        if not check.passed:
+            raise UserError(check.message)
+
+
+def _network(recipe: Recipe, cluster: Cluster) -> str:
+    with torch.device("meta"):
+        model = build_model(recipe.network, recipe.input)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return f"{recipe.network.name}, {parameters:,} parameters"
+
+
+def _data(recipe: Recipe, cluster: Cluster) -> str:
+    store = Store.open(cluster.data_dir / recipe.data.name)
+    classes = len(store.classes)
+    if classes != recipe.network.num_classes:
+        raise UserError(
+            f"{store.folder} has {classes} classes, the recipe's network.num_classes is "
+            f"{recipe.network.num_classes}; add --set network.num_classes={classes}"
+        )
+    sizes = []
+    for key in ("train_split", "test_split"):
+        name = getattr(recipe.data, key)
+        if name not in store.split_names:
+            raise UserError(
+                f"{store.folder} has no split '{name}' (data.{key}); "
+                f"there are: {', '.join(store.split_names)}"
+            )
+        if not len(store.split(name)):
+            raise UserError(f"{store.folder}: split '{name}' has no images; prepare it again")
+        sizes.append(f"{len(store.split(name)):,} {name}")
+    return f"{store.name}: {', '.join(sizes)} images, {classes} classes"
+
+
+def _batch(recipe: Recipe, cluster: Cluster) -> str:
+    images = Store.open(cluster.data_dir / recipe.data.name).split(recipe.data.train_split)
+    dealing = Dealing(
+        num_images=len(images),
+        global_batch_size=recipe.batch.global_batch_size,
+        num_micro_batches=recipe.batch.num_micro_batches,
+        world_size=cluster.workers.world_size,
+    )
+    each = recipe.batch.num_micro_batches // cluster.workers.world_size
+    return (
+        f"{dealing.num_steps:,} steps an epoch, {each} micro-batch{'es' * (each > 1)} of "
+        f"{recipe.batch.micro_batch_size} for each of {cluster.workers.world_size} workers"
+    )
+
+
+def _machine(recipe: Recipe, cluster: Cluster) -> str:
+    workers = cluster.workers
+    if workers.device == "gpu" and not torch.cuda.is_available():
+        raise UserError(
+            "the cluster asks for GPUs and CUDA finds none here; use --on laptop, or check the "
+            "driver with nvidia-smi"
+        )
+    if workers.ray_address != "local" or workers.count == 0:
+        return f"{workers.world_size} workers"
+    wanted, there = workers.count * workers.cpus, os.cpu_count() or 1
+    if wanted > there:
+        raise UserError(
+            f"{workers.count} workers of {workers.cpus} CPUs need {wanted}, this machine has "
+            f"{there}; add --set cluster.workers.count={max(1, there // workers.cpus)}"
+        )
+    gpus = torch.cuda.device_count()
+    if workers.device == "gpu" and workers.count > gpus:
+        raise UserError(
+            f"{workers.count} workers need a GPU each, this machine has {gpus}; add "
+            f"--set cluster.workers.count={gpus}"
+        )
+    return f"{workers.count} workers of {workers.cpus} CPUs, {there} there"
+
+
+def _storage(recipe: Recipe, cluster: Cluster) -> str:
+    folder = cluster.runs_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"ilsvrc")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: can't be written: {error.strerror}; mend it or add "
+            f"--set cluster.runs_dir=FOLDER"
+        ) from None
+    free = shutil.disk_usage(folder).free
+    needed = _bytes_needed(recipe, cluster)
+    if free < needed:
+        raise UserError(
+            f"{folder}: {_megabytes(free)} free, the checkpoints need {_megabytes(needed)}; free "
+            f"space or add --set cluster.runs_dir=FOLDER"
+        )
+    return f"{folder}, {_megabytes(free)} free, {_megabytes(needed)} needed"
+
+
+def _bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
+    with torch.device("meta"):
+        model = build_model(recipe.network, recipe.input)
+    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    # A checkpoint holds weights and momenta; one more is being written; then the final weights.
+    return weights * (2 * (cluster.saving.checkpoints_to_keep + 1) + 1)
+
+
+def _tracking(recipe: Recipe, cluster: Cluster) -> str:
+    uri = cluster.tracking.uri
+    assert uri is not None  # set by load_cluster
+    check_reachable(uri)
+    return f"MLflow experiment '{cluster.tracking.experiment}'"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

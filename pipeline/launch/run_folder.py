@@ -1,0 +1,128 @@
+"""The folder of one training: what was asked, where it is recorded, how far it came.
+
+recipe.yaml           the resolved recipe; its digest names the run
+run.json              the data set's digest, the MLflow run
+checkpoints/          pipeline.training.checkpoint
+metrics.jsonl         every metric, whether the tracking server was there or not
+weights.safetensors   the final weights; their presence means that the training is complete
+errors.log            the workers' traceback, where one failed
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.documents import digest, flatten, to_yaml
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe, read_recipe
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's folder remembers besides its recipe."""
+
+    dataset_name: str
+    dataset_digest: str
+    tracking_uri: str
+    tracking_run_id: str
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and records of one training."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def errors(self) -> Path:
+        return self.path / "errors.log"
+
+    @property
+    def is_complete(self) -> bool:
+        return self.weights.is_file()
+
+    def recipe(self) -> Recipe:
+        return read_recipe(self.recipe_file)
+
+    def record(self) -> RunRecord | None:
+        """Return what was recorded, or None for a run that never started."""
+        path = self.path / "run.json"
+        if not path.is_file():
+            return None
+        try:
+            return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise UserError(
+                f"{path}: not a run's record; give the run another --run name"
+            ) from None
+
+    def write(self, recipe: Recipe, record: RunRecord) -> None:
+        self._write("recipe.yaml", to_yaml(recipe))
+        self._write("run.json", json.dumps(asdict(record), indent=2) + "\n")
+
+    def _write(self, name: str, content: str) -> None:
+        partial = self.path / f".{name}.{os.getpid()}"
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(self.path / name)
+
+
+def open_run(runs_dir: Path, name: str | None, recipe: Recipe, recipe_name: str) -> RunFolder:
+    """Return the run's folder, made if it is new.
+
+    Without a name the run is called after its recipe and the recipe's digest, so that the same
+    training finds itself again and another one never meets it. Raises `UserError` when the folder
+    belongs to another recipe.
+    """
+    folder = RunFolder(runs_dir / (name or f"{recipe_name}-{digest(recipe)[:8]}"))
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder.path}: can't be made: {error.strerror}; set cluster.runs_dir to a folder "
+            f"that can be written"
+        ) from None
+    if folder.recipe_file.is_file():
+        _refuse_another(folder, recipe)
+    return folder
+
+
+def find_run(runs_dir: Path, name: str) -> RunFolder:
+    """Return the run `name` of `runs_dir`, or at the path `name`; `UserError` if there is none."""
+    for path in (runs_dir / name, Path(name).absolute()):
+        if (path / "recipe.yaml").is_file():
+            return RunFolder(path)
+    known = sorted(path.parent.name for path in runs_dir.glob("*/recipe.yaml"))
+    raise UserError(f"no run '{name}' in {runs_dir}; there are: {', '.join(known) or 'none'}")
+
+
+def _refuse_another(folder: RunFolder, recipe: Recipe) -> None:
+    before, now = flatten(folder.recipe()), flatten(recipe)
+    changed = [key for key in now | before if before.get(key) != now.get(key)]
+    if changed:
+        key = changed[0]
+        more = f" and {len(changed) - 1} more keys" if len(changed) > 1 else ""
+        raise UserError(
+            f"run '{folder.name}' was made with {key}={before.get(key)}, not {now.get(key)}{more}; "
+            f"give this one another name with --run"
+        )

@@ -1,0 +1,226 @@
+"""One worker of a job: builds every part from the recipe, runs the epochs."""
+
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from pipeline.cluster import Cluster
+from pipeline.data.loaders import Loader, build_loader, evaluation_plan, training_plan
+from pipeline.data.order import Dealing
+from pipeline.data.store import Store
+from pipeline.distributed import Worker, average_buffers, same_on_all_workers
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.metrics import Counts
+from pipeline.launch.events import Note, Report
+from pipeline.launch.meter import Meter
+from pipeline.launch.run_folder import RunFolder
+from pipeline.models.zoo import build_model
+from pipeline.recipe import Recipe
+from pipeline.tracking.tracker import Tracker, build_tracker
+from pipeline.training.checkpoint import (
+    TrainingState,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from pipeline.training.loop import train_epoch
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.schedule import PlateauState, Schedule
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told: what to train, where, and in which run."""
+
+    recipe: Recipe
+    cluster: Cluster
+    folder: RunFolder
+    tracking_uri: str
+    tracking_run_id: str
+
+    def store(self) -> Store:
+        return Store.open(self.cluster.data_dir / self.recipe.data.name)
+
+    def dealing(self, worker: Worker) -> Dealing:
+        batch = self.recipe.batch
+        return Dealing(
+            num_images=len(self.store().split(self.recipe.data.train_split)),
+            global_batch_size=batch.global_batch_size,
+            num_micro_batches=batch.num_micro_batches,
+            world_size=worker.world_size,
+        )
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a training is: after `step` steps of `epoch`, and what the schedule remembers."""
+
+    epoch: int
+    step: int
+    plateau: PlateauState
+
+
+def train(job: Job, worker: Worker, report: Report) -> Counts:
+    """Train from wherever the run's folder says, to the end; return the last evaluation.
+
+    A collective call: every worker of the job makes it, and all return the same counts.
+    """
+    recipe, saving = job.recipe, job.cluster.saving
+    dealing = job.dealing(worker)
+    model = make_model(job, worker)
+    optimizer = build_optimizer(recipe.optimizer, model)
+    schedule = Schedule(recipe.schedule, recipe.epochs)
+    position = restore(job, model, optimizer, worker, report)
+    parallel = in_parallel(model, worker)
+    tracker = open_tracker(job, worker)
+    meter = Meter(recipe, dealing.num_steps, worker, report, tracker)
+    batches = training_batches(job, dealing, position, worker)
+    counts = None
+    for epoch in range(position.epoch, recipe.epochs):
+        for outcome in train_epoch(
+            recipe, parallel, optimizer, schedule, position.plateau,
+            batches, dealing, worker, epoch, position.step,
+        ):  # fmt: skip
+            meter.add(outcome)
+            done = outcome.step + 1
+            if done % saving.log_every_steps == 0 or done == dealing.num_steps:
+                meter.report_steps()
+            every = saving.checkpoint_every_steps
+            if every and done % every == 0 and done < dealing.num_steps:
+                position = Position(epoch, done, position.plateau)
+                save(job, model, optimizer, position, worker)
+        average_buffers(model, worker)
+        counts = test(job, model, worker)
+        meter.report_evaluation(epoch + 1, counts)
+        position = Position(epoch + 1, 0, schedule.observe(position.plateau, counts.top1_error))
+        save(job, model, optimizer, position, worker)
+    batches.close()
+    if counts is None:  # stopped between the last checkpoint and the weights
+        counts = test(job, model, worker)
+        meter.report_evaluation(recipe.epochs, counts)
+    tracker.close()
+    if worker.is_first:
+        save_weights(model, job.folder)
+    return counts
+
+
+def evaluate_run(job: Job, worker: Worker, report: Report) -> Counts:
+    """Evaluate the final weights of a run on the test split of its recipe. A collective call."""
+    model = make_model(job, worker)
+    model.load_state_dict(load_file(job.folder.weights, device=str(worker.device)))
+    counts = test(job, model, worker)
+    tracker = open_tracker(job, worker)
+    meter = Meter(job.recipe, job.dealing(worker).num_steps, worker, report, tracker)
+    meter.report_evaluation(job.recipe.epochs, counts)
+    tracker.close()
+    return counts
+
+
+def make_model(job: Job, worker: Worker) -> nn.Module:
+    """Build the recipe's network with its seed's initial weights, on the worker's device."""
+    torch.manual_seed(job.recipe.seed)
+    model = build_model(job.recipe.network, job.recipe.input)
+    channels_last = job.cluster.channels_last
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(worker.device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
+def in_parallel(model: nn.Module, worker: Worker) -> nn.Module:
+    """Have the gradients of `model` averaged over the workers."""
+    if worker.world_size == 1:
+        return model
+    devices = [worker.device] if worker.device.type == "cuda" else None
+    # Buffers are averaged where they are read (evaluation, checkpoints), not sent at each step.
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+
+
+def training_batches(job: Job, dealing: Dealing, position: Position, worker: Worker) -> Loader:
+    """Load this worker's micro-batches from `position` to the end of the training."""
+    recipe = job.recipe
+    images = job.store().split(recipe.data.train_split)
+    return build_loader(
+        images,
+        training_plan(recipe, images, dealing, worker.rank, position.epoch, position.step),
+        recipe.input,
+        job.cluster.loading,
+        worker.device,
+        max_batch_size=dealing.max_micro_batch_size,
+        fill=getattr(recipe.augmentation, "fill", None),
+        channels_last=job.cluster.channels_last,
+    )
+
+
+def test(job: Job, model: nn.Module, worker: Worker) -> Counts:
+    """Evaluate `model` on the whole test split by the recipe's protocol. A collective call."""
+    recipe, loading = job.recipe, job.cluster.loading
+    images = job.store().split(recipe.data.test_split)
+    batches = build_loader(
+        images,
+        evaluation_plan(
+            recipe.evaluation,
+            recipe.input.size,
+            images,
+            worker.rank,
+            worker.world_size,
+            loading.evaluation_batch_size,
+        ),
+        recipe.input,
+        loading,
+        worker.device,
+        max_batch_size=loading.evaluation_batch_size,
+        fill=None,
+        channels_last=job.cluster.channels_last,
+    )
+    try:
+        return evaluate(model, batches, len(images), worker, recipe.precision)
+    finally:
+        batches.close()
+
+
+def open_tracker(job: Job, worker: Worker) -> Tracker:
+    return build_tracker(worker.is_first, job.tracking_uri, job.tracking_run_id, job.folder.metrics)
+
+
+def restore(
+    job: Job, model: nn.Module, optimizer: Optimizer, worker: Worker, report: Report
+) -> Position:
+    """Load the newest whole checkpoint of the run, if there is one. A collective call."""
+    folder = job.folder.checkpoints
+    # The first worker chooses, so that all start from the same file.
+    newest = newest_checkpoint(folder, lambda text: report(Note(text))) if worker.is_first else None
+    name = same_on_all_workers(newest.name if newest else None, worker)
+    if name is None:
+        return Position(0, 0, PlateauState())
+    state = load_checkpoint(folder / name, worker.device)
+    model.load_state_dict(state.model)
+    optimizer.load_state_dict(state.optimizer)
+    if worker.is_first:
+        report(Note(f"goes on after {state.epoch} epochs and {state.step} steps ({name})"))
+    return Position(state.epoch, state.step, state.plateau)
+
+
+def save(
+    job: Job, model: nn.Module, optimizer: Optimizer, position: Position, worker: Worker
+) -> None:
+    """Write a checkpoint, batch-norm statistics averaged first. A collective call."""
+    average_buffers(model, worker)
+    if worker.is_first:
+        state = TrainingState(
+            epoch=position.epoch,
+            step=position.step,
+            model=model.state_dict(),
+            optimizer=optimizer.state_dict(),
+            plateau=position.plateau,
+        )
+        save_checkpoint(job.folder.checkpoints, state, job.cluster.saving.checkpoints_to_keep)
+
+
+def save_weights(model: nn.Module, folder: RunFolder) -> None:
+    """Write the final weights; the file appears whole, and marks the run as complete."""
+    partial = folder.path / f".{folder.weights.name}"
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
+    partial.replace(folder.weights)

@@ -1,0 +1,107 @@
+"""The training loop. It knows batches, a network, an optimizer, and no vendor."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from pipeline.data.loaders import Batch
+from pipeline.data.order import Dealing
+from pipeline.distributed import Worker
+from pipeline.evaluation.evaluate import autocast
+from pipeline.evaluation.metrics import topk_hits
+from pipeline.recipe import Recipe
+from pipeline.training.optimizer import set_learning_rate
+from pipeline.training.schedule import PlateauState, Schedule
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one worker did in one optimizer step.
+
+    `sums` is float64 (4,) on the worker's device: summed loss, top-1 hits, top-5 hits, images.
+    It stays a tensor, because reading it would make the GPU wait.
+    """
+
+    epoch: int
+    step: int
+    learning_rate: float
+    sums: Tensor
+    seconds_waiting: float
+
+
+def train_epoch(
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    plateau: PlateauState,
+    batches: Iterator[Batch],
+    dealing: Dealing,
+    worker: Worker,
+    epoch: int,
+    start_step: int = 0,
+) -> Iterator[StepOutcome]:
+    """Take the optimizer steps of one epoch from `start_step`, yielding after each.
+
+    Gradients are the mean over the images of the whole global batch: every micro-batch counts by
+    its images, DDP's mean over workers is undone by the world size.
+    """
+    model.train()
+    micro_batches_each = dealing.num_micro_batches // worker.world_size
+    for step in range(start_step, dealing.num_steps):
+        rate = recipe.optimizer.learning_rate * schedule.factor(
+            epoch + step / dealing.num_steps, plateau
+        )
+        set_learning_rate(optimizer, rate)
+        share = worker.world_size / dealing.batch_size(step)
+        sums = torch.zeros(4, dtype=torch.float64, device=worker.device)
+        waiting = 0.0
+        for number in range(micro_batches_each):
+            started = time.perf_counter()
+            batch = next(batches)
+            waiting += time.perf_counter() - started
+            micro_batch = worker.rank * micro_batches_each + number
+            _seed_dropout(recipe.seed, epoch, step, micro_batch)
+            is_last = number == micro_batches_each - 1
+            with _synchronized(model, is_last), autocast(recipe.precision, worker.device):
+                logits = model(batch.images).float()
+                loss = F.cross_entropy(
+                    logits,
+                    batch.labels,
+                    label_smoothing=recipe.loss.label_smoothing,
+                    reduction="sum",
+                )
+                (loss * share).backward()
+            sums += _sums(loss, logits, batch.labels)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield StepOutcome(epoch, step, rate, sums, waiting)
+
+
+def _synchronized(model: nn.Module, is_last: bool) -> AbstractContextManager[object]:
+    # Gradients travel once a step, with the last micro-batch.
+    if isinstance(model, DistributedDataParallel) and not is_last:
+        return model.no_sync()
+    return nullcontext()
+
+
+def _seed_dropout(seed: int, epoch: int, step: int, micro_batch: int) -> None:
+    # A pure function of the position: resuming needs no generator state, and the same micro-batch
+    # drops the same units on any worker.
+    mixed = seed
+    for part in (epoch, step, micro_batch):
+        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**63
+    torch.manual_seed(mixed)
+
+
+def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad():
+        images = torch.full_like(loss, len(labels)).reshape(1)
+        return torch.cat([loss.reshape(1).double(), topk_hits(logits, labels).double(), images])

@@ -1,0 +1,64 @@
+"""Which parameters learn how fast and decay how much."""
+
+from collections.abc import Iterator
+
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+from pipeline import recipe
+
+_NORMALIZATIONS = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
+
+
+def build_optimizer(settings: recipe.SGD, model: nn.Module) -> Optimizer:
+    """Make SGD with one group each for weights, biases and normalization parameters.
+
+    A group's `learning_rate_factor` multiplies what the schedule says (AlexNet's original code
+    gives biases twice the rate of weights).
+    """
+    groups: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "normalization": []}
+    for kind, parameter in _kinds(model):
+        groups[kind].append(parameter)
+    assert sum(map(len, groups.values())) == len(list(model.parameters()))
+    decays_all = settings.decay == "all"
+    return SGD(
+        [
+            {
+                "params": parameters,
+                "kind": kind,
+                "learning_rate_factor": (
+                    settings.bias_learning_rate_factor if kind == "biases" else 1.0
+                ),
+                "weight_decay": (settings.weight_decay if kind == "weights" or decays_all else 0.0),
+            }
+            for kind, parameters in groups.items()
+            if parameters
+        ],
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+    )
+
+
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Give every group its share of `learning_rate`, the rate of plain weights."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["learning_rate_factor"]
+
+
+def _kinds(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    # By the module's type and the parameter's shape: names differ between networks.
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter in seen:
+                continue
+            seen.add(parameter)
+            if isinstance(module, _NORMALIZATIONS):
+                yield "normalization", parameter
+            else:
+                yield "biases" if parameter.ndim <= 1 else "weights", parameter

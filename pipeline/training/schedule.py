@@ -1,0 +1,63 @@
+"""The learning rate as a pure function of how far the training is.
+
+Only the plateau remembers something: the errors it has seen. That memory is `PlateauState`, a
+value that is saved with the checkpoint.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from pipeline import recipe
+
+
+@dataclass(frozen=True)
+class PlateauState:
+    """The best top-1 error so far, in percent, epochs since then, and drops of the rate."""
+
+    best_error: float = math.inf
+    epochs_since_best: int = 0
+    num_drops: int = 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning-rate factors over `epochs` epochs."""
+
+    settings: recipe.Schedule
+    epochs: int
+
+    def factor(self, position: float, plateau: PlateauState) -> float:
+        """Return what multiplies the base learning rate.
+
+        `position` counts epochs from the start, with a fraction: 1.5 is half-way through the
+        second. During warm-up the factor rises linearly from 0.
+        """
+        warmup = self.settings.warmup_epochs
+        if position < warmup:
+            return position / warmup
+        progress = (position - warmup) / (self.epochs - warmup)
+        match self.settings:
+            case recipe.Constant():
+                return 1.0
+            case recipe.Step(epochs=epochs, factor=factor):
+                return factor ** sum(position >= epoch for epoch in epochs)
+            case recipe.Plateau(factor=factor):
+                return factor**plateau.num_drops
+            case recipe.Poly(power=power):
+                return (1.0 - progress) ** power
+            case recipe.Cosine(final_factor=final):
+                return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def observe(self, state: PlateauState, top1_error: float) -> PlateauState:
+        """Return the plateau's memory after an epoch that ended with `top1_error` (percent)."""
+        if top1_error < state.best_error:
+            return replace(state, best_error=top1_error, epochs_since_best=0)
+        waited = state.epochs_since_best + 1
+        settings = self.settings
+        if (
+            isinstance(settings, recipe.Plateau)
+            and waited >= settings.patience
+            and state.num_drops < settings.max_drops
+        ):
+            return replace(state, epochs_since_best=0, num_drops=state.num_drops + 1)
+        return replace(state, epochs_since_best=waited)

@@ -1,0 +1,114 @@
+"""Every recipe and cluster that ships, and the promise that no key is decoration."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from pipeline import cluster, recipe
+from pipeline.cluster import Cluster, load_cluster
+from pipeline.documents import Section, to_yaml, validate
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe, load_recipe, read_recipe
+
+PROJECT = Path(__file__).parent.parent
+RECIPES = sorted(path.stem for path in (PROJECT / "configs/recipes").glob("*.yaml"))
+CLUSTERS = sorted(path.stem for path in (PROJECT / "configs/clusters").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shipped_recipe_is_valid_and_opens_with_its_story(name: str, tmp_path: Path) -> None:
+    shipped = load_recipe(name)
+    stored = tmp_path / "recipe.yaml"
+    stored.write_text(to_yaml(shipped))
+    assert read_recipe(stored) == shipped
+    text = (PROJECT / f"configs/recipes/{name}.yaml").read_text()
+    assert text.startswith("# ")
+    assert f"ilsvrc train {name}" in text
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_shipped_cluster_is_valid_and_says_its_command(name: str) -> None:
+    load_cluster(name)
+    text = (PROJECT / f"configs/clusters/{name}.yaml").read_text()
+    assert f"--on {name}" in text
+
+
+def test_paths_become_absolute_and_the_default_store_is_a_file_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    here = load_cluster("laptop", ["data_dir=my/data"])
+    assert here.data_dir == tmp_path / "my" / "data"
+    assert here.tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert load_cluster("laptop").tracking.uri == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "told"),
+    [
+        ("batch.micro_batch_size=7", "multiple of micro_batch_size"),
+        ("input.mean=[1, 2]", "mean and std need 1 values"),
+        ("evaluation={kind: center, resize: 8}", "evaluation.resize"),
+        ("schedule={kind: step, epochs: [5, 5]}", "epochs must rise"),
+        ("optimizer.momentum=1.5", "optimizer.momentum"),
+        ("epochs=0", "epochs"),
+        ("network.layers=3", "'network.layers' is not a known key; there are: name, num_classes"),
+        ("augmentation={kind: area, color_noise: 0.1}", "needs input.color: rgb"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(assignment: str, told: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_recipe("smoke", [assignment])
+    assert told in str(error.value)
+
+
+def test_a_recipe_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_recipe("smoke").epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("document", [Recipe, Cluster])
+def test_every_field_is_read_by_some_code(document: type[Section]) -> None:
+    read = set(_attributes_read())
+    unread = [
+        f"{section.__name__}.{field}"
+        for section in _sections(document)
+        for field in section.model_fields
+        if field not in read and field != "kind"
+    ]
+    assert unread == []
+
+
+def _attributes_read() -> Iterator[str]:
+    definitions = {Path(recipe.__file__), Path(cluster.__file__)}
+    for path in (PROJECT / "pipeline").rglob("*.py"):
+        if path in definitions:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                yield node.attr
+            if isinstance(node, ast.MatchClass):
+                yield from node.kwd_attrs
+
+
+def _sections(document: type[BaseModel]) -> set[type[BaseModel]]:
+    found = {document}
+    for field in document.model_fields.values():
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                found |= _sections(part)
+    return found
+
+
+def test_the_walk_over_sections_reaches_into_unions() -> None:
+    assert {recipe.AlexNetCrop, recipe.Cosine, recipe.SGD, recipe.Expectation} <= _sections(Recipe)
+
+
+def test_defaults_written_out_change_nothing() -> None:
+    smoke = load_recipe("smoke")
+    assert validate(Recipe, smoke.model_dump(mode="json"), "x") == smoke

@@ -1,0 +1,118 @@
+"""A checkpoint is whole or it is not used; earlier ones survive every failure."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import recipe
+from pipeline.errors import UserError
+from pipeline.training.checkpoint import (
+    TrainingState,
+    checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.schedule import PlateauState
+
+
+def some_state(epoch: int, step: int) -> TrainingState:
+    model = nn.Linear(3, 2)
+    optimizer = build_optimizer(recipe.SGD(learning_rate=0.1), model)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return TrainingState(
+        epoch, step, model.state_dict(), optimizer.state_dict(), PlateauState(12.5, 1, 2)
+    )
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    state = some_state(3, 7)
+    loaded = load_checkpoint(save_checkpoint(tmp_path, state, keep=2), torch.device("cpu"))
+    assert (loaded.epoch, loaded.step, loaded.plateau) == (3, 7, state.plateau)
+    assert all(torch.equal(loaded.model[name], state.model[name]) for name in state.model)
+    momentum = [entry["momentum_buffer"] for entry in state.optimizer["state"].values()]
+    again = [entry["momentum_buffer"] for entry in loaded.optimizer["state"].values()]
+    assert len(momentum) == 2
+    assert all(map(torch.equal, momentum, again))
+    assert loaded.optimizer["param_groups"] == state.optimizer["param_groups"]
+
+
+def test_the_newest_by_position_stay(tmp_path: Path) -> None:
+    for position in ((0, 5), (1, 0), (0, 10), (1, 5)):
+        save_checkpoint(tmp_path, some_state(*position), keep=2)
+    kept = [load_checkpoint(path, torch.device("cpu")) for path in checkpoints(tmp_path)]
+    assert [(state.epoch, state.step) for state in kept] == [(1, 5), (1, 0)]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped", "empty"])
+def test_a_damaged_newest_one_is_named_and_passed(tmp_path: Path, damage: str) -> None:
+    good = save_checkpoint(tmp_path, some_state(1, 0), keep=5)
+    bad = save_checkpoint(tmp_path, some_state(2, 0), keep=5)
+    content = bytearray(bad.read_bytes())
+    content[len(content) // 2] ^= 1
+    bad.write_bytes({"torn": content[:-100], "flipped": content, "empty": b""}[damage])
+    warnings: list[str] = []
+    assert newest_checkpoint(tmp_path, warnings.append) == good
+    assert len(warnings) == 1
+    assert bad.name in warnings[0]
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "nothing", pytest.fail) is None
+
+
+def test_a_foreign_file_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "epoch-best.pt").write_bytes(b"mine")
+    save_checkpoint(tmp_path, some_state(1, 0), keep=2)
+    assert (tmp_path / "epoch-best.pt").read_bytes() == b"mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        good = save_checkpoint(tmp_path, some_state(1, 0), keep=2)
+        large = some_state(2, 0)
+        large.model["more"] = torch.zeros(100_000)
+        with pytest.raises(UserError, match="No space left"):
+            save_checkpoint(tmp_path, large, keep=2)
+        assert list(tmp_path.iterdir()) == [good]
+        assert newest_checkpoint(tmp_path, pytest.fail) == good
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_kill_at_any_moment_leaves_only_whole_ones(tmp_path: Path) -> None:
+    writer = (
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from pipeline.training.checkpoint import *\n"
+        "from pipeline.training.schedule import PlateauState\n"
+        "model = {'w': torch.zeros(2_000_000)}\n"
+        "for epoch in range(1000):\n"
+        "    state = TrainingState(epoch, 0, model, {}, PlateauState())\n"
+        "    save_checkpoint(Path(sys.argv[1]), state, 3)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", writer, str(tmp_path)])
+    try:
+        deadline = time.monotonic() + 60
+        while len(checkpoints(tmp_path)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.003)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    newest = newest_checkpoint(tmp_path, pytest.fail)
+    assert newest == checkpoints(tmp_path)[0]
+    assert load_checkpoint(newest, torch.device("cpu")).model["w"].shape == (2_000_000,)

@@ -1,0 +1,56 @@
+"""Each parameter in one group, chosen by what it belongs to."""
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import recipe
+from pipeline.models.zoo import NETWORKS
+from pipeline.training.optimizer import build_optimizer, set_learning_rate
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_groups_are_a_partition(name: str) -> None:
+    with torch.device("meta"):
+        model = NETWORKS[name](num_classes=10)
+    optimizer = build_optimizer(recipe.SGD(learning_rate=0.1), model)
+    grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(list(model.parameters()))
+
+
+def test_decay_and_rates_follow_the_kind() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    settings = recipe.SGD(
+        learning_rate=0.1, weight_decay=5e-4, decay="weights", bias_learning_rate_factor=2
+    )
+    optimizer = build_optimizer(settings, model)
+    set_learning_rate(optimizer, 0.01)
+    by_kind = {group["kind"]: group for group in optimizer.param_groups}
+    assert set(by_kind["weights"]["params"]) == {model[0].weight, model[3].weight}
+    assert set(by_kind["biases"]["params"]) == {model[0].bias, model[3].bias}
+    assert set(by_kind["normalization"]["params"]) == {model[1].weight, model[1].bias}
+    decays = {kind: group["weight_decay"] for kind, group in by_kind.items()}
+    assert decays == {"weights": 5e-4, "biases": 0, "normalization": 0}
+    assert {kind: group["lr"] for kind, group in by_kind.items()} == {
+        "weights": 0.01, "biases": 0.02, "normalization": 0.01,
+    }  # fmt: skip
+
+
+def test_decay_all_decays_everything() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    optimizer = build_optimizer(recipe.SGD(learning_rate=0.1, weight_decay=1e-4), model)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-4}
+
+
+def test_a_step_is_the_papers_step() -> None:
+    # AlexNet §5: v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v, two steps by hand.
+    weight = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(weight.weight, 2.0)
+    optimizer = build_optimizer(recipe.SGD(learning_rate=0.01, weight_decay=5e-4), weight)
+    w, v = 2.0, 0.0
+    for gradient in (3.0, -1.0):
+        weight.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+        v = 0.9 * v - 5e-4 * 0.01 * w - 0.01 * gradient
+        w += v
+        assert weight.weight.item() == pytest.approx(w, rel=1e-6)
