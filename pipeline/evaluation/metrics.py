@@ -1,0 +1,86 @@
+"""Top-k hits as integers, and how much an error measured on so many images can be trusted."""
+
+from dataclasses import dataclass
+from math import sqrt
+from statistics import NormalDist
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Hits over some images. Parts of a split add up with `+`, exactly; errors are in percent.
+
+    An error of no images is a `ZeroDivisionError`.
+    """
+
+    top1_hits: int
+    top5_hits: int
+    images: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.top1_hits <= self.top5_hits <= self.images:
+            raise ValueError(f"not 0 <= top-1 hits <= top-5 hits <= images: {self}")
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.top1_hits + other.top1_hits,
+            self.top5_hits + other.top5_hits,
+            self.images + other.images,
+        )
+
+    @property
+    def top1_error(self) -> float:
+        return 100 * (self.images - self.top1_hits) / self.images
+
+    @property
+    def top5_error(self) -> float:
+        return 100 * (self.images - self.top5_hits) / self.images
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Bounds in percent, both included."""
+
+    low: float
+    high: float
+
+    def __contains__(self, error: float) -> bool:
+        return self.low <= error <= self.high
+
+
+def topk_hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Count the images whose label is the highest, and among the five highest, of the logits.
+
+    `logits` is floating point (n, c), `labels` int64 (n,) on the same device; the result is int64
+    (2,) there. As the devkit's `eval_flat.m`: a label either is among the guesses or not. Of equal
+    logits the lower class is guessed first, on every device; a NaN counts as higher than any
+    label's logit, so that a network that diverged hits nothing. With fewer than five classes all
+    of them are guessed.
+    """
+    num_classes = logits.shape[1]
+    labels = labels[:, None]
+    own = logits.gather(1, labels)
+    is_lower_class = torch.arange(num_classes, device=logits.device) < labels
+    is_ahead = torch.where(is_lower_class, ~(logits < own), ~(logits <= own))
+    rank = is_ahead.sum(dim=1)
+    return torch.stack([(rank < k).sum() for k in (1, min(5, num_classes))])
+
+
+def wilson_interval(errors: int, images: int, confidence: float = 0.95) -> Interval:
+    """Return Wilson's score interval of an error rate, in percent (Wilson 1927).
+
+    Unlike the normal approximation it stays within 0–100 and has a width at no errors at all.
+    """
+    if not 0 <= errors <= images or images == 0:
+        raise ValueError(f"{errors} errors of {images} images")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    rate = errors / images
+    center = rate + z * z / (2 * images)
+    spread = z * sqrt(rate * (1 - rate) / images + (z / (2 * images)) ** 2)
+    scale = 1 + z * z / images
+    # Rounding must not push a bound past a certain rate of 0 or 1.
+    low = max(0.0, (center - spread) / scale)
+    high = min(1.0, (center + spread) / scale)
+    return Interval(low=100 * low if errors else 0.0, high=100 * high if errors < images else 100.0)

@@ -1,0 +1,276 @@
+"""Every published number under the key that makes it a result, and what may be held against it.
+
+The numbers are in `published.yaml`. Errors are in percent.
+"""
+
+from dataclasses import dataclass, fields
+from functools import cache
+from math import inf, log2
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import ConfigDict, Field, PositiveInt, model_validator
+
+from pipeline.documents import Section, read_yaml, validate
+
+Percent = Annotated[float, Field(ge=0.0, le=100.0)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class ResultKey:
+    """What an error belongs to: two errors compare only where all of this is equal.
+
+    `network` is a name of the zoo, or words for what is not in it. Where a source does not say,
+    `protocol` is "unstated" and `ensemble_size` None.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    network: str
+    training_data: str
+    split: str
+    protocol: str
+    ensemble_size: int | None = 1
+    extra_data: str = "none"
+
+
+class Published(Section):
+    """One published result. `variant` tells apart the results that share a key."""
+
+    network: Text
+    training_data: Text
+    split: Text
+    protocol: Text
+    ensemble_size: PositiveInt | None = 1
+    extra_data: Text = "none"
+    variant: str = ""
+    top1_error: Percent | None = None
+    top5_error: Percent | None = None
+    images: PositiveInt | None = None
+    source: Text
+    certainty: Literal["read", "computed", "memory"]
+
+    @property
+    def key(self) -> ResultKey:
+        return ResultKey(**{field.name: getattr(self, field.name) for field in fields(ResultKey)})
+
+    @property
+    def errors(self) -> str:
+        """Top-1 and top-5 error as papers write them, "42.9 / 19.8"; "–" where there is none."""
+        return " / ".join(
+            "–" if error is None else str(error) for error in (self.top1_error, self.top5_error)
+        )
+
+    @property
+    def citation(self) -> str:
+        """The source, with what sets this result apart and whether it was only remembered."""
+        remarks = [self.variant] if self.variant else []
+        if self.certainty == "memory":
+            remarks.append("from memory")
+        return f"{self.source} ({'; '.join(remarks)})" if remarks else self.source
+
+    @model_validator(mode="after")
+    def _errors_are_possible(self) -> Self:
+        if self.top1_error is None and self.top5_error is None:
+            raise ValueError("top1_error or top5_error is needed")
+        if self.top1_error is not None and (self.top5_error or 0.0) > self.top1_error:
+            raise ValueError("top5_error must not be above top1_error")
+        return self
+
+
+@dataclass(frozen=True)
+class LectureEntry:
+    """A number of the lecture's table: as it is shown there, and what it really is.
+
+    `instead` holds the results of one network that a run of one network may be held against.
+    """
+
+    name: str
+    top5_error: float
+    meaning: str
+    result: Published
+    instead: tuple[Published, ...]
+
+
+def published() -> tuple[Published, ...]:
+    """Return every published result; among those of one key, the one to compare with first."""
+    return _numbers().results
+
+
+def lecture_table() -> tuple[LectureEntry, ...]:
+    """Return the lecture's benchmark table, oldest first."""
+    by_key = _numbers().by_key
+    return tuple(
+        LectureEntry(
+            name=row.name,
+            top5_error=row.top5_error,
+            meaning=row.meaning,
+            result=by_key[row.result],
+            instead=tuple(by_key[key] for key in row.instead),
+        )
+        for row in _numbers().lecture
+    )
+
+
+def protocol_words(protocol: str) -> str:
+    """Say in words what a protocol's name means; an unlisted one stays its name."""
+    meaning = _numbers().protocols.get(protocol)
+    return meaning.words if meaning else protocol
+
+
+def like_for_like(key: ResultKey) -> Published | None:
+    """Return the published result of exactly `key`, or None."""
+    return _numbers().by_key.get(key)
+
+
+def nearest(key: ResultKey) -> Published | None:
+    """Return the result nearest to `key` of the same network and training data, or None.
+
+    Nearest is, in this order: the same extra data, the nearest ensemble size, the nearest number
+    of passes over an image (both by ratio), the same split, the same protocol, and the first in
+    the file.
+    """
+    return min(
+        (
+            result
+            for result in published()
+            if (result.network, result.training_data) == (key.network, key.training_data)
+        ),
+        key=lambda result: (
+            result.extra_data != key.extra_data,
+            _octaves(result.ensemble_size, key.ensemble_size),
+            _octaves(_passes(result.protocol), _passes(key.protocol)),
+            result.split != key.split,
+            result.protocol != key.protocol,
+        ),
+        default=None,
+    )
+
+
+def neighbours(key: ResultKey) -> tuple[Published, ...]:
+    """Return what other single networks or methods reach on the same split by the same protocol."""
+    return tuple(
+        result
+        for result in published()
+        if result.network != key.network
+        and (result.training_data, result.split, result.protocol, result.ensemble_size)
+        == (key.training_data, key.split, key.protocol, 1)
+    )
+
+
+def difference(a: ResultKey, b: ResultKey) -> str:
+    """Say in words what `a` is instead of `b`; empty when they are alike."""
+    parts = []
+    if a.network != b.network:
+        parts.append(f"{a.network} instead of {b.network}")
+    if a.training_data != b.training_data:
+        parts.append(f"trained on {a.training_data} instead of {b.training_data}")
+    if a.split != b.split:
+        parts.append(f"{a.split} instead of {b.split}")
+    if a.protocol != b.protocol:
+        parts.append(f"{protocol_words(a.protocol)} instead of {protocol_words(b.protocol)}")
+    if a.ensemble_size != b.ensemble_size:
+        parts.append(f"{_ensemble(a.ensemble_size)} instead of {b.ensemble_size or 'unknown'}")
+    if a.extra_data != b.extra_data:
+        parts.append(f"extra data {a.extra_data} instead of {b.extra_data}")
+    return ", ".join(parts)
+
+
+def refusal(key: ResultKey, result: Published) -> str | None:
+    """Say why `result` must not stand beside a result of `key`, and what may; None if it may."""
+    if result.key == key:
+        return None
+    reason = f"{result.errors} is not comparable: {difference(result.key, key)}"
+    near = nearest(key)
+    if near is None or near == result:
+        return reason
+    kind = "like for like" if near.key == key else "nearest"
+    return f"{reason}; {kind}: {near.errors}, {near.citation}"
+
+
+class _Protocol(Section):
+    """`passes` of the network over one image, where that is known; `words` for a sentence."""
+
+    passes: PositiveInt | None = None
+    words: Text
+
+
+class _Table(Section):
+    rows: tuple[Published, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+            return content
+        shared = {key: value for key, value in content.items() if key != "rows"}
+        return {"rows": [{**shared, **row} for row in content["rows"]]}
+
+
+class _LectureRow(Section):
+    name: Text
+    top5_error: Percent
+    result: ResultKey
+    meaning: Text
+    instead: tuple[ResultKey, ...]
+
+
+class _Document(Section):
+    protocols: dict[str, _Protocol]
+    splits: dict[str, dict[str, PositiveInt | None]]
+    tables: tuple[_Table, ...]
+    lecture: tuple[_LectureRow, ...]
+
+    @model_validator(mode="after")
+    def _names_are_known(self) -> Self:
+        for result in (row for table in self.tables for row in table.rows):
+            if result.protocol not in self.protocols:
+                raise ValueError(f"protocol '{result.protocol}' of {result.source} is not listed")
+            if result.split not in self.splits.get(result.training_data, {}):
+                place = f"{result.training_data}, {result.split}"
+                raise ValueError(f"split '{place}' of {result.source} is not listed")
+        return self
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    results: tuple[Published, ...]
+    by_key: dict[ResultKey, Published]
+    protocols: dict[str, _Protocol]
+    lecture: tuple[_LectureRow, ...]
+
+
+@cache
+def _numbers() -> _Numbers:
+    path = Path(__file__).with_suffix(".yaml")
+    document = validate(_Document, read_yaml(path), path)
+    results = tuple(
+        row
+        if "images" in row.model_fields_set
+        else row.model_copy(update={"images": document.splits[row.training_data][row.split]})
+        for table in document.tables
+        for row in table.rows
+    )
+    by_key: dict[ResultKey, Published] = {}
+    for result in results:
+        by_key.setdefault(result.key, result)
+    return _Numbers(results, by_key, document.protocols, document.lecture)
+
+
+def _passes(protocol: str) -> int | None:
+    # An unlisted protocol is one of ours at another size, and so a single view.
+    meaning = _numbers().protocols.get(protocol)
+    return meaning.passes if meaning else 1
+
+
+def _octaves(a: int | None, b: int | None) -> float:
+    if a is None or b is None:
+        return 0.0 if a == b else inf
+    return abs(log2(a / b))
+
+
+def _ensemble(size: int | None) -> str:
+    if size is None:
+        return "ensemble of unknown size"
+    return "1 network" if size == 1 else f"ensemble of {size}"
