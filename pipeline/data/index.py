@@ -77,7 +77,7 @@ def read_index(path: Path) -> Index:
     table = pq.read_table(path, schema=_SCHEMA, filters=[("status", "=", "ok")])
     return Index(
         keys=table["key"],
-        labels=table["label"].to_numpy(),
+        labels=np.array(table["label"]),
         shards=table["shard"].to_numpy(),
         offsets=table["offset"].to_numpy(),
         sizes=table["size"].to_numpy(),

@@ -14,7 +14,9 @@ _SIGNATURES = (
     ("tif", re.compile(rb"II\*\x00|MM\x00\*")),
 )
 # WebDataset ends a key at the first dot of its last part, and skips members in folders `__x__`.
-_KEY = re.compile(r"(?!__[^/]*__/)(?:[^/\x00-\x1f\x7f]+/)*[^/.\x00-\x1f\x7f]+")
+_KEY = re.compile(
+    r"(?!__[^/]*__/)(?:[^/\x00-\x1f\x7f\ud800-\udfff]+/)*[^/.\x00-\x1f\x7f\ud800-\udfff]+"
+)
 
 
 def image_extension(data: bytes) -> str | None:

@@ -1,0 +1,88 @@
+"""`dataset.json`: what a packed data set says of itself, and whether its files are still so."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.documents import Section, validate
+from pipeline.errors import UserError
+
+FORMAT_VERSION = 1
+FILE_NAME = "dataset.json"
+
+
+@dataclass(frozen=True)
+class ImageClass:
+    """A class: the label's number and its name."""
+
+    index: int
+    name: str
+
+
+class File(Section):
+    name: str
+    size: int
+    sha256: str
+
+
+class SplitDescription(Section):
+    num_images: int
+    num_quarantined: int
+    index: File
+    shards: tuple[File, ...]
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        return (self.index, *self.shards)
+
+
+class Description(Section):
+    """`dataset.json`. The digest covers classes, keys, labels and images, not how they are cut."""
+
+    format_version: int
+    name: str
+    digest: str
+    classes: tuple[ImageClass, ...]
+    splits: dict[str, SplitDescription]
+    source: dict[str, Any]
+
+
+def read_description(folder: Path) -> Description:
+    """Read `folder`'s description; raises `UserError` when there is none that this code reads."""
+    path = folder / FILE_NAME
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such data set; run `ilsvrc prepare` to make it")
+    if not path.is_file():
+        raise UserError(f"{folder}: not a packed data set (no {FILE_NAME}); choose another")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["format_version"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: can't be read ({error}); {again(folder)}") from None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format version {version}, but this program reads {FORMAT_VERSION}; "
+            f"{again(folder)}"
+        )
+    return validate(Description, content, path)
+
+
+def check_size(path: Path, size: int) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: missing; {again(path.parent)}")
+    if path.stat().st_size != size:
+        raise UserError(
+            f"{path}: {path.stat().st_size:,} bytes where {size:,} were written; "
+            f"{again(path.parent)}"
+        )
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def again(folder: Path) -> str:
+    return f"remove {folder} and run `ilsvrc prepare` again"

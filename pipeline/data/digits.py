@@ -1,0 +1,46 @@
+"""The 1,797 handwritten digits that scikit-learn ships: 8×8 pixels, values 0–16, no download.
+
+They are the test part of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
+1998). The first 898 train and the last 899 test, in the order of scikit-learn.
+"""
+
+from collections.abc import Iterator
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.data.description import ImageClass
+from pipeline.data.packing import Progress, Sample
+
+NUM_TRAIN = 898
+NUM_IMAGES = 1797
+_GRAY_LEVELS = 15  # per unit of a digit's 0–16, so that black is 0 and white 240, exactly
+
+
+def digits_classes() -> list[ImageClass]:
+    """Return the ten classes, named "0" to "9"."""
+    return [ImageClass(digit, str(digit)) for digit in range(10)]
+
+
+def digits_samples(progress: Progress) -> dict[str, Iterator[Sample]]:
+    """Return the splits `train` and `val` as 8-bit gray PNGs of 8×8 pixels."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    pixels = (data.images * _GRAY_LEVELS).astype(np.uint8)
+
+    def samples(numbers: range) -> Iterator[Sample]:
+        for i in numbers:
+            yield Sample(f"digits-{i:04d}", _png(pixels[i]), int(data.target[i]), 8, 8)
+            progress(i + 1, NUM_IMAGES)
+
+    return {"train": samples(range(NUM_TRAIN)), "val": samples(range(NUM_TRAIN, NUM_IMAGES))}
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    # Uncompressed, so that the bytes don't depend on the version of zlib.
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=0)
+    return buffer.getvalue()
