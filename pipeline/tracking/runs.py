@@ -1,0 +1,179 @@
+"""The driver's side of a tracked run: its beginning, what is stored with it, and its end."""
+
+import json
+import logging
+import os
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.errors import UserError
+from pipeline.tracking.client import MEND, connect, reaching, reason, sqlite_file
+from pipeline.tracking.client import without_credentials as shown
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_LOG = logging.getLogger(__name__)
+_PARAMS_A_CALL, _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 100, 6000, 8000, 36  # MLflow's limits
+
+
+def check_reachable(uri: str) -> None:
+    """Raise `UserError` within seconds if runs can't be recorded at `uri`. Leaves nothing there."""
+    path = sqlite_file(uri)
+    if path is None:
+        with reaching(uri), _hurried():
+            connect(uri).search_experiments(max_results=1)
+        return
+    try:
+        if path.exists():
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True)) as database:
+                database.execute("BEGIN IMMEDIATE")  # takes the lock for writing
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except (OSError, sqlite3.Error) as error:
+        what = getattr(error, "strerror", None) or error
+        raise UserError(f"tracking store {path} can't be written: {what}; {MEND}") from None
+
+
+def start_run(
+    uri: str,
+    experiment: str,
+    *,
+    run_name: str,
+    params: Mapping[str, object],
+    tags: Mapping[str, str],
+    existing_run_id: str | None = None,
+) -> str:
+    """Make a run of `experiment` with `params` and `tags`, or go on with one; return its id.
+
+    The experiment is made if need be; the files of a sqlite store's runs lie beside it, in
+    `mlartifacts`. A run that goes on keeps its params, and its tags say what it goes on with.
+    """
+    path = sqlite_file(uri)
+    with reaching(uri):
+        client = connect(uri)
+        if existing_run_id:
+            run = client.get_run(existing_run_id)
+            client.update_run(existing_run_id, status="RUNNING")
+        else:
+            artifacts = (path.parent / "mlartifacts").as_uri() if path else None
+            run = client.create_run(
+                _experiment_id(client, experiment, artifacts), run_name=run_name
+            )
+        run_id: str = run.info.run_id
+        new = {key: value for key, value in params.items() if key not in run.data.params}
+        # A server's address may hold a password, and everyone who sees the run sees its params.
+        texts = {key: str(value).replace(uri, shown(uri)) for key, value in new.items()}
+        _log_texts(client, run_id, texts, tags)
+    return run_id
+
+
+def finish_run(uri: str, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    """Set the run's last status. A store that is away gets a warning: the outcome stands."""
+    try:
+        connect(uri).set_terminated(run_id, status)
+    except Exception as error:
+        _LOG.warning(
+            "run %s isn't marked %s: %s %s", run_id, status, shown(uri), reason(error, uri)
+        )
+
+
+def log_files(uri: str, run_id: str, paths: Iterable[Path], folder: str | None = None) -> None:
+    """Store copies of `paths` with the run, in its artifact `folder`."""
+    with reaching(uri):
+        client = connect(uri)
+        for path in paths:
+            client.log_artifact(run_id, str(path), folder)
+
+
+def log_dataset(uri: str, run_id: str, name: str, digest: str, folder: Path) -> None:
+    """Name the data set that the run trains on, without reading it."""
+    with reaching(uri):
+        client = connect(uri)
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        source = json.dumps({"uri": str(folder)})
+        dataset = Dataset(name, digest[:_DIGEST_LENGTH], source_type="local", source=source)
+        context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
+        client.log_inputs(run_id, [DatasetInput(dataset, [context])])
+
+
+@contextmanager
+def system_metrics(uri: str, run_id: str, seconds_between: float = 10.0) -> Iterator[None]:
+    """Record the processor, memory, disk, network and GPUs of this machine while inside.
+
+    Samples of an outage are kept and sent after it. Never raises.
+    """
+    stop = threading.Event()
+    with reaching(uri):
+        connect(uri)  # imports here rather than in the thread
+        from mlflow.system_metrics import system_metrics_monitor
+
+    def record() -> None:
+        monitor = None
+        while not stop.wait(seconds_between):
+            try:
+                monitor = monitor or system_metrics_monitor.SystemMetricsMonitor(
+                    run_id, resume_logging=True, tracking_uri=uri
+                )
+                monitor.collect_metrics()
+                monitor.publish_metrics(monitor.aggregate_metrics())
+            except Exception as error:
+                _LOG.debug("no system metrics: %s", reason(error, uri))
+
+    thread = threading.Thread(target=record, name="system-metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=5)
+
+
+def _experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifacts))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was faster
+            assert found is not None
+    if found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"experiment '{name}' is deleted; set tracking.experiment of the cluster to another "
+            f"name, or bring it back with `mlflow experiments restore -x {found.experiment_id}`"
+        )
+    return str(found.experiment_id)
+
+
+def _log_texts(
+    client: "MlflowClient", run_id: str, params: Mapping[str, str], tags: Mapping[str, str]
+) -> None:
+    from mlflow.entities import Param, RunTag
+
+    run_params = [Param(key, value[:_PARAM_LENGTH]) for key, value in params.items()]
+    for start in range(0, len(run_params), _PARAMS_A_CALL):
+        client.log_batch(run_id, params=run_params[start : start + _PARAMS_A_CALL])
+    client.log_batch(run_id, tags=[RunTag(key, tag[:_TAG_LENGTH]) for key, tag in tags.items()])
+
+
+@contextmanager
+def _hurried() -> Iterator[None]:
+    """Let MLflow ask a server once, for 5 seconds."""
+    hurry = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    before = {name: os.environ[name] for name in hurry}
+    os.environ.update(hurry)
+    try:
+        yield
+    finally:
+        os.environ.update(before)

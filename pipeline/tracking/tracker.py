@@ -1,0 +1,129 @@
+"""A worker's side of a tracked run: metrics that never stall, fail or repeat a step."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.tracking.client import connect, load_mlflow, reason, without_credentials
+from pipeline.tracking.journal import Journal, Record
+
+_LOG = logging.getLogger(__name__)
+_METRICS_A_CALL = 1000  # MLflow's limit
+
+
+class SilentTracker:
+    """Tracks nothing; what all workers but the first hold."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Tracker(SilentTracker):
+    """Writes metrics to `<folder>/metrics.jsonl`, from where a thread takes them to MLflow.
+
+    The file is the queue: `log` returns once a line is appended, whatever the server does, and
+    records wait there in order until the server has them, through outages, kills and restarts.
+    At its start the thread asks the run for the last step of each metric and passes over what is
+    there already. A batch sent twice counts once, since MLflow drops metrics that are equal in
+    key, step, time and value. Infinities become ±1.8e308 in MLflow, NaN stays NaN.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        run_id: str,
+        folder: Path,
+        *,
+        seconds_between_batches: float = 1.0,
+        seconds_to_close: float = 30.0,
+    ) -> None:
+        self._uri, self._run_id = uri, run_id
+        self._pause, self._patience = seconds_between_batches, seconds_to_close
+        self._journal = Journal(folder / "metrics.jsonl")
+        self._lock = threading.Lock()
+        self._journal_failed = False
+        self._closing, self._given_up = threading.Event(), threading.Event()
+        self._problem = "no answer yet"
+        load_mlflow()  # not in the thread: imports of two threads can get in each other's way
+        self._thread = threading.Thread(target=self._deliver, name="tracker", daemon=True)
+        self._thread.start()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record `metrics` at `step`; a step that a metric has already is passed over.
+
+        Costs the writing of one line to a file. Never raises for a disk or a server.
+        """
+        record = Record(step, time.time_ns() // 1_000_000, metrics)
+        with self._lock:
+            try:
+                self._journal.append(record)
+            except OSError as error:
+                if not self._journal_failed:
+                    _LOG.warning("metrics are being lost: %s", error)
+                self._journal_failed = True
+
+    def close(self) -> None:
+        """Deliver what is left; after `seconds_to_close` warn and leave it in the file."""
+        self._closing.set()
+        self._thread.join(self._patience)
+        self._given_up.set()
+        problem = "doesn't answer" if self._thread.is_alive() else self._problem
+        if problem:
+            _LOG.warning(
+                "tracking store %s %s. All metrics are in %s; going on with the run delivers them",
+                without_credentials(self._uri),
+                problem,
+                self._journal.path,
+            )
+        with self._lock:
+            self._journal.close()
+
+    def _deliver(self) -> None:
+        delivery = None
+        while not self._given_up.is_set():
+            last_round = self._closing.wait(self._pause)
+            try:
+                delivery = delivery or _Delivery(self._uri, self._run_id, self._journal)
+                delivery.send_new()
+                self._problem = ""
+            except Exception as error:  # whatever the network does, training goes on
+                self._problem = reason(error, self._uri)
+                self._given_up.wait(self._pause)
+            else:
+                if last_round:
+                    return
+
+
+class _Delivery:
+    """Carries the records of a journal to a run, each once and in order."""
+
+    def __init__(self, uri: str, run_id: str, journal: Journal) -> None:
+        self._client, self._run_id, self._journal = connect(uri), run_id, journal
+        there = self._client.get_run(run_id).data.to_proto().metrics
+        self._last_steps: dict[str, int] = {metric.key: metric.step for metric in there}
+        self._offset = 0
+
+    def send_new(self) -> None:
+        from mlflow.entities import Metric
+
+        while (passage := self._journal.read(self._offset)).end > self._offset:
+            metrics = [
+                Metric(key, value, record.time, record.step)
+                for record in passage.records
+                for key, value in record.metrics.items()
+                if record.step > self._last_steps.get(key, -1)
+            ]
+            for start in range(0, len(metrics), _METRICS_A_CALL):
+                batch = metrics[start : start + _METRICS_A_CALL]
+                self._client.log_batch(self._run_id, metrics=batch)
+            self._offset = passage.end
+
+
+def build_tracker(worker_is_first: bool, uri: str, run_id: str, folder: Path) -> SilentTracker:
+    """Return a tracker for the first worker and a silent one for the others."""
+    return Tracker(uri, run_id, folder) if worker_is_first else SilentTracker()
