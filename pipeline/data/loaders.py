@@ -1,0 +1,179 @@
+"""Loading, whoever executes it: a plan of views goes in, batches come out in the same order."""
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol as Interface
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pipeline.cluster import Loading
+from pipeline.data.order import Dealing, epoch_order
+from pipeline.data.reference import ReferenceImages
+from pipeline.data.store import Split
+from pipeline.data.views import Views, evaluation_views, training_views
+from pipeline.errors import UserError
+from pipeline.recipe import Input, Protocol, Recipe
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a worker computes on at once.
+
+    images: float32 (n, c, h, w), normalized. labels: int64 (n,). indices: int64 (n,), into the
+    split. Images and labels are on the worker's device, indices stay on the CPU.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+def training_plan(
+    recipe: Recipe, split: Split, dealing: Dealing, rank: int, start_epoch: int, start_step: int
+) -> Iterator[Views]:
+    """Yield the views of each micro-batch of worker `rank`, from (epoch, step) to the last epoch.
+
+    Epochs follow one another without a seam, so that loading ahead never stops between them.
+    """
+    for epoch in range(start_epoch, recipe.epochs):
+        order = epoch_order(recipe.seed, epoch, dealing.num_images)
+        for step in range(start_step if epoch == start_epoch else 0, dealing.num_steps):
+            for images in dealing.micro_batches(order, step, rank):
+                yield training_views(
+                    recipe.augmentation,
+                    recipe.evaluation,
+                    recipe.input.size,
+                    images,
+                    split.sizes[images],
+                    recipe.seed,
+                    epoch,
+                )
+
+
+def evaluation_plan(
+    protocol: Protocol, size: int, split: Split, rank: int, world_size: int, batch_size: int
+) -> Iterator[Views]:
+    """Yield the views of worker `rank`'s share of `split`, at most `batch_size` at a time.
+
+    The workers' shares hold every image exactly once; a share may be empty.
+    """
+    share = np.array_split(np.arange(len(split)), world_size)[rank]
+    for start in range(0, len(share), batch_size):
+        images = share[start : start + batch_size]
+        yield evaluation_views(protocol, size, images, split.sizes[images])
+
+
+class _Images(Interface):
+    """What executes views: tensors of images, in the order of the views."""
+
+    def __next__(self) -> Tensor: ...
+
+    def close(self) -> None: ...
+
+
+class Loader:
+    """Yields one `Batch` for each `Views`, in order; ends by `StopIteration`.
+
+    Raises `UserError` naming the first image, of all batches begun, that can't be decoded.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        views: Iterable[Views],
+        execute: Callable[[Iterator[Views]], _Images],
+        device: torch.device,
+    ) -> None:
+        self._split = split
+        self._device = device
+        self._in_flight: deque[Views] = deque()
+        self._images = execute(self._begin(views))
+
+    def __iter__(self) -> "Loader":
+        return self
+
+    def __next__(self) -> Batch:
+        try:
+            images = next(self._images)
+        except (StopIteration, UserError):
+            raise
+        except Exception as error:
+            begun = np.concatenate([views.images for views in self._in_flight])
+            _raise_if_damaged(self._split, begun, error)
+            raise
+        indices = self._in_flight.popleft().images
+        labels = torch.from_numpy(self._split.labels[indices])
+        return Batch(images, labels.to(self._device), torch.from_numpy(indices))
+
+    def close(self) -> None:
+        """Give threads and memory back; nothing can be loaded afterwards."""
+        self._images.close()
+
+    def _begin(self, views: Iterable[Views]) -> Iterator[Views]:
+        for batch in views:
+            self._in_flight.append(batch)
+            yield batch
+
+
+def build_loader(
+    split: Split,
+    views: Iterable[Views],
+    input: Input,
+    loading: Loading,
+    device: torch.device,
+    *,
+    max_batch_size: int,
+    fill: int | None,
+    channels_last: bool,
+) -> Loader:
+    """Build the loader that `loading.backend` names; every backend shows the same pictures.
+
+    No `Views` may hold more than `max_batch_size`. `fill` is the grey level outside the images, or
+    None if no box leaves its image (`pipeline.data.views.fill_of`).
+    """
+
+    def execute(begun: Iterator[Views]) -> _Images:
+        if loading.backend == "reference":
+            return ReferenceImages(
+                split, begun, input, device, fill=fill, channels_last=channels_last
+            )
+        # Imported late: DALI exists for Linux only, and loads slowly.
+        from pipeline.data.dali import DaliImages
+
+        return DaliImages(
+            split,
+            begun,
+            input,
+            loading,
+            device,
+            max_batch_size=max_batch_size,
+            fill=fill,
+            channels_last=channels_last,
+        )
+
+    return Loader(split, views, execute, device)
+
+
+def _raise_if_damaged(split: Split, images: NDArray[np.int64], error: Exception) -> None:
+    # The executor's own message seldom says which image it was.
+    for image in images.tolist():
+        height, width = split.sizes[image].tolist()
+        try:
+            with Image.open(io.BytesIO(split.encoded(image).tobytes())) as file:
+                file.load()
+                found = file.size
+        except (OSError, SyntaxError, ValueError) as damage:
+            reason = f"can't be decoded ({damage})"
+        else:
+            if found == (width, height):
+                continue
+            reason = f"is {found[0]}×{found[1]}, but its index says {width}×{height}"
+        raise UserError(
+            f"{split.location(image)}: the image {reason}; run `ilsvrc prepare` again"
+        ) from error

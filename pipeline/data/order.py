@@ -1,0 +1,82 @@
+"""The order of an epoch, and how its batches are dealt to the workers.
+
+The order belongs to the epoch, not to the workers: 1, 2, 4 or 8 workers compute the same optimizer
+steps, and the whole state of loading is (epoch, step).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.philox import sort_keys
+from pipeline.errors import UserError
+
+
+def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
+    """Return the epoch's permutation of `0..num_images - 1`, int64 (num_images,).
+
+    A stable sort of Philox keys, so that it depends on no library's own way of shuffling.
+    """
+    return np.argsort(sort_keys(seed, epoch, num_images), kind="stable")
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """How an epoch's images are cut into global batches, micro-batches and workers' shares.
+
+    Every cut is even: sizes differ by at most one, as `numpy.array_split`. So every image is seen
+    exactly once an epoch, and no batch is tiny.
+    """
+
+    num_images: int
+    global_batch_size: int
+    num_micro_batches: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        if self.num_micro_batches % self.world_size:
+            raise UserError(
+                f"batch: {self.num_micro_batches} micro-batches a step can't be dealt evenly to "
+                f"{self.world_size} workers; change workers.count or batch.micro_batch_size"
+            )
+        if self.num_images < self.num_micro_batches:
+            raise UserError(
+                f"batch: {self.num_images} images can't fill {self.num_micro_batches} "
+                "micro-batches a step; lower batch.global_batch_size"
+            )
+        if self.num_images // self.num_steps < self.num_micro_batches:
+            raise UserError(
+                f"batch: {self.num_images} images in {self.num_steps} even steps can't fill "
+                f"{self.num_micro_batches} micro-batches a step; raise batch.micro_batch_size"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps in an epoch."""
+        return -(-self.num_images // self.global_batch_size)
+
+    @property
+    def micro_batches_per_worker(self) -> int:
+        return self.num_micro_batches // self.world_size
+
+    @property
+    def max_micro_batch_size(self) -> int:
+        """Images in the largest micro-batch of the epoch."""
+        return -(-self.batch_size(0) // self.num_micro_batches)
+
+    def batch_size(self, step: int) -> int:
+        """Return the number of images in global batch `step`, all workers together."""
+        return self._start(step + 1) - self._start(step)
+
+    def micro_batches(
+        self, order: NDArray[np.int64], step: int, rank: int
+    ) -> list[NDArray[np.int64]]:
+        """Return the micro-batches of global batch `step` that worker `rank` computes."""
+        batch = order[self._start(step) : self._start(step + 1)]
+        each = self.micro_batches_per_worker
+        return np.array_split(batch, self.num_micro_batches)[rank * each : (rank + 1) * each]
+
+    def _start(self, step: int) -> int:
+        size, remainder = divmod(self.num_images, self.num_steps)
+        return step * size + min(step, remainder)

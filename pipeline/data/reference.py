@@ -1,0 +1,80 @@
+"""Executes views by PIL, one image after another: the judge of DALI in tests, and its stand-in."""
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pipeline.data.store import Split
+from pipeline.data.views import Views
+from pipeline.recipe import Input
+
+
+class ReferenceImages:
+    """Yields the images of each `Views`, float32 (n, c, h, w) on `device`, in order.
+
+    Raises what PIL raises when an image can't be decoded.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        views: Iterator[Views],
+        input: Input,
+        device: torch.device,
+        *,
+        fill: int | None,
+        channels_last: bool,
+    ) -> None:
+        self._split = split
+        self._views = views
+        self._input = input
+        self._device = device
+        self._fill = fill or 0
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._mean = np.array(input.mean, dtype=np.float32)
+        self._std = np.array(input.std, dtype=np.float32)
+
+    def __iter__(self) -> "ReferenceImages":
+        return self
+
+    def __next__(self) -> Tensor:
+        views = next(self._views)
+        images = np.stack([self._image(views, row) for row in range(len(views.images))])
+        batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return batch.contiguous(memory_format=self._layout).to(self._device)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+    def _image(self, views: Views, row: int) -> NDArray[np.float32]:
+        encoded = self._split.encoded(int(views.images[row]))
+        with Image.open(io.BytesIO(encoded.tobytes())) as file:
+            image = file.convert("RGB" if self._input.color == "rgb" else "L")
+        region, (y, x) = self._cut(image, views.regions[row].tolist()), views.regions[row, :2]
+        top, left, height, width = views.boxes[row].tolist()
+        # A box that ends at the region's edge may be past it by a rounding error.
+        box = (
+            left - x,
+            top - y,
+            min(left - x + width, region.width),
+            min(top - y + height, region.height),
+        )
+        side = self._input.size
+        view = region.resize((side, side), Image.Resampling.BILINEAR, box=box)
+        if views.flips[row]:
+            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = np.asarray(view, dtype=np.float32).reshape(side, side, self._input.num_channels)
+        shift = views.color_shifts[row, : self._input.num_channels]
+        return (pixels + shift - self._mean) / self._std
+
+    def _cut(self, image: Image.Image, region: list[int]) -> Image.Image:
+        y, x, height, width = region
+        fill = (self._fill,) * self._input.num_channels
+        cut = Image.new(image.mode, (width, height), fill)
+        cut.paste(image, (-x, -y))
+        return cut

@@ -1,0 +1,258 @@
+"""Every augmentation and test protocol of the papers as boxes: what is seen, not how it is decoded.
+
+A view is a box in source pixels that is stretched to the input size, perhaps mirrored and tinted.
+Views are computed for a whole batch from the image sizes alone; `pipeline.data.dali` and
+`pipeline.data.reference` merely execute them. Random numbers come from (seed, epoch, image).
+
+Axes are (y, x) throughout. Rounding is the papers'; where they say nothing, torchvision's.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.philox import uniforms
+from pipeline.recipe import (
+    AlexNetCrop,
+    AreaCrop,
+    Augmentation,
+    CenterCrop,
+    NoAugmentation,
+    Protocol,
+    ScaleJitter,
+    ShiftScale,
+    WholeImage,
+)
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+# Principal components of ImageNet's RGB pixels, from the input_meta file of cuda-convnet2, with
+# which AlexNet was trained: standard deviations in grey levels (0–255), and eigenvectors as
+# columns in the same order, rows R, G, B.
+RGB_STDS = np.array([19.72083, 37.09389, 121.78006])
+RGB_EIGENVECTORS = np.array(
+    [
+        [0.41795513, -0.71257945, -0.56351045],
+        [-0.81698062, -0.02354167, -0.57618440],
+        [0.39731118, 0.70119634, -0.59200296],
+    ]
+)
+
+_AREA_TRIES = 10
+
+# Columns of an image's random numbers. Flip and colour come first, so that they stay the same
+# whatever the crop draws.
+_FLIP = 0
+_COLOR = slice(1, 5)
+_CROP = 5
+
+
+@dataclass(frozen=True)
+class Views:
+    """The n views of one batch.
+
+    images: int64 (n,), indices into the split.
+    boxes: float64 (n, 4), (y, x, height, width) in source pixels. A box leaves its image only
+        where the augmentation has a `fill`.
+    regions: int64 (n, 4), (y, x, height, width): the pixels that the resizing filter may read.
+    flips: bool (n,), mirror left and right.
+    color_shifts: float32 (n, 3), added to R, G, B in 0–255.
+    """
+
+    images: Integers
+    boxes: Floats
+    regions: Integers
+    flips: NDArray[np.bool_]
+    color_shifts: NDArray[np.float32]
+
+
+def evaluation_views(
+    protocol: Protocol, size: int, images: Integers, sizes: NDArray[np.integer]
+) -> Views:
+    """Return the views of a test protocol.
+
+    images: int64 (n,). sizes: (n, 2), height and width of each of `images`. size: the side of the
+    network's input.
+    """
+    whole = sizes.astype(np.int64)
+    if isinstance(protocol, WholeImage):
+        regions = np.concatenate([np.zeros_like(whole), whole], axis=1)
+        boxes = regions.astype(np.float64)
+    else:
+        boxes = _center_crop(protocol, size, whole)
+        regions = _around(boxes, size, whole)
+    return _plain(images, boxes, regions)
+
+
+def training_views(
+    augmentation: Augmentation,
+    protocol: Protocol,
+    size: int,
+    images: Integers,
+    sizes: NDArray[np.integer],
+    seed: int,
+    epoch: int,
+) -> Views:
+    """Return the augmented views of `images` (n,) in `epoch`.
+
+    Without augmentation these are the views of `protocol`. sizes: (n, 2), height and width.
+    """
+    if isinstance(augmentation, NoAugmentation):
+        return evaluation_views(protocol, size, images, sizes)
+    whole = sizes.astype(np.int64)
+    numbers = uniforms(seed, epoch, images, _CROP + _num_crop_numbers(augmentation))
+    crop = numbers[:, _CROP:]
+    if isinstance(augmentation, ShiftScale):
+        boxes = _shift_scale(augmentation, whole, crop)
+        # Fill takes part in the filter like any pixel, so that the region may leave the image.
+        return _plain(images, boxes, _around(boxes, size))
+    if isinstance(augmentation, AreaCrop):
+        boxes = _area(augmentation, whole, crop)
+        regions = boxes.astype(np.int64)
+    else:
+        if isinstance(augmentation, AlexNetCrop):
+            boxes = _alexnet(augmentation, size, whole, crop)
+        else:
+            boxes = _scale_jitter(augmentation, size, whole, crop)
+        regions = _around(boxes, size, whole)
+    return Views(
+        images=images,
+        boxes=boxes,
+        regions=regions,
+        flips=(numbers[:, _FLIP] < 0.5) & augmentation.flip,
+        color_shifts=_color_shifts(numbers[:, _COLOR], augmentation.color_noise),
+    )
+
+
+def fill_of(augmentation: Augmentation) -> int | None:
+    """Return the grey level (0–255) outside the image, or None where no box leaves the image."""
+    return augmentation.fill if isinstance(augmentation, ShiftScale) else None
+
+
+def _num_crop_numbers(augmentation: Augmentation) -> int:
+    if isinstance(augmentation, AreaCrop):
+        return 2 + 2 * _AREA_TRIES
+    return 2 if isinstance(augmentation, AlexNetCrop) else 3
+
+
+def _plain(images: Integers, boxes: Floats, regions: Integers) -> Views:
+    return Views(
+        images=images,
+        boxes=boxes,
+        regions=regions,
+        flips=np.zeros(len(images), dtype=np.bool_),
+        color_shifts=np.zeros((len(images), 3), dtype=np.float32),
+    )
+
+
+def _around(boxes: Floats, size: int, sizes: Integers | None = None) -> Integers:
+    """Return the hull of what a linear filter reads around `boxes`, clipped to images of `sizes`.
+
+    When it shrinks, the triangle reaches one output pixel's width to each side, and one source
+    pixel when it enlarges.
+    """
+    starts, sides = boxes[:, :2], boxes[:, 2:]
+    support = np.maximum(sides / size, 1.0)
+    low = np.floor(starts - support).astype(np.int64)
+    high = np.ceil(starts + sides + support).astype(np.int64)
+    if sizes is not None:
+        low, high = np.maximum(low, 0), np.minimum(high, sizes)
+    return np.concatenate([low, high - low], axis=1)
+
+
+def _rescaled(sizes: Integers, shorter_side: Integers | int) -> Integers:
+    """Return the sizes after the shorter side became `shorter_side`; the longer one rounds down.
+
+    As torchvision's `Resize`.
+    """
+    shortest = sizes.min(axis=1, keepdims=True)
+    return np.broadcast_to(shorter_side, (len(sizes), 1)) * sizes // shortest
+
+
+def _crop_of_rescaled(offsets: Integers, side: int, rescaled: Integers, sizes: Integers) -> Floats:
+    """Return, in source pixels, the square of `side` at `offsets` (n, 2) in rescaled images."""
+    pixel = sizes / rescaled
+    return np.concatenate([offsets * pixel, side * pixel], axis=1)
+
+
+def _center(rescaled: Integers, side: int) -> Integers:
+    # torchvision's CenterCrop: Python's round, which takes halves to the even neighbour.
+    return np.rint((rescaled - side) / 2).astype(np.int64)
+
+
+def _center_crop(protocol: CenterCrop, size: int, sizes: Integers) -> Floats:
+    """Shorter side to `resize`, then the centre square of `size` (VGG §3.2, ResNet §3.4)."""
+    rescaled = _rescaled(sizes, protocol.resize)
+    return _crop_of_rescaled(_center(rescaled, size), size, rescaled, sizes)
+
+
+def _integers(numbers: Floats, count: Integers | int) -> Integers:
+    """Return integers uniform in `0..count - 1` from numbers uniform in [0, 1)."""
+    return (numbers * count).astype(np.int64)
+
+
+def _alexnet(augmentation: AlexNetCrop, size: int, sizes: Integers, numbers: Floats) -> Floats:
+    """A random square of `size` in the central square of the rescaled image (AlexNet §2, §4.1)."""
+    rescaled = _rescaled(sizes, augmentation.resize)
+    offsets = _integers(numbers[:, :2], augmentation.resize - size + 1)
+    square = _center(rescaled, augmentation.resize)
+    return _crop_of_rescaled(square + offsets, size, rescaled, sizes)
+
+
+def _scale_jitter(augmentation: ScaleJitter, size: int, sizes: Integers, numbers: Floats) -> Floats:
+    """A random square of `size` in the image at a random scale (VGG §3.1, ResNet §3.4)."""
+    num_sides = augmentation.max_side - augmentation.min_side + 1
+    shorter_sides = augmentation.min_side + _integers(numbers[:, 2:3], num_sides)
+    rescaled = _rescaled(sizes, shorter_sides)
+    offsets = _integers(numbers[:, :2], rescaled - size + 1)
+    return _crop_of_rescaled(offsets, size, rescaled, sizes)
+
+
+def _shift_scale(augmentation: ShiftScale, sizes: Integers, numbers: Floats) -> Floats:
+    """The whole image drawn larger or smaller, and shifted, around its centre."""
+    spread = augmentation.max_scale - augmentation.min_scale
+    sides = sizes / (augmentation.min_scale + numbers[:, 2:3] * spread)
+    shifts = (2 * numbers[:, :2] - 1) * augmentation.max_shift * sizes
+    return np.concatenate([(sizes - sides) / 2 + shifts, sides], axis=1)
+
+
+def _area(augmentation: AreaCrop, sizes: Integers, numbers: Floats) -> Floats:
+    """A random share of the area at a random aspect ratio (GoogLeNet §6).
+
+    As torchvision's `RandomResizedCrop`, which draws the ratio's logarithm: integer boxes, the
+    first of ten tries that fits, else the largest centre crop of an allowed ratio. The filter
+    stops at the box.
+    """
+    share = augmentation.min_area + numbers[:, 2 : 2 + _AREA_TRIES] * (
+        augmentation.max_area - augmentation.min_area
+    )
+    area = sizes.prod(axis=1, keepdims=True) * share
+    limit = augmentation.max_aspect_ratio
+    ratio = np.exp((2 * numbers[:, 2 + _AREA_TRIES :] - 1) * np.log(limit))
+    tried = np.rint(np.sqrt(np.stack([area / ratio, area * ratio], axis=2))).astype(np.int64)
+    fits = ((tried > 0) & (tried <= sizes[:, None])).all(axis=2)
+    first = fits.argmax(axis=1)
+    sides = tried[np.arange(len(sizes)), first]
+    starts = _integers(numbers[:, :2], sizes - sides + 1)
+
+    none_fits = ~fits.any(axis=1, keepdims=True)
+    widest = np.rint(sizes[:, ::-1] * limit).astype(np.int64)
+    largest = np.minimum(sizes, widest)
+    sides = np.where(none_fits, largest, sides)
+    starts = np.where(none_fits, (sizes - largest) // 2, starts)
+    return np.concatenate([starts, sides], axis=1).astype(np.float64)
+
+
+def _color_shifts(numbers: Floats, strength: float) -> NDArray[np.float32]:
+    """Return AlexNet's colour noise, float32 (n, 3): a normal step along each component (§4.1).
+
+    The paper's λ must be read as the root of the eigenvalue in 0–255 units; its own code does.
+    """
+    # Box and Muller, "A Note on the Generation of Random Normal Deviates" (1958). 1 - u is in
+    # (0, 1], which the logarithm needs.
+    radius = np.sqrt(-2 * np.log(1 - numbers[:, 0::2]))
+    angle = 2 * np.pi * numbers[:, 1::2]
+    normals = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :3]
+    return ((normals * RGB_STDS * strength) @ RGB_EIGENVECTORS.T).astype(np.float32)
