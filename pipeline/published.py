@@ -57,10 +57,10 @@ class Published(Section):
 
     @property
     def errors(self) -> str:
-        """Top-1 and top-5 error as papers write them, "42.9 / 19.8"; "–" where there is none."""
-        return " / ".join(
-            "–" if error is None else str(error) for error in (self.top1_error, self.top5_error)
-        )
+        """The errors as papers write them: "42.9 / 19.8", "42.9" alone, or top-5 as "– / 10.07"."""
+        if self.top5_error is None:
+            return str(self.top1_error)
+        return f"{self.top1_error or '–'} / {self.top5_error}"
 
     @property
     def citation(self) -> str:
@@ -181,12 +181,16 @@ def refusal(key: ResultKey, result: Published) -> str | None:
     """Say why `result` must not stand beside a result of `key`, and what may; None if it may."""
     if result.key == key:
         return None
-    reason = f"{result.errors} is not comparable: {difference(result.key, key)}"
     near = nearest(key)
+    which = "the nearest, " if result == near else ""
+    reason = (
+        f"not comparable with {which}{result.errors} of {result.citation}: "
+        f"{difference(result.key, key)}"
+    )
     if near is None or near == result:
         return reason
     kind = "like for like" if near.key == key else "nearest"
-    return f"{reason}; {kind}: {near.errors}, {near.citation}"
+    return f"{reason}; {kind}: {near.errors} of {near.citation}"
 
 
 class _Protocol(Section):

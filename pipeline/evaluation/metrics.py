@@ -80,7 +80,7 @@ def wilson_interval(errors: int, images: int, confidence: float = 0.95) -> Inter
     center = rate + z * z / (2 * images)
     spread = z * sqrt(rate * (1 - rate) / images + (z / (2 * images)) ** 2)
     scale = 1 + z * z / images
-    # Rounding must not push a bound past a certain rate of 0 or 1.
-    low = max(0.0, (center - spread) / scale)
-    high = min(1.0, (center + spread) / scale)
-    return Interval(low=100 * low if errors else 0.0, high=100 * high if errors < images else 100.0)
+    # Rounding must not push a bound past a rate of exactly 0 or 1.
+    low = (center - spread) / scale if errors else 0.0
+    high = (center + spread) / scale if errors < images else 1.0
+    return Interval(low=100 * low, high=100 * high)
