@@ -92,5 +92,6 @@ def _is_still_at(path: Path, descriptor: int) -> bool:
 
 
 def _unwritable(target: Path, error: OSError) -> UserError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
     mend = "make room" if error.errno in _FULL else "choose a folder that you may write to"
-    return UserError(f"{target}: can't be written ({error.strerror}); {mend}")
+    return UserError(f"{target}: can't be written ({reason}); {mend}")
