@@ -4,9 +4,10 @@ Either DIR/train/CLASS/* and DIR/val/CLASS/*, or DIR/CLASS/* with a share held o
 """
 
 import hashlib
+import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Listing:
 @dataclass(frozen=True)
 class _Found:
     path: Path
+    key: str
     num_bytes: int
     mtime_ns: int
 
@@ -64,10 +66,9 @@ def list_folder(source: Path, val_share: float) -> Listing:
     names = sorted(found["train"])
     if len(names) < 2:
         raise UserError(f"{source}: only one class ('{names[0]}'); a classifier needs two")
-    keys = {name: _keys(name, [split[name] for split in found.values()]) for name in names}
     splits = {
         split: [
-            ImageFile(file.path, keys[name][file.path], label)
+            ImageFile(file.path, file.key, label)
             for label, name in enumerate(names)
             for file in classes[name]
         ]
@@ -92,16 +93,24 @@ def _list_classes(folder: Path, root: Path) -> dict[str, list[_Found]]:
 
 
 def _list_files(folder: Path, root: Path) -> list[_Found]:
-    found = []
+    """Return the files by name; keys are CLASS/STEM, dots replaced, numbered where the same."""
+    found: dict[str, _Found] = {}
     for entry in _entries(folder):
         _check_link(entry, root)
         if not entry.is_file():
             raise UserError(f"{_printable(entry.path)}: not a file; a class holds only images")
-        status = entry.stat()
-        found.append(_Found(Path(entry.path), status.st_size, status.st_mtime_ns))
+        path, status = Path(entry.path), entry.stat()
+        stem = f"{folder.name}/{_printable(path.stem).replace('.', '_')}"
+        key = next(key for key in _numbered(stem) if key not in found)
+        found[key] = _Found(path, key, status.st_size, status.st_mtime_ns)
     if not found:
         raise UserError(f"{folder}: no images; add some or remove the folder")
-    return found
+    return list(found.values())
+
+
+def _numbered(key: str) -> Iterator[str]:
+    yield key
+    yield from (f"{key}_{number}" for number in itertools.count(2))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -158,21 +167,6 @@ def _draw(name: str) -> float:
     """Return a number in [0, 1) that depends on nothing but `name`."""
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6]) / 2**48
-
-
-def _keys(class_name: str, splits: list[list[_Found]]) -> dict[Path, str]:
-    """Return "CLASS/STEM" for each file, dots replaced, and numbered where two are the same."""
-    keys: dict[Path, str] = {}
-    for files in splits:
-        taken: set[str] = set()
-        for file in files:
-            stem = _printable(file.path.stem).replace(".", "_")
-            key, number = stem, 2
-            while key in taken:
-                key, number = f"{stem}_{number}", number + 1
-            taken.add(key)
-            keys[file.path] = f"{class_name}/{key}"
-    return keys
 
 
 def _fingerprint(source: Path, found: Mapping[str, _Classes]) -> str:
