@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.errors import UserError
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import Expectation, Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from pipeline.data.prepare import Prepared
+    from pipeline.reports.comparison import Measured
 
 app = typer.Typer(
     help="Train and reproduce ImageNet's classic networks.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
@@ -133,14 +139,23 @@ def train(
 ) -> None:
     """Train a network, or go on where the same training stopped."""
     from pipeline.launch.driver import run_training
+    from pipeline.reports.comparison import comparison_markdown, comparison_tables
+    from pipeline.tracking.runs import log_files
 
-    job = _job(recipe, on, set_)
+    what, where = _job(recipe, on, set_)
     console = Console()
-    outcome = run_training(job[0], Path(recipe).stem, job[1], run, console)
+    outcome = run_training(what, Path(recipe).stem, where, run, console)
     if outcome is None:
-        console.print("this training is complete; `ilsvrc compare` shows its result")
+        _say(console, "this training is complete; `ilsvrc compare` shows its result")
         return
-    console.print(_how_to_look(outcome.record), soft_wrap=True, highlight=False)
+    record = outcome.record
+    results = _measured(record.tracking_uri, where.tracking.experiment, record.tracking_run_id)
+    outcome.folder.comparison.write_text(comparison_markdown(results), encoding="utf-8")
+    log_files(record.tracking_uri, record.tracking_run_id, [outcome.folder.comparison])
+    console.print(comparison_tables(results)[0])
+    if what.expect:
+        _say(console, f"expected by the recipe: {_expectation(what.expect)}")
+    _say(console, _how_to_look(record.tracking_uri))
 
 
 @app.command()
@@ -158,8 +173,7 @@ def evaluate(
 
     cluster = load_cluster(on, _of_cluster(set_))
     found = find_run(cluster.runs_dir, run)
-    console = Console()
-    console.print(run_evaluation(found, cluster, split, console), soft_wrap=True, highlight=False)
+    run_evaluation(found, cluster, split, Console())
 
 
 @app.command()
@@ -172,13 +186,10 @@ def compare(
 ) -> None:
     """Put the runs of an experiment beside the published results of the same protocol."""
     from pipeline.reports.comparison import comparison_tables
-    from pipeline.tracking.queries import evaluated_runs
 
     tracking = load_cluster(on).tracking
-    assert tracking.uri is not None  # set by load_cluster
-    found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
     console = Console()
-    for table in comparison_tables(found):
+    for table in comparison_tables(_measured(tracking.uri, experiment or tracking.experiment)):
         console.print(table)
 
 
@@ -214,3 +225,54 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("packing", total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _say_prepared(prepared: "Prepared") -> None:
+    store = prepared.store
+    images = ", ".join(f"{len(store.split(name)):,} {name}" for name in store.split_names)
+    left_out = f", {prepared.num_quarantined:,} left out" if prepared.num_quarantined else ""
+    there = " (was there already)" if prepared.already_there else ""
+    _say(
+        Console(),
+        f"{store.name}: {images} images{left_out}, {len(store.classes):,} classes in "
+        f"{store.folder}{there}",
+    )
+
+
+def _measured(uri: str, experiment: str, run_id: str | None = None) -> list["Measured"]:
+    """Return what the runs of an experiment measured, or one of them."""
+    from pipeline.reports.comparison import measured_from_run
+    from pipeline.tracking.queries import evaluated_runs
+
+    return [
+        result
+        for run in evaluated_runs(uri, experiment)
+        if run_id in (None, run.run_id)
+        for result in measured_from_run(
+            params=run.params,
+            tags=run.tags,
+            metrics=run.metrics,
+            run_id=run.run_id,
+            date=f"{run.started:%Y-%m-%d}",
+            complete=run.status == "FINISHED",
+        )
+    ]
+
+
+def _expectation(expect: Expectation) -> str:
+    errors = {"top-1 error": expect.top1_error, "top-5 error": expect.top5_error}
+    figures = ", ".join(
+        f"{name} {error:g} %" for name, error in errors.items() if error is not None
+    )
+    return f"{figures} ({expect.protocol}; {expect.source})"
+
+
+def _how_to_look(uri: str) -> str:
+    if uri.startswith("sqlite:"):
+        command = Path(sys.executable).with_name("mlflow")
+        return f"to look at the runs in a browser: {command} ui --backend-store-uri {uri}"
+    return "the tracking server shows the run and its curves"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

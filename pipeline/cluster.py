@@ -43,10 +43,10 @@ class Loading(Section):
 class Tracking(Section):
     """Where the runs are recorded. `MLFLOW_TRACKING_URI` comes before `uri`.
 
-    Without either, a sqlite file in the working directory.
+    Without either, `load_cluster` puts a sqlite file in the working directory.
     """
 
-    uri: str | None = None
+    uri: str = ""
     experiment: str = "ilsvrc"
 
 

@@ -18,6 +18,7 @@ from pipeline.launch.run_folder import RunFolder, RunRecord, open_run
 from pipeline.launch.worker import Job, evaluate_run, train
 from pipeline.recipe import Recipe
 from pipeline.tracking import models, runs
+from pipeline.tracking.environment import environment_tags
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def run_training(
         return None
     record = _tracked(folder, recipe, cluster, store)
     job = Job(recipe, cluster, folder, record.tracking_uri, record.tracking_run_id)
-    status = "FAILED"
+    status: runs.LastStatus = "FAILED"
     try:
         with (
             runs.system_metrics(record.tracking_uri, record.tracking_run_id),
@@ -90,7 +91,6 @@ def _tracked(folder: RunFolder, recipe: Recipe, cluster: Cluster, store: Store) 
     if before:
         _refuse_other_data(folder, before, store)
     uri = before.tracking_uri if before else cluster.tracking.uri
-    assert uri is not None  # set by load_cluster
     run_id = runs.start_run(
         uri,
         cluster.tracking.experiment,
@@ -98,7 +98,7 @@ def _tracked(folder: RunFolder, recipe: Recipe, cluster: Cluster, store: Store) 
         params={f"recipe.{key}": value for key, value in flatten(recipe).items()}
         | {f"cluster.{key}": value for key, value in flatten(cluster).items()},
         tags={
-            **runs.environment_tags(cluster.workers.device),
+            **environment_tags(cluster.workers.device),
             "recipe.digest": digest(recipe),
             "dataset.name": store.name,
             "dataset.digest": store.digest,
@@ -106,6 +106,7 @@ def _tracked(folder: RunFolder, recipe: Recipe, cluster: Cluster, store: Store) 
         },
         existing_run_id=before.tracking_run_id if before else None,
     )
+    runs.log_dataset(uri, run_id, store.name, store.digest, store.folder)
     record = RunRecord(store.name, store.digest, uri, run_id)
     folder.write(recipe, record)
     return record

@@ -9,7 +9,7 @@ from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.protocols import protocol_name
 from pipeline.launch.events import Evaluated, Progress, Report
 from pipeline.recipe import Recipe
-from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.tracker import SilentTracker
 from pipeline.training.loop import StepOutcome
 
 
@@ -17,7 +17,7 @@ class Meter:
     """Collects the steps since its last report. Only rank 0 reports; all take part in the sums."""
 
     def __init__(
-        self, recipe: Recipe, num_steps: int, worker: Worker, report: Report, tracker: Tracker
+        self, recipe: Recipe, num_steps: int, worker: Worker, report: Report, tracker: SilentTracker
     ) -> None:
         self._recipe, self._num_steps, self._worker = recipe, num_steps, worker
         self._report, self._tracker = report, tracker
@@ -49,7 +49,7 @@ class Meter:
         self._start()
 
     def report_evaluation(self, epoch: int, counts: Counts) -> None:
-        """Report and track an evaluation after `epoch` whole epochs; comparison reads the counts."""
+        """Report and track an evaluation after `epoch` epochs; comparison reads the counts."""
         recipe = self._recipe
         split = recipe.data.test_split
         protocol = protocol_name(recipe.evaluation, recipe.input.size)

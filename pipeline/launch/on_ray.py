@@ -44,6 +44,7 @@ def run_on_workers(
     workers = job.cluster.workers
     if workers.count == 0:
         device = torch.device("cuda" if workers.device == "gpu" else "cpu")
+        torch.set_num_threads(workers.cpus)  # as Ray does for its workers
         return function(job, Worker(0, 1, device), show)
     with _ray(workers.ray_address), _mailbox(show) as mailbox:
         return _fit(function, job, mailbox)
@@ -114,18 +115,24 @@ def _explained(error: Exception, job: Job) -> Exception:
     return WorkerFailedError(f"a worker failed: {last}; the whole story is in {job.folder.errors}")
 
 
+def start_ray(address: str, num_cpus: int | None = None) -> None:
+    """Start or join Ray without its chatter; `num_cpus` is promised, whatever the machine has."""
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    ray.init(address=address, num_cpus=num_cpus, log_to_driver=False, logging_level=logging.ERROR)
+
+
 @contextmanager
 def _ray(address: str) -> Iterator[None]:
-    """Have Ray up, quiet; one that was up before is used as it is and left running."""
-    os.environ.update(
-        {name: os.environ.get(name, value) for name, value in _RAY_ENVIRONMENT.items()}
-    )
+    """Have Ray up; one that was up before is used as it is and left running."""
     import ray
 
     if ray.is_initialized():
         yield
         return
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    start_ray(address)
     try:
         yield
     finally:

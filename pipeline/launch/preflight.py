@@ -148,9 +148,7 @@ def _bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
 
 
 def _tracking(recipe: Recipe, cluster: Cluster) -> str:
-    uri = cluster.tracking.uri
-    assert uri is not None  # set by load_cluster
-    check_reachable(uri)
+    check_reachable(cluster.tracking.uri)
     return f"MLflow experiment '{cluster.tracking.experiment}'"
 
 

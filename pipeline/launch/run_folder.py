@@ -51,8 +51,8 @@ class RunFolder:
         return self.path / "weights.safetensors"
 
     @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+    def comparison(self) -> Path:
+        return self.path / "comparison.md"
 
     @property
     def errors(self) -> Path:

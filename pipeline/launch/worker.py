@@ -12,6 +12,7 @@ from pipeline.cluster import Cluster
 from pipeline.data.loaders import Loader, build_loader, evaluation_plan, training_plan
 from pipeline.data.order import Dealing
 from pipeline.data.store import Store
+from pipeline.data.views import fill_of
 from pipeline.distributed import Worker, average_buffers, same_on_all_workers
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.metrics import Counts
@@ -20,7 +21,7 @@ from pipeline.launch.meter import Meter
 from pipeline.launch.run_folder import RunFolder
 from pipeline.models.zoo import build_model
 from pipeline.recipe import Recipe
-from pipeline.tracking.tracker import Tracker, build_tracker
+from pipeline.tracking.tracker import SilentTracker, build_tracker
 from pipeline.training.checkpoint import (
     TrainingState,
     load_checkpoint,
@@ -126,7 +127,7 @@ def make_model(job: Job, worker: Worker) -> nn.Module:
     model = build_model(job.recipe.network, job.recipe.input)
     channels_last = job.cluster.channels_last
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return model.to(worker.device, memory_format=layout)  # type: ignore[call-overload, no-any-return]
+    return model.to(worker.device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def in_parallel(model: nn.Module, worker: Worker) -> nn.Module:
@@ -149,7 +150,7 @@ def training_batches(job: Job, dealing: Dealing, position: Position, worker: Wor
         job.cluster.loading,
         worker.device,
         max_batch_size=dealing.max_micro_batch_size,
-        fill=getattr(recipe.augmentation, "fill", None),
+        fill=fill_of(recipe.augmentation),
         channels_last=job.cluster.channels_last,
     )
 
@@ -181,8 +182,9 @@ def test(job: Job, model: nn.Module, worker: Worker) -> Counts:
         batches.close()
 
 
-def open_tracker(job: Job, worker: Worker) -> Tracker:
-    return build_tracker(worker.is_first, job.tracking_uri, job.tracking_run_id, job.folder.metrics)
+def open_tracker(job: Job, worker: Worker) -> SilentTracker:
+    """Record metrics in the run's folder and its MLflow run; in silence on all but rank 0."""
+    return build_tracker(worker.is_first, job.tracking_uri, job.tracking_run_id, job.folder.path)
 
 
 def restore(

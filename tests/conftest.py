@@ -1,0 +1,70 @@
+"""What several tests share: the real digits packed, real photographs, one Ray."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from pipeline.data.prepare import prepare_digits
+from pipeline.launch.on_ray import start_ray
+from pipeline.tracking.runs import start_run
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of packed data sets that holds `digits`. Read-only by agreement."""
+    folder = tmp_path_factory.mktemp("data")
+    prepare_digits(folder / "digits", lambda done, total: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 12 JPEGs each: crops of the two photographs that scikit-learn ships."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for name, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
+        (folder / name).mkdir()
+        for number in range(12):
+            height, width = random.integers(260, 400, 2)
+            top = random.integers(0, photo.shape[0] - height)
+            left = random.integers(0, photo.shape[1] - width)
+            crop = photo[top : top + height, left : left + width]
+            Image.fromarray(crop).save(folder / name / f"{number:03d}.jpg", quality=90)
+    return folder
+
+
+@pytest.fixture
+def workspace(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory of its own, with the packed digits in `data/`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "data").mkdir()
+    shutil.copytree(data_dir / "digits", tmp_path / "data" / "digits")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray for all the tests that can share it; four CPUs are promised, whatever is there."""
+    import ray
+
+    start_ray("local", num_cpus=4)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A sqlite tracking store, made once: MLflow takes seconds to lay a new one out."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
+    new_run(uri)
+    return uri
+
+
+def new_run(uri: str) -> str:
+    return start_run(uri, "tests", run_name="test", params={}, tags={})

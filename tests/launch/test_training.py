@@ -1,0 +1,132 @@
+"""Whole trainings, in this process and on two Ray workers: exact, resumable, tracked once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.cluster import load_cluster
+from pipeline.launch.events import Evaluated, Event, Progress
+from pipeline.launch.on_ray import run_on_workers
+from pipeline.launch.run_folder import RunFolder
+from pipeline.launch.worker import Job, evaluate_run, train
+from pipeline.recipe import load_recipe
+from pipeline.tracking.runs import start_run
+from pipeline.training.checkpoint import checkpoints
+
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture
+def make_job(data_dir: Path, tracking_uri: str, tmp_path: Path) -> MakeJob:
+    def make(name: str, recipe: list[str], cluster: list[str]) -> Job:
+        folder = RunFolder(tmp_path / name)
+        folder.path.mkdir()
+        return Job(
+            load_recipe("smoke", recipe),
+            load_cluster("laptop", [f"data_dir={data_dir}", *cluster]),
+            folder,
+            tracking_uri,
+            start_run(tracking_uri, "tests", run_name=name, params={}, tags={}),
+        )
+
+    return make
+
+
+IN_PROCESS = ["workers.count=0", "saving.checkpoint_every_steps=3", "saving.log_every_steps=1"]
+
+
+def weights(job: Job) -> dict[str, torch.Tensor]:
+    return load_file(job.folder.weights)
+
+
+def largest_difference(first: Job, second: Job) -> float:
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys()
+    return max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+
+
+class PlugPulledError(Exception):
+    pass
+
+
+def train_until(job: Job, num_reports: int) -> None:
+    """Train and die in the middle, right after the given number of step reports."""
+    left = num_reports
+
+    def report(event: Event) -> None:
+        nonlocal left
+        left -= isinstance(event, Progress)
+        if left == 0:
+            raise PlugPulledError
+
+    with pytest.raises(PlugPulledError):
+        run_on_workers(train, job, report)
+
+
+def ignore(event: Event) -> None:
+    pass
+
+
+def test_a_resumed_training_is_bit_identical(make_job: MakeJob) -> None:
+    undisturbed = make_job("undisturbed", ["epochs=2"], IN_PROCESS)
+    run_on_workers(train, undisturbed, ignore)
+    disturbed = make_job("disturbed", ["epochs=2"], IN_PROCESS)
+    for num_reports in (5, 1, 16):  # between checkpoints, right after one, in the second epoch
+        train_until(disturbed, num_reports)
+    events: list[Event] = []
+    run_on_workers(train, disturbed, events.append)
+    assert largest_difference(undisturbed, disturbed) == 0
+    steps = [event for event in events if isinstance(event, Progress)]
+    assert (steps[0].epoch, steps[0].step) > (0, 1)  # it did go on, not start again
+
+
+def test_a_seed_fixes_the_result_and_another_changes_it(make_job: MakeJob) -> None:
+    jobs = [
+        make_job(f"{number}", [f"seed={seed}", "epochs=1"], IN_PROCESS)
+        for number, seed in enumerate((3, 3, 4))
+    ]
+    for job in jobs:
+        run_on_workers(train, job, ignore)
+    assert largest_difference(jobs[0], jobs[1]) == 0
+    assert largest_difference(jobs[0], jobs[2]) > 1e-3
+
+
+def test_the_backends_train_the_same_network(make_job: MakeJob) -> None:
+    # DALI and PIL differ by fractions of a grey level; the network must hardly notice.
+    jobs = [
+        make_job(backend, ["epochs=1"], [*IN_PROCESS, f"loading.backend={backend}"])
+        for backend in ("dali", "reference")
+    ]
+    for job in jobs:
+        run_on_workers(train, job, ignore)
+    assert 0 < largest_difference(*jobs) < 0.02
+
+
+def test_two_ray_workers_compute_the_steps_of_one(
+    make_job: MakeJob, ray_session: None
+) -> None:
+    alone = make_job("alone", ["epochs=2"], IN_PROCESS)
+    expected = run_on_workers(train, alone, ignore)
+    together = make_job("together", ["epochs=2"], ["workers.count=2"])
+    events: list[Event] = []
+    counts = run_on_workers(train, together, events.append)
+    # The same sums in another order: rounding of float32 over some thirty steps.
+    assert largest_difference(alone, together) < 1e-4
+    assert abs(counts.top1_hits - expected.top1_hits) <= 2
+    assert counts.images == expected.images == 899
+    evaluated = [event for event in events if isinstance(event, Evaluated)]
+    assert [event.epoch for event in evaluated] == [1, 2]
+    assert evaluated[-1].counts == counts
+    again = run_on_workers(evaluate_run, together, ignore)
+    assert again == counts
+
+
+def test_old_checkpoints_go_and_the_last_is_the_end(make_job: MakeJob) -> None:
+    job = make_job("kept", ["epochs=2"], [*IN_PROCESS, "saving.checkpoints_to_keep=2"])
+    run_on_workers(train, job, ignore)
+    names = [path.name for path in checkpoints(job.folder.checkpoints)]
+    assert len(names) == 2
+    assert names[0].startswith("epoch-0002-step-000000")

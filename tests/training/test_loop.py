@@ -1,0 +1,165 @@
+"""One epoch of the loop: what is counted, what is averaged, what a seed fixes."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.data.loaders import Batch
+from pipeline.data.order import Dealing
+from pipeline.distributed import Worker
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.training.loop import StepOutcome, train_epoch
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.schedule import PlateauState, Schedule
+
+ALONE = Worker(0, 1, torch.device("cpu"))
+IMAGES = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(50) % 10
+
+
+def recipe_with(global_batch: int, micro_batch: int, *more: str) -> Recipe:
+    return load_recipe(
+        "smoke",
+        [
+            f"batch={{global_batch_size: {global_batch}, micro_batch_size: {micro_batch}}}",
+            "schedule={kind: constant}",
+            "optimizer={kind: sgd, learning_rate: 0.1, weight_decay: 1e-3}",
+            *more,
+        ],
+    )
+
+
+def small_network(dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(7)
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, 10)
+    )
+
+
+def run_epoch(
+    recipe: Recipe, model: nn.Module, *, epoch: int = 0, start_step: int = 0
+) -> list[StepOutcome]:
+    dealing = Dealing(
+        len(IMAGES), recipe.batch.global_batch_size, recipe.batch.num_micro_batches, 1
+    )
+
+    def batches() -> Iterator[Batch]:
+        for step in range(start_step, dealing.num_steps):
+            for indices in dealing.micro_batches(np.arange(len(IMAGES)), step, 0):
+                chosen = torch.from_numpy(indices)
+                yield Batch(IMAGES[chosen], LABELS[chosen], chosen)
+
+    outcomes = train_epoch(
+        recipe,
+        model,
+        build_optimizer(recipe.optimizer, model),
+        Schedule(recipe.schedule, recipe.epochs),
+        PlateauState(),
+        batches(),
+        dealing,
+        ALONE,
+        epoch,
+        start_step,
+    )
+    return list(outcomes)
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 6])
+def test_uneven_micro_batches_add_up_to_the_whole_batch(micro_batch: int) -> None:
+    # 50 images in batches of at most 12 make 5 steps of 10; by 3 they are cut 3, 3, 2, 2.
+    whole, parts = small_network(), small_network()
+    run_epoch(recipe_with(12, 12), whole)
+    run_epoch(recipe_with(12, micro_batch), parts)
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=2e-6)
+
+
+def test_the_gradient_is_the_mean_over_the_global_batch() -> None:
+    model, twin = small_network(), small_network()
+    recipe = recipe_with(50, 10)
+    run_epoch(recipe, model)
+    loss = nn.functional.cross_entropy(twin(IMAGES), LABELS)
+    loss.backward()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter -= 0.1 * (parameter.grad + 1e-3 * parameter)
+    torch.testing.assert_close(weights(model), weights(twin), rtol=0, atol=1e-6)
+
+
+def test_each_step_counts_its_images_and_hits() -> None:
+    model = small_network()
+    outcomes = run_epoch(recipe_with(12, 4), model)
+    assert [outcome.step for outcome in outcomes] == [0, 1, 2, 3, 4]
+    assert [outcome.sums[3].item() for outcome in outcomes] == [10] * 5
+    loss, top1_hits, top5_hits, images = outcomes[0].sums.tolist()
+    fresh = small_network()(IMAGES[:10])
+    expected = nn.functional.cross_entropy(fresh, LABELS[:10], reduction="sum").item()
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert top1_hits == (fresh.argmax(1) == LABELS[:10]).sum()
+    assert top1_hits <= top5_hits <= images
+
+
+def test_dropout_is_a_function_of_the_position() -> None:
+    recipe = recipe_with(10, 5, "optimizer.learning_rate=1e-9")
+    first, again = small_network(0.5), small_network(0.5)
+    losses = [outcome.sums[0].item() for outcome in run_epoch(recipe, first)]
+    torch.manual_seed(999)  # whatever the generator's state was before
+    rest = [outcome.sums[0].item() for outcome in run_epoch(recipe, again, start_step=3)]
+    assert losses[3:] == pytest.approx(rest, rel=1e-6)
+    other_epoch = [outcome.sums[0].item() for outcome in run_epoch(recipe, again, epoch=1)]
+    assert other_epoch != pytest.approx(losses, rel=1e-3)
+
+
+def test_label_smoothing_reaches_the_loss() -> None:
+    plain = run_epoch(recipe_with(50, 50), small_network())[0].sums[0]
+    smooth = run_epoch(recipe_with(50, 50, "loss.label_smoothing=0.2"), small_network())[0].sums[0]
+    logits = small_network()(IMAGES)
+    expected = nn.functional.cross_entropy(logits, LABELS, label_smoothing=0.2, reduction="sum")
+    assert smooth.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert smooth != plain
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights() -> None:
+    seen = []
+    model = small_network()
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    exact = small_network()
+    run_epoch(recipe_with(10, 10, "precision=bfloat16"), model)
+    run_epoch(recipe_with(10, 10), exact)
+    assert set(seen) == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    torch.testing.assert_close(weights(model), weights(exact), rtol=0, atol=5e-3)
+
+
+def test_the_learning_rate_follows_the_schedule_within_the_epoch() -> None:
+    recipe = recipe_with(10, 10, "schedule={kind: poly, power: 1.0}", "epochs=2")
+    rates = [outcome.learning_rate for outcome in run_epoch(recipe, small_network(), epoch=1)]
+    assert rates == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01])
+
+
+def test_two_workers_weigh_their_images_alike() -> None:
+    # DDP divides the sum of the workers' gradients by their number; the loop undoes it.
+    lone, one_of_two = small_network(), small_network()
+    recipe = recipe_with(50, 25)
+    dealing = Dealing(50, 50, 2, 1)
+    chosen = torch.arange(25)
+    half = iter([Batch(IMAGES[chosen], LABELS[chosen], chosen)])
+    optimizer = torch.optim.SGD(one_of_two.parameters(), lr=0.0)
+    for group in optimizer.param_groups:
+        group["learning_rate_factor"] = 1.0
+    gradients: list[torch.Tensor] = []
+    one_of_two[1].weight.register_hook(gradients.append)
+    step = train_epoch(
+        recipe, one_of_two, optimizer, Schedule(recipe.schedule, 1), PlateauState(), half,
+        replace(dealing, world_size=2), replace(ALONE, world_size=2), 0,
+    )  # fmt: skip
+    next(step)
+    nn.functional.cross_entropy(lone(IMAGES[:25]), LABELS[:25]).backward()
+    torch.testing.assert_close(gradients[0], lone[1].weight.grad, rtol=1e-4, atol=1e-7)
