@@ -1,0 +1,212 @@
+import io
+import re
+from collections.abc import Sequence
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import UserError
+from pipeline.evaluation.metrics import Counts
+from pipeline.published import ResultKey, published
+from pipeline.reports.comparison import (
+    Measured,
+    comparison_markdown,
+    comparison_tables,
+    measured_from_run,
+)
+
+IMAGES = 50_000
+
+
+def imagenet(network: str, protocol: str = "center-256-224") -> ResultKey:
+    return ResultKey(network, "ilsvrc2012", "val", protocol)
+
+
+def measured(
+    key: ResultKey, top1_error: float, top5_error: float, images: int = IMAGES
+) -> Measured:
+    hits = [round(images * (1 - error / 100)) for error in (top1_error, top5_error)]
+    return Measured(key, Counts(*hits, images), run="a-run", run_id="f00", date="2026-01-02")
+
+
+DIGITS = measured(ResultKey("lenet5_modern", "digits", "val", "whole"), 2.56, 0.11, 899)
+ALEXNET = measured(imagenet("alexnet"), 42.8, 19.7)
+RESNET = measured(imagenet("resnet18"), 30.3, 11.2)
+
+
+def rendered(tables: Sequence[Table], width: int = 80) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    for table in tables:
+        console.print(table)
+    return out.getvalue()
+
+
+def results_text(*results: Measured, width: int = 80) -> str:
+    return rendered(comparison_tables(results)[:1], width)
+
+
+def markdown_rows(*results: Measured) -> list[list[str]]:
+    table = comparison_markdown(results).split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table[2:]]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_every_published_result_fits_and_no_word_is_cut(width: int) -> None:
+    # Each key as if measured, and at a size that nobody published.
+    keys = {result.key for result in published() if len(result.network) < 24}
+    keys |= {imagenet(key.network, "center-160-128") for key in keys}
+    results = [measured(key, 60.0, 50.0, 10_000) for key in keys]
+    lines = results_text(*results, width=width).splitlines()
+    assert max(map(len, lines)) <= width
+    column = lines[2].index("Published")
+    shown = words(" ".join(line[column:] for line in lines))
+    for row in markdown_rows(*results):
+        assert words(row[7]) <= shown
+
+
+def words(text: str) -> set[str]:
+    return set(re.split(r"[\s,:;/]+", text))
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_all_tables_fit(width: int) -> None:
+    long = measured(imagenet("resnet18"), 30.3, 11.2)
+    long = Measured(long.key, long.counts, run="a_run_with_a_name_without_end_" * 3)
+    text = rendered(comparison_tables([DIGITS, ALEXNET, RESNET, long]), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+
+
+def test_plain_text_where_there_is_no_terminal() -> None:
+    assert "\x1b" not in results_text(DIGITS, ALEXNET)
+
+
+def test_markup_in_a_name_is_only_a_name() -> None:
+    result = Measured(RESNET.key, RESNET.counts, run="a[red]|b")
+    assert "a[red]|b" in results_text(result)
+    assert r"a[red]\|b" in comparison_markdown([result])
+
+
+def test_like_for_like_stands_beside_with_difference_and_source() -> None:
+    text = results_text(RESNET)
+    assert "top-1 30.30 (29.90–30.70)   30.43: −0.13, inside" in text
+    assert "top-5 11.20 (10.93–11.48)   10.76: +0.44, outside" in text
+    assert "fb.resnet.torch" in text
+    assert markdown_rows(RESNET)[0] == [
+        "a-run, 2026-01-02", "resnet18", "ilsvrc2012 val", "center-256-224", "50,000",
+        "30.30 (29.90–30.70)", "11.20 (10.93–11.48)", "30.43 / 10.76, fb.resnet.torch",
+        "−0.13, inside / +0.44, outside",
+    ]  # fmt: skip
+
+
+def test_one_crop_alexnet_has_no_number_beside_it() -> None:
+    text = results_text(ALEXNET, width=100)
+    flat = " ".join(text.split())
+    assert "not comparable with the nearest, 42.9 / 19.8" in flat
+    assert "15.3" not in flat
+    assert "inside" not in flat
+    assert "outside" not in flat
+    row = markdown_rows(ALEXNET)[0]
+    assert "1 crop (227 of 256, squashed) instead of 1 crop (224 of 256)" in row[7]
+    assert row[8] == ""
+
+
+def test_digits_show_their_neighbours() -> None:
+    text = results_text(DIGITS)
+    for neighbour in ("7.12 logistic regression", "3.89 1-NN", "3.11 SVC (γ = 0.001)"):
+        assert neighbour in text
+    assert "top-1 2.56 (1.71–3.81)" in text
+    assert "899 images" in text
+
+
+def test_another_number_of_images_is_said() -> None:
+    partly = measured(imagenet("resnet18"), 30.3, 11.2, 49_152)
+    assert "on 50,000 images" in " ".join(results_text(partly, width=100).split())
+    assert "on 50,000 images" not in " ".join(results_text(RESNET, width=100).split())
+
+
+def test_unmeasured_cells_stay_empty() -> None:
+    text = results_text(Measured(imagenet("resnet152")))
+    assert "23.0 / 6.7" in text
+    assert "top-1" not in text
+    row = markdown_rows(Measured(imagenet("resnet152")))[0]
+    assert row[4:7] == ["", "", ""]
+
+
+def test_incomplete_training_is_said() -> None:
+    unfinished = Measured(RESNET.key, RESNET.counts, run="a-run", complete=False)
+    assert "incomplete" in results_text(unfinished)
+    assert "incomplete" not in results_text(RESNET)
+
+
+def test_nothing_published_is_said() -> None:
+    mine = measured(ResultKey("resnet18", "my-photos", "val", "center-256-224"), 10, 5, 100)
+    assert markdown_rows(mine)[0][7] == "none"
+
+
+def test_other_ensembles_and_data_are_said() -> None:
+    key = ResultKey("alexnet", "ilsvrc2012", "val", "center-256-224", 7, "fall2011")
+    protocol = markdown_rows(measured(key, 40, 18))[0][3]
+    assert protocol == "center-256-224, ensemble of 7, extra data fall2011"
+
+
+def test_lecture_numbers_stand_apart_from_results_and_single_networks() -> None:
+    results, lecture, instead = (
+        rendered([table]) for table in comparison_tables([ALEXNET, RESNET])
+    )
+    for number in ("15.3", "7.3", "3.6", "5.1", "25"):
+        assert re.search(rf"^ \S.* {re.escape(number)} ", lecture, re.MULTILINE), number
+        assert f" {number} " not in instead
+    assert "7 networks averaged" in lecture
+    assert "19.8" not in lecture
+    for number in ("18.2", "19.8", "4.49", "6.7"):
+        assert number in instead
+    assert "15.3" not in results
+    sections = comparison_markdown([ALEXNET]).split("\n\n")
+    assert "| AlexNet | 15.3 |" in sections[2]
+    assert "15.3" not in sections[0] + sections[4]
+
+
+PARAMS = {"recipe.network.name": "resnet18", "recipe.data.name": "ilsvrc2012"}
+METRICS = {
+    "train/loss": 1.2,
+    "eval/val/center-256-224/top1_error": 30.3,
+    "eval/val/center-256-224/top1_hits": 34850.0,
+    "eval/val/center-256-224/top5_hits": 44400.0,
+    "eval/val/center-256-224/images": 50000.0,
+    "eval/train/center-256-224/top1_hits": 9.0,
+    "eval/train/center-256-224/top5_hits": 10.0,
+    "eval/train/center-256-224/images": 10.0,
+    "eval/val/whole/images": 50000.0,
+}
+
+
+def from_run(params: dict[str, str], tags: dict[str, str]) -> list[Measured]:
+    return measured_from_run(params, tags, METRICS, run_id="f00", date="2026-01-02", complete=False)
+
+
+def test_a_run_has_one_result_for_each_split_and_protocol() -> None:
+    results = from_run(PARAMS, {"mlflow.runName": "first", "dataset.name": "my-photos"})
+    key = ResultKey("resnet18", "my-photos", "val", "center-256-224")
+    assert results == [
+        Measured(key, Counts(34850, 44400, 50000), "first", "f00", "2026-01-02", False),
+        Measured(ResultKey("resnet18", "my-photos", "train", "center-256-224"),
+                 Counts(9, 10, 10), "first", "f00", "2026-01-02", False),
+    ]  # fmt: skip
+
+
+def test_a_run_without_tags_is_called_by_its_recipe() -> None:
+    results = from_run(PARAMS, {})
+    assert {(r.run, r.key.training_data) for r in results} == {("f00", "ilsvrc2012")}
+
+
+def test_a_run_of_unknown_network_is_refused() -> None:
+    with pytest.raises(UserError, match=r"run 'f00'.*recipe\.network\.name.*missing; delete"):
+        from_run({}, {})
+
+
+def test_a_run_without_evaluations_has_no_results() -> None:
+    nothing = measured_from_run({}, {}, {"train/loss": 1.0}, run_id="f", date="", complete=True)
+    assert nothing == []

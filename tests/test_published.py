@@ -1,0 +1,237 @@
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torchvision
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import SVC
+
+from pipeline.documents import validate
+from pipeline.errors import UserError
+from pipeline.published import (
+    Published,
+    ResultKey,
+    _Document,
+    difference,
+    lecture_table,
+    like_for_like,
+    nearest,
+    neighbours,
+    protocol_words,
+    published,
+    refusal,
+)
+
+
+def imagenet(network: str, protocol: str = "center-256-224", **others: object) -> ResultKey:
+    return ResultKey(network, "ilsvrc2012", others.pop("split", "val"), protocol, **others)
+
+
+def from_source(source: str) -> list[Published]:
+    return [result for result in published() if result.source == source]
+
+
+def lecture(name: str) -> Published:
+    return next(entry.result for entry in lecture_table() if entry.name == name)
+
+
+def test_every_number_is_possible_and_has_a_source() -> None:
+    assert len(published()) > 200
+    for result in published():
+        errors = [e for e in (result.top1_error, result.top5_error) if e is not None]
+        assert errors, result
+        assert all(0 < error < 100 for error in errors), result
+        assert errors == sorted(errors, reverse=True), result
+        assert result.source.strip() == result.source != "", result
+        assert result.ensemble_size is None or result.ensemble_size >= 1
+
+
+def test_results_of_one_key_are_told_apart() -> None:
+    told_apart = Counter((result.key, result.source, result.variant) for result in published())
+    assert [key for key, count in told_apart.items() if count > 1] == []
+
+
+def test_images_come_from_the_split_unless_a_row_says_otherwise() -> None:
+    assert like_for_like(imagenet("resnet50")).images == 50_000
+    assert like_for_like(imagenet("zfnet", "ten-crop-square-256-224", split="test",
+                                  ensemble_size=5)).images == 100_000  # fmt: skip
+    assert like_for_like(imagenet("inception_v3", "center-299")).images == 48_238
+    assert {lecture("human").images, lecture("before CNNs").images} == {1_500, 100_000}
+
+
+TORCHVISION = {
+    "alexnet_owt": "alexnet",
+    "googlenet_bn": "googlenet",
+    "resnet50_v1_5": "resnet50",
+    "resnet101_v1_5": "resnet101",
+    "resnet152_v1_5": "resnet152",
+}
+
+
+def test_torchvision_says_the_same_of_its_weights() -> None:
+    results = from_source("torchvision 0.29.1 weights")
+    assert len(results) == 23
+    for result in results:
+        name = TORCHVISION.get(result.network, result.network)
+        weights = torchvision.models.get_model_weights(name)[f"IMAGENET1K_{result.variant}"]
+        accuracy = weights.meta["_metrics"]["ImageNet-1K"]
+        assert result.top1_error == pytest.approx(100 - accuracy["acc@1"]), result
+        assert result.top5_error == pytest.approx(100 - accuracy["acc@5"]), result
+        # torchvision keeps sizes as numbers or as lists of one.
+        crop, resize = (
+            size[0] if isinstance(size, list) else size
+            for size in (weights.transforms().crop_size, weights.transforms().resize_size)
+        )
+        assert result.protocol == f"center-{resize}-{crop}", result
+
+
+def test_digits_can_be_computed_again() -> None:
+    pixels, labels = load_digits(return_X_y=True)
+    classifiers = {
+        "1-NN": KNeighborsClassifier(1),
+        "3-NN": KNeighborsClassifier(3),
+        "SVC (γ = 0.001)": SVC(gamma=0.001),
+    }
+    for split, num_train in {"val": 898, "last-297": 1500}.items():
+        for network, classifier in classifiers.items():
+            result = like_for_like(ResultKey(network, "digits", split, "whole"))
+            classifier.fit(pixels[:num_train], labels[:num_train])
+            accuracy = classifier.score(pixels[num_train:], labels[num_train:])
+            assert result.images == len(labels) - num_train
+            assert result.top1_error == round(100 * (1 - accuracy), 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "errors", "source"),
+    [
+        (imagenet("alexnet", "ten-crop-square-256-224"), "40.7 / 18.2", "Krizhevsky"),
+        (imagenet("alexnet", "center-squash-256-227"), "42.9 / 19.8", "Caffe"),
+        (imagenet("vgg16", "dense-384"), "25.6 / 8.1", "Simonyan"),
+        (imagenet("googlenet"), "– / 10.07", "Szegedy"),
+        (imagenet("googlenet", "google-144", ensemble_size=7), "– / 6.67", "Szegedy"),
+        (imagenet("resnet50"), "24.7 / 7.8", "He et al."),
+        (imagenet("resnet50_v1_5"), "24.01 / 7.02", "fb.resnet.torch"),
+        (imagenet("densenet121"), "25.02 / 7.71", "Huang"),
+        (ResultKey("lenet5", "mnist", "test", "whole"), "0.95", "LeCun"),
+    ],
+)
+def test_like_for_like_prefers_the_authors(key: ResultKey, errors: str, source: str) -> None:
+    result = like_for_like(key)
+    assert (result.key, result.errors) == (key, errors)
+    assert result.source.startswith(source) or source in result.source
+
+
+def test_like_for_like_accepts_nothing_else() -> None:
+    key = imagenet("resnet152", "dense-224-256-384-480-640")
+    assert like_for_like(key) is not None
+    for other in (
+        imagenet("resnet152_v1_5", key.protocol),
+        imagenet("resnet152", "dense-256-384-512"),
+        imagenet("resnet152", key.protocol, split="test"),
+        imagenet("resnet152", key.protocol, ensemble_size=2),
+        imagenet("resnet152", key.protocol, extra_data="fall2011"),
+    ):
+        assert like_for_like(other) is None
+
+
+def test_nearest_keeps_the_kind_of_protocol_and_the_ensemble() -> None:
+    crop = nearest(imagenet("alexnet"))
+    assert (crop.protocol, crop.top5_error) == ("center-squash-256-227", 19.8)
+    ten = nearest(imagenet("alexnet", "ten-crop-256-224"))
+    assert (ten.protocol, ten.top5_error) == ("ten-crop-square-256-224", 18.2)
+    five = nearest(imagenet("alexnet", "ten-crop-square-256-224", ensemble_size=4))
+    assert (five.ensemble_size, five.split) == (5, "val")
+    assert nearest(imagenet("alexnet", ensemble_size=7, extra_data="fall2011")).top1_error == 36.7
+    # A protocol that no table knows is one view.
+    assert nearest(imagenet("resnet50", "center-160-128")).top1_error == 24.7
+    assert nearest(imagenet("resnet50")) == like_for_like(imagenet("resnet50"))
+
+
+def test_nearest_never_leaves_the_network_or_the_data() -> None:
+    assert nearest(imagenet("lenet5")) is None
+    assert nearest(ResultKey("resnet18", "my-photos", "val", "center-256-224")) is None
+
+
+def test_difference_is_said_in_words() -> None:
+    one = imagenet("alexnet")
+    assert difference(one, one) == ""
+    assert difference(lecture("AlexNet").key, one) == (
+        "test instead of val, 10 crops (224 of the centre 256) instead of 1 crop (224 of 256), "
+        "ensemble of 7 instead of 1, extra data fall2011 instead of none"
+    )
+    assert "1 network instead of 7" in difference(one, lecture("AlexNet").key)
+    assert protocol_words("center-160-128") == "center-160-128"
+
+
+def test_the_lectures_alexnet_is_refused_beside_one_crop() -> None:
+    text = refusal(imagenet("alexnet"), lecture("AlexNet"))
+    assert text.startswith("not comparable with – / 15.3 of Krizhevsky")
+    assert "ensemble of 7 instead of 1" in text
+    assert text.endswith("nearest: 42.9 / 19.8 of BVLC Caffe model zoo (hidden biases 0.1)")
+    entry = next(entry for entry in lecture_table() if entry.name == "AlexNet")
+    assert [result.top5_error for result in entry.instead] == [18.2, 19.8]
+
+
+def test_refusal_names_like_for_like_where_it_exists_and_is_silent_for_it() -> None:
+    key = imagenet("resnet152")
+    assert refusal(key, like_for_like(key)) is None
+    assert "; like for like: 23.0 / 6.7 of He et al." in refusal(key, lecture("ResNet-152"))
+
+
+def test_neighbours_are_other_methods_on_the_same_images() -> None:
+    key = ResultKey("lenet5_modern", "digits", "val", "whole")
+    errors = {other.network: other.top1_error for other in neighbours(key)}
+    assert (errors["logistic regression"], errors["1-NN"], errors["SVC (γ = 0.001)"]) == (
+        7.12,
+        3.89,
+        3.11,
+    )
+    assert "1-NN" not in {other.network for other in neighbours(replace(key, network="1-NN"))}
+    assert neighbours(replace(key, split="train")) == ()
+
+
+def test_the_lectures_numbers_stand_for_real_results() -> None:
+    shown = {entry.name: entry.top5_error for entry in lecture_table()}
+    assert shown == {
+        "before CNNs": 25,
+        "AlexNet": 15.3,
+        "VGG-19": 7.3,
+        "ResNet-152": 3.6,
+        "human": 5.1,
+    }
+    for entry in lecture_table():
+        assert abs(entry.result.top5_error - entry.top5_error) < 1
+        assert entry.result.split in ("test", "test-sample")
+        for result in entry.instead:
+            assert (result.split, result.ensemble_size, result.extra_data) == ("val", 1, "none")
+            assert refusal(result.key, entry.result) is not None
+
+
+def document(**row: object) -> dict[str, object]:
+    good = {"network": "n", "training_data": "d", "split": "val", "protocol": "whole"}
+    return {
+        "protocols": {"whole": {"words": "the whole image"}},
+        "splits": {"d": {"val": 10}},
+        "tables": [{"source": "s", "certainty": "read", "rows": [good | row]}],
+        "lecture": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"top1_error": 101}, "tables.0.rows.0.top1_error"),
+        ({"top1_error": 5, "top5_error": 6}, "must not be above"),
+        ({}, "top1_error or top5_error is needed"),
+        ({"top1_eror": 5}, "not a known key"),
+        ({"top1_error": 5, "protocol": "hole"}, "'hole' of s is not listed"),
+        ({"top1_error": 5, "split": "vall"}, "'d, vall' of s is not listed"),
+        ({"top1_error": 5, "source": ""}, "tables.0.rows.0.source"),
+        ({"top1_error": 5, "certainty": "sure"}, "tables.0.rows.0.certainty"),
+    ],
+)
+def test_a_wrong_row_is_refused(row: dict[str, object], message: str) -> None:
+    validate(_Document, document(top1_error=5), "numbers.yaml")
+    with pytest.raises(UserError, match=message):
+        validate(_Document, document(**row), "numbers.yaml")
