@@ -1,0 +1,93 @@
+"""Response normalization against its formula, PyTorch's own, and numeric gradients."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.response_norm import ResponseNorm
+
+
+def noise(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(*shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
+
+
+def pytorch_norm(size: int, alpha: float, k: float) -> nn.Module:
+    return nn.LocalResponseNorm(size, alpha=alpha, beta=0.75, k=k)
+
+
+def test_the_formula_by_hand() -> None:
+    a = noise(1, 6, 1, 1, scale=10, dtype=torch.float64)
+    got = ResponseNorm(size=5, alpha=0.3, k=2.0)(a).flatten()
+    values = a.flatten().tolist()
+    for i, value in enumerate(values):
+        window = values[max(0, i - 2) : i + 3]
+        expected = value / (2.0 + 0.3 / 5 * sum(v * v for v in window)) ** 0.75
+        assert got[i].item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 16])
+@pytest.mark.parametrize(("size", "alpha", "k"), [(5, 1e-4, 2.0), (5, 1.0, 1.0), (3, 0.1, 1.0)])
+def test_values_and_gradients_equal_pytorchs(
+    channels: int, size: int, alpha: float, k: float
+) -> None:
+    ours = noise(2, channels, 4, 3, scale=5).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    got = ResponseNorm(size, alpha, k)(ours)
+    expected = pytorch_norm(size, alpha, k)(theirs)
+    weights = noise(*got.shape)
+    (got * weights).sum().backward()
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_equal_finite_differences() -> None:
+    a = noise(2, 7, 2, 2, scale=3, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(ResponseNorm(size=5, alpha=0.5, k=2.0), a)
+
+
+def test_channels_last_comes_out_as_it_went_in() -> None:
+    a = noise(2, 8, 4, 4, scale=20)
+    norm = ResponseNorm(alpha=0.1)
+    got = norm(a.to(memory_format=torch.channels_last))
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(got, norm(a), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
+    # The squares of these don't fit float16.
+    ours = noise(2, 16, 4, 4, scale=300, dtype=dtype).requires_grad_()
+    exact = ours.detach().float().requires_grad_()
+    norm = ResponseNorm()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = norm(ours)
+    expected = norm(exact)
+    assert got.dtype == dtype
+    assert torch.equal(got, expected.to(dtype))
+    got.backward(torch.ones_like(got))
+    expected.backward(torch.ones_like(expected))
+    assert ours.grad is not None
+    assert exact.grad is not None
+    assert torch.equal(ours.grad, exact.grad.to(dtype))
+
+
+def test_an_even_window_has_no_centre() -> None:
+    with pytest.raises(ValueError, match="odd"):
+        ResponseNorm(size=4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_gpu_agrees() -> None:
+    a = noise(2, 96, 8, 8, scale=30)
+    ours, theirs = a.clone().requires_grad_(), a.cuda().requires_grad_()
+    norm = ResponseNorm()
+    expected, got = norm(ours), norm(theirs)
+    expected.sum().backward()
+    with torch.autocast("cuda", torch.bfloat16):
+        got.sum().backward()
+    torch.testing.assert_close(got.cpu(), expected, rtol=1e-5, atol=1e-6)
+    assert theirs.grad is not None
+    torch.testing.assert_close(theirs.grad.cpu(), ours.grad, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,170 @@
+"""The hard questions, asked of every network: published counts, shapes, gradients, modes."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import recipe
+from pipeline.errors import UserError
+from pipeline.models.anatomy import dissect
+from pipeline.models.classifier import ImageClassifier
+from pipeline.models.resnet import ResNet
+from pipeline.models.zoo import NETWORKS, build_model
+
+# Parameters and multiply-adds with the published number of classes, at the published input size.
+PUBLISHED = {
+    "lenet5_modern": (10, 61_706, 416_520),
+    "alexnet": (1000, 60_965_224, 724_406_816),
+    "resnet18": (1000, 11_689_512, 1_814_073_344),
+    "resnet34": (1000, 21_797_672, 3_663_761_408),
+    "resnet50": (1000, 25_557_032, 3_857_973_248),
+    "resnet101": (1000, 44_549_160, 7_570_194_432),
+    "resnet152": (1000, 60_192_808, 11_282_415_616),
+    "resnet50_v1_5": (1000, 25_557_032, 4_089_184_256),
+    "resnet101_v1_5": (1000, 44_549_160, 7_801_405_440),
+    "resnet152_v1_5": (1000, 60_192_808, 11_513_626_624),
+}
+NUM_CLASSES = 7
+BATCH = 2
+# Deeper ones of a family are made of the same blocks.
+SEEN_RUNNING = ["lenet5_modern", "alexnet", "resnet18", "resnet50", "resnet50_v1_5"]
+
+
+@pytest.fixture(scope="module", params=SEEN_RUNNING)
+def network(request: pytest.FixtureRequest) -> ImageClassifier:
+    torch.manual_seed(0)
+    return NETWORKS[request.param](NUM_CLASSES)
+
+
+def images_for(network: ImageClassifier, batch: int = BATCH) -> Tensor:
+    """Noise of unit variance at the smallest size that the network takes."""
+    shape = network.input_shape
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(
+        batch, shape.num_channels, shape.min_size, shape.min_size, generator=generator
+    )
+
+
+def assert_nearly_equal(got: Tensor, expected: Tensor) -> None:
+    assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_every_network_has_its_published_counts() -> None:
+    assert PUBLISHED.keys() == NETWORKS.keys()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parameters_and_multiply_adds_are_the_published_ones(name: str) -> None:
+    num_classes, parameters, multiply_adds = PUBLISHED[name]
+    with torch.device("meta"):
+        model = NETWORKS[name](num_classes)
+    shape = model.input_shape
+    side = shape.max_size or 224
+    anatomy = dissect(model, (shape.num_channels, side, side))
+    assert anatomy.parameters == parameters
+    assert anatomy.multiply_adds == multiply_adds
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert anatomy.layers[-1].output_shape == (num_classes,)
+
+
+def test_every_parameter_gets_a_gradient_and_the_first_loss_is_near_chance(
+    network: ImageClassifier,
+) -> None:
+    network.train()
+    network.zero_grad()
+    logits = network(images_for(network))
+    assert logits.shape == (BATCH, NUM_CLASSES)
+    loss = nn.functional.cross_entropy(logits, torch.tensor([0, 5]))
+    # A ResNet's last layer starts small beside what it sees. LeNet's starts as wide as the others,
+    # and AlexNet's sees thousands of units that its biases of 1 and dropout hold near 2.
+    allowed = 0.5 if isinstance(network, ResNet) else 3.0
+    assert abs(loss.item() - math.log(NUM_CLASSES)) < allowed
+    loss.backward()
+    without = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or not parameter.grad.isfinite().all() or not parameter.grad.any()
+    ]
+    assert without == []
+
+
+def test_modes_differ_only_where_there_is_dropout_or_batch_norm(network: ImageClassifier) -> None:
+    images = images_for(network)
+    modal = any(isinstance(module, nn.Dropout | nn.BatchNorm2d) for module in network.modules())
+    with torch.no_grad():
+        training = network.train()(images)
+        testing = network.eval()(images)
+    assert torch.equal(training, testing) == (not modal)
+
+
+def test_testing_is_repeatable_and_each_image_stands_alone(network: ImageClassifier) -> None:
+    images = images_for(network)
+    network.eval()
+    with torch.no_grad():
+        together, again = network(images), network(images)
+        alone = network(images[:1])
+    assert torch.equal(together, again)
+    assert_nearly_equal(alone, together[:1])
+
+
+def test_channels_last_changes_only_rounding(network: ImageClassifier) -> None:
+    images = images_for(network)
+    network.eval()
+    with torch.no_grad():
+        expected = network(images)
+        network.to(memory_format=torch.channels_last)
+        got = network(images.to(memory_format=torch.channels_last))
+        network.to(memory_format=torch.contiguous_format)
+    assert_nearly_equal(got, expected)
+
+
+def test_bfloat16_autocast_stays_near(network: ImageClassifier) -> None:
+    images = images_for(network)
+    network.eval()
+    with torch.no_grad():
+        expected = network(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            got = network(images).float()
+    # bfloat16 has 8 bits: some percent after dozens of layers.
+    assert (got - expected).norm() < 0.03 * expected.norm()
+
+
+def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"network.name 'resnet19' is not known.*resnet18"):
+        build_model(recipe.Network(name="resnet19", num_classes=10), rgb(224))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "told"),
+    [
+        ("lenet5_modern", 28, 1, "32×32 gray"),
+        ("lenet5_modern", 32, 3, "32×32 gray"),
+        ("alexnet", 227, 3, "224×224 rgb"),
+        ("alexnet", 224, 1, "224×224 rgb"),
+        ("resnet18", 31, 3, "at least 32×32 rgb"),
+    ],
+)
+def test_an_input_the_network_cannot_take_is_refused(
+    name: str, size: int, channels: int, told: str
+) -> None:
+    with torch.device("meta"), pytest.raises(UserError, match=told):
+        build_model(
+            recipe.Network(name=name, num_classes=10), rgb(size) if channels == 3 else gray(size)
+        )
+
+
+@pytest.mark.parametrize(("name", "size"), [("alexnet", 224), ("resnet18", 32), ("resnet50", 65)])
+def test_what_is_accepted_runs(name: str, size: int) -> None:
+    with torch.device("meta"):
+        model = build_model(recipe.Network(name=name, num_classes=3), rgb(size))
+        assert model(torch.empty(2, 3, size, size)).shape == (2, 3)
+
+
+def rgb(size: int) -> recipe.Input:
+    return recipe.Input(size=size, color="rgb", mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def gray(size: int) -> recipe.Input:
+    return recipe.Input(size=size, color="gray", mean=(0,), std=(1,))
