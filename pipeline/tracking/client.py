@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -49,10 +49,13 @@ def load_mlflow() -> None:
 
 
 def connect(uri: str) -> "MlflowClient":
-    """Return a client of the tracking store at `uri`; a new sqlite file gets its tables (2–3 s)."""
+    """Return a client of the tracking store at `uri`; a new sqlite file is made first (2–3 s)."""
     load_mlflow()
     from mlflow import MlflowClient
 
+    path = sqlite_file(uri)
+    if path and not path.exists():
+        _make_sqlite_file(path)
     return MlflowClient(uri)
 
 
@@ -112,6 +115,22 @@ def sqlite_file(uri: str) -> Path | None:
             f"tracking store '{uri}' is a relative path; write sqlite:///{path.absolute()}"
         )
     return path
+
+
+def _make_sqlite_file(path: Path) -> None:
+    """Let MLflow lay out its tables in a file that appears whole, once.
+
+    MLflow itself fails when two processes lay out one file, and cannot mend one half laid out.
+    """
+    from mlflow import MlflowClient
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        MlflowClient(f"sqlite:///{partial}")
+        with suppress(FileExistsError):  # another process was faster
+            path.hardlink_to(partial)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _credentials(uri: str) -> str:

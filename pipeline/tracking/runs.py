@@ -18,6 +18,8 @@ from pipeline.tracking.client import without_credentials as shown
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+LastStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
 _LOG = logging.getLogger(__name__)
 _PARAMS_A_CALL, _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 100, 6000, 8000, 36  # MLflow's limits
 
@@ -73,7 +75,7 @@ def start_run(
     return run_id
 
 
-def finish_run(uri: str, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+def finish_run(uri: str, run_id: str, status: LastStatus) -> None:
     """Set the run's last status. A store that is away gets a warning: the outcome stands."""
     try:
         connect(uri).set_terminated(run_id, status)

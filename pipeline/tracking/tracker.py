@@ -72,7 +72,7 @@ class Tracker(SilentTracker):
         self._closing.set()
         self._thread.join(self._patience)
         self._given_up.set()
-        problem = "doesn't answer" if self._thread.is_alive() else self._problem
+        problem = self._problem or ("doesn't answer" if self._thread.is_alive() else "")
         if problem:
             _LOG.warning(
                 "tracking store %s %s. All metrics are in %s; going on with the run delivers them",

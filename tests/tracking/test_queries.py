@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.tracking.queries import evaluated_runs
+from pipeline.tracking.runs import finish_run, start_run
+from pipeline.tracking.tracker import Tracker
+
+
+def test_runs_come_newest_first_with_their_last_metrics(store: str, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        run_id = start_run(store, "ours", run_name=name, params={"seed": 1}, tags={"name": name})
+        (tmp_path / name).mkdir()
+        tracker = Tracker(store, run_id, tmp_path / name, seconds_between_batches=0.01)
+        for step in range(3):
+            tracker.log({"eval/top1_error": 30 - step}, step)
+        tracker.close()
+        finish_run(store, run_id, "FINISHED")
+    start_run(store, "theirs", run_name="other", params={}, tags={})
+    runs = evaluated_runs(store, "ours")
+    assert [run.name for run in runs] == ["second", "first"]
+    assert runs[0].started >= runs[1].started
+    newest = runs[0]
+    assert newest.run_id == run_id
+    assert newest.status == "FINISHED"
+    assert newest.params["seed"] == "1"
+    assert newest.tags["name"] == "second"
+    assert newest.metrics == {"eval/top1_error": 28.0}
+
+
+def test_an_unknown_experiment_is_said_with_those_there_are(store: str, run_id: str) -> None:
+    with pytest.raises(UserError, match=r"no experiment 'mine' .* there are: Default, ours"):
+        evaluated_runs(store, "mine")
+
+
+def test_asking_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="doesn't exist: train a network first"):
+        evaluated_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "ours")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,109 @@
+"""A real MLflow server that dies without a word and comes back."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.tracking.client import connect
+from pipeline.tracking.queries import evaluated_runs
+from pipeline.tracking.runs import check_reachable, finish_run, log_files, start_run
+from pipeline.tracking.tracker import Tracker
+
+pytestmark = pytest.mark.slow
+
+
+class Server:
+    """A real `mlflow server` in a process group of its own."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.uri = f"http://127.0.0.1:{port}"
+        self._command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
+            "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
+            "--artifacts-destination", str(folder / "artifacts"),
+        ]  # fmt: skip
+        self._log = folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                cwd=self._log.parent,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 90
+        while not self._is_healthy():
+            assert time.monotonic() < deadline, self._log.read_text()
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        if self._process:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _is_healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def server(
+    empty_store: Path, tmp_path_factory: pytest.TempPathFactory, closed_port: int
+) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    server = Server(folder, closed_port)
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_a_server_killed_midway_gets_each_metric_once_and_in_order(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_reachable(server.uri)
+    run_id = start_run(server.uri, "ours", run_name="a", params={"seed": 1}, tags={"device": "cpu"})
+    tracker = Tracker(server.uri, run_id, tmp_path, seconds_between_batches=0.01)
+    slowest = 0.0
+    for step in range(600):
+        if step == 200:
+            server.kill()
+        if step == 500:
+            server.start()
+        start = time.perf_counter()
+        tracker.log({"loss": step / 7, "error": 1 / (step + 1)}, step)
+        slowest = max(slowest, time.perf_counter() - start)
+        time.sleep(0.002)
+    tracker.close()
+    assert slowest < 1.0
+    assert not caplog.records
+
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(600))
+    for key in ("loss", "error"):
+        history = connect(server.uri).get_metric_history(run_id, key)
+        delivered = [(m.step, m.timestamp, m.value) for m in history]
+        assert delivered == [(line["step"], line["time"], line["metrics"][key]) for line in lines]
+
+    log_files(server.uri, run_id, [tmp_path / "metrics.jsonl"])
+    assert [file.path for file in connect(server.uri).list_artifacts(run_id)] == ["metrics.jsonl"]
+    finish_run(server.uri, run_id, "FINISHED")
+    (run,) = evaluated_runs(server.uri, "ours")
+    assert (run.status, run.params, run.metrics["loss"]) == ("FINISHED", {"seed": "1"}, 599 / 7)

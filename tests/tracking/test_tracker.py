@@ -1,0 +1,131 @@
+import json
+import logging
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.tracking.client import connect
+from pipeline.tracking.tracker import SilentTracker, Tracker, build_tracker
+
+
+def in_store(uri: str, run_id: str, key: str = "loss") -> list[tuple[int, float]]:
+    history = connect(uri).get_metric_history(run_id, key)
+    return [(metric.step, metric.value) for metric in sorted(history, key=lambda m: m.step)]
+
+
+def in_file(folder: Path, key: str = "loss") -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["metrics"][key]) for line in lines if key in line["metrics"]]
+
+
+def track(uri: str, run_id: str, folder: Path, steps: range, scale: float = 1.0) -> None:
+    tracker = Tracker(uri, run_id, folder, seconds_between_batches=0.01)
+    for step in steps:
+        tracker.log({"loss": scale * step, "error": scale / (step + 1)}, step)
+    tracker.close()
+
+
+def test_metrics_carry_their_steps_and_the_file_equals_the_store(
+    store: str, run_id: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    track(store, run_id, tmp_path, range(700))  # 1,400 metrics: more than one call may hold
+    assert in_store(store, run_id) == in_file(tmp_path) == [(step, step) for step in range(700)]
+    assert in_store(store, run_id, "error") == in_file(tmp_path, "error")
+    assert not caplog.records
+
+
+def test_a_resumed_training_repeats_no_step(store: str, run_id: str, tmp_path: Path) -> None:
+    track(store, run_id, tmp_path, range(20))
+    track(store, run_id, tmp_path, range(12, 30), scale=5.0)
+    expected = [(step, step if step < 20 else 5.0 * step) for step in range(30)]
+    assert in_store(store, run_id) == in_file(tmp_path) == expected
+
+
+def test_a_run_that_lost_its_file_asks_the_store(store: str, run_id: str, tmp_path: Path) -> None:
+    track(store, run_id, tmp_path, range(20))
+    (tmp_path / "metrics.jsonl").unlink()
+    track(store, run_id, tmp_path, range(12, 30), scale=5.0)
+    assert in_store(store, run_id) == [
+        (step, step if step < 20 else 5.0 * step) for step in range(30)
+    ]
+
+
+def test_an_absent_server_neither_stalls_nor_fails_and_gets_all_later(
+    store: str, run_id: str, tmp_path: Path, closed_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = f"http://bob:secret@127.0.0.1:{closed_port}"
+    tracker = Tracker(away, run_id, tmp_path, seconds_between_batches=0.01, seconds_to_close=0.5)
+    start = time.perf_counter()
+    for step in range(1000):
+        tracker.log({"loss": step}, step)
+    assert time.perf_counter() - start < 5.0  # one call that waited for the server takes longer
+    tracker.close()
+    (warning,) = caplog.records
+    assert warning.levelno == logging.WARNING
+    assert str(tmp_path / "metrics.jsonl") in warning.getMessage()
+    assert f"http://127.0.0.1:{closed_port}" in warning.getMessage()
+    assert "secret" not in caplog.text
+    assert len(in_file(tmp_path)) == 1000
+
+    track(store, run_id, tmp_path, range(1000, 1010))
+    assert in_store(store, run_id) == [(step, step) for step in range(1010)]
+
+
+def test_a_step_survives_the_death_of_its_process(store: str, run_id: str, tmp_path: Path) -> None:
+    program = (
+        "import itertools, pathlib, sys, time\n"
+        "from pipeline.tracking.tracker import Tracker\n"
+        "uri, run_id, folder = sys.argv[1:]\n"
+        "tracker = Tracker(uri, run_id, pathlib.Path(folder), seconds_between_batches=0.01)\n"
+        "for step in itertools.count():\n"
+        "    tracker.log({'loss': step, 'error': 0.5}, step)\n"
+        "    print(step, flush=True)\n"
+        "    time.sleep(0.002)\n"
+    )
+    command = [sys.executable, "-c", program, store, run_id, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while not connect(store).get_run(run_id).data.metrics:
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        last = [int(line) for line in process.stdout][-1]
+    steps = [step for step, _ in in_file(tmp_path)]
+    assert steps in (list(range(last + 1)), list(range(last + 2)))
+
+    track(store, run_id, tmp_path, range(last - 5, last + 10))
+    assert in_store(store, run_id) == in_file(tmp_path) == [(s, s) for s in range(last + 10)]
+
+
+def test_values_that_are_not_finite_arrive(store: str, run_id: str, tmp_path: Path) -> None:
+    tracker = Tracker(store, run_id, tmp_path, seconds_between_batches=0.01)
+    tracker.log({"loss": math.nan, "norm": math.inf}, 1)
+    tracker.close()
+    assert math.isnan(in_store(store, run_id)[0][1])
+    assert in_store(store, run_id, "norm") == [(1, sys.float_info.max)]
+
+
+def test_a_store_that_refuses_the_run_is_said_once(
+    store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(store, "0" * 32, tmp_path, seconds_between_batches=0.01, seconds_to_close=0.5)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.close()
+    (warning,) = caplog.records
+    assert "not found" in warning.getMessage()
+
+
+def test_all_workers_but_the_first_track_nothing(store: str, run_id: str, tmp_path: Path) -> None:
+    tracker = build_tracker(False, store, run_id, tmp_path)
+    tracker.log({"loss": 1.0}, 1)
+    tracker.close()
+    assert type(tracker) is SilentTracker
+    assert not (tmp_path / "metrics.jsonl").exists()
+    first = build_tracker(True, store, run_id, tmp_path)
+    first.log({"loss": 1.0}, 1)
+    first.close()
+    assert in_store(store, run_id) == [(1, 1.0)]
