@@ -1,0 +1,133 @@
+"""The real command, as a person types it: what it prints, how it fails, what it leaves."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+
+ILSVRC = Path(sys.executable).with_name("ilsvrc")
+
+
+def ilsvrc(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return subprocess.run(
+        [str(ILSVRC), *arguments],
+        cwd=folder,
+        env={**clean, "COLUMNS": "100", **environment},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def workspace(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with the packed digits in `data/`."""
+    folder = tmp_path_factory.mktemp("workspace")
+    shutil.copytree(data_dir, folder / "data")
+    return folder
+
+
+IN_PROCESS = ["--set", "cluster.workers.count=0"]
+
+
+def test_help_lists_every_command_and_comes_without_the_heavy_imports() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from pipeline.cli import app\n"
+        "print(CliRunner().invoke(app, ['--help']).output)\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'nvidia'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    for command in ("prepare", "check", "train", "evaluate", "compare", "benchmark"):
+        assert f" {command} " in done.stdout
+
+
+# What is wrong, the command, and what the one line must say: where, and how to mend it.
+MISTAKES = {
+    "a misspelt key": (
+        ["train", "smoke", "--set", "optimizer.learning_rte=0.1"],
+        ["smoke.yaml", "optimizer.learning_rte", "learning_rate"],
+    ),
+    "a misspelt cluster key": (
+        ["train", "smoke", "--set", "cluster.workers.cout=1"],
+        ["laptop.yaml", "workers.cout", "count"],
+    ),
+    "an unknown recipe": (["train", "lenet6"], ["lenet6", "lenet5_digits"]),
+    "a missing recipe file": (["train", "mine.yaml"], ["mine.yaml", "no such file"]),
+    "a data set that is not there": (
+        ["train", "smoke", "--set", "data.name=letters"],
+        ["data/letters", "ilsvrc prepare"],
+    ),
+    "a split that is not there": (
+        ["train", "smoke", "--set", "data.test_split=test"],
+        ["data.test_split", "train, val"],
+    ),
+    "another number of classes": (
+        ["train", "smoke", "--set", "network.num_classes=100"],
+        ["10 classes", "--set network.num_classes=10"],
+    ),
+    "an unknown network": (
+        ["train", "smoke", "--set", "network.name=lenet9"],
+        ["lenet9", "lenet5_modern"],
+    ),
+    "workers that do not divide the batch": (
+        ["train", "smoke", "--set", "cluster.workers.count=3"],
+        ["3 workers", "batch.micro_batch_size"],
+    ),
+    "more workers than CPUs": (
+        ["train", "smoke", "--set", "cluster.workers.count=32",
+         "--set", "batch={global_batch_size: 64, micro_batch_size: 2}"],
+        ["32 workers", "--set cluster.workers.count="],
+    ),
+    "GPUs that are not there": (["train", "smoke", "--on", "1gpu"], ["GPU", "--on laptop"]),
+    "a tracking server that is away": (
+        ["train", "smoke", "--set", "cluster.tracking.uri=http://127.0.0.1:9"],
+        ["http://127.0.0.1:9"],
+    ),
+    "a storage path that is a file": (
+        ["train", "smoke", "--set", "cluster.runs_dir=data/digits/dataset.json"],
+        ["data/digits/dataset.json", "cluster.runs_dir"],
+    ),
+    "an unknown run": (["evaluate", "nothing"], ["no run 'nothing'"]),
+    "an override without a value": (["train", "smoke", "--set", "epochs"], ["--set epochs"]),
+    "a folder that is not there": (["prepare", "folder", "pictures"], ["pictures"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_before_any_worker_starts(
+    mistake: str,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments, told = MISTAKES[mistake]
+    monkeypatch.chdir(workspace)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(sys, "argv", ["ilsvrc", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("ilsvrc: ")
+    for part in told:
+        assert part in lines[0]
+    assert not list(workspace.glob("runs/*"))
+
+
+def test_the_command_itself_exits_with_2_and_no_traceback(workspace: Path) -> None:
+    done = ilsvrc("train", "lenet6", folder=workspace)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ilsvrc: no recipe 'lenet6'")
+    assert len(done.stderr.splitlines()) == 1
