@@ -142,7 +142,11 @@ def test_nearest_keeps_the_kind_of_protocol_and_the_ensemble() -> None:
     assert (ten.protocol, ten.top5_error) == ("ten-crop-square-256-224", 18.2)
     five = nearest(imagenet("alexnet", "ten-crop-square-256-224", ensemble_size=4))
     assert (five.ensemble_size, five.split) == (5, "val")
+    tested = nearest(imagenet("alexnet", "ten-crop-square-256-224", ensemble_size=4, split="test"))
+    assert (tested.ensemble_size, tested.split) == (5, "test")
     assert nearest(imagenet("alexnet", ensemble_size=7, extra_data="fall2011")).top1_error == 36.7
+    assert nearest(imagenet("alexnet", extra_data="fall2011")).top1_error == 39.0
+    assert nearest(imagenet("alexnet", "center-227")).top1_error == 42.506
     # A protocol that no table knows is one view.
     assert nearest(imagenet("resnet50", "center-160-128")).top1_error == 24.7
     assert nearest(imagenet("resnet50")) == like_for_like(imagenet("resnet50"))

@@ -55,6 +55,7 @@ def test_a_constant_network_scores_chance() -> None:
 def test_a_diverged_network_hits_nothing() -> None:
     labels = torch.arange(10)
     assert topk_hits(torch.full((10, 10), float("nan")), labels).tolist() == [0, 0]
+    assert topk_hits(torch.full((1, 3), float("nan")), torch.tensor([1])).tolist() == [0, 0]
     logits = torch.zeros(1, 6)
     logits[0, 0] = float("nan")
     assert topk_hits(logits, torch.tensor([0])).tolist() == [0, 0]

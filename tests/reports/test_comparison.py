@@ -101,6 +101,13 @@ def test_like_for_like_stands_beside_with_difference_and_source() -> None:
     ]  # fmt: skip
 
 
+def test_an_error_that_was_never_published_is_a_dash() -> None:
+    googlenet = measured(imagenet("googlenet"), 31.0, 10.0)
+    assert re.search(r"top-1 31\.00 \S+ +– *\n", results_text(googlenet))
+    assert "10.07: −0.07, inside" in results_text(googlenet)
+    assert markdown_rows(googlenet)[0][8] == "– / −0.07, inside"
+
+
 def test_one_crop_alexnet_has_no_number_beside_it() -> None:
     text = results_text(ALEXNET, width=100)
     flat = " ".join(text.split())
@@ -180,6 +187,7 @@ METRICS = {
     "eval/train/center-256-224/top5_hits": 10.0,
     "eval/train/center-256-224/images": 10.0,
     "eval/val/whole/images": 50000.0,
+    "other/val/center-256-224/images": 50000.0,
 }
 
 
