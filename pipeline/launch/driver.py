@@ -1,6 +1,6 @@
 """A training or an evaluation as the command sees it: checks, the tracked run, the workers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
@@ -40,9 +40,10 @@ def run_training(
     refuse_early(recipe, cluster)
     store = Store.open(cluster.data_dir / recipe.data.name)
     folder = open_run(cluster.runs_dir, run_name, recipe, recipe_name)
-    if folder.is_complete:
+    before = folder.record()
+    if before and before.is_recorded:
         return None
-    record = _tracked(folder, recipe, cluster, store)
+    record = _tracked(folder, before, recipe, cluster, store)
     job = Job(recipe, cluster, folder, record.tracking_uri, record.tracking_run_id)
     status: runs.LastStatus = "FAILED"
     try:
@@ -52,7 +53,7 @@ def run_training(
         ):
             display.show(Note(f"run {folder.name} in {folder.path}"))
             counts = run_on_workers(train, job, display.show)
-        _log_results(job)
+        _record_results(job, record)
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):  # Ray turns the first into the second
         status = "KILLED"
@@ -70,7 +71,7 @@ def run_evaluation(
     `split` defaults to the recipe's test split. Counts that are recorded already stay.
     """
     recipe, record = folder.recipe(), folder.record()
-    if record is None or not folder.is_complete:
+    if record is None or not folder.is_trained:
         raise UserError(
             f"run '{folder.name}' has no final weights yet; `ilsvrc train` goes on training it"
         )
@@ -85,9 +86,10 @@ def run_evaluation(
         return run_on_workers(evaluate_run, job, display.show)
 
 
-def _tracked(folder: RunFolder, recipe: Recipe, cluster: Cluster, store: Store) -> RunRecord:
-    """Start the MLflow run, or find the one this folder already has."""
-    before = folder.record()
+def _tracked(
+    folder: RunFolder, before: RunRecord | None, recipe: Recipe, cluster: Cluster, store: Store
+) -> RunRecord:
+    """Start the MLflow run, or go on with the one this folder already has."""
     if before:
         _refuse_other_data(folder, before, store)
     uri = before.tracking_uri if before else cluster.tracking.uri
@@ -108,7 +110,8 @@ def _tracked(folder: RunFolder, recipe: Recipe, cluster: Cluster, store: Store) 
     )
     runs.log_dataset(uri, run_id, store.name, store.digest, store.folder)
     record = RunRecord(store.name, store.digest, uri, run_id)
-    folder.write(recipe, record)
+    folder.write_recipe(recipe)
+    folder.write_record(record)
     return record
 
 
@@ -120,9 +123,8 @@ def _refuse_other_data(folder: RunFolder, record: RunRecord, store: Store) -> No
         )
 
 
-def _log_results(job: Job) -> None:
-    """Put the recipe, the weights and the model that serves them into the MLflow run."""
-    runs.log_files(
-        job.tracking_uri, job.tracking_run_id, [job.folder.recipe_file, job.folder.weights]
-    )
-    models.log_model(job.tracking_uri, job.tracking_run_id, job.recipe, job.folder.weights)
+def _record_results(job: Job, record: RunRecord) -> None:
+    """Put the recipe and the model that serves the weights into the MLflow run."""
+    runs.log_files(record.tracking_uri, record.tracking_run_id, [job.folder.recipe_file])
+    models.log_model(record.tracking_uri, record.tracking_run_id, job.recipe, job.folder.weights)
+    job.folder.write_record(replace(record, is_recorded=True))

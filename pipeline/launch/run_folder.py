@@ -4,7 +4,7 @@ recipe.yaml           the resolved recipe; its digest names the run
 run.json              the data set's digest, the MLflow run
 checkpoints/          pipeline.training.checkpoint
 metrics.jsonl         every metric, whether the tracking server was there or not
-weights.safetensors   the final weights; their presence means that the training is complete
+weights.safetensors   the final weights; their presence means that the training is done
 errors.log            the workers' traceback, where one failed
 """
 
@@ -26,6 +26,7 @@ class RunRecord:
     dataset_digest: str
     tracking_uri: str
     tracking_run_id: str
+    is_recorded: bool = False  # results and all
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class RunFolder:
         return self.path / "errors.log"
 
     @property
-    def is_complete(self) -> bool:
+    def is_trained(self) -> bool:
         return self.weights.is_file()
 
     def recipe(self) -> Recipe:
@@ -77,8 +78,10 @@ class RunFolder:
                 f"{path}: not a run's record; give the run another --run name"
             ) from None
 
-    def write(self, recipe: Recipe, record: RunRecord) -> None:
+    def write_recipe(self, recipe: Recipe) -> None:
         self._write("recipe.yaml", to_yaml(recipe))
+
+    def write_record(self, record: RunRecord) -> None:
         self._write("run.json", json.dumps(asdict(record), indent=2) + "\n")
 
     def _write(self, name: str, content: str) -> None:

@@ -105,9 +105,7 @@ def test_the_backends_train_the_same_network(make_job: MakeJob) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
-def test_two_ray_workers_compute_the_steps_of_one(
-    make_job: MakeJob, ray_session: None
-) -> None:
+def test_two_ray_workers_compute_the_steps_of_one(make_job: MakeJob, ray_session: None) -> None:
     alone = make_job("alone", ["epochs=2"], IN_PROCESS)
     expected = run_on_workers(train, alone, ignore)
     together = make_job("together", ["epochs=2"], ["workers.count=2"])

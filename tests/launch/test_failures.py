@@ -1,0 +1,179 @@
+"""Workers that die, images that rot, people who press Ctrl-C: injected for real."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.cluster import load_cluster
+from pipeline.distributed import Worker
+from pipeline.errors import UserError
+from pipeline.launch.events import Event, Note, Progress, Report
+from pipeline.launch.on_ray import WorkerFailedError, run_on_workers
+from pipeline.launch.run_folder import RunFolder
+from pipeline.launch.worker import Job, train
+from pipeline.recipe import load_recipe
+from pipeline.tracking.client import connect
+from pipeline.tracking.queries import evaluated_runs
+from pipeline.tracking.runs import start_run
+
+ILSVRC = Path(sys.executable).with_name("ilsvrc")
+
+
+@pytest.fixture
+def make_job(data_dir: Path, tracking_uri: str, tmp_path: Path) -> Callable[..., Job]:
+    def make(*cluster: str) -> Job:
+        return Job(
+            load_recipe("smoke", ["epochs=2"]),
+            load_cluster("laptop", [f"data_dir={data_dir}", *cluster]),
+            RunFolder(tmp_path),
+            tracking_uri,
+            start_run(tracking_uri, "tests", run_name="test", params={}, tags={}),
+        )
+
+    return make
+
+
+def ignore(event: Event) -> None:
+    pass
+
+
+def complain(job: Job, worker: Worker, report: Report) -> None:
+    if worker.rank == 1:
+        raise UserError("shard-7: the image daisy/3 can't be decoded; prepare it again")
+
+
+def stumble(job: Job, worker: Worker, report: Report) -> None:
+    raise ZeroDivisionError(f"rank {worker.rank} divided by nothing")
+
+
+def test_a_users_mistake_on_any_worker_comes_back_as_itself(
+    make_job: Callable[..., Job], ray_session: None
+) -> None:
+    with pytest.raises(UserError, match="daisy/3 can't be decoded"):
+        run_on_workers(complain, make_job(), ignore)
+
+
+def test_a_defect_leaves_its_traceback_in_the_runs_folder(
+    make_job: Callable[..., Job], ray_session: None
+) -> None:
+    job = make_job()
+    with pytest.raises(WorkerFailedError, match=re.escape(str(job.folder.errors))):
+        run_on_workers(stumble, job, ignore)
+    text = job.folder.errors.read_text()
+    assert "divided by nothing" in text
+    assert "in stumble" in text
+
+
+def test_a_killed_worker_is_replaced_and_nothing_is_tracked_twice(
+    make_job: Callable[..., Job], ray_session: None
+) -> None:
+    job = make_job(
+        "workers.max_failures=1", "saving.checkpoint_every_steps=4", "saving.log_every_steps=1"
+    )
+    events: list[Event] = []
+
+    def kill_one_in_the_second_epoch(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Progress) and (event.epoch, event.step) == (1, 6):
+            # The epoch may be over by now; then the one that fails is the evaluation.
+            victims = [
+                child
+                for child in psutil.Process().children(recursive=True)
+                if "RayTrainWorker" in " ".join(child.cmdline())
+            ]
+            if len(victims) == 2 and not [one for one in events if isinstance(one, Note)]:
+                victims[1].kill()
+
+    counts = run_on_workers(train, job, kill_one_in_the_second_epoch)
+    assert counts.images == 899
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert len(notes) == 1
+    assert notes[0].startswith("goes on after 1 epochs")
+    history = connect(job.tracking_uri).get_metric_history(job.tracking_run_id, "train/loss")
+    assert [metric.step for metric in history] == list(range(1, 31))
+
+
+def test_a_rotten_image_is_named(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    job = make_job("workers.count=0")
+    rotten = tmp_path / "data"
+    shutil.copytree(job.cluster.data_dir, rotten)
+    images = job.store().split("train")
+    shard = rotten / "digits" / "train-000000.tar"
+    content = bytearray(shard.read_bytes())
+    start = content.find(images.encoded(137).tobytes())
+    assert start > 0
+    content[start : start + 40] = bytes(40)
+    shard.write_bytes(content)
+    cluster = job.cluster.model_copy(update={"data_dir": rotten})
+    with pytest.raises(UserError, match=r"train-000000\.tar: digits-0137"):
+        run_on_workers(
+            train,
+            Job(job.recipe, cluster, job.folder, job.tracking_uri, job.tracking_run_id),
+            ignore,
+        )
+
+
+def test_ctrl_c_then_the_same_command_goes_on_to_the_end(workspace: Path) -> None:
+    command = [str(ILSVRC), "train", "smoke", "--run", "mine", "--set", "epochs=12"]
+    environment = {**os.environ, "COLUMNS": "100"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    process = subprocess.Popen(
+        command, cwd=workspace, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2/12"):
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+            break
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1].startswith("ilsvrc: interrupted")
+    uri = f"sqlite:///{workspace}/mlflow.db"
+    assert [run.status for run in evaluated_runs(uri, "ilsvrc")] == ["KILLED"]
+    _await_end_of_children(process.pid)
+
+    done = subprocess.run(
+        command, cwd=workspace, env=environment, text=True, capture_output=True, timeout=200,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "goes on after" in done.stdout
+    assert "epoch 1/12" not in done.stdout
+    assert "899 images" in done.stdout
+    (run,) = evaluated_runs(uri, "ilsvrc")
+    assert run.status == "FINISHED"
+    assert run.metrics["eval/val/whole/images"] == 899
+
+    again = subprocess.run(
+        command, cwd=workspace, env=environment, text=True, capture_output=True, timeout=100,
+        check=False,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "complete" in again.stdout
+
+
+def _await_end_of_children(group: int) -> None:
+    """Ray's last processes follow their driver within seconds."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        left = [one for one in psutil.process_iter() if _session_of(one) == group]
+        if not left:
+            return
+        time.sleep(0.2)
+
+
+def _session_of(process: psutil.Process) -> int:
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return -1
