@@ -9,7 +9,7 @@ from typing import Protocol as Interface
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pipeline.cluster import Loading
@@ -168,6 +168,8 @@ def _raise_if_damaged(split: Split, images: NDArray[np.int64], error: Exception)
             with Image.open(io.BytesIO(split.encoded(image).tobytes())) as file:
                 file.load()
                 found = file.size
+        except UnidentifiedImageError:
+            reason = "is in no known format"
         except (OSError, SyntaxError, ValueError) as damage:
             reason = f"can't be decoded ({damage})"
         else:

@@ -54,7 +54,7 @@ def uniforms(seed: int, epoch: int, images: NDArray[np.int64], count: int) -> ND
     counters[..., 2] = np.arange(num_blocks, dtype=np.uint64)
     counters[..., 3] = _VIEWS
     words = philox4x32(counters.reshape(-1, 4), (seed, epoch))
-    return words.reshape(len(images), -1)[:, :count].astype(np.float64) / 2**32
+    return words.reshape(len(images), num_blocks * 4)[:, :count].astype(np.float64) / 2**32
 
 
 def sort_keys(seed: int, epoch: int, num_images: int) -> NDArray[np.uint64]:
