@@ -71,7 +71,7 @@ def digits(to: To = None) -> None:
     """The 1,797 handwritten digits that scikit-learn ships: 898 to train, 899 to test."""
     from pipeline.data.prepare import prepare_digits
 
-    with _progress() as show:
+    with _progress("packing") as show:
         prepared = prepare_digits(to or Path("data/digits"), show)
     _say_prepared(prepared)
 
@@ -102,7 +102,7 @@ def folder(
 
     name = (to or source).absolute().name
     target = to or Path("data") / name
-    with _progress() as show:
+    with _progress("packing") as show:
         prepared = prepare_folder(source, target, name, val_share, on_bad, show)
     _say_prepared(prepared)
 
@@ -193,6 +193,39 @@ def compare(
         console.print(table)
 
 
+@app.command()
+def benchmark(
+    recipe: RecipeName,
+    on: ClusterName = "laptop",
+    set_: Assignments = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="torchvision", help="Measure this loader as well.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Rounds; each thing has a turn in each.")] = 5,
+    images: Annotated[int, typer.Option(min=1, help="Pictures to make, and to use again.")] = 512,
+    seconds: Annotated[float, typer.Option(help="How long a turn lasts, at least.")] = 5.0,
+) -> None:
+    """Measure images/s of loading, of training steps, and of both. Makes its own pictures."""
+    from pipeline.benchmark.benchmark import run_benchmark
+    from pipeline.benchmark.report import benchmark_notes, benchmark_table
+
+    what, where = _job(recipe, on, set_)
+    with _progress("measuring") as show:
+        result = run_benchmark(
+            what,
+            where,
+            against=against,
+            rounds=runs,
+            num_images=images,
+            seconds=seconds,
+            progress=show,
+        )
+    console = Console()
+    console.print(benchmark_table(result))
+    for note in benchmark_notes(result):
+        _say(console, note)
+
+
 def main() -> None:
     """Run the command; a user's mistake is one line on stderr and exit code 2."""
     try:
@@ -221,9 +254,9 @@ def _of_cluster(assignments: list[str] | None) -> list[str]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
+def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("packing", total=None)
+        task = bars.add_task(doing, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 

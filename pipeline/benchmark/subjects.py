@@ -1,0 +1,123 @@
+"""What is measured: the loader, the step, and the two together, by the code that trains."""
+
+import gc
+import itertools
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from pipeline.benchmark.stopwatch import Subject
+from pipeline.cluster import Loading
+from pipeline.data.loaders import Batch, Loader, build_loader, training_plan
+from pipeline.data.order import Dealing
+from pipeline.data.store import Split
+from pipeline.data.views import fill_of
+from pipeline.distributed import Worker
+from pipeline.models.zoo import build_model
+from pipeline.recipe import Recipe
+from pipeline.training.loop import train_epoch
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.schedule import PlateauState, Schedule
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A recipe on one worker, with pictures in the place of its data.
+
+    `dealing` makes every step one micro-batch and an optimizer step: what one worker does where
+    there are as many workers as micro-batches. `num_images` is a multiple of the micro-batch, so
+    that all steps are alike.
+    """
+
+    recipe: Recipe
+    split: Split
+    loading: Loading
+    channels_last: bool
+    device: torch.device
+
+    @property
+    def dealing(self) -> Dealing:
+        return Dealing(len(self.split), self.recipe.batch.micro_batch_size, 1, 1)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a loader has taken, files mapped into memory left out."""
+
+    after_first_epoch: int
+    after_last_epoch: int
+    epochs: int
+
+    @property
+    def growth(self) -> float:
+        """Percent of what it had after the first epoch."""
+        return 100 * (self.after_last_epoch / self.after_first_epoch - 1)
+
+
+def open_loader(bench: Bench) -> Loader:
+    """Build the loader of a training, at its first step."""
+    recipe, dealing = bench.recipe, bench.dealing
+    return build_loader(
+        bench.split,
+        training_plan(recipe, bench.split, dealing, 0, 0, 0),
+        recipe.input,
+        bench.loading,
+        bench.device,
+        max_batch_size=dealing.max_micro_batch_size,
+        fill=fill_of(recipe.augmentation),
+        channels_last=bench.channels_last,
+    )
+
+
+def loading_only(batches: Iterator[Batch]) -> Subject:
+    """Load and throw away."""
+    for batch in batches:
+        yield len(batch.labels)
+
+
+def first_batches(bench: Bench, count: int) -> list[Batch]:
+    """Return the first batches of a training, on the worker's device."""
+    with closing(open_loader(bench)) as batches:
+        # Copies, since the loader's own memory goes with it.
+        return [
+            Batch(batch.images.clone(), batch.labels, batch.indices)
+            for batch in itertools.islice(batches, count)
+        ]
+
+
+def stepping(bench: Bench, batches: Iterator[Batch]) -> Subject:
+    """Train a network from its first step on whatever `batches` yields."""
+    recipe, dealing = bench.recipe, bench.dealing
+    torch.manual_seed(recipe.seed)
+    layout = torch.channels_last if bench.channels_last else torch.contiguous_format
+    model = build_model(recipe.network, recipe.input)
+    model = model.to(bench.device, memory_format=layout)  # type: ignore[call-overload]
+    optimizer = build_optimizer(recipe.optimizer, model)
+    schedule = Schedule(recipe.schedule, recipe.epochs)
+    worker = Worker(0, 1, bench.device)
+    for epoch in range(recipe.epochs):
+        for outcome in train_epoch(
+            recipe, model, optimizer, schedule, PlateauState(), batches, dealing, worker, epoch
+        ):
+            yield dealing.batch_size(outcome.step)
+
+
+def measure_memory(bench: Bench, epochs: int) -> Memory:
+    """Load `epochs` epochs and look at what the process has taken after the first and the last."""
+    before = _bytes_taken()
+    with closing(open_loader(bench)) as batches:
+        after_epoch = []
+        for _ in range(epochs):
+            for _ in range(bench.dealing.num_steps):
+                next(batches)
+            after_epoch.append(_bytes_taken() - before)
+    return Memory(after_epoch[0], after_epoch[-1], epochs)
+
+
+def _bytes_taken() -> int:
+    gc.collect()
+    taken = psutil.Process().memory_info()
+    return taken.rss - getattr(taken, "shared", 0)  # Linux only: pages of mapped files
