@@ -1,0 +1,31 @@
+"""Every recipe that ships names a network of the zoo, gives it what it takes, and deals evenly."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.evaluation.protocols import protocol_name
+from pipeline.models.zoo import build_model
+from pipeline.recipe import read_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_fits_its_network(path: Path) -> None:
+    recipe = read_recipe(path)
+    with torch.device("meta"):
+        build_model(recipe.network, recipe.input)
+    for num_workers in (1, 2, 4, 8):
+        assert recipe.batch.num_micro_batches % num_workers == 0
+    if recipe.expect is not None:
+        assert recipe.expect.protocol == protocol_name(recipe.evaluation, recipe.input.size)
+    assert path.read_text().startswith("# ")
+    assert f"ilsvrc train {path.stem} --on " in path.read_text()
+
+
+def test_there_are_recipes() -> None:
+    assert {"lenet5_digits", "alexnet", "resnet18", "resnet50", "smoke"} <= {
+        path.stem for path in RECIPES
+    }
