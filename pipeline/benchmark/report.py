@@ -11,28 +11,26 @@ from pipeline.benchmark.stopwatch import Series
 
 def benchmark_table(result: Benchmark) -> Table:
     """Return medians and ranges of images per second, and of the ratios that matter."""
-    rounds = len(result.loader.values)
+    num_rounds = len(result.loader.values)
     table = Table(
-        title=f"{result.recipe.network.name}: images/s, median of {rounds} rounds (lowest–highest)",
+        title=f"{result.recipe.network.name}, {num_rounds} rounds",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
-    table.add_column("What", no_wrap=True)
-    table.add_column("Images/s", justify="right", no_wrap=True)
-    table.add_column("Ratio", justify="right", no_wrap=True)
-    table.add_column("to")
-
-    def row(name: str, rates: Series, other: Series | None = None, named: str = "") -> None:
-        table.add_row(name, _rates(rates), _ratio(rates.over(other)) if other else "", named)
-
+    table.add_column("Images/s")
+    table.add_column("Median (lowest–highest)", justify="right", no_wrap=True)
+    table.add_row("loader", _rates(result.loader))
     if result.peer:
-        row("loader", result.loader, result.peer.rates, "torchvision")
-        row(f"torchvision, {_workers(result.peer.num_workers)}", result.peer.rates)
-    else:
-        row("loader", result.loader)
-    row(f"step, {_kind(result)}", result.step, result.plain_step, "plain")
-    row("step, plain: float32 contiguous", result.plain_step)
-    row("together", result.together, result.loader.slower(result.step), "the slower")
+        workers = result.peer.num_workers
+        table.add_row(f"torchvision's, {_workers(workers)}", _rates(result.peer.rates))
+    table.add_row(f"step, {_kind(result)}", _rates(result.step))
+    table.add_row("step, float32 contiguous", _rates(result.plain_step))
+    table.add_row("loader and step together", _rates(result.together), end_section=True)
+    if result.peer:
+        table.add_row("loader ÷ torchvision's", _ratio(result.loader.over(result.peer.rates)))
+    table.add_row("step ÷ float32 contiguous", _ratio(result.step.over(result.plain_step)))
+    slower = result.loader.slower(result.step)
+    table.add_row("together ÷ slower of the two", _ratio(result.together.over(slower)))
     return table
 
 
