@@ -16,7 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pipeline.cluster import Cluster, load_cluster
-from pipeline.errors import UserError
+from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
 from pipeline.recipe import Expectation, Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -227,20 +227,14 @@ def benchmark(
 
 
 def main() -> None:
-    """Run the command; a user's mistake is one line on stderr and exit code 2."""
+    """Run the command; what went wrong is one line on stderr, a user's mistake exit code 2."""
     try:
         app()
-    except UserError as error:
-        Console(stderr=True).print(
-            f"[red]ilsvrc:[/] {error}", soft_wrap=True, highlight=False, markup=True
-        )
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "ilsvrc: interrupted; the same command goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-        sys.exit(130)
+    except (UserError, WorkerFailedError, InterruptedByUserError) as error:
+        console = Console(stderr=True)
+        console.print("[red]ilsvrc:[/]", end=" ")
+        _say(console, str(error))
+        sys.exit(error.exit_code)
 
 
 def _job(recipe: str, cluster: str, assignments: list[str] | None) -> tuple[Recipe, Cluster]:

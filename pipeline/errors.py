@@ -1,9 +1,22 @@
-"""The one family of errors that a user can mend."""
+"""How a command can end other than well, each told in one line."""
 
 
 class UserError(Exception):
-    """A mistake or a missing thing outside the program; the command prints it in one line.
+    """A mistake or a missing thing outside the program, which the user can mend.
 
-    The message names what is wrong, where (file and key), and how to mend it. Everything else
-    that is raised is a defect of this program and keeps its traceback.
+    The message names what is wrong, where (file and key), and how to mend it.
     """
+
+    exit_code = 2
+
+
+class WorkerFailedError(Exception):
+    """A worker died, or met a defect; the message names the file with its traceback."""
+
+    exit_code = 1
+
+
+class InterruptedByUserError(Exception):
+    """Ctrl-C, after the work has been put in order; the message says how to go on."""
+
+    exit_code = 130

@@ -7,7 +7,7 @@ from rich.console import Console
 from pipeline.cluster import Cluster
 from pipeline.data.store import Store
 from pipeline.documents import digest, flatten
-from pipeline.errors import UserError
+from pipeline.errors import InterruptedByUserError, UserError
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.protocols import protocol_name
 from pipeline.launch.display import Display
@@ -57,7 +57,9 @@ def run_training(
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):  # Ray turns the first into the second
         status = "KILLED"
-        raise KeyboardInterrupt from None
+        raise InterruptedByUserError(
+            "interrupted; the same command goes on from the last checkpoint"
+        ) from None
     finally:
         runs.finish_run(record.tracking_uri, record.tracking_run_id, status)
     return Outcome(folder, record, counts)

@@ -15,9 +15,9 @@ import pytest
 
 from pipeline.cluster import load_cluster
 from pipeline.distributed import Worker
-from pipeline.errors import UserError
+from pipeline.errors import UserError, WorkerFailedError
 from pipeline.launch.events import Event, Note, Progress, Report
-from pipeline.launch.on_ray import WorkerFailedError, run_on_workers
+from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.worker import Job, train
 from pipeline.recipe import load_recipe
@@ -46,18 +46,14 @@ def ignore(event: Event) -> None:
     pass
 
 
-def complain(job: Job, worker: Worker, report: Report) -> None:
-    if worker.rank == 1:
-        raise UserError("shard-7: the image daisy/3 can't be decoded; prepare it again")
-
-
-def stumble(job: Job, worker: Worker, report: Report) -> None:
-    raise ZeroDivisionError(f"rank {worker.rank} divided by nothing")
-
-
 def test_a_users_mistake_on_any_worker_comes_back_as_itself(
     make_job: Callable[..., Job], ray_session: None
 ) -> None:
+    # Defined inside, so that it travels to the workers by value.
+    def complain(job: Job, worker: Worker, report: Report) -> None:
+        if worker.rank == 1:
+            raise UserError("shard-7: the image daisy/3 can't be decoded; prepare it again")
+
     with pytest.raises(UserError, match="daisy/3 can't be decoded"):
         run_on_workers(complain, make_job(), ignore)
 
@@ -65,6 +61,9 @@ def test_a_users_mistake_on_any_worker_comes_back_as_itself(
 def test_a_defect_leaves_its_traceback_in_the_runs_folder(
     make_job: Callable[..., Job], ray_session: None
 ) -> None:
+    def stumble(job: Job, worker: Worker, report: Report) -> None:
+        raise ZeroDivisionError(f"rank {worker.rank} divided by nothing")
+
     job = make_job()
     with pytest.raises(WorkerFailedError, match=re.escape(str(job.folder.errors))):
         run_on_workers(stumble, job, ignore)

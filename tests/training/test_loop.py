@@ -74,7 +74,7 @@ def weights(model: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("micro_batch", [2, 3, 6])
 def test_uneven_micro_batches_add_up_to_the_whole_batch(micro_batch: int) -> None:
-    # 50 images in batches of at most 12 make 5 steps of 10; by 3 they are cut 3, 3, 2, 2; by 2, six ways.
+    # 50 images in batches of at most 12 make 5 steps of 10; four micro-batches are 3, 3, 2, 2.
     whole, parts = small_network(), small_network()
     run_epoch(recipe_with(12, 12), whole)
     run_epoch(recipe_with(12, micro_batch), parts)
