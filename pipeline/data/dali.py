@@ -20,9 +20,9 @@ from pipeline.data.store import Split
 from pipeline.data.views import Views
 from pipeline.recipe import Input
 
-# Batches that DALI may still read, besides those ahead: the one that runs and the one handed over.
-_BATCHES_IN_USE = 2
-
+# Batches that DALI may still read, besides those ahead: the one that runs, the one handed over,
+# and two that a GPU may not have copied yet.
+_BATCHES_IN_USE = 4
 
 _BYTE, _INTEGER, _FLOAT = (
     types.DALIDataType.UINT8,

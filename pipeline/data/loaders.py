@@ -104,8 +104,8 @@ class Loader:
         except (StopIteration, UserError):
             raise
         except Exception as error:
-            begun = np.concatenate([views.images for views in self._in_flight])
-            _raise_if_damaged(self._split, begun, error)
+            for views in self._in_flight:
+                _raise_if_damaged(self._split, views.images, error)
             raise
         indices = self._in_flight.popleft().images
         labels = torch.from_numpy(self._split.labels[indices])
