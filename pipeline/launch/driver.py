@@ -126,7 +126,11 @@ def _refuse_other_data(folder: RunFolder, record: RunRecord, store: Store) -> No
 
 
 def _record_results(job: Job, record: RunRecord) -> None:
-    """Put the recipe and the model that serves the weights into the MLflow run."""
-    runs.log_files(record.tracking_uri, record.tracking_run_id, [job.folder.recipe_file])
+    """Put the recipe, the weights and a model that serves them into the MLflow run."""
+    runs.log_files(
+        record.tracking_uri,
+        record.tracking_run_id,
+        [job.folder.recipe_file, job.folder.weights],
+    )
     models.log_model(record.tracking_uri, record.tracking_run_id, job.recipe, job.folder.weights)
     job.folder.write_record(replace(record, is_recorded=True))

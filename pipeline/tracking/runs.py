@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 LastStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
+# Has MLflow's page open on training runs rather than on chats.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+
 _LOG = logging.getLogger(__name__)
 _PARAMS_A_CALL, _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 100, 6000, 8000, 36  # MLflow's limits
 
@@ -144,7 +147,7 @@ def _experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return str(client.create_experiment(name, artifacts))
+            return str(client.create_experiment(name, artifacts, tags=_EXPERIMENT_TAGS))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
