@@ -122,7 +122,7 @@ def test_a_rotten_image_is_named(make_job: Callable[..., Job], tmp_path: Path) -
 
 
 def test_ctrl_c_then_the_same_command_goes_on_to_the_end(workspace: Path) -> None:
-    command = [str(ILSVRC), "train", "smoke", "--run", "mine", "--set", "epochs=12"]
+    command = [str(ILSVRC), "train", "smoke", "--run", "mine", "--set", "epochs=6"]
     environment = {**os.environ, "COLUMNS": "100"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     process = subprocess.Popen(
@@ -131,7 +131,7 @@ def test_ctrl_c_then_the_same_command_goes_on_to_the_end(workspace: Path) -> Non
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("epoch 2/12"):
+        if line.startswith("epoch 2/6"):
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
             break
     _, errors = process.communicate(timeout=120)
@@ -147,18 +147,11 @@ def test_ctrl_c_then_the_same_command_goes_on_to_the_end(workspace: Path) -> Non
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "goes on after" in done.stdout
-    assert "epoch 1/12" not in done.stdout
+    assert "epoch 1/6" not in done.stdout
     assert "899 images" in done.stdout
     (run,) = evaluated_runs(uri, "ilsvrc")
     assert run.status == "FINISHED"
     assert run.metrics["eval/val/whole/images"] == 899
-
-    again = subprocess.run(
-        command, cwd=workspace, env=environment, text=True, capture_output=True, timeout=100,
-        check=False,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    assert "complete" in again.stdout
 
 
 def _await_end_of_children(group: int) -> None:

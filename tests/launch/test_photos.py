@@ -29,7 +29,9 @@ def test_a_folder_of_jpegs_trains_alexnet(
     ilsvrc(monkeypatch, "prepare", "folder", str(photo_folder), "--to", "data/photos")
     assert "2 classes" in capsys.readouterr().out
     store = Store.open(tmp_path / "data" / "photos")
-    assert (len(store.split("train")), len(store.split("val"))) == (22, 2)
+    num_val = len(store.split("val"))
+    assert len(store.split("train")) + num_val == 24
+    assert 2 <= num_val <= 8  # drawn by the keys' digests, at least one of each class
     ilsvrc(
         monkeypatch,
         *("train", "alexnet", "--run", "photos"),
@@ -46,7 +48,7 @@ def test_a_folder_of_jpegs_trains_alexnet(
         assert f"epoch 1/1 step {step}/3" in out
     (run,) = evaluated_runs(tracking_uri, "photos")
     assert run.status == "FINISHED"
-    assert run.metrics["eval/val/center-256-224/images"] == 2
+    assert run.metrics["eval/val/center-256-224/images"] == num_val
     assert run.params["recipe.network.name"] == "alexnet"
     assert run.tags["dataset.digest"] == store.digest
     assert {path.name for path in (tmp_path / "runs" / "photos").iterdir()} == {

@@ -5,14 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from pipeline.cluster import load_cluster
+from pipeline.errors import UserError
+from pipeline.launch.driver import run_evaluation, run_training
 from pipeline.launch.events import Evaluated, Event, Progress
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.worker import Job, evaluate_run, train
 from pipeline.recipe import load_recipe
+from pipeline.tracking.client import connect
+from pipeline.tracking.queries import evaluated_runs
 from pipeline.tracking.runs import start_run
 from pipeline.training.checkpoint import checkpoints
 
@@ -120,6 +125,29 @@ def test_two_ray_workers_compute_the_steps_of_one(make_job: MakeJob, ray_session
     assert evaluated[-1].counts == counts
     again = run_on_workers(evaluate_run, together, ignore)
     assert again == counts
+
+
+def test_a_complete_training_is_left_alone_and_a_run_keeps_to_its_recipe(
+    workspace: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    recipe = load_recipe("smoke", ["epochs=1"])
+    cluster = load_cluster("laptop", ["workers.count=0", "tracking.experiment=complete"])
+    outcome = run_training(recipe, "smoke", cluster, "mine", Console(quiet=True))
+    assert outcome is not None
+    before = {path: path.stat().st_mtime_ns for path in outcome.folder.path.rglob("*")}
+    assert run_training(recipe, "smoke", cluster, "mine", Console(quiet=True)) is None
+    other = load_recipe("smoke", ["epochs=2"])
+    with pytest.raises(UserError, match=r"run 'mine' was made with epochs=1, not 2.*--run"):
+        run_training(other, "smoke", cluster, "mine", Console(quiet=True))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert run_evaluation(outcome.folder, cluster, None, Console(quiet=True)) == outcome.counts
+    (run,) = evaluated_runs(tracking_uri, "complete")
+    assert run.status == "FINISHED"
+    assert {"recipe.digest", "dataset.digest", "device", "version.torch"} <= run.tags.keys()
+    assert run.params["recipe.optimizer.learning_rate"] == "0.02"
+    files = connect(tracking_uri).list_artifacts(run.run_id)
+    assert {file.path for file in files} == {"recipe.yaml", "weights.safetensors"}
 
 
 def test_old_checkpoints_go_and_the_last_is_the_end(make_job: MakeJob) -> None:
