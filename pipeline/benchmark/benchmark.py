@@ -20,15 +20,14 @@ from tempfile import TemporaryDirectory
 import torch
 
 from pipeline.benchmark.machine import Machine, look_at_machine
+from pipeline.benchmark.memory import Memory, measure_memory
 from pipeline.benchmark.peers import augmentation_of, numbers_of_workers, torchvision_batches
 from pipeline.benchmark.pictures import write_pictures
 from pipeline.benchmark.stopwatch import Progress, Series, Subject, take_turns
 from pipeline.benchmark.subjects import (
     Bench,
-    Memory,
     first_batches,
     loading_only,
-    measure_memory,
     open_loader,
     stepping,
 )

@@ -1,12 +1,10 @@
 """What is measured: the loader, the step, and the two together, by the code that trains."""
 
-import gc
 import itertools
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
-import psutil
 import torch
 
 from pipeline.benchmark.stopwatch import Subject
@@ -41,20 +39,6 @@ class Bench:
     @property
     def dealing(self) -> Dealing:
         return Dealing(len(self.split), self.recipe.batch.micro_batch_size, 1, 1)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that a loader has taken, files mapped into memory left out."""
-
-    after_first_epoch: int
-    after_last_epoch: int
-    epochs: int
-
-    @property
-    def growth(self) -> float:
-        """Percent of what it had after the first epoch."""
-        return 100 * (self.after_last_epoch / self.after_first_epoch - 1)
 
 
 def open_loader(bench: Bench) -> Loader:
@@ -103,21 +87,3 @@ def stepping(bench: Bench, batches: Iterator[Batch]) -> Subject:
             recipe, model, optimizer, schedule, PlateauState(), batches, dealing, worker, epoch
         ):
             yield dealing.batch_size(outcome.step)
-
-
-def measure_memory(bench: Bench, epochs: int) -> Memory:
-    """Load `epochs` epochs and look at what the process has taken after the first and the last."""
-    before = _bytes_taken()
-    with closing(open_loader(bench)) as batches:
-        after_epoch = []
-        for _ in range(epochs):
-            for _ in range(bench.dealing.num_steps):
-                next(batches)
-            after_epoch.append(_bytes_taken() - before)
-    return Memory(after_epoch[0], after_epoch[-1], epochs)
-
-
-def _bytes_taken() -> int:
-    gc.collect()
-    taken = psutil.Process().memory_info()
-    return taken.rss - getattr(taken, "shared", 0)  # Linux only: pages of mapped files

@@ -11,14 +11,13 @@ from typer.testing import CliRunner
 
 from pipeline.benchmark.benchmark import run_benchmark
 from pipeline.benchmark.machine import look_at_machine
+from pipeline.benchmark.memory import Memory
 from pipeline.benchmark.peers import numbers_of_workers, torchvision_batches
 from pipeline.benchmark.pictures import write_pictures
 from pipeline.benchmark.subjects import (
     Bench,
-    Memory,
     first_batches,
     loading_only,
-    measure_memory,
     open_loader,
     stepping,
 )
@@ -161,57 +160,31 @@ def test_more_workers_than_threads_are_tried_only_where_all_cores_are_ours() -> 
     assert numbers_of_workers(10_000) == [0, 10_000, 10_001, 20_000]
 
 
-def test_memory_is_the_loaders_own(pictures: Split) -> None:
-    memory = measure_memory(bench_of(pictures), epochs=2)
-    assert 0 < memory.after_first_epoch < 500e6  # the process itself has more
-    assert Memory(after_first_epoch=200, after_last_epoch=210, epochs=2).growth == pytest.approx(5)
-
-
-def test_the_whole_on_a_gray_recipe() -> None:
-    rounds: list[int] = []
-    threads = torch.get_num_threads()
-    result = run_benchmark(
-        load_recipe("smoke", ["precision=bfloat16"]),
-        load_cluster("laptop"),
-        against="torchvision",
-        rounds=2,
-        num_images=20,
-        seconds=0.01,
-        progress=lambda done, total: rounds.append(done),
-    )
-    assert result.num_images == 24  # whole micro-batches of 8
-    assert rounds == [1, 2, 3]
-    assert result.peer is not None
-    for series in (
-        result.loader,
-        result.step,
-        result.plain_step,
-        result.together,
-        result.peer.rates,
-    ):
-        assert len(series.values) == 2
-        assert series.lowest > 0
-    assert result.peer.num_workers in result.peer.tried
-    assert result.peer.augmentation == "Resize, RandomAffine"
-    precision = "bfloat16" if look_at_machine(CPU).computes_bfloat16 else "float32"
-    assert result.recipe.precision == precision
-    assert torch.get_num_threads() == threads
+def test_growth_is_in_percent_of_the_first_epoch() -> None:
+    assert Memory(after_first_epoch=200, after_last_epoch=210, epochs=20).growth == pytest.approx(5)
 
 
 def test_the_command_prints_figures_ratios_and_the_machine() -> None:
-    arguments = ["benchmark", "smoke", "--runs", "1", "--images", "8", "--seconds", "0.01"]
-    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"}, catch_exceptions=False)
+    threads = torch.get_num_threads()
+    command = (
+        "benchmark smoke --set precision=bfloat16 --against torchvision "
+        "--runs 2 --images 20 --seconds 0.01"
+    )
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "80"}, catch_exceptions=False)
     assert done.exit_code == 0
+    precision = "bfloat16" if look_at_machine(CPU).computes_bfloat16 else "float32"
     for part in (
-        "lenet5_modern",
-        "÷ slower",
-        "float32 contiguous",
-        "cores",
+        "lenet5_modern, 2 rounds",
+        f"step, {precision} channels-last",
+        "together ÷ slower",
+        "loader ÷ torchvision's",
+        "a step is 8 images of 32×32",
+        "24 JPEGs",  # whole micro-batches
+        "Resize, RandomAffine in uint8",
         "memory of the loader",
     ):
         assert part in done.output
-    assert "torchvision" not in done.output
-    assert max(map(len, done.output.splitlines()[:12])) <= 80
+    assert torch.get_num_threads() == threads
 
 
 def test_an_unknown_peer_is_refused() -> None:
