@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
@@ -22,6 +23,7 @@ from pipeline.recipe import Expectation, Recipe, load_recipe
 if TYPE_CHECKING:
     from pipeline.data.prepare import Prepared
     from pipeline.reports.comparison import Measured
+    from pipeline.tracking.queries import TrackedRun
 
 app = typer.Typer(
     help="Train and reproduce ImageNet's classic networks.",
@@ -117,7 +119,7 @@ def check(recipe: RecipeName, on: ClusterName = "laptop", set_: Assignments = No
     checks = list(preflight(*job))
     for found in checks:
         tick = "[green]✓[/]" if found.passed else "[red]✗[/]"
-        table.add_row(tick, found.name, found.message)
+        table.add_row(tick, found.name, Text(found.message))
     Console().print(table)
     if not all(found.passed for found in checks):
         raise typer.Exit(1)
@@ -138,9 +140,9 @@ def train(
     ] = None,
 ) -> None:
     """Train a network, or go on where the same training stopped."""
-    from pipeline.launch.driver import run_training
+    from pipeline.launch.driver import conclude, run_training
     from pipeline.reports.comparison import comparison_markdown, comparison_tables
-    from pipeline.tracking.runs import log_files
+    from pipeline.tracking.queries import tracked_run
 
     what, where = _job(recipe, on, set_)
     console = Console()
@@ -148,14 +150,13 @@ def train(
     if outcome is None:
         _say(console, "this training is complete; `ilsvrc compare` shows its result")
         return
-    record = outcome.record
-    results = _measured(record.tracking_uri, where.tracking.experiment, record.tracking_run_id)
-    outcome.folder.comparison.write_text(comparison_markdown(results), encoding="utf-8")
-    log_files(record.tracking_uri, record.tracking_run_id, [outcome.folder.comparison])
+    uri = where.tracking.uri
+    results = _measured([tracked_run(uri, outcome.record.tracking_run_id)])
+    conclude(outcome, uri, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
     if what.expect:
         _say(console, f"expected by the recipe: {_expectation(what.expect)}")
-    _say(console, _how_to_look(record.tracking_uri))
+    _say(console, _how_to_look(uri))
 
 
 @app.command()
@@ -171,6 +172,8 @@ def evaluate(
     from pipeline.launch.driver import run_evaluation
     from pipeline.launch.run_folder import find_run
 
+    if others := _of_recipe(set_):
+        raise UserError(f"--set {others[0]}: a trained run keeps its recipe; set cluster.* only")
     cluster = load_cluster(on, _of_cluster(set_))
     found = find_run(cluster.runs_dir, run)
     run_evaluation(found, cluster, split, Console())
@@ -186,10 +189,12 @@ def compare(
 ) -> None:
     """Put the runs of an experiment beside the published results of the same protocol."""
     from pipeline.reports.comparison import comparison_tables
+    from pipeline.tracking.queries import evaluated_runs
 
     tracking = load_cluster(on).tracking
     console = Console()
-    for table in comparison_tables(_measured(tracking.uri, experiment or tracking.experiment)):
+    found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
+    for table in comparison_tables(_measured(found)):
         console.print(table)
 
 
@@ -238,8 +243,13 @@ def main() -> None:
 
 
 def _job(recipe: str, cluster: str, assignments: list[str] | None) -> tuple[Recipe, Cluster]:
-    others = [text for text in assignments or [] if not text.startswith("cluster.")]
-    return load_recipe(recipe, others), load_cluster(cluster, _of_cluster(assignments))
+    return load_recipe(recipe, _of_recipe(assignments)), load_cluster(
+        cluster, _of_cluster(assignments)
+    )
+
+
+def _of_recipe(assignments: list[str] | None) -> list[str]:
+    return [text for text in assignments or [] if not text.startswith("cluster.")]
 
 
 def _of_cluster(assignments: list[str] | None) -> list[str]:
@@ -266,15 +276,12 @@ def _say_prepared(prepared: "Prepared") -> None:
     )
 
 
-def _measured(uri: str, experiment: str, run_id: str | None = None) -> list["Measured"]:
-    """Return what the runs of an experiment measured, or one of them."""
+def _measured(found: list["TrackedRun"]) -> list["Measured"]:
     from pipeline.reports.comparison import measured_from_run
-    from pipeline.tracking.queries import evaluated_runs
 
     return [
         result
-        for run in evaluated_runs(uri, experiment)
-        if run_id in (None, run.run_id)
+        for run in found
         for result in measured_from_run(
             params=run.params,
             tags=run.tags,

@@ -81,8 +81,8 @@ def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or cluster.tracking.uri
     return cluster.model_copy(
         update={
-            "data_dir": here / cluster.data_dir,
-            "runs_dir": here / cluster.runs_dir,
+            "data_dir": here / cluster.data_dir.expanduser(),
+            "runs_dir": here / cluster.runs_dir.expanduser(),
             "tracking": cluster.tracking.model_copy(
                 update={"uri": uri or f"sqlite:///{here / 'mlflow.db'}"}
             ),

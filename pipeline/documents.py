@@ -5,6 +5,7 @@ cost people trainings. Here a repeated key is refused and every value is checked
 pydantic model that knows its own fields and no others.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Hashable, Iterable
@@ -34,8 +35,12 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise UserError(f"the key '{key}' on line {line} is not a word")
             if key in seen:
-                raise UserError(f"key '{key}' stands on line {seen[key]} and again on line {line}")
+                raise UserError(
+                    f"key '{key}' stands on line {seen[key]} and again on line {line}; keep one"
+                )
             seen[key] = line
         return super().construct_mapping(node, deep)
 
@@ -45,7 +50,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
     except UserError as error:
-        raise UserError(f"{path}: {error}; keep one of the two") from None
+        raise UserError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -84,7 +89,7 @@ def find_document(name: str, folder: str) -> Path:
 
 def override(content: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """Return `content` with each `section.key=value` applied; values are read as YAML."""
-    result = json.loads(json.dumps(content))
+    result = copy.deepcopy(content)
     for assignment in assignments:
         dotted, equals, text = assignment.partition("=")
         keys = dotted.strip().split(".")
@@ -92,7 +97,7 @@ def override(content: dict[str, Any], assignments: Iterable[str]) -> dict[str, A
             raise UserError(f"--set {assignment}: write it as section.key=value")
         try:
             value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
-        except yaml.YAMLError:
+        except (UserError, yaml.YAMLError):
             raise UserError(f"--set {assignment}: '{text}' is not a YAML value") from None
         target = result
         for key in keys[:-1]:

@@ -30,6 +30,12 @@ class Data(Section):
     train_split: str = "train"
     test_split: str = "val"
 
+    @model_validator(mode="after")
+    def _never_tested_on_what_it_saw(self) -> Self:
+        if self.train_split == self.test_split:
+            raise ValueError("train_split and test_split must differ")
+        return self
+
 
 class Input(Section):
     """What the network sees: `(pixel - mean) / std`, pixels in 0–255, square of `size` pixels."""
@@ -270,6 +276,10 @@ class Recipe(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Seed = 0
     expect: Expectation | None = None
+
+    def without_expectation(self) -> "Recipe":
+        """Return what decides the result: the same recipe, expecting nothing."""
+        return self.model_copy(update={"expect": None})
 
     @model_validator(mode="after")
     def _crops_fit(self) -> Self:

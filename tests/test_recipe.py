@@ -1,7 +1,10 @@
 """Every recipe and cluster that ships, and the promise that no key is decoration."""
 
 import ast
+import re
+import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from pydantic import BaseModel
 
 from pipeline import cluster, recipe
 from pipeline.cluster import Cluster, load_cluster
+from pipeline.data.order import Dealing
 from pipeline.documents import Section, to_yaml, validate
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe, load_recipe, read_recipe
@@ -112,3 +116,19 @@ def test_the_walk_over_sections_reaches_into_unions() -> None:
 def test_defaults_written_out_change_nothing() -> None:
     smoke = load_recipe("smoke")
     assert validate(Recipe, smoke.model_dump(mode="json"), "x") == smoke
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_clusters_example_command_deals_imagenet_evenly(name: str) -> None:
+    text = (PROJECT / f"configs/clusters/{name}.yaml").read_text()
+    (command,) = re.findall(r"^#   ilsvrc (train [^\\\n]*(?:\\\n#[^\\\n]*)*)", text, re.MULTILINE)
+    words = shlex.split(command.replace("\\\n#", " "))
+    assignments = [word for flag, word in pairwise(words) if flag == "--set"]
+    shown = load_recipe(words[1], [text for text in assignments if not text.startswith("cluster.")])
+    dealing = Dealing(
+        num_images=1_281_167,
+        global_batch_size=shown.batch.global_batch_size,
+        num_micro_batches=shown.batch.num_micro_batches,
+        world_size=load_cluster(name).workers.world_size,
+    )
+    assert dealing.micro_batches_per_worker >= 1

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.storage import sync
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -48,15 +49,6 @@ def new_folder(target: Path) -> Iterator[Path]:
         with suppress(OSError):
             _lock_path(target).unlink()
         os.close(lock)
-
-
-def sync(path: Path) -> None:
-    """Wait until the file or folder at `path` has reached the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lock_path(target: Path) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.atomic import new_folder, sync
+from pipeline.data.atomic import new_folder
 from pipeline.data.description import (
     FILE_NAME,
     FORMAT_VERSION,
@@ -22,6 +22,7 @@ from pipeline.data.description import (
 from pipeline.data.index import IndexWriter, Row
 from pipeline.data.shards import ShardWriter, is_key
 from pipeline.errors import UserError
+from pipeline.storage import sync
 
 # A source tells it the number of images done, and of all.
 Progress = Callable[[int, int], None]

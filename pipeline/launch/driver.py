@@ -1,5 +1,7 @@
 """A training or an evaluation as the command sees it: checks, the tracked run, the workers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from rich.console import Console
@@ -13,10 +15,11 @@ from pipeline.evaluation.protocols import protocol_name
 from pipeline.launch.display import Display
 from pipeline.launch.events import Note
 from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.preflight import refuse_early
-from pipeline.launch.run_folder import RunFolder, RunRecord, open_run
+from pipeline.launch.preflight import EVALUATION, refuse_early
+from pipeline.launch.run_folder import RunFolder, RunRecord, name_run
 from pipeline.launch.worker import Job, evaluate_run, train
 from pipeline.recipe import Recipe
+from pipeline.storage import write_whole
 from pipeline.tracking import models, runs
 from pipeline.tracking.environment import environment_tags
 
@@ -33,42 +36,42 @@ class Outcome:
 def run_training(
     recipe: Recipe, recipe_name: str, cluster: Cluster, run_name: str | None, console: Console
 ) -> Outcome | None:
-    """Train, or go on training; return None if the run was complete already.
+    """Train, or go on training; return None if the run was concluded already.
 
-    Raises `UserError` before any worker starts for all that can be known by then.
+    Raises `UserError` before any worker starts for all that can be known by then, and
+    `InterruptedByUserError` after Ctrl-C.
     """
-    refuse_early(recipe, cluster)
-    store = Store.open(cluster.data_dir / recipe.data.name)
-    folder = open_run(cluster.runs_dir, run_name, recipe, recipe_name)
-    before = folder.record()
-    if before and before.is_recorded:
+    folder = name_run(cluster.runs_dir, run_name, recipe, recipe_name)
+    uri, before = cluster.tracking.uri, folder.record()
+    if before and before.is_recorded and runs.is_there(uri, before.tracking_run_id):
         return None
-    record = _tracked(folder, before, recipe, cluster, store)
-    job = Job(recipe, cluster, folder, record.tracking_uri, record.tracking_run_id)
-    status: runs.LastStatus = "FAILED"
-    try:
-        with (
-            runs.system_metrics(record.tracking_uri, record.tracking_run_id),
-            Display(console) as display,
-        ):
-            display.show(Note(f"run {folder.name} in {folder.path}"))
-            counts = run_on_workers(train, job, display.show)
-        _record_results(job, record)
-        status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):  # Ray turns the first into the second
-        status = "KILLED"
-        raise InterruptedByUserError(
-            "interrupted; the same command goes on from the last checkpoint"
-        ) from None
-    finally:
-        runs.finish_run(record.tracking_uri, record.tracking_run_id, status)
+    refuse_early(recipe, cluster)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.held():
+        store = Store.open(cluster.data_dir / recipe.data.name)
+        record = _start_run(folder, before, recipe, cluster, store)
+        job = Job(recipe, cluster, folder, uri, record.tracking_run_id)
+        with _concluded(uri, record.tracking_run_id):
+            with runs.system_metrics(uri, record.tracking_run_id), Display(console) as display:
+                display.show(Note(f"run {folder.name} in {folder.path}"))
+                counts = run_on_workers(train, job, display.show)
+            runs.log_files(uri, record.tracking_run_id, [folder.recipe_file, folder.weights])
+            models.log_model(uri, record.tracking_run_id, recipe, folder.weights)
     return Outcome(folder, record, counts)
+
+
+def conclude(outcome: Outcome, uri: str, comparison: str) -> None:
+    """Keep the comparison with the run; from now on there is nothing left to do for it."""
+    folder = outcome.folder
+    write_whole(folder.comparison, comparison.encode())
+    runs.log_files(uri, outcome.record.tracking_run_id, [folder.comparison])
+    folder.write_record(replace(outcome.record, is_recorded=True))
 
 
 def run_evaluation(
     folder: RunFolder, cluster: Cluster, split: str | None, console: Console
 ) -> Counts:
-    """Evaluate a complete run by its recipe's protocol; show the counts and record them with it.
+    """Evaluate a trained run by its recipe's protocol; show the counts and record them with it.
 
     `split` defaults to the recipe's test split. Counts that are recorded already stay.
     """
@@ -80,21 +83,20 @@ def run_evaluation(
     if split:
         data = recipe.data.model_copy(update={"test_split": split})
         recipe = recipe.model_copy(update={"data": data})
-    refuse_early(recipe, cluster)
-    store = Store.open(cluster.data_dir / recipe.data.name)
-    _refuse_other_data(folder, record, store)
-    job = Job(recipe, cluster, folder, record.tracking_uri, record.tracking_run_id)
+    refuse_early(recipe, cluster, EVALUATION)
+    _refuse_other_data(folder, record, Store.open(cluster.data_dir / recipe.data.name))
+    job = Job(recipe, cluster, folder, cluster.tracking.uri, record.tracking_run_id)
     with Display(console) as display:
         return run_on_workers(evaluate_run, job, display.show)
 
 
-def _tracked(
+def _start_run(
     folder: RunFolder, before: RunRecord | None, recipe: Recipe, cluster: Cluster, store: Store
 ) -> RunRecord:
     """Start the MLflow run, or go on with the one this folder already has."""
     if before:
         _refuse_other_data(folder, before, store)
-    uri = before.tracking_uri if before else cluster.tracking.uri
+    uri = cluster.tracking.uri
     run_id = runs.start_run(
         uri,
         cluster.tracking.experiment,
@@ -103,7 +105,7 @@ def _tracked(
         | {f"cluster.{key}": value for key, value in flatten(cluster).items()},
         tags={
             **environment_tags(cluster.workers.device),
-            "recipe.digest": digest(recipe),
+            "recipe.digest": digest(recipe.without_expectation()),
             "dataset.name": store.name,
             "dataset.digest": store.digest,
             "protocol": protocol_name(recipe.evaluation, recipe.input.size),
@@ -111,10 +113,26 @@ def _tracked(
         existing_run_id=before.tracking_run_id if before else None,
     )
     runs.log_dataset(uri, run_id, store.name, store.digest, store.folder)
-    record = RunRecord(store.name, store.digest, uri, run_id)
+    record = RunRecord(store.digest, run_id)
     folder.write_recipe(recipe)
     folder.write_record(record)
     return record
+
+
+@contextmanager
+def _concluded(uri: str, run_id: str) -> Iterator[None]:
+    """Give the MLflow run the status that the block's end deserves."""
+    status: runs.LastStatus = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except (KeyboardInterrupt, SystemExit):  # Ray turns the first into the second
+        status = "KILLED"
+        raise InterruptedByUserError(
+            "interrupted; the same command goes on from the last checkpoint"
+        ) from None
+    finally:
+        runs.finish_run(uri, run_id, status)
 
 
 def _refuse_other_data(folder: RunFolder, record: RunRecord, store: Store) -> None:
@@ -123,14 +141,3 @@ def _refuse_other_data(folder: RunFolder, record: RunRecord, store: Store) -> No
             f"run '{folder.name}' belongs to another data set than {store.folder} holds now; "
             f"bring that one back, or give this training another name with --run"
         )
-
-
-def _record_results(job: Job, record: RunRecord) -> None:
-    """Put the recipe, the weights and a model that serves them into the MLflow run."""
-    runs.log_files(
-        record.tracking_uri,
-        record.tracking_run_id,
-        [job.folder.recipe_file, job.folder.weights],
-    )
-    models.log_model(record.tracking_uri, record.tracking_run_id, job.recipe, job.folder.weights)
-    job.folder.write_record(replace(record, is_recorded=True))

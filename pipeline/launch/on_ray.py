@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from pipeline.cluster import Workers
 from pipeline.distributed import Worker
 from pipeline.errors import UserError, WorkerFailedError
 from pipeline.launch.events import Event, Report
@@ -47,7 +48,25 @@ def run_on_workers(
         torch.set_num_threads(workers.cpus)  # as Ray does for its workers
         return function(job, Worker(0, 1, device), show)
     with _ray(workers.ray_address), _mailbox(show) as mailbox:
+        _refuse_too_few(workers)
         return _fit(function, job, mailbox)
+
+
+def _refuse_too_few(workers: Workers) -> None:
+    # Ray Train itself would wait for ever.
+    import ray
+
+    there = ray.cluster_resources()
+    wanted = {
+        "CPU": workers.count * workers.cpus,
+        "GPU": workers.count if workers.device == "gpu" else 0,
+    }
+    for kind, number in wanted.items():
+        if number > there.get(kind, 0):
+            raise UserError(
+                f"{workers.count} workers need {number} {kind}s, Ray has {there.get(kind, 0):g}; "
+                f"lower cluster.workers.count"
+            )
 
 
 def _fit(
@@ -60,7 +79,7 @@ def _fit(
     # Ray wants a place that all machines share; the run's folder is one.
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.folder.path) as scratch:
         trainer = TorchTrainer(
-            partial(_enter, function, job, mailbox),
+            partial(_enter, function, job, mailbox, _tracking_environment()),
             scaling_config=train.ScalingConfig(
                 num_workers=workers.count,
                 use_gpu=workers.device == "gpu",
@@ -81,10 +100,19 @@ def _fit(
             raise _explained(error, job) from None
 
 
+def _tracking_environment() -> dict[str, str]:
+    # A Ray that was up before knows nothing of this process's credentials.
+    return {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+
+
 def _enter(
-    function: Callable[[Job, Worker, Report], Result], job: Job, mailbox: "ActorHandle[Any]"
+    function: Callable[[Job, Worker, Report], Result],
+    job: Job,
+    mailbox: "ActorHandle[Any]",
+    environment: dict[str, str],
 ) -> Result:
     """Be one worker of Ray Train: the only code that asks Ray who it is."""
+    os.environ.update(environment)
     from ray import train
     from ray.train.torch import get_device
 
@@ -104,18 +132,35 @@ def _explained(error: Exception, job: Job) -> Exception:
             if isinstance(cause, UserError):
                 return cause
     job.folder.errors.write_text(str(error), encoding="utf-8")  # Ray's text has the tracebacks
-    first = next(iter(failures.values()), error)
+    first = min(failures.values(), key=_is_collateral, default=error)
     return WorkerFailedError(
-        f"a worker failed: {type(first).__name__}: {first}; the whole story is in "
+        f"a worker failed: {type(first).__name__}: {_first_line(first)}; the whole story is in "
         f"{job.folder.errors}"
     )
+
+
+def _is_collateral(failure: Exception) -> bool:
+    # When one worker goes, the others lose their connection to it.
+    return any(word in str(failure) for word in ("onnection", "NCCL", "Gloo", "gloo"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def start_ray(address: str, num_cpus: int | None = None) -> None:
     """Start or join Ray without its chatter; `num_cpus` is promised, whatever the machine has."""
     import ray
 
-    ray.init(address=address, num_cpus=num_cpus, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        ray.init(
+            address=address, num_cpus=num_cpus, log_to_driver=False, logging_level=logging.ERROR
+        )
+    except (ConnectionError, ValueError) as error:
+        raise UserError(
+            f"Ray at '{address}' can't be joined: {_first_line(error)}; start it with `ray start "
+            f"--head`, or set cluster.workers.ray_address"
+        ) from None
 
 
 @contextmanager

@@ -13,7 +13,10 @@ from pipeline.data.store import Store
 from pipeline.errors import UserError
 from pipeline.models.zoo import build_model
 from pipeline.recipe import Recipe
-from pipeline.tracking.runs import check_reachable
+from pipeline.tracking.runs import check_reachable, is_file
+
+TRAINING = ("network", "data set", "batch", "machine", "storage", "tracking")
+EVALUATION = ("network", "data set", "machine", "tracking")
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,10 @@ class Check:
     message: str
 
 
-def preflight(recipe: Recipe, cluster: Cluster) -> Iterator[Check]:
-    """Look at all that a training needs, one check after the other; none raises."""
+def preflight(
+    recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING
+) -> Iterator[Check]:
+    """Look at all that a job needs, one check after the other; none raises."""
     looks: dict[str, Callable[[Recipe, Cluster], str]] = {
         "network": _network,
         "data set": _data,
@@ -35,16 +40,16 @@ def preflight(recipe: Recipe, cluster: Cluster) -> Iterator[Check]:
         "storage": _storage,
         "tracking": _tracking,
     }
-    for name, look in looks.items():
+    for name in names:
         try:
-            yield Check(name, True, look(recipe, cluster))
+            yield Check(name, True, looks[name](recipe, cluster))
         except UserError as error:
             yield Check(name, False, str(error))
 
 
-def refuse_early(recipe: Recipe, cluster: Cluster) -> None:
+def refuse_early(recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING) -> None:
     """Raise the first thing that `preflight` finds wrong."""
-    for check in preflight(recipe, cluster):
+    for check in preflight(recipe, cluster, names):
         if not check.passed:
             raise UserError(check.message)
 
@@ -95,13 +100,15 @@ def _batch(recipe: Recipe, cluster: Cluster) -> str:
 
 def _machine(recipe: Recipe, cluster: Cluster) -> str:
     workers = cluster.workers
+    if workers.ray_address != "local":
+        return f"{workers.count} workers, for Ray at '{workers.ray_address}' to place"
     if workers.device == "gpu" and not torch.cuda.is_available():
         raise UserError(
             "the cluster asks for GPUs and CUDA finds none here; use --on laptop, or check the "
             "driver with nvidia-smi"
         )
-    if workers.ray_address != "local" or workers.count == 0:
-        return f"{workers.world_size} workers"
+    if workers.count == 0:
+        return "this process"
     wanted, there = workers.count * workers.cpus, os.cpu_count() or 1
     if wanted > there:
         raise UserError(
@@ -148,6 +155,11 @@ def _bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
 
 
 def _tracking(recipe: Recipe, cluster: Cluster) -> str:
+    if cluster.workers.ray_address != "local" and is_file(cluster.tracking.uri):
+        raise UserError(
+            "several machines can't share a sqlite file; set MLFLOW_TRACKING_URI or "
+            "cluster.tracking.uri to a tracking server"
+        )
     check_reachable(cluster.tracking.uri)
     return f"MLflow experiment '{cluster.tracking.experiment}'"
 

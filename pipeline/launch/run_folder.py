@@ -2,31 +2,33 @@
 
 recipe.yaml           the resolved recipe; its digest names the run
 run.json              the data set's digest, the MLflow run
+.lock                 held by the process that trains
 checkpoints/          pipeline.training.checkpoint
 metrics.jsonl         every metric, whether the tracking server was there or not
 weights.safetensors   the final weights; their presence means that the training is done
+comparison.md         the result beside the published ones
 errors.log            the workers' traceback, where one failed
 """
 
 import json
-import os
+import re
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.documents import digest, flatten, to_yaml
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe, read_recipe
+from pipeline.storage import held, write_whole
 
 
 @dataclass(frozen=True)
 class RunRecord:
     """What a run's folder remembers besides its recipe."""
 
-    dataset_name: str
     dataset_digest: str
-    tracking_uri: str
     tracking_run_id: str
-    is_recorded: bool = False  # results and all
+    is_recorded: bool = False  # trained, and all results are in the tracking store
 
 
 @dataclass(frozen=True)
@@ -79,32 +81,33 @@ class RunFolder:
             ) from None
 
     def write_recipe(self, recipe: Recipe) -> None:
-        self._write("recipe.yaml", to_yaml(recipe))
+        write_whole(self.recipe_file, to_yaml(recipe).encode())
 
     def write_record(self, record: RunRecord) -> None:
-        self._write("run.json", json.dumps(asdict(record), indent=2) + "\n")
+        content = json.dumps(asdict(record), indent=2) + "\n"
+        write_whole(self.path / "run.json", content.encode())
 
-    def _write(self, name: str, content: str) -> None:
-        partial = self.path / f".{name}.{os.getpid()}"
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(self.path / name)
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other processes from training this run."""
+        return held(
+            self.path / ".lock",
+            f"run '{self.name}' is being trained by another process; wait for it, or give this "
+            f"training another name with --run",
+        )
 
 
-def open_run(runs_dir: Path, name: str | None, recipe: Recipe, recipe_name: str) -> RunFolder:
-    """Return the run's folder, made if it is new.
+def name_run(runs_dir: Path, name: str | None, recipe: Recipe, recipe_name: str) -> RunFolder:
+    """Return the run's folder, which need not exist yet.
 
     Without a name the run is called after its recipe and the recipe's digest, so that the same
     training finds itself again and another one never meets it. Raises `UserError` when the folder
     belongs to another recipe.
     """
-    folder = RunFolder(runs_dir / (name or f"{recipe_name}-{digest(recipe)[:8]}"))
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder.path}: can't be made: {error.strerror}; set cluster.runs_dir to a folder "
-            f"that can be written"
-        ) from None
+    if name is None:
+        name = f"{recipe_name}-{digest(recipe.without_expectation())[:8]}"
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"--run '{name}': use letters, digits, '-', '_' and '.' only")
+    folder = RunFolder(runs_dir / name)
     if folder.recipe_file.is_file():
         _refuse_another(folder, recipe)
     return folder
@@ -120,7 +123,8 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
 
 
 def _refuse_another(folder: RunFolder, recipe: Recipe) -> None:
-    before, now = flatten(folder.recipe()), flatten(recipe)
+    before = flatten(folder.recipe().without_expectation())
+    now = flatten(recipe.without_expectation())
     changed = [key for key in now | before if before.get(key) != now.get(key)]
     if changed:
         key = changed[0]

@@ -1,9 +1,10 @@
 """One worker of a job: builds every part from the recipe, runs the epochs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
@@ -21,6 +22,7 @@ from pipeline.launch.meter import Meter
 from pipeline.launch.run_folder import RunFolder
 from pipeline.models.zoo import build_model
 from pipeline.recipe import Recipe
+from pipeline.storage import write_whole
 from pipeline.tracking.tracker import SilentTracker, build_tracker
 from pipeline.training.checkpoint import (
     TrainingState,
@@ -77,7 +79,7 @@ def train(job: Job, worker: Worker, report: Report) -> Counts:
     schedule = Schedule(recipe.schedule, recipe.epochs)
     position = restore(job, model, optimizer, worker, report)
     parallel = in_parallel(model, worker)
-    tracker = open_tracker(job, worker)
+    tracker = open_tracker(job, worker, report)
     meter = Meter(recipe, dealing.num_steps, worker, report, tracker)
     batches = training_batches(job, dealing, position, worker)
     counts = None
@@ -114,8 +116,10 @@ def evaluate_run(job: Job, worker: Worker, report: Report) -> Counts:
     model = make_model(job, worker)
     model.load_state_dict(load_file(job.folder.weights, device=str(worker.device)))
     counts = test(job, model, worker)
-    tracker = open_tracker(job, worker)
-    meter = Meter(job.recipe, job.dealing(worker).num_steps, worker, report, tracker)
+    tracker = open_tracker(job, worker, report)
+    # The number of steps does not depend on the workers, which here need not divide a batch.
+    num_steps = job.dealing(replace(worker, world_size=1)).num_steps
+    meter = Meter(job.recipe, num_steps, worker, report, tracker)
     meter.report_evaluation(job.recipe.epochs, counts)
     tracker.close()
     return counts
@@ -182,9 +186,15 @@ def test(job: Job, model: nn.Module, worker: Worker) -> Counts:
         batches.close()
 
 
-def open_tracker(job: Job, worker: Worker) -> SilentTracker:
+def open_tracker(job: Job, worker: Worker, report: Report) -> SilentTracker:
     """Record metrics in the run's folder and its MLflow run; in silence on all but rank 0."""
-    return build_tracker(worker.is_first, job.tracking_uri, job.tracking_run_id, job.folder.path)
+    return build_tracker(
+        worker.is_first,
+        job.tracking_uri,
+        job.tracking_run_id,
+        job.folder.path,
+        warn=lambda text: report(Note(text)),
+    )
 
 
 def restore(
@@ -222,7 +232,6 @@ def save(
 
 
 def save_weights(model: nn.Module, folder: RunFolder) -> None:
-    """Write the final weights; the file appears whole, and marks the run as complete."""
-    partial = folder.path / f".{folder.weights.name}"
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
-    partial.replace(folder.weights)
+    """Write the final weights; the file appears whole, and marks the run as trained."""
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    write_whole(folder.weights, to_safetensors(weights))

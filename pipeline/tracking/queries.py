@@ -51,15 +51,22 @@ def evaluated_runs(uri: str, experiment: str) -> list[TrackedRun]:
             token = page.token
             if not token:
                 break
-    return [
-        TrackedRun(
-            run_id=run.info.run_id,
-            name=run.info.run_name,
-            status=run.info.status,
-            started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
-            params=run.data.params,
-            tags=run.data.tags,
-            metrics=run.data.metrics,
-        )
-        for run in runs
-    ]
+    return [_tracked(run) for run in runs]
+
+
+def tracked_run(uri: str, run_id: str) -> TrackedRun:
+    """Return one run; raises `UserError` if it is not there."""
+    with reaching(uri):
+        return _tracked(connect(uri).get_run(run_id))
+
+
+def _tracked(run: "Run") -> TrackedRun:
+    return TrackedRun(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        status=run.info.status,
+        started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+        params=run.data.params,
+        tags=run.data.tags,
+        metrics=run.data.metrics,
+    )

@@ -17,6 +17,7 @@ from pipeline.tracking.client import without_credentials as shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 LastStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -57,14 +58,15 @@ def start_run(
     """Make a run of `experiment` with `params` and `tags`, or go on with one; return its id.
 
     The experiment is made if need be; the files of a sqlite store's runs lie beside it, in
-    `mlartifacts`. A run that goes on keeps its params, and its tags say what it goes on with.
+    `mlartifacts`. A run that goes on keeps its params, and its tags say what it goes on with; one
+    that is no longer there, since it or its store was deleted, is made anew.
     """
     path = sqlite_file(uri)
     with reaching(uri):
         client = connect(uri)
-        if existing_run_id:
-            run = client.get_run(existing_run_id)
-            client.update_run(existing_run_id, status="RUNNING")
+        run = _find_run(client, existing_run_id)
+        if run:
+            client.update_run(run.info.run_id, status="RUNNING")
         else:
             artifacts = (path.parent / "mlartifacts").as_uri() if path else None
             run = client.create_run(
@@ -76,6 +78,17 @@ def start_run(
         texts = {key: str(value).replace(uri, shown(uri)) for key, value in new.items()}
         _log_texts(client, run_id, texts, tags)
     return run_id
+
+
+def is_file(uri: str) -> bool:
+    """Whether the store is a file, which only the processes of one machine can share."""
+    return sqlite_file(uri) is not None
+
+
+def is_there(uri: str, run_id: str) -> bool:
+    """Whether the store at `uri` has the run, and not as a deleted one."""
+    with reaching(uri):
+        return _find_run(connect(uri), run_id) is not None
 
 
 def finish_run(uri: str, run_id: str, status: LastStatus) -> None:
@@ -139,6 +152,20 @@ def system_metrics(uri: str, run_id: str, seconds_between: float = 10.0) -> Iter
     finally:
         stop.set()
         thread.join(timeout=5)
+
+
+def _find_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
+    from mlflow.exceptions import MlflowException
+
+    if run_id is None:
+        return None
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def _experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.tracking.client import connect, load_mlflow, reason, without_credentials
@@ -39,10 +39,11 @@ class Tracker(SilentTracker):
         run_id: str,
         folder: Path,
         *,
+        warn: Callable[[str], None] = _LOG.warning,
         seconds_between_batches: float = 1.0,
         seconds_to_close: float = 30.0,
     ) -> None:
-        self._uri, self._run_id = uri, run_id
+        self._uri, self._run_id, self._warn = uri, run_id, warn
         self._pause, self._patience = seconds_between_batches, seconds_to_close
         self._journal = Journal(folder / "metrics.jsonl")
         self._lock = threading.Lock()
@@ -64,7 +65,7 @@ class Tracker(SilentTracker):
                 self._journal.append(record)
             except OSError as error:
                 if not self._journal_failed:
-                    _LOG.warning("metrics are being lost: %s", error)
+                    self._warn(f"metrics are being lost: {error}")
                 self._journal_failed = True
 
     def close(self) -> None:
@@ -74,11 +75,9 @@ class Tracker(SilentTracker):
         self._given_up.set()
         problem = self._problem or ("doesn't answer" if self._thread.is_alive() else "")
         if problem:
-            _LOG.warning(
-                "tracking store %s %s. All metrics are in %s; going on with the run delivers them",
-                without_credentials(self._uri),
-                problem,
-                self._journal.path,
+            self._warn(
+                f"tracking store {without_credentials(self._uri)} {self._problem}. All metrics are "
+                f"in {self._journal.path}; going on with the run delivers them"
             )
         with self._lock:
             self._journal.close()
@@ -124,6 +123,12 @@ class _Delivery:
             self._offset = passage.end
 
 
-def build_tracker(worker_is_first: bool, uri: str, run_id: str, folder: Path) -> SilentTracker:
+def build_tracker(
+    worker_is_first: bool,
+    uri: str,
+    run_id: str,
+    folder: Path,
+    warn: Callable[[str], None] = _LOG.warning,
+) -> SilentTracker:
     """Return a tracker for the first worker and a silent one for the others."""
-    return Tracker(uri, run_id, folder) if worker_is_first else SilentTracker()
+    return Tracker(uri, run_id, folder, warn=warn) if worker_is_first else SilentTracker()

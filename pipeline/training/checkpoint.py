@@ -7,7 +7,6 @@ The state of loading is the position `(epoch, step)` alone, and dropout is seede
 
 import hashlib
 import io
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
+from pipeline.storage import write_whole
 from pipeline.training.schedule import PlateauState
 
 _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.([0-9a-f]{16})\.pt")
@@ -44,23 +43,12 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Path:
     content = buffer.getbuffer()
     digest = hashlib.sha256(content).hexdigest()[:16]
     path = folder / f"epoch-{state.epoch:04d}-step-{state.step:06d}.{digest}.pt"
-    partial = folder / f".{path.name}.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(folder)
-        for old in checkpoints(folder)[keep:]:
-            old.unlink()
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: the checkpoint can't be written: {error.strerror}; free space or mend the "
-            f"permissions and run the same command again, it goes on from the last one"
-        ) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".epoch-*.pt.partial"):  # a killed writer's
+        stale.unlink(missing_ok=True)
+    write_whole(path, content)
+    for old in checkpoints(folder)[keep:]:
+        old.unlink(missing_ok=True)
     return path
 
 
@@ -93,12 +81,3 @@ def load_checkpoint(path: Path, device: torch.device) -> TrainingState:
     """Read a checkpoint, tensors on `device`. Nothing in the file is executed."""
     content = torch.load(path, map_location=device, weights_only=True)
     return TrainingState(**{**content, "plateau": PlateauState(**content["plateau"])})
-
-
-def _sync_folder(folder: Path) -> None:
-    # A rename is durable once its folder is.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

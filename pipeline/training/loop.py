@@ -17,6 +17,7 @@ from pipeline.distributed import Worker
 from pipeline.evaluation.evaluate import autocast
 from pipeline.evaluation.metrics import topk_hits
 from pipeline.recipe import Recipe
+from pipeline.training.batch_norm import evenly_weighted
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.schedule import PlateauState, Schedule
 
@@ -54,7 +55,7 @@ def train_epoch(
     its images, DDP's mean over workers is undone by the world size.
     """
     model.train()
-    micro_batches_each = dealing.num_micro_batches // worker.world_size
+    micro_batches_each = dealing.micro_batches_per_worker
     for step in range(start_step, dealing.num_steps):
         rate = recipe.optimizer.learning_rate * schedule.factor(
             epoch + step / dealing.num_steps, plateau
@@ -70,7 +71,11 @@ def train_epoch(
             micro_batch = worker.rank * micro_batches_each + number
             _seed_dropout(recipe.seed, epoch, step, micro_batch)
             is_last = number == micro_batches_each - 1
-            with _synchronized(model, is_last), autocast(recipe.precision, worker.device):
+            with (
+                _synchronized(model, is_last),
+                evenly_weighted(model, number, micro_batches_each),
+                autocast(recipe.precision, worker.device),
+            ):
                 logits = model(batch.images).float()
                 loss = F.cross_entropy(
                     logits,

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pipeline.cluster import load_cluster
 from pipeline.errors import UserError
-from pipeline.launch.driver import run_evaluation, run_training
+from pipeline.launch.driver import conclude, run_evaluation, run_training
 from pipeline.launch.events import Evaluated, Event, Progress
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder
@@ -135,6 +135,7 @@ def test_a_complete_training_is_left_alone_and_a_run_keeps_to_its_recipe(
     cluster = load_cluster("laptop", ["workers.count=0", "tracking.experiment=complete"])
     outcome = run_training(recipe, "smoke", cluster, "mine", Console(quiet=True))
     assert outcome is not None
+    conclude(outcome, tracking_uri, "| result |")
     before = {path: path.stat().st_mtime_ns for path in outcome.folder.path.rglob("*")}
     assert run_training(recipe, "smoke", cluster, "mine", Console(quiet=True)) is None
     other = load_recipe("smoke", ["epochs=2"])
@@ -147,7 +148,9 @@ def test_a_complete_training_is_left_alone_and_a_run_keeps_to_its_recipe(
     assert {"recipe.digest", "dataset.digest", "device", "version.torch"} <= run.tags.keys()
     assert run.params["recipe.optimizer.learning_rate"] == "0.02"
     files = connect(tracking_uri).list_artifacts(run.run_id)
-    assert {file.path for file in files} == {"recipe.yaml", "weights.safetensors"}
+    assert {file.path for file in files} == {
+        "comparison.md", "recipe.yaml", "weights.safetensors",
+    }  # fmt: skip
 
 
 def test_old_checkpoints_go_and_the_last_is_the_end(make_job: MakeJob) -> None:

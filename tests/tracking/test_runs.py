@@ -12,6 +12,7 @@ from pipeline.tracking.environment import environment_tags
 from pipeline.tracking.runs import (
     check_reachable,
     finish_run,
+    is_there,
     log_dataset,
     log_files,
     start_run,
@@ -60,10 +61,14 @@ def test_a_run_that_goes_on_keeps_its_params(store: str) -> None:
         assert connect(store).get_run(run_id).info.status == status
 
 
-def test_a_run_that_is_not_there_is_said_in_a_line(store: str) -> None:
-    with pytest.raises(UserError, match="not found") as caught:
-        start(store, "0" * 32)
-    assert "\n" not in str(caught.value)
+def test_a_run_that_was_deleted_is_made_anew(store: str, run_id: str) -> None:
+    assert is_there(store, run_id)
+    connect(store).delete_run(run_id)
+    assert not is_there(store, run_id)
+    again = start(store, run_id)
+    assert again != run_id
+    assert is_there(store, again)
+    assert not is_there(store, "0" * 32)
 
 
 def test_a_deleted_experiment_is_said_with_its_mend(store: str, run_id: str) -> None:

@@ -1,0 +1,51 @@
+"""Files that are whole or not there, and locks that die with their process."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+def sync(path: Path) -> None:
+    """Wait until the file or folder at `path` has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` beside `path`, sync, rename: no kill or power cut leaves half a file.
+
+    What a killed writer left beside `path` is removed by the next one. Raises `UserError` when
+    the storage is full or can't be written; a file that was at `path` then stays as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"{path}: can't be written: {error.strerror}; free space or mend the permissions and "
+            f"run the same command again"
+        ) from None
+
+
+@contextmanager
+def held(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file `path`; raise `UserError(refusal)` where another process holds it."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(refusal) from None
+        yield
