@@ -44,12 +44,22 @@ def run_on_workers(
     """
     workers = job.cluster.workers
     if workers.count == 0:
-        device = torch.device("cuda" if workers.device == "gpu" else "cpu")
-        torch.set_num_threads(workers.cpus)  # as Ray does for its workers
-        return function(job, Worker(0, 1, device), show)
+        return _in_this_process(function, job, show)
     with _ray(workers.ray_address), _mailbox(show) as mailbox:
         _refuse_too_few(workers)
         return _fit(function, job, mailbox)
+
+
+def _in_this_process(
+    function: Callable[[Job, Worker, Report], Result], job: Job, show: Report
+) -> Result:
+    device = torch.device("cuda" if job.cluster.workers.device == "gpu" else "cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(job.cluster.workers.cpus)  # as Ray does for its workers
+    try:
+        return function(job, Worker(0, 1, device), show)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _refuse_too_few(workers: Workers) -> None:
