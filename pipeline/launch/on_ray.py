@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -86,6 +87,8 @@ def _fit(
     from ray.train.torch import TorchTrainer
 
     workers = job.cluster.workers
+    for stale in job.folder.path.glob(".ray-*"):  # a killed driver's
+        shutil.rmtree(stale, ignore_errors=True)
     # Ray wants a place that all machines share; the run's folder is one.
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.folder.path) as scratch:
         trainer = TorchTrainer(
