@@ -1,7 +1,6 @@
 """torchvision's loading of the same pictures, in the way its own training references go."""
 
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -93,14 +92,11 @@ def augmentation_of(bench: Bench) -> v2.Compose:
 
 
 def numbers_of_workers(num_threads: int) -> list[int]:
-    """Return how many workers to try against a loader of `num_threads`.
+    """Return how many workers to try against a loader of `num_threads`: none, half, as many.
 
-    More workers than that could take cores that our loader is denied; where it has all the cores,
-    there are none.
+    More could take cores that our loader is denied.
     """
-    if num_threads < (os.cpu_count() or 1):
-        return [0, num_threads]
-    return [0, num_threads, num_threads + 1, 2 * num_threads]
+    return sorted({0, -(-num_threads // 2), num_threads})
 
 
 def _as_in_the_test(protocol: Protocol, size: int) -> list[v2.Transform]:
