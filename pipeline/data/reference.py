@@ -52,17 +52,17 @@ class ReferenceImages:
         """There is nothing to give back."""
 
     def _image(self, views: Views, row: int) -> NDArray[np.float32]:
-        encoded = self._split.encoded(int(views.images[row]))
-        with Image.open(io.BytesIO(encoded.tobytes())) as file:
-            image = file.convert("RGB" if self._input.color == "rgb" else "L")
-        region, (y, x) = self._cut(image, views.regions[row].tolist()), views.regions[row, :2]
+        image = _decode(self._split.encoded(int(views.images[row])))
+        image = image.convert("RGB" if self._input.color == "rgb" else "L")
+        y, x, region_height, region_width = views.regions[row].tolist()
+        region = self._cut(image, y, x, region_height, region_width)
         top, left, height, width = views.boxes[row].tolist()
         # A box that ends at the region's edge may be past it by a rounding error.
         box = (
             left - x,
             top - y,
-            min(left - x + width, region.width),
-            min(top - y + height, region.height),
+            min(left - x + width, region_width),
+            min(top - y + height, region_height),
         )
         side = self._input.size
         view = region.resize((side, side), Image.Resampling.BILINEAR, box=box)
@@ -72,9 +72,16 @@ class ReferenceImages:
         shift = views.color_shifts[row, : self._input.num_channels]
         return (pixels + shift - self._mean) / self._std
 
-    def _cut(self, image: Image.Image, region: list[int]) -> Image.Image:
-        y, x, height, width = region
+    def _cut(self, image: Image.Image, y: int, x: int, height: int, width: int) -> Image.Image:
         fill = (self._fill,) * self._input.num_channels
         cut = Image.new(image.mode, (width, height), fill)
         cut.paste(image, (-x, -y))
         return cut
+
+
+def _decode(encoded: NDArray[np.uint8]) -> Image.Image:
+    with Image.open(io.BytesIO(encoded.tobytes())) as file:
+        file.load()
+    if file.mode.startswith("I;16"):  # PIL would cut 16 bits off at 255
+        return Image.fromarray(np.rint(np.asarray(file) / 257).astype(np.uint8))
+    return file

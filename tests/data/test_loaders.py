@@ -12,33 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Pack, photo_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from photographs import Pack, photo_samples
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
 from pipeline.cluster import Loading
 from pipeline.data.dali import instruct
-from pipeline.data.loaders import Loader, build_loader, evaluation_plan, training_plan
-from pipeline.data.order import Dealing
-from pipeline.data.store import Split, Store
+from pipeline.data.loaders import Loader, build_loader, evaluation_plan
+from pipeline.data.store import Sample, Split, Store
 from pipeline.data.views import Views, evaluation_views, fill_of, training_views
 from pipeline.errors import UserError
 from pipeline.recipe import (
-    SGD,
     AlexNetCrop,
     AreaCrop,
     Augmentation,
-    Batch,
     CenterCrop,
-    Constant,
-    Data,
     Input,
-    Network,
     NoAugmentation,
-    Recipe,
     ScaleJitter,
     ShiftScale,
     WholeImage,
@@ -125,6 +118,41 @@ def test_center_crop_is_torchvisions(backend: str, photos: Split) -> None:
 
 def decoded(split: Split) -> list[Image.Image]:
     return [Image.open(io.BytesIO(split.encoded(i).tobytes())) for i in range(len(split))]
+
+
+def encoded_as(kind: str, image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_unusual_encodings_agree(photos: Split, pack: Pack) -> None:
+    """ImageNet has grey, CMYK and PNG files among its JPEGs, and rotations that its labels ignore.
+
+    Measured: 0.11 to 0.16.
+    """
+    photo = decoded(photos)[0]
+    grey = photo.convert("L")
+    sixteen_bits = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    rotated = Image.Exif()
+    rotated[0x112] = 6
+    files = {
+        "rotated": encoded_as("JPEG", photo, quality=90, exif=rotated),
+        "progressive": encoded_as("JPEG", photo, progressive=True),
+        "grey": encoded_as("JPEG", grey),
+        "cmyk": encoded_as("JPEG", photo.convert("CMYK")),
+        "palette": encoded_as("PNG", photo.quantize(64)),
+        "transparent": encoded_as("PNG", photo.convert("RGBA")),
+        "grey-transparent": encoded_as("PNG", photo.convert("LA")),
+        "sixteen-bits": encoded_as("PNG", sixteen_bits),
+        "webp": encoded_as("WEBP", photo, quality=90),
+    }
+    samples = [Sample(key, data, 0, photo.height, photo.width) for key, data in files.items()]
+    split = pack(samples).split("train")
+    views = views_of("center", split)
+    apart = images_of(split, views, "dali") - images_of(split, views, "reference")
+    for key, image in zip(files, apart, strict=True):
+        assert image.abs().mean() < 0.5, key
 
 
 @pytest.mark.parametrize("name", ["center", "alexnet", "scale-jitter"])
@@ -252,86 +280,6 @@ def test_batches_come_in_order_whole_and_stay(backend: str, prefetch: int, photo
 def test_an_empty_plan_ends_at_once(photos: Split) -> None:
     for backend in BACKENDS:
         assert list(load(photos, [], backend)) == []
-
-
-def recipe_of(**changes: Any) -> Recipe:
-    recipe = Recipe(
-        network=Network(name="resnet18", num_classes=2),
-        data=Data(name="photos"),
-        input=Input(size=32, mean=(0, 0, 0), std=(1, 1, 1)),
-        augmentation=AreaCrop(),
-        evaluation=CENTER,
-        batch=Batch(global_batch_size=16, micro_batch_size=2),
-        optimizer=SGD(learning_rate=0.1),
-        schedule=Constant(),
-        epochs=3,
-    )
-    return recipe.model_copy(update=changes)
-
-
-RECIPE = recipe_of()
-
-
-@pytest.fixture(scope="module")
-def small(pack: Pack) -> Split:
-    return pack(list(photo_samples([(20 + i % 30, 50 - i % 30) for i in range(60)]))).split("train")
-
-
-def plan(split: Split, rank: int, world_size: int, epoch: int = 0, step: int = 0) -> list[Views]:
-    dealing = Dealing(len(split), 16, 8, world_size)
-    return list(training_plan(RECIPE, split, dealing, rank, epoch, step))
-
-
-def rows(views: Iterable[Views]) -> list[tuple[bytes, ...]]:
-    return [tuple(values.tobytes() for values in vars(v).values()) for v in views]
-
-
-@pytest.mark.parametrize("world_size", [2, 4, 8])
-def test_any_number_of_workers_sees_the_same_views(world_size: int, small: Split) -> None:
-    alone = rows(plan(small, 0, 1))
-    shares = [rows(plan(small, rank, world_size)) for rank in range(world_size)]
-    each = 8 // world_size
-    dealt = [
-        view
-        for start in range(0, len(shares[0]), each)
-        for share in shares
-        for view in share[start : start + each]
-    ]
-    assert dealt == alone
-
-
-def test_every_image_comes_once_an_epoch(small: Split) -> None:
-    images = np.concatenate([views.images for views in plan(small, 0, 1)]).reshape(3, -1)
-    assert not np.array_equal(images[0], images[1])
-    np.testing.assert_array_equal(np.sort(images), np.tile(np.arange(60), (3, 1)))
-
-
-@settings(max_examples=20)
-@given(epoch=st.integers(0, 2), step=st.integers(0, 3), rank=st.integers(0, 1))
-def test_a_resumed_plan_goes_on_as_if_never_stopped(
-    small: Split, epoch: int, step: int, rank: int
-) -> None:
-    num_steps, each = 4, 4
-    whole = rows(plan(small, rank, 2))
-    assert rows(plan(small, rank, 2, epoch, step)) == whole[(epoch * num_steps + step) * each :]
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 30])
-@pytest.mark.parametrize("world_size", range(1, 9))
-def test_evaluation_sees_every_image_once(small: Split, count: int, world_size: int) -> None:
-    class Part:
-        sizes = small.sizes[:count]
-
-        def __len__(self) -> int:
-            return count
-
-    shares: list[list[Views]] = [
-        list(evaluation_plan(CENTER, 32, Part(), rank, world_size, 3))  # type: ignore[arg-type]
-        for rank in range(world_size)
-    ]
-    images = [image for share in shares for views in share for image in views.images.tolist()]
-    assert sorted(images) == list(range(count))
-    assert all(0 < len(views.images) <= 3 for share in shares for views in share)
 
 
 @every_backend

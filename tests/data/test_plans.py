@@ -1,0 +1,107 @@
+"""A plan says who sees what, when: the same on any number of workers, and after any stop."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from photographs import Pack, photo_samples
+
+from pipeline.data.loaders import evaluation_plan, training_plan
+from pipeline.data.order import Dealing
+from pipeline.data.store import Split
+from pipeline.data.views import Views
+from pipeline.recipe import (
+    SGD,
+    AreaCrop,
+    Batch,
+    CenterCrop,
+    Constant,
+    Data,
+    Input,
+    Network,
+    Recipe,
+)
+
+CENTER = CenterCrop(resize=256)
+RECIPE = Recipe(
+    network=Network(name="resnet18", num_classes=2),
+    data=Data(name="photos"),
+    input=Input(size=32, mean=(0, 0, 0), std=(1, 1, 1)),
+    augmentation=AreaCrop(),
+    evaluation=CENTER,
+    batch=Batch(global_batch_size=16, micro_batch_size=2),
+    optimizer=SGD(learning_rate=0.1),
+    schedule=Constant(),
+    epochs=3,
+)
+
+
+@pytest.fixture(scope="module")
+def small(pack: Pack) -> Split:
+    return pack(list(photo_samples([(20 + i % 30, 50 - i % 30) for i in range(60)]))).split("train")
+
+
+def plan(split: Split, rank: int, world_size: int, epoch: int = 0, step: int = 0) -> list[Views]:
+    dealing = Dealing(len(split), 16, 8, world_size)
+    return list(training_plan(RECIPE, split, dealing, rank, epoch, step))
+
+
+def rows(views: Iterable[Views]) -> list[tuple[bytes, ...]]:
+    return [tuple(values.tobytes() for values in vars(v).values()) for v in views]
+
+
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_any_number_of_workers_sees_the_same_views(world_size: int, small: Split) -> None:
+    alone = rows(plan(small, 0, 1))
+    shares = [rows(plan(small, rank, world_size)) for rank in range(world_size)]
+    each = 8 // world_size
+    dealt = [
+        view
+        for start in range(0, len(shares[0]), each)
+        for share in shares
+        for view in share[start : start + each]
+    ]
+    assert dealt == alone
+
+
+def test_every_image_comes_once_an_epoch(small: Split) -> None:
+    images = np.concatenate([views.images for views in plan(small, 0, 1)]).reshape(3, -1)
+    assert not np.array_equal(images[0], images[1])
+    np.testing.assert_array_equal(np.sort(images), np.tile(np.arange(60), (3, 1)))
+
+
+def test_an_image_is_seen_differently_each_epoch(small: Split) -> None:
+    seen = [
+        tuple(box) for views in plan(small, 0, 1) for box in views.boxes[views.images == 5].tolist()
+    ]
+    assert len(set(seen)) == 3
+
+
+@settings(max_examples=20)
+@given(epoch=st.integers(0, 2), step=st.integers(0, 3), rank=st.integers(0, 1))
+def test_a_resumed_plan_goes_on_as_if_never_stopped(
+    small: Split, epoch: int, step: int, rank: int
+) -> None:
+    num_steps, each = 4, 4
+    whole = rows(plan(small, rank, 2))
+    assert rows(plan(small, rank, 2, epoch, step)) == whole[(epoch * num_steps + step) * each :]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 30])
+@pytest.mark.parametrize("world_size", range(1, 9))
+def test_evaluation_sees_every_image_once(small: Split, count: int, world_size: int) -> None:
+    class Part:
+        sizes = small.sizes[:count]
+
+        def __len__(self) -> int:
+            return count
+
+    shares: list[list[Views]] = [
+        list(evaluation_plan(CENTER, 32, Part(), rank, world_size, 3))  # type: ignore[arg-type]
+        for rank in range(world_size)
+    ]
+    images = [image for share in shares for views in share for image in views.images.tolist()]
+    assert sorted(images) == list(range(count))
+    assert all(0 < len(views.images) <= 3 for share in shares for views in share)
