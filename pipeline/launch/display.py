@@ -46,6 +46,7 @@ class Display:
             case Progress():
                 self._show_progress(event)
             case Evaluated():
+                self._bars.update(self._epoch, completed=event.epoch, total=event.epochs)
                 self._console.print(
                     f"epoch {event.epoch}/{event.epochs}  {event.split} ({event.protocol}, "
                     f"{event.counts.images} images)  top-1 error {event.counts.top1_error:.2f} %  "
