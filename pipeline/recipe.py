@@ -17,10 +17,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Network(Section):
-    """Which network of the zoo (`pipeline.models.zoo`), and its number of classes."""
+    """Which network of the zoo (`pipeline.models.zoo`), and its number of classes.
+
+    `recompute` has the backward pass compute activations again in place of keeping them (DenseNet).
+    """
 
     name: str
     num_classes: Annotated[int, Field(ge=2)]
+    initialization: Literal["published", "glorot"] = "published"
+    recompute: bool = False
 
 
 class Data(Section):
@@ -38,9 +43,13 @@ class Data(Section):
 
 
 class Input(Section):
-    """What the network sees: `(pixel - mean) / std`, pixels in 0–255, square of `size` pixels."""
+    """What the network sees: `(pixel - mean) / std`, pixels in 0–255, square of `size` pixels.
+
+    With one dimension it sees signals of `size` values, as they were packed.
+    """
 
     size: PositiveInt
+    dimensions: Literal[1, 2] = 2
     color: Literal["rgb", "gray"] = "rgb"
     mean: tuple[float, ...]
     std: tuple[PositiveFloat, ...]

@@ -24,15 +24,15 @@ class AlexNet(ImageClassifier):
     halves everything in testing.
     """
 
-    input_shape = InputShape(num_channels=3, min_size=224, max_size=224)
+    input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, num_channels: int) -> None:
         super().__init__()
         # 224 is no whole number of strides: the windows of the last column and row run 3 pixels
         # over the right and bottom edge (cuda-convnet rounds up), where it is 0.
-        self.features = nn.Sequential(  # (n, 3, 224, 224)
+        self.features = nn.Sequential(  # (n, c, 224, 224)
             nn.ZeroPad2d((0, 3, 0, 3)),
-            nn.Conv2d(3, 96, 11, stride=4),  # (n, 96, 55, 55)
+            nn.Conv2d(num_channels, 96, 11, stride=4),  # (n, 96, 55, 55)
             nn.ReLU(inplace=True),
             ResponseNorm(size=5, alpha=1e-4, k=2.0),
             nn.MaxPool2d(3, stride=2),  # (n, 96, 27, 27)
@@ -70,6 +70,6 @@ class AlexNet(ImageClassifier):
             fill_normal(layer, std=0.01, bias=bias)
 
 
-def alexnet(num_classes: int) -> AlexNet:
+def alexnet(num_classes: int, num_channels: int = 3) -> AlexNet:
     """The network of the paper: 224×224 RGB, 724,406,816 multiply-adds at 1000 classes."""
-    return AlexNet(num_classes)
+    return AlexNet(num_classes, num_channels)

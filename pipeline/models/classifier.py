@@ -1,32 +1,56 @@
 """What every network of the zoo has in common: images in, logits out, and what it can take."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class InputShape:
-    """The square images a network takes: channels, and sides in pixels (`None`: no upper bound)."""
+    """What a network takes: square images, or signals where `dimensions` is 1.
+
+    `num_channels` and `size` are the published ones; a network is built for any number of channels
+    and takes every side from `min_size` to `max_size` (`None`: no upper bound).
+    """
 
     num_channels: int
+    size: int
     min_size: int
     max_size: int | None = None
+    dimensions: int = 2
 
-    def takes(self, num_channels: int, size: int) -> bool:
+    @property
+    def published(self) -> tuple[int, ...]:
+        """The published shape of one image, (c, h, w), or of one signal, (c, length)."""
+        return self.num_channels, *(self.size,) * self.dimensions
+
+    def takes(self, size: int, dimensions: int = 2) -> bool:
         fits = size >= self.min_size and (self.max_size is None or size <= self.max_size)
-        return fits and num_channels == self.num_channels
+        return fits and dimensions == self.dimensions
 
     def __str__(self) -> str:
-        if self.max_size == self.min_size:
-            sides = f"{self.min_size}×{self.min_size}"
-        else:
-            sides = f"at least {self.min_size}×{self.min_size}"
-        return f"{sides} {'gray' if self.num_channels == 1 else 'rgb'}"
+        sides = "×".join([str(self.min_size)] * self.dimensions)
+        bound = "" if self.max_size == self.min_size else "at least "
+        return f"{'images' if self.dimensions == 2 else 'signals'} of {bound}{sides}"
 
 
 class ImageClassifier(nn.Module):
-    """A network that maps images, float (n, c, h, w), to logits, (n, num_classes)."""
+    """A network that maps images, float (n, c, h, w), or signals, (n, c, length), to logits.
+
+    The logits are (n, num_classes); while it trains, a network with auxiliary classifiers returns
+    `WithAuxiliary`.
+    """
 
     input_shape: ClassVar[InputShape]
+    # Whether `recompute` may be set: to compute activations again in the backward pass, in place
+    # of keeping them. The same numbers in less memory, and more time.
+    can_recompute: ClassVar[bool] = False
+    recompute: bool = False
+
+
+class WithAuxiliary(NamedTuple):
+    """The logits of a network and of its auxiliary classifiers, all (n, num_classes)."""
+
+    logits: Tensor
+    auxiliary: tuple[Tensor, ...]

@@ -14,12 +14,12 @@ class LeNet5Modern(ImageClassifier):
     softmax in place of distances to drawn digits. 61,706 parameters at 10 classes.
     """
 
-    input_shape = InputShape(num_channels=1, min_size=32, max_size=32)
+    input_shape = InputShape(num_channels=1, size=32, min_size=32, max_size=32)
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, num_channels: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(  # (n, 1, 32, 32)
-            nn.Conv2d(1, 6, 5),  # C1: (n, 6, 28, 28)
+        self.layers = nn.Sequential(  # (n, c, 32, 32)
+            nn.Conv2d(num_channels, 6, 5),  # C1: (n, 6, 28, 28)
             nn.ReLU(inplace=True),
             nn.MaxPool2d(2),  # S2: (n, 6, 14, 14)
             nn.Conv2d(6, 16, 5),  # C3: (n, 16, 10, 10)
@@ -44,6 +44,6 @@ class LeNet5Modern(ImageClassifier):
                 fill_normal(layer, std=he_std(layer))
 
 
-def lenet5_modern(num_classes: int) -> LeNet5Modern:
+def lenet5_modern(num_classes: int, num_channels: int = 1) -> LeNet5Modern:
     """LeNet-5 with ReLU, maximum pooling and softmax: 32×32 gray, 416,520 multiply-adds."""
-    return LeNet5Modern(num_classes)
+    return LeNet5Modern(num_classes, num_channels)

@@ -79,16 +79,19 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 class ResNet(ImageClassifier):
     """A stem, four stages of residual blocks, global average pooling (Table 1)."""
 
-    input_shape = InputShape(num_channels=3, min_size=32)
+    input_shape = InputShape(num_channels=3, size=224, min_size=32)
 
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
         num_blocks: Sequence[int],
         num_classes: int,
+        num_channels: int,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)  # (n, 64, 112, 112)
+        self.conv1 = nn.Conv2d(
+            num_channels, 64, 7, stride=2, padding=3, bias=False
+        )  # (n, 64, 112, 112)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.pool1 = nn.MaxPool2d(3, stride=2, padding=1)  # (n, 64, 56, 56)
@@ -132,33 +135,33 @@ def _stage(
     return nn.Sequential(block(in_channels, width, stride), *rest)
 
 
-def resnet18(num_classes: int) -> ResNet:
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
+def resnet18(num_classes: int, num_channels: int = 3) -> ResNet:
+    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, num_channels)
 
 
-def resnet34(num_classes: int) -> ResNet:
-    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes)
+def resnet34(num_classes: int, num_channels: int = 3) -> ResNet:
+    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, num_channels)
 
 
-def resnet50(num_classes: int) -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes)
+def resnet50(num_classes: int, num_channels: int = 3) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, num_channels)
 
 
-def resnet101(num_classes: int) -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes)
+def resnet101(num_classes: int, num_channels: int = 3) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, num_channels)
 
 
-def resnet152(num_classes: int) -> ResNet:
-    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes)
+def resnet152(num_classes: int, num_channels: int = 3) -> ResNet:
+    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes, num_channels)
 
 
-def resnet50_v1_5(num_classes: int) -> ResNet:
-    return ResNet(BottleneckV15, (3, 4, 6, 3), num_classes)
+def resnet50_v1_5(num_classes: int, num_channels: int = 3) -> ResNet:
+    return ResNet(BottleneckV15, (3, 4, 6, 3), num_classes, num_channels)
 
 
-def resnet101_v1_5(num_classes: int) -> ResNet:
-    return ResNet(BottleneckV15, (3, 4, 23, 3), num_classes)
+def resnet101_v1_5(num_classes: int, num_channels: int = 3) -> ResNet:
+    return ResNet(BottleneckV15, (3, 4, 23, 3), num_classes, num_channels)
 
 
-def resnet152_v1_5(num_classes: int) -> ResNet:
-    return ResNet(BottleneckV15, (3, 8, 36, 3), num_classes)
+def resnet152_v1_5(num_classes: int, num_channels: int = 3) -> ResNet:
+    return ResNet(BottleneckV15, (3, 8, 36, 3), num_classes, num_channels)

@@ -1,13 +1,22 @@
 """The networks by name."""
 
-from collections.abc import Callable
+import difflib
+from typing import Protocol
 
 from pipeline import recipe
 from pipeline.errors import UserError
 from pipeline.models import alexnet, lenet, resnet
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.initialization import fill_glorot
 
-NETWORKS: dict[str, Callable[[int], ImageClassifier]] = {
+
+class Constructor(Protocol):
+    """Builds a network with its published initial weights, from torch's global random state."""
+
+    def __call__(self, num_classes: int, num_channels: int = ...) -> ImageClassifier: ...
+
+
+NETWORKS: dict[str, Constructor] = {
     "lenet5_modern": lenet.lenet5_modern,
     "alexnet": alexnet.alexnet,
     "resnet18": resnet.resnet18,
@@ -21,20 +30,31 @@ NETWORKS: dict[str, Callable[[int], ImageClassifier]] = {
 }
 
 
+def constructor(name: str) -> Constructor:
+    """Return what builds network `name`; raises `UserError` that names the nearest ones."""
+    if name in NETWORKS:
+        return NETWORKS[name]
+    near = difflib.get_close_matches(name, NETWORKS, n=4, cutoff=0.5)
+    hint = f"near are: {', '.join(near)}" if near else "`ilsvrc describe --all` lists them"
+    raise UserError(f"network '{name}' is not known; {hint}")
+
+
 def build_model(network: recipe.Network, input: recipe.Input) -> ImageClassifier:
     """Build the recipe's network, freshly initialised from torch's global random state.
 
     Under `torch.device("meta")` this costs no memory and only checks. Raises `UserError` for an
-    unknown name and for an input that the network can't take.
+    unknown name, for an input that the network can't take, and for an option it doesn't have.
     """
-    if network.name not in NETWORKS:
+    model = constructor(network.name)(network.num_classes, input.num_channels)
+    shape = model.input_shape
+    if not shape.takes(input.size, input.dimensions):
         raise UserError(
-            f"recipe: network.name '{network.name}' is not known; there are: {', '.join(NETWORKS)}"
+            f"recipe: {network.name} can't take input.size {input.size}, input.dimensions "
+            f"{input.dimensions}; it takes {shape}: change input or network.name"
         )
-    model = NETWORKS[network.name](network.num_classes)
-    if not model.input_shape.takes(input.num_channels, input.size):
-        raise UserError(
-            f"recipe: {network.name} can't take input.size {input.size}, input.color {input.color};"
-            f" it takes {model.input_shape}: change input or network.name"
-        )
+    if network.initialization == "glorot":
+        fill_glorot(model)
+    if network.recompute and not model.can_recompute:
+        raise UserError(f"recipe: {network.name} has no network.recompute; leave it out")
+    model.recompute = network.recompute
     return model

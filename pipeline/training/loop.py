@@ -69,7 +69,7 @@ def train_epoch(
             batch = next(batches)
             waiting += time.perf_counter() - started
             micro_batch = worker.rank * micro_batches_each + number
-            _seed_dropout(recipe.seed, epoch, step, micro_batch)
+            _seed_dropout(worker.device, recipe.seed, epoch, step, micro_batch)
             is_last = number == micro_batches_each - 1
             with (
                 _synchronized(model, is_last),
@@ -97,13 +97,16 @@ def _synchronized(model: nn.Module, is_last: bool) -> AbstractContextManager[obj
     return nullcontext()
 
 
-def _seed_dropout(seed: int, epoch: int, step: int, micro_batch: int) -> None:
+def _seed_dropout(device: torch.device, seed: int, epoch: int, step: int, micro_batch: int) -> None:
     # A pure function of the position: resuming needs no generator state, and the same micro-batch
     # drops the same units on any worker.
     mixed = seed
     for part in (epoch, step, micro_batch):
         mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**63
-    torch.manual_seed(mixed)
+    # Not `torch.manual_seed`, which takes milliseconds where CUDA is there but not started.
+    torch.default_generator.manual_seed(mixed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(mixed)
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

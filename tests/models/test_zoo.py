@@ -41,10 +41,9 @@ def network(request: pytest.FixtureRequest) -> ImageClassifier:
 def images_for(network: ImageClassifier, batch: int = BATCH) -> Tensor:
     """Noise of unit variance at the smallest size that the network takes."""
     shape = network.input_shape
+    sides = (shape.min_size,) * shape.dimensions
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(
-        batch, shape.num_channels, shape.min_size, shape.min_size, generator=generator
-    )
+    return torch.randn(batch, shape.num_channels, *sides, generator=generator)
 
 
 def assert_nearly_equal(got: Tensor, expected: Tensor) -> None:
@@ -60,9 +59,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name: str) -> None:
     num_classes, parameters, multiply_adds = PUBLISHED[name]
     with torch.device("meta"):
         model = NETWORKS[name](num_classes)
-    shape = model.input_shape
-    side = shape.max_size or 224
-    anatomy = dissect(model, (shape.num_channels, side, side))
+    anatomy = dissect(model, model.input_shape.published)
     assert anatomy.parameters == parameters
     assert anatomy.multiply_adds == multiply_adds
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
@@ -134,27 +131,51 @@ def test_bfloat16_autocast_stays_near(network: ImageClassifier) -> None:
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"network.name 'resnet19' is not known.*resnet18"):
+    with pytest.raises(UserError, match=r"network 'resnet19' is not known; near are:.*resnet18"):
         build_model(recipe.Network(name="resnet19", num_classes=10), rgb(224))
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "channels", "told"),
+    ("name", "size", "told"),
     [
-        ("lenet5_modern", 28, 1, "32×32 gray"),
-        ("lenet5_modern", 32, 3, "32×32 gray"),
-        ("alexnet", 227, 3, "224×224 rgb"),
-        ("alexnet", 224, 1, "224×224 rgb"),
-        ("resnet18", 31, 3, "at least 32×32 rgb"),
+        ("lenet5_modern", 28, "images of 32×32"),
+        ("alexnet", 227, "images of 224×224"),
+        ("resnet18", 31, "images of at least 32×32"),
     ],
 )
-def test_an_input_the_network_cannot_take_is_refused(
-    name: str, size: int, channels: int, told: str
-) -> None:
+def test_a_size_the_network_cannot_take_is_refused(name: str, size: int, told: str) -> None:
     with torch.device("meta"), pytest.raises(UserError, match=told):
-        build_model(
-            recipe.Network(name=name, num_classes=10), rgb(size) if channels == 3 else gray(size)
-        )
+        build_model(recipe.Network(name=name, num_classes=10), rgb(size))
+
+
+def test_signals_are_refused_by_a_network_for_images() -> None:
+    signals = recipe.Input(size=32, dimensions=1, color="gray", mean=(0,), std=(1,))
+    with torch.device("meta"), pytest.raises(UserError, match="it takes images of"):
+        build_model(recipe.Network(name="resnet18", num_classes=10), signals)
+
+
+def test_an_option_that_a_network_lacks_is_refused() -> None:
+    network = recipe.Network(name="resnet18", num_classes=10, recompute=True)
+    with torch.device("meta"), pytest.raises(UserError, match="resnet18 has no network"):
+        build_model(network, rgb(64))
+
+
+def test_glorots_initial_weights_are_uniform() -> None:
+    torch.manual_seed(0)
+    network = recipe.Network(name="resnet18", num_classes=10, initialization="glorot")
+    weights = build_model(network, rgb(64)).get_submodule("conv5_x.1.conv2").weight
+    bound = math.sqrt(6 / (2 * 9 * 512))
+    assert weights.abs().max().item() == pytest.approx(bound, rel=1e-3)
+    assert weights.std().item() == pytest.approx(bound / math.sqrt(3), rel=1e-2)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_any_number_of_channels_is_taken(name: str) -> None:
+    with torch.device("meta"):
+        model = NETWORKS[name](3, 2).eval()
+        shape = model.input_shape
+        images = torch.empty(2, 2, *(shape.size,) * shape.dimensions)
+        assert model(images).shape == (2, 3)
 
 
 @pytest.mark.parametrize(("name", "size"), [("alexnet", 224), ("resnet18", 32), ("resnet50", 65)])
@@ -166,7 +187,3 @@ def test_what_is_accepted_runs(name: str, size: int) -> None:
 
 def rgb(size: int) -> recipe.Input:
     return recipe.Input(size=size, color="rgb", mean=(0, 0, 0), std=(1, 1, 1))
-
-
-def gray(size: int) -> recipe.Input:
-    return recipe.Input(size=size, color="gray", mean=(0,), std=(1,))
