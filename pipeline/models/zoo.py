@@ -5,7 +5,7 @@ from typing import Protocol
 
 from pipeline import recipe
 from pipeline.errors import UserError
-from pipeline.models import alexnet, lenet, resnet
+from pipeline.models import alexnet, googlenet, inception, lenet, resnet, vgg
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.initialization import fill_glorot
 
@@ -19,6 +19,19 @@ class Constructor(Protocol):
 NETWORKS: dict[str, Constructor] = {
     "lenet5_modern": lenet.lenet5_modern,
     "alexnet": alexnet.alexnet,
+    "vgg_a": vgg.vgg_a,
+    "vgg_a_lrn": vgg.vgg_a_lrn,
+    "vgg_b": vgg.vgg_b,
+    "vgg_c": vgg.vgg_c,
+    "vgg16": vgg.vgg16,
+    "vgg19": vgg.vgg19,
+    "vgg_a_bn": vgg.vgg_a_bn,
+    "vgg_b_bn": vgg.vgg_b_bn,
+    "vgg16_bn": vgg.vgg16_bn,
+    "vgg19_bn": vgg.vgg19_bn,
+    "googlenet": googlenet.googlenet,
+    "googlenet_bn": googlenet.googlenet_bn,
+    "inception_v3": inception.inception_v3,
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,

@@ -9,14 +9,28 @@ from torch import Tensor, nn
 from pipeline import recipe
 from pipeline.errors import UserError
 from pipeline.models.anatomy import dissect
-from pipeline.models.classifier import ImageClassifier
+from pipeline.models.classifier import ImageClassifier, WithAuxiliary
 from pipeline.models.resnet import ResNet
 from pipeline.models.zoo import NETWORKS, build_model
 
-# Parameters and multiply-adds with the published number of classes, at the published input size.
+# Parameters and multiply-adds with the published number of classes, at the published input size;
+# without auxiliary classifiers, which are there for training only.
 PUBLISHED = {
     "lenet5_modern": (10, 61_706, 416_520),
     "alexnet": (1000, 60_965_224, 724_406_816),
+    "vgg_a": (1000, 132_863_336, 7_609_090_048),
+    "vgg_a_lrn": (1000, 132_863_336, 7_609_090_048),
+    "vgg_b": (1000, 133_047_848, 11_308_466_176),
+    "vgg_c": (1000, 133_638_952, 11_770_888_192),
+    "vgg16": (1000, 138_357_544, 15_470_264_320),
+    "vgg19": (1000, 143_667_240, 19_632_062_464),
+    "vgg_a_bn": (1000, 132_868_840, 7_609_090_048),
+    "vgg_b_bn": (1000, 133_053_736, 11_308_466_176),
+    "vgg16_bn": (1000, 138_365_992, 15_470_264_320),
+    "vgg19_bn": (1000, 143_678_248, 19_632_062_464),
+    "googlenet": (1000, 6_998_552, 1_582_671_872),
+    "googlenet_bn": (1000, 7_005_832, 1_582_671_872),
+    "inception_v3": (1000, 23_834_568, 5_713_216_096),
     "resnet18": (1000, 11_689_512, 1_814_073_344),
     "resnet34": (1000, 21_797_672, 3_663_761_408),
     "resnet50": (1000, 25_557_032, 3_857_973_248),
@@ -28,8 +42,9 @@ PUBLISHED = {
 }
 NUM_CLASSES = 7
 BATCH = 2
-# Deeper ones of a family are made of the same blocks.
-SEEN_RUNNING = ["lenet5_modern", "alexnet", "resnet18", "resnet50", "resnet50_v1_5"]
+# Deeper ones of a family are made of the same blocks; VGG and Inception-v3, which are costly, run
+# in their own tests.
+SEEN_RUNNING = ["lenet5_modern", "alexnet", "googlenet", "resnet18", "resnet50", "resnet50_v1_5"]
 
 
 @pytest.fixture(scope="module", params=SEEN_RUNNING)
@@ -44,6 +59,13 @@ def images_for(network: ImageClassifier, batch: int = BATCH) -> Tensor:
     sides = (shape.min_size,) * shape.dimensions
     generator = torch.Generator().manual_seed(1)
     return torch.randn(batch, shape.num_channels, *sides, generator=generator)
+
+
+def all_logits(output: Tensor | WithAuxiliary) -> tuple[Tensor, ...]:
+    """The network's own, then those of its auxiliary classifiers."""
+    if isinstance(output, WithAuxiliary):
+        return output.logits, *output.auxiliary
+    return (output,)
 
 
 def assert_nearly_equal(got: Tensor, expected: Tensor) -> None:
@@ -62,7 +84,8 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name: str) -> None:
     anatomy = dissect(model, model.input_shape.published)
     assert anatomy.parameters == parameters
     assert anatomy.multiply_adds == multiply_adds
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    named = [item for item in model.named_parameters() if not item[0].startswith("auxiliary")]
+    assert sum(parameter.numel() for _, parameter in named) == parameters
     assert anatomy.layers[-1].output_shape == (num_classes,)
 
 
@@ -73,13 +96,16 @@ def test_every_parameter_gets_a_gradient_and_the_first_loss_is_near_chance(
     network.zero_grad()
     # Batch norm makes ±1 of two images at 1×1, and rounding can swap them.
     batch = 8 if isinstance(network, ResNet) else BATCH
-    logits = network(images_for(network, batch))
+    logits, *auxiliary = all_logits(network(images_for(network, batch)))
     assert logits.shape == (batch, NUM_CLASSES)
-    loss = nn.functional.cross_entropy(logits, torch.arange(batch) * 5 % NUM_CLASSES)
+    labels = torch.arange(batch) * 5 % NUM_CLASSES
+    loss = nn.functional.cross_entropy(logits, labels)
     # A ResNet's last layer starts small beside what it sees. LeNet's starts as wide as the others,
     # and AlexNet's sees thousands of units that its biases of 1 and dropout hold near 2.
     allowed = 0.5 if isinstance(network, ResNet) else 3.0
     assert abs(loss.item() - math.log(NUM_CLASSES)) < allowed
+    for others in auxiliary:
+        loss += nn.functional.cross_entropy(others, labels)
     loss.backward()
     without = [
         name
@@ -93,7 +119,7 @@ def test_modes_differ_only_where_there_is_dropout_or_batch_norm(network: ImageCl
     images = images_for(network)
     modal = any(isinstance(module, nn.Dropout | nn.BatchNorm2d) for module in network.modules())
     with torch.no_grad():
-        training = network.train()(images)
+        training = all_logits(network.train()(images))[0]
         testing = network.eval()(images)
     assert torch.equal(training, testing) == (not modal)
 

@@ -1,0 +1,163 @@
+"""VGG (Simonyan & Zisserman, ICLR 2015): configurations A, A-LRN, B, C, D and E of Table 1.
+
+Small kernels and depth: 3×3 convolutions (in C, some 1×1), halving by 2×2 maxima, three fully
+connected layers. `vgg16` is D, `vgg19` is E. The `_bn` forms are not the paper's but torchvision's:
+batch norm between every convolution and its ReLU, the convolution's bias kept.
+"""
+
+from collections.abc import Mapping
+from string import ascii_lowercase
+
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.models.classifier import ImageClassifier, InputShape
+from pipeline.models.initialization import fill_normal
+from pipeline.models.response_norm import ResponseNorm
+
+# Table 1: the channels of the five blocks, and the kernels of each block's convolutions.
+CHANNELS = (64, 128, 256, 512, 512)
+A = ((3,), (3,), (3, 3), (3, 3), (3, 3))
+B = ((3, 3), (3, 3), (3, 3), (3, 3), (3, 3))
+C = ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1))
+D = ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3))
+E = ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3))
+
+# What A gives to deeper configurations, of all that it has.
+GIVEN_BY_A = {"1_1", "2_1", "3_1", "3_2", "6", "7", "8"}
+KEPT_BY_A = {"4_1", "4_2", "5_1", "5_2"}
+
+
+class VGG(ImageClassifier):
+    """The layers of one column of Table 1, which run in the order in which they are listed."""
+
+    input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
+
+    def __init__(
+        self,
+        kernels: tuple[tuple[int, ...], ...],
+        num_classes: int,
+        num_channels: int,
+        *,
+        response_norm: bool = False,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        width = num_channels  # (n, c, 224, 224)
+        for block, (channels, sizes) in enumerate(zip(CHANNELS, kernels, strict=True), start=1):
+            for place, size in enumerate(sizes, start=1):
+                name = f"{block}_{place}"
+                convolution = nn.Conv2d(width, channels, size, padding=size // 2)
+                self.add_module(f"conv{name}", convolution)
+                if batch_norm:
+                    self.add_module(f"bn{name}", nn.BatchNorm2d(channels))
+                self.add_module(f"relu{name}", nn.ReLU(inplace=True))
+                width = channels
+            if response_norm and block == 1:
+                self.add_module("norm1", ResponseNorm(size=5, alpha=1e-4, k=2.0))
+            self.add_module(f"pool{block}", nn.MaxPool2d(2))  # halves height and width
+        self.flatten = nn.Flatten()
+        self.fc6 = nn.Linear(512 * 7 * 7, 4096)
+        self.relu6 = nn.ReLU(inplace=True)
+        self.dropout6 = nn.Dropout(0.5)
+        self.fc7 = nn.Linear(4096, 4096)
+        self.relu7 = nn.ReLU(inplace=True)
+        self.dropout7 = nn.Dropout(0.5)
+        self.fc8 = nn.Linear(4096, num_classes)
+        self._initialize(batch_norm)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+    def _initialize(self, batch_norm: bool) -> None:
+        """§3.1: weights from a normal distribution of mean 0, here N(0, 0.01²); biases 0.
+
+        "10⁻² variance", the paper says. Literally that is a deviation of 0.1, with which A's
+        logits start around 10⁵ for images of unit variance; 0.01 is what a network can learn from
+        and what replications take it to mean. The `_bn` forms start as torchvision's: convolutions
+        from N(0, 2 / fan-out), fully connected layers from N(0, 0.01²).
+        """
+        for layer in self.children():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                fill_normal(layer, std=0.01)
+            if batch_norm and isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
+def start_from_a(model: VGG, weights: Mapping[str, Tensor]) -> None:
+    """Give `model`, B to E, "the first four convolutional layers" and the last three of A (§3.1).
+
+    `weights` is the state of a trained `vgg_a` (of `vgg_a_bn`, for a `_bn` form, whose batch norm
+    goes with its convolution). A's first four are conv1_1, conv2_1, conv3_1 and conv3_2; each goes
+    to the layer of its name, since only there do the shapes fit: the second convolution of B to E
+    has 64 channels, A's 128. The other layers keep their random start. Raises `UserError`, and
+    changes nothing, where the weights are not A's or a layer has another shape.
+    """
+    own = model.state_dict()
+    places = {name: name.partition(".")[0].lstrip(ascii_lowercase) for name in own}
+    of_a = {name for name, place in places.items() if place in GIVEN_BY_A | KEPT_BY_A}
+    for name in sorted(of_a ^ weights.keys()):
+        difference = "holds" if name in weights else "lacks"
+        raise UserError(
+            f"weights to start from: unlike a trained vgg_a, this {difference} {name}; give "
+            "those of vgg_a (of vgg_a_bn for a network with batch norm)"
+        )
+    given = [name for name, place in places.items() if place in GIVEN_BY_A]
+    for name in given:
+        theirs, ours = tuple(weights[name].shape), tuple(own[name].shape)
+        if theirs != ours:
+            raise UserError(
+                f"weights to start from: {name} is {theirs}, in the network to train {ours}; "
+                "train vgg_a on the same classes and channels"
+            )
+    for name in given:
+        own[name].copy_(weights[name])
+
+
+def vgg_a(num_classes: int, num_channels: int = 3) -> VGG:
+    """Configuration A, 11 layers: 132,863,336 parameters at 1000 classes."""
+    return VGG(A, num_classes, num_channels)
+
+
+def vgg_a_lrn(num_classes: int, num_channels: int = 3) -> VGG:
+    """A with AlexNet's response normalization after the first layer."""
+    return VGG(A, num_classes, num_channels, response_norm=True)
+
+
+def vgg_b(num_classes: int, num_channels: int = 3) -> VGG:
+    """Configuration B, 13 layers."""
+    return VGG(B, num_classes, num_channels)
+
+
+def vgg_c(num_classes: int, num_channels: int = 3) -> VGG:
+    """Configuration C, 16 layers: D with 1×1 kernels in three of them."""
+    return VGG(C, num_classes, num_channels)
+
+
+def vgg16(num_classes: int, num_channels: int = 3) -> VGG:
+    """Configuration D, 16 layers: 138,357,544 parameters at 1000 classes."""
+    return VGG(D, num_classes, num_channels)
+
+
+def vgg19(num_classes: int, num_channels: int = 3) -> VGG:
+    """Configuration E, 19 layers: 143,667,240 parameters at 1000 classes."""
+    return VGG(E, num_classes, num_channels)
+
+
+def vgg_a_bn(num_classes: int, num_channels: int = 3) -> VGG:
+    return VGG(A, num_classes, num_channels, batch_norm=True)
+
+
+def vgg_b_bn(num_classes: int, num_channels: int = 3) -> VGG:
+    return VGG(B, num_classes, num_channels, batch_norm=True)
+
+
+def vgg16_bn(num_classes: int, num_channels: int = 3) -> VGG:
+    return VGG(D, num_classes, num_channels, batch_norm=True)
+
+
+def vgg19_bn(num_classes: int, num_channels: int = 3) -> VGG:
+    return VGG(E, num_classes, num_channels, batch_norm=True)

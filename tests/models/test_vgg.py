@@ -1,0 +1,215 @@
+"""VGG against torchvision and Table 1: counts, initial weights, what A gives to deeper networks."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pipeline.errors import UserError
+from pipeline.models.anatomy import dissect
+from pipeline.models.response_norm import ResponseNorm
+from pipeline.models.vgg import (
+    VGG,
+    start_from_a,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+    vgg_a,
+    vgg_a_bn,
+    vgg_a_lrn,
+    vgg_b,
+    vgg_b_bn,
+    vgg_c,
+)
+
+NUM_CLASSES = 20
+TORCHVISIONS = [
+    (vgg_a, torchvision.models.vgg11),
+    (vgg_a_bn, torchvision.models.vgg11_bn),
+    (vgg_b, torchvision.models.vgg13),
+    (vgg_b_bn, torchvision.models.vgg13_bn),
+    (vgg16, torchvision.models.vgg16),
+    (vgg16_bn, torchvision.models.vgg16_bn),
+    (vgg19, torchvision.models.vgg19),
+    (vgg19_bn, torchvision.models.vgg19_bn),
+]
+FROM_A = ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8"]
+
+
+@pytest.fixture(scope="module")
+def trained_a() -> VGG:
+    torch.manual_seed(0)
+    return vgg_a(NUM_CLASSES).eval()
+
+
+@pytest.fixture(scope="module")
+def plain_and_normalized(trained_a: VGG) -> list[VGG]:
+    return [trained_a, vgg_a_bn(NUM_CLASSES).eval()]
+
+
+def weighted(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    modules = network.named_modules()
+    return {name: layer for name, layer in modules if isinstance(layer, nn.Conv2d | nn.Linear)}
+
+
+def stirred(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same weights, with biases and batch norm that show where they are applied."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.rand(value.shape, generator=generator) + 0.5 if value.ndim == 1 else value
+        for name, value in state.items()
+    }
+
+
+def assert_logits_equal(ours: VGG, reference: Callable[..., nn.Module]) -> None:
+    with torch.device("meta"):
+        theirs = reference(num_classes=NUM_CLASSES).eval()
+    state = stirred(ours.state_dict())
+    # Both list their layers in the same order, under other names.
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), state.values(), strict=True)), assign=True)
+    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        got, expected = functional_call(ours, state, images), theirs(images)
+    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_logits_equal_torchvisions(plain_and_normalized: list[VGG]) -> None:
+    for ours, (_, reference) in zip(plain_and_normalized, TORCHVISIONS, strict=False):
+        assert_logits_equal(ours, reference)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("constructor", "reference"), TORCHVISIONS[2:])
+def test_logits_of_deeper_networks_equal_torchvisions(
+    constructor: Callable[[int], VGG], reference: Callable[..., nn.Module]
+) -> None:
+    assert_logits_equal(constructor(NUM_CLASSES).eval(), reference)
+
+
+@pytest.mark.parametrize(("constructor", "reference"), TORCHVISIONS)
+def test_parameters_stand_in_torchvisions_order(
+    constructor: Callable[[int], VGG], reference: Callable[..., nn.Module]
+) -> None:
+    with torch.device("meta"):
+        ours, theirs = constructor(1000).state_dict(), reference().state_dict()
+    assert [value.shape for value in ours.values()] == [value.shape for value in theirs.values()]
+
+
+@pytest.mark.parametrize(
+    ("constructor", "num_layers"),
+    [(vgg_a, 11), (vgg_a_lrn, 11), (vgg_b, 13), (vgg_c, 16), (vgg16, 16), (vgg19, 19)],
+)
+def test_layers_are_those_of_table_1(constructor: Callable[[int], VGG], num_layers: int) -> None:
+    with torch.device("meta"):
+        layers = dissect(constructor(1000), (3, 224, 224)).layers
+    assert sum(layer.kind in ("Conv2d", "Linear") for layer in layers) == num_layers
+    assert [layer.output_shape for layer in layers if layer.kind == "MaxPool2d"] == [
+        (64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7)
+    ]  # fmt: skip
+
+
+def test_vgg16_has_the_known_parameters_layer_by_layer() -> None:
+    with torch.device("meta"):
+        layers = dissect(vgg16(1000), (3, 224, 224)).layers
+    assert {layer.name: layer.parameters for layer in layers if layer.parameters} == {
+        "conv1_1": 1_792, "conv1_2": 36_928,
+        "conv2_1": 73_856, "conv2_2": 147_584,
+        "conv3_1": 295_168, "conv3_2": 590_080, "conv3_3": 590_080,
+        "conv4_1": 1_180_160, "conv4_2": 2_359_808, "conv4_3": 2_359_808,
+        "conv5_1": 2_359_808, "conv5_2": 2_359_808, "conv5_3": 2_359_808,
+        "fc6": 102_764_544, "fc7": 16_781_312, "fc8": 4_097_000,
+    }  # fmt: skip
+
+
+def test_c_has_1x1_kernels_in_the_third_layers_only() -> None:
+    with torch.device("meta"):
+        layers = weighted(vgg_c(1000))
+    convolutions = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Conv2d)}
+    small = [name for name, layer in convolutions.items() if layer.kernel_size == (1, 1)]
+    assert small == ["conv3_3", "conv4_3", "conv5_3"]
+    assert all(c.kernel_size == (3, 3) for name, c in convolutions.items() if name not in small)
+
+
+def test_a_lrn_normalizes_as_alexnet_after_the_first_layer() -> None:
+    with torch.device("meta"):
+        network = vgg_a_lrn(1000)
+    assert list(dict(network.named_children()))[:4] == ["conv1_1", "relu1_1", "norm1", "pool1"]
+    norms = [module for module in network.modules() if isinstance(module, ResponseNorm)]
+    assert [(norm.size, norm.alpha, norm.k) for norm in norms] == [(5, 1e-4, 2.0)]
+
+
+def test_dropout_is_on_the_first_two_connected_layers() -> None:
+    with torch.device("meta"):
+        names = list(dict(vgg16(1000).named_children()))
+    assert names[names.index("pool5") + 1 :] == [
+        "flatten", "fc6", "relu6", "dropout6", "fc7", "relu7", "dropout7", "fc8"
+    ]  # fmt: skip
+
+
+def test_weights_start_as_documented(plain_and_normalized: list[VGG]) -> None:
+    for network, normalized in zip(plain_and_normalized, (False, True), strict=True):
+        for name, layer in weighted(network).items():
+            fan_out = layer.weight[:, 0].numel()
+            he = normalized and isinstance(layer, nn.Conv2d)
+            std = math.sqrt(2 / fan_out) if he else 0.01
+            count = layer.weight.numel()
+            assert abs(layer.weight.mean().item()) < 5 * std / math.sqrt(count), name
+            # The relative standard error of a standard deviation is 1 / √(2 n).
+            close = pytest.approx(std, rel=5 / math.sqrt(2 * count))
+            assert layer.weight.std().item() == close, name
+            assert layer.bias is not None
+            assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("deeper", [vgg_c, vgg19])
+def test_a_deeper_network_starts_from_a(trained_a: VGG, deeper: Callable[[int], VGG]) -> None:
+    with torch.device("meta"):
+        network = deeper(NUM_CLASSES)
+    network.to_empty(device="cpu")
+    for parameter in network.parameters():
+        nn.init.constant_(parameter, 7.0)
+    start_from_a(network, trained_a.state_dict())
+    given = weighted(trained_a)
+    for name, layer in weighted(network).items():
+        assert layer.bias is not None
+        if name in FROM_A:
+            assert torch.equal(layer.weight, given[name].weight), name
+            assert torch.equal(layer.bias, given[name].bias), name
+        else:
+            assert (layer.weight == 7).all(), name
+            assert (layer.bias == 7).all(), name
+
+
+def test_batch_norm_goes_with_its_convolution() -> None:
+    with torch.device("meta"):
+        a, network = vgg_a_bn(NUM_CLASSES), vgg16_bn(NUM_CLASSES)
+    a.to_empty(device="cpu")
+    network.to_empty(device="cpu")
+    for name in ("bn3_2", "bn3_3", "bn4_1"):
+        nn.init.constant_(network.get_submodule(name).running_mean, 7.0)
+    nn.init.constant_(a.bn3_2.running_mean, 3.0)
+    start_from_a(network, a.state_dict())
+    means = [network.get_submodule(name).running_mean for name in ("bn3_2", "bn3_3", "bn4_1")]
+    assert [mean.unique().item() for mean in means] == [3.0, 7.0, 7.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (lambda: vgg_a(10), r"fc8\.weight is \(10, 4096\), in the network to train \(1000, 4096\)"),
+        (lambda: vgg_a(1000, 1), r"conv1_1\.weight is \(64, 1, 3, 3\)"),
+        (lambda: vgg_a_bn(1000), r"unlike a trained vgg_a, this holds bn1_1\.bias"),
+        (lambda: vgg_b(1000), r"this holds conv1_2\.bias"),
+        (lambda: nn.Sequential(), r"this lacks conv1_1\.bias"),
+    ],
+)
+def test_weights_that_are_not_as_fit_are_refused(given: Callable[[], nn.Module], told: str) -> None:
+    with torch.device("meta"):
+        network, weights = vgg16(1000), given().state_dict()
+        with pytest.raises(UserError, match=told):
+            start_from_a(network, weights)
