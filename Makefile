@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 		--constraint constraints.txt --group dev --editable '.[gpu]'
 	@touch $@
 
-demo: $(READY)  ## Train LeNet-5 on real handwritten digits with two workers (minutes)
+demo: $(READY)  ## Train LeNet-5 on real handwritten digits with two workers (2–4 minutes)
 	$(BIN)/ilsvrc prepare digits
 	$(BIN)/ilsvrc train lenet5_digits
 	$(BIN)/ilsvrc compare

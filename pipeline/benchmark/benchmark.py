@@ -101,7 +101,9 @@ def run_benchmark(
                 name: stack.enter_context(closing(subject))
                 for name, subject in _subjects(bench, num_workers).items()
             }
-            rates = take_turns(subjects, rounds, seconds, device, progress)
+            rates = take_turns(
+                subjects, rounds, seconds, device, progress, steady=("step", "plain step")
+            )
         peer = None
         if num_workers is not None:
             names = [type(step).__name__ for step in augmentation_of(bench).transforms]

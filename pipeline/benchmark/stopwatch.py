@@ -5,7 +5,7 @@ Here every round gives each of them a turn (A B C A B C …), and a ratio is tak
 """
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Container, Generator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import TypeVar
@@ -55,15 +55,19 @@ def take_turns(
     seconds: float,
     device: torch.device,
     progress: Progress = lambda done, total: None,
+    *,
+    steady: Container[Name] = (),
 ) -> dict[Name, Series]:
     """Measure the images per second of each subject, `rounds` times; a first round isn't counted.
 
-    A turn lasts for whole batches until `seconds` are over, after a fifth of it to settle.
+    A turn lasts for whole batches until `seconds` are over, after a fifth of it to settle. The
+    `steady` ones, which load nothing ahead, settle in the first round only.
     """
     rates: dict[Name, list[float]] = {name: [] for name in subjects}
     for number in range(rounds + 1):
         for name, subject in subjects.items():
-            _rate(subject, seconds * _SETTLING_SHARE, device)
+            if number == 0 or name not in steady:
+                _rate(subject, seconds * _SETTLING_SHARE, device)
             if number > 0:
                 rates[name].append(_rate(subject, seconds, device))
         progress(number + 1, rounds + 1)

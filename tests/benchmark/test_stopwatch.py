@@ -29,6 +29,18 @@ def test_subjects_take_turns_round_by_round() -> None:
     assert {name: len(one.values) for name, one in series.items()} == {"a": 2, "b": 2}
 
 
+def test_what_loads_nothing_ahead_settles_once() -> None:
+    taken: list[str] = []
+
+    def subject(name: str) -> Subject:
+        while True:
+            taken.append(name)
+            yield 1
+
+    take_turns({"a": subject("a"), "b": subject("b")}, 2, 0.0, CPU, steady=("a",))
+    assert "".join(taken) == "ab" + "abb" * 2
+
+
 def test_a_rate_counts_the_images_of_its_turn_only(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=lambda: now))
