@@ -76,9 +76,9 @@ class VGG(ImageClassifier):
         """§3.1: weights from a normal distribution of mean 0, here N(0, 0.01²); biases 0.
 
         "10⁻² variance", the paper says. Literally that is a deviation of 0.1, with which A's
-        logits start around 10⁵ for images of unit variance; 0.01 is what a network can learn from
-        and what replications take it to mean. The `_bn` forms start as torchvision's: convolutions
-        from N(0, 2 / fan-out), fully connected layers from N(0, 0.01²).
+        logits start around 10⁶ for images of unit variance; most replications take 0.01 to be
+        meant. The `_bn` forms start as torchvision's: convolutions from N(0, 2 / fan-out), fully
+        connected layers from N(0, 0.01²).
         """
         for layer in self.children():
             if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -47,21 +47,18 @@ def trained_a() -> VGG:
     return vgg_a(NUM_CLASSES).eval()
 
 
-@pytest.fixture(scope="module")
-def plain_and_normalized(trained_a: VGG) -> list[VGG]:
-    return [trained_a, vgg_a_bn(NUM_CLASSES).eval()]
-
-
 def weighted(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     modules = network.named_modules()
     return {name: layer for name, layer in modules if isinstance(layer, nn.Conv2d | nn.Linear)}
 
 
 def stirred(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights, with biases and batch norm that show where they are applied."""
+    """Weights that keep the images' variance, biases and batch norm that show where they are."""
     generator = torch.Generator().manual_seed(1)
     return {
-        name: torch.rand(value.shape, generator=generator) + 0.5 if value.ndim == 1 else value
+        name: torch.rand(value.shape, generator=generator) + 0.5
+        if value.ndim == 1
+        else value * (math.sqrt(2 / value[0].numel()) / 0.01 if value.ndim else 1)
         for name, value in state.items()
     }
 
@@ -78,9 +75,16 @@ def assert_logits_equal(ours: VGG, reference: Callable[..., nn.Module]) -> None:
     assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_logits_equal_torchvisions(plain_and_normalized: list[VGG]) -> None:
-    for ours, (_, reference) in zip(plain_and_normalized, TORCHVISIONS, strict=False):
-        assert_logits_equal(ours, reference)
+def test_logits_equal_torchvisions(trained_a: VGG) -> None:
+    assert_logits_equal(trained_a, torchvision.models.vgg11)
+
+
+def test_logits_with_batch_norm_equal_torchvisions(trained_a: VGG) -> None:
+    with torch.device("meta"):
+        ours = vgg_a_bn(NUM_CLASSES).eval()
+    drawn = {name: torch.zeros(value.shape) for name, value in ours.state_dict().items()}
+    ours.load_state_dict(drawn | trained_a.state_dict(), assign=True)
+    assert_logits_equal(ours, torchvision.models.vgg11_bn)
 
 
 @pytest.mark.slow
@@ -151,19 +155,42 @@ def test_dropout_is_on_the_first_two_connected_layers() -> None:
     ]  # fmt: skip
 
 
-def test_weights_start_as_documented(plain_and_normalized: list[VGG]) -> None:
-    for network, normalized in zip(plain_and_normalized, (False, True), strict=True):
-        for name, layer in weighted(network).items():
-            fan_out = layer.weight[:, 0].numel()
-            he = normalized and isinstance(layer, nn.Conv2d)
-            std = math.sqrt(2 / fan_out) if he else 0.01
-            count = layer.weight.numel()
-            assert abs(layer.weight.mean().item()) < 5 * std / math.sqrt(count), name
-            # The relative standard error of a standard deviation is 1 / √(2 n).
-            close = pytest.approx(std, rel=5 / math.sqrt(2 * count))
-            assert layer.weight.std().item() == close, name
-            assert layer.bias is not None
-            assert not layer.bias.any()
+def assert_normal(layer: nn.Conv2d | nn.Linear, std: float) -> None:
+    count = layer.weight.numel()
+    assert abs(layer.weight.mean().item()) < 5 * std / math.sqrt(count)
+    # The relative standard error of a standard deviation is 1 / √(2 n).
+    assert layer.weight.std().item() == pytest.approx(std, rel=5 / math.sqrt(2 * count))
+    assert layer.bias is not None
+    assert not layer.bias.any()
+
+
+def test_weights_start_as_documented(trained_a: VGG) -> None:
+    for layer in weighted(trained_a).values():
+        assert_normal(layer, std=0.01)
+
+
+@pytest.mark.slow
+def test_weights_beside_batch_norm_start_as_torchvisions() -> None:
+    torch.manual_seed(0)
+    for layer in weighted(vgg_a_bn(NUM_CLASSES)).values():
+        fan_out = layer.weight[:, 0].numel()
+        is_convolution = isinstance(layer, nn.Conv2d)
+        assert_normal(layer, std=math.sqrt(2 / fan_out) if is_convolution else 0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("constructor", [vgg_a_lrn, vgg_c, vgg19, vgg19_bn])
+def test_every_parameter_gets_a_gradient(constructor: Callable[[int], VGG]) -> None:
+    torch.manual_seed(0)
+    network = constructor(NUM_CLASSES).train()
+    logits = network(torch.randn(2, 3, 224, 224))
+    nn.functional.cross_entropy(logits, torch.tensor([3, 5])).backward()
+    without = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.grad is None or not parameter.grad.isfinite().all() or not parameter.grad.any()
+    ]
+    assert without == []
 
 
 @pytest.mark.parametrize("deeper", [vgg_c, vgg19])
