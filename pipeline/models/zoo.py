@@ -5,7 +5,7 @@ from typing import Protocol
 
 from pipeline import recipe
 from pipeline.errors import UserError
-from pipeline.models import alexnet, googlenet, inception, lenet, resnet, vgg
+from pipeline.models import alexnet, densenet, googlenet, inception, lenet, resnet, vgg
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.initialization import fill_glorot
 
@@ -32,14 +32,25 @@ NETWORKS: dict[str, Constructor] = {
     "googlenet": googlenet.googlenet,
     "googlenet_bn": googlenet.googlenet_bn,
     "inception_v3": inception.inception_v3,
+    "plain18": resnet.plain18,
+    "plain34": resnet.plain34,
     "resnet18": resnet.resnet18,
+    "resnet18_option_a": resnet.resnet18_option_a,
+    "resnet18_option_c": resnet.resnet18_option_c,
     "resnet34": resnet.resnet34,
+    "resnet34_option_a": resnet.resnet34_option_a,
+    "resnet34_option_c": resnet.resnet34_option_c,
     "resnet50": resnet.resnet50,
     "resnet101": resnet.resnet101,
     "resnet152": resnet.resnet152,
     "resnet50_v1_5": resnet.resnet50_v1_5,
     "resnet101_v1_5": resnet.resnet101_v1_5,
     "resnet152_v1_5": resnet.resnet152_v1_5,
+    "densenet121": densenet.densenet121,
+    "densenet169": densenet.densenet169,
+    "densenet201": densenet.densenet201,
+    "densenet264": densenet.densenet264,
+    "densenet161": densenet.densenet161,
 }
 
 

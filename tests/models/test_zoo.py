@@ -31,20 +31,41 @@ PUBLISHED = {
     "googlenet": (1000, 6_998_552, 1_582_671_872),
     "googlenet_bn": (1000, 7_005_832, 1_582_671_872),
     "inception_v3": (1000, 23_834_568, 5_713_216_096),
+    "plain18": (1000, 11_515_688, 1_794_805_760),
+    "plain34": (1000, 21_623_848, 3_644_493_824),
     "resnet18": (1000, 11_689_512, 1_814_073_344),
+    "resnet18_option_a": (1000, 11_515_688, 1_794_805_760),
+    "resnet18_option_c": (1000, 12_043_816, 1_878_298_624),
     "resnet34": (1000, 21_797_672, 3_663_761_408),
+    "resnet34_option_a": (1000, 21_623_848, 3_644_493_824),
+    "resnet34_option_c": (1000, 22_716_840, 3_830_747_136),
     "resnet50": (1000, 25_557_032, 3_857_973_248),
     "resnet101": (1000, 44_549_160, 7_570_194_432),
     "resnet152": (1000, 60_192_808, 11_282_415_616),
     "resnet50_v1_5": (1000, 25_557_032, 4_089_184_256),
     "resnet101_v1_5": (1000, 44_549_160, 7_801_405_440),
     "resnet152_v1_5": (1000, 60_192_808, 11_513_626_624),
+    "densenet121": (1000, 7_978_856, 2_834_161_664),
+    "densenet169": (1000, 14_149_480, 3_359_843_328),
+    "densenet201": (1000, 20_013_928, 4_291_365_888),
+    "densenet264": (1000, 33_337_704, 5_751_653_376),
+    "densenet161": (1000, 28_681_000, 7_727_907_072),
 }
 NUM_CLASSES = 7
 BATCH = 2
 # Deeper ones of a family are made of the same blocks; VGG and Inception-v3, which are costly, run
 # in their own tests.
-SEEN_RUNNING = ["lenet5_modern", "alexnet", "googlenet", "resnet18", "resnet50", "resnet50_v1_5"]
+SEEN_RUNNING = [
+    "lenet5_modern",
+    "alexnet",
+    "googlenet",
+    "plain18",
+    "resnet18",
+    "resnet18_option_a",
+    "resnet50",
+    "resnet50_v1_5",
+    "densenet121",
+]
 
 
 @pytest.fixture(scope="module", params=SEEN_RUNNING)

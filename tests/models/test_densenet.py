@@ -1,0 +1,95 @@
+"""DenseNet against Table 1, its published start, and itself with activations computed again."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from pipeline.models.anatomy import dissect
+from pipeline.models.densenet import DenseNet, densenet121, densenet161
+
+
+def test_stages_have_the_sizes_of_table_1() -> None:
+    with torch.device("meta"):
+        layers = dissect(densenet121(1000), (3, 224, 224)).layers
+    stages = ("block1", "transition1", "block2", "transition2", "block3", "transition3", "block4")
+    parameters = [
+        sum(layer.parameters for layer in layers if layer.name.startswith(f"{stage}."))
+        for stage in stages
+    ]
+    assert parameters == [335_040, 33_280, 919_680, 132_096, 2_837_760, 526_336, 2_158_080]
+    outputs = {layer.name: layer.output_shape for layer in layers}
+    pooled = [outputs[f"transition{i}.pool"] for i in (1, 2, 3)]
+    assert pooled == [(128, 28, 28), (256, 14, 14), (512, 7, 7)]
+    assert outputs["bn5"] == (1024, 7, 7)
+
+
+def test_growth_of_48_is_in_every_block() -> None:
+    with torch.device("meta"):
+        layers = dissect(densenet161(1000), (3, 224, 224)).layers
+    outputs = {layer.name: layer.output_shape for layer in layers}
+    assert outputs["conv0"] == (96, 112, 112)
+    widths = [outputs[f"transition{i}.bn"][0] for i in (1, 2, 3)]
+    assert [*widths, outputs["bn5"][0]] == [384, 768, 2112, 2208]
+
+
+def test_weights_start_as_published() -> None:
+    torch.manual_seed(0)
+    model = densenet121(10)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            count, std = layer.weight.numel(), math.sqrt(2 / layer.weight[:, 0].numel())
+            assert layer.bias is None
+            assert abs(layer.weight.mean().item()) < 5 * std / math.sqrt(count)
+            assert layer.weight.std().item() == pytest.approx(std, rel=5 / math.sqrt(2 * count))
+        if isinstance(layer, nn.BatchNorm2d):
+            assert (layer.weight == 1).all()
+            assert not layer.bias.any()
+    assert model.fc.weight.abs().max().item() == pytest.approx(1 / math.sqrt(1024), rel=1e-2)
+    assert not model.fc.bias.any()
+
+
+def small() -> DenseNet:
+    torch.manual_seed(0)
+    return DenseNet(8, (2, 3, 2, 2), num_classes=3, num_channels=3)
+
+
+def test_computing_again_changes_no_number() -> None:
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    kept, again = small(), small()
+    again.recompute = True
+    for model in (kept, again):
+        nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 0])).backward()
+    for expected, got in zip(kept.parameters(), again.parameters(), strict=True):
+        assert torch.equal(got.grad, expected.grad)
+    # Batch norm has seen the batch once, and would go on with its own momentum.
+    for (name, expected), got in zip(
+        kept.state_dict().items(), again.state_dict().values(), strict=True
+    ):
+        assert torch.equal(got, expected), name
+    momenta = {norm.momentum for norm in again.modules() if isinstance(norm, nn.BatchNorm2d)}
+    assert momenta == {0.1}
+
+
+def bytes_kept(model: nn.Module) -> int:
+    """What the forward pass keeps for the backward pass, each memory once."""
+    kept: dict[int, int] = {}
+
+    def remember(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
+        output = model(torch.randn(8, 3, 64, 64))
+    del output
+    return sum(kept.values())
+
+
+def test_computing_again_keeps_as_little_as_torchvision() -> None:
+    model = DenseNet(8, (6, 6, 6, 6), num_classes=3, num_channels=3)
+    everything = bytes_kept(model)
+    model.recompute = True
+    theirs = torchvision.models.DenseNet(8, (6, 6, 6, 6), 16, num_classes=3, memory_efficient=True)
+    assert bytes_kept(model) <= 1.01 * bytes_kept(theirs) < 0.7 * everything

@@ -1,0 +1,131 @@
+"""torchvision's weights give torchvision's logits; what isn't its weights is refused by name."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.models.torchvision_weights import COUNTERPARTS, load_torchvision
+
+# The smallest input that each family takes; VGG's is fixed.
+SIZES = {"resnet": 64, "densenet": 64, "vgg": 224, "inception": 299}
+IN_MOMENTS = ["resnet18", "resnet50_v1_5", "densenet121"]
+
+
+def their_network(name: str, num_classes: int = 5) -> nn.Module:
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name == "inception_v3" or name.startswith("vgg") else {}
+    model: nn.Module = getattr(torchvision.models, COUNTERPARTS[name])(
+        num_classes=num_classes, **options
+    )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # more than the identity
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in IN_MOMENTS else pytest.mark.slow)
+        for name in COUNTERPARTS
+    ],
+)
+def test_logits_equal_torchvisions(name: str) -> None:
+    theirs = their_network(name)
+    ours = load_torchvision(name, theirs.state_dict())
+    size = next(size for family, size in SIZES.items() if name.startswith(family))
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        got, expected = ours(images), theirs(images)
+    assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", COUNTERPARTS)
+def test_every_weight_has_a_place_of_its_shape(name: str) -> None:
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, COUNTERPARTS[name])
+        weights = theirs(**{"init_weights": False} if name == "inception_v3" else {}).state_dict()
+        ours = load_torchvision(name, weights)
+    assert len(ours.state_dict()) == len(weights)
+    assert sum(p.numel() for p in ours.parameters()) == sum(
+        value.numel()
+        for key, value in weights.items()
+        if not key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    )
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_of_either_format_are_read_in_any_order(tmp_path: Path, suffix: str) -> None:
+    weights = their_network("resnet18").state_dict()
+    shuffled = {key: weights[key] for key in sorted(weights, reverse=True)}
+    file = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(shuffled, file)
+    else:
+        save_file(shuffled, file)
+    ours = load_torchvision("resnet18", file).state_dict()
+    assert torch.equal(ours["conv5_x.1.conv2.weight"], weights["layer4.1.conv2.weight"])
+    assert torch.equal(
+        ours["conv3_x.0.shortcut.1.running_var"], weights["layer2.0.downsample.1.running_var"]
+    )
+
+
+def test_old_files_name_densenets_layers_with_a_dot_and_count_no_batches() -> None:
+    weights = their_network("densenet121").state_dict()
+    old = {
+        key.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): value
+        for key, value in weights.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    assert any(".norm.1." in key for key in old)
+    ours = load_torchvision("densenet121", old).state_dict()
+    theirs = weights["features.denseblock2.denselayer3.norm1.weight"]
+    assert torch.equal(ours["block2.2.bn1.weight"], theirs)
+
+
+def test_what_does_not_fit_is_named() -> None:
+    weights = dict(their_network("resnet18").state_dict())
+    with pytest.raises(UserError, match=r"torchvision has no network like .googlenet"):
+        load_torchvision("googlenet", weights)
+    with pytest.raises(UserError, match=r"layer1\.0\.conv3\.weight is missing"):
+        load_torchvision("resnet50_v1_5", weights)
+    with pytest.raises(UserError, match=r"weights: layer\S+ has no place"):
+        load_torchvision("resnet18", their_network("resnet34").state_dict())
+    narrow = weights | {"layer2.0.conv1.weight": torch.zeros(127, 64, 3, 3)}
+    with pytest.raises(UserError, match=r"layer2\.0\.conv1\.weight is \(127, 64, 3, 3\), here"):
+        load_torchvision("resnet18", narrow)
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit('executed')",)
+
+
+@pytest.mark.parametrize("content", ["bomb", "list", "text", "nothing"])
+def test_a_file_that_is_not_weights_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "weights.pth"
+    match content:
+        case "bomb":
+            file.write_bytes(pickle.dumps(_Bomb()))
+        case "list":
+            torch.save([torch.zeros(2)], file)
+        case "text":
+            file.write_text("not weights")
+        case "nothing":
+            file.touch()
+    with pytest.raises(UserError, match=r"weights\.pth: holds no weights"):
+        load_torchvision("resnet18", file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.pth: can't be read"):
+        load_torchvision("resnet18", tmp_path / "none.pth")
