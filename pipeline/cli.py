@@ -79,6 +79,39 @@ def digits(to: To = None) -> None:
 
 
 @prepare.command()
+def mnist1d(to: To = None) -> None:
+    """MNIST-1D's signals of 40 values, drawn here: 4,000 to train, 1,000 to test."""
+    from pipeline.data.prepare import prepare_mnist1d
+
+    with _progress("packing") as show:
+        prepared = prepare_mnist1d(to or Path("data/mnist1d"), show)
+    _say_prepared(prepared)
+
+
+@prepare.command()
+def mnist(
+    images: Annotated[Path, typer.Option(metavar="FILE", help="Training images, IDX or IDX.gz.")],
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="Their labels.")],
+    test_images: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Test images; without them a share is held out as val."),
+    ] = None,
+    test_labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Their labels.")] = None,
+    to: To = None,
+    val_share: Annotated[
+        float, typer.Option(help="Share of each class held out as val, without test files.")
+    ] = 0.1,
+) -> None:
+    """MNIST's files of 28×28 digits, centred in 32×32 as LeNet-5 saw them. Bring your own files."""
+    from pipeline.data.prepare import prepare_mnist
+
+    target = to or Path("data/mnist")
+    with _progress("packing") as show:
+        prepared = prepare_mnist(images, labels, test_images, test_labels, target, val_share, show)
+    _say_prepared(prepared)
+
+
+@prepare.command()
 def folder(
     source: Annotated[
         Path,
@@ -271,7 +304,7 @@ def _say_prepared(prepared: "Prepared") -> None:
     there = " (was there already)" if prepared.already_there else ""
     _say(
         Console(),
-        f"{store.name}: {images} images{left_out}, {len(store.classes):,} classes in "
+        f"{store.name}: {images} {store.contents}{left_out}, {len(store.classes):,} classes in "
         f"{store.folder}{there}",
     )
 

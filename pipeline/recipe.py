@@ -45,7 +45,7 @@ class Data(Section):
 class Input(Section):
     """What the network sees: `(pixel - mean) / std`, pixels in 0–255, square of `size` pixels.
 
-    With one dimension it sees signals of `size` values, as they were packed.
+    With one dimension it sees signals of `size` values, as they were packed: (1, size).
     """
 
     size: PositiveInt
@@ -62,6 +62,8 @@ class Input(Section):
     def _one_value_a_channel(self) -> Self:
         if not len(self.mean) == len(self.std) == self.num_channels:
             raise ValueError(f"mean and std need {self.num_channels} values each for {self.color}")
+        if self.dimensions == 1 and self.color != "gray":
+            raise ValueError("dimensions: 1 needs color: gray, the one channel of a signal")
         return self
 
 
@@ -118,15 +120,32 @@ class ScaleJitter(Section):
         return self
 
 
+class ColorJitter(Section):
+    """Brightness, contrast and saturation by factors uniform in 1 ± strength, in random order.
+
+    fb.resnet.torch has 0.4 for each; Howard 2013, which GoogLeNet §6 follows, has 0.5.
+    """
+
+    brightness: Fraction
+    contrast: Fraction
+    saturation: Fraction
+
+
 class AreaCrop(Section):
-    """A crop of a random share of the area and aspect ratio, and a flip (GoogLeNet §6)."""
+    """A crop of a random share of the area and aspect ratio, a flip, and colours (GoogLeNet §6).
+
+    `color_components` says whose principal components `color_noise` steps along: those of AlexNet's
+    code, or those of fb.resnet.torch, whose noise is less than half as strong.
+    """
 
     kind: Literal["area"] = "area"
     min_area: Annotated[float, Field(gt=0.0, le=1.0)] = 0.08
     max_area: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     max_aspect_ratio: Annotated[float, Field(ge=1.0)] = 4 / 3
     flip: bool = True
+    color_jitter: ColorJitter | None = None
     color_noise: Annotated[float, Field(ge=0.0)] = 0.0
+    color_components: Literal["cuda-convnet", "fb"] = "cuda-convnet"
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -300,8 +319,17 @@ class Recipe(Section):
         ):
             if side < size:
                 raise ValueError(f"{section} ({side}) is smaller than input.size ({size})")
-        if self.input.color == "gray" and getattr(self.augmentation, "color_noise", False):
-            raise ValueError("augmentation.color_noise needs input.color: rgb; set it to 0")
+        for key in ("color_noise", "color_jitter"):
+            if self.input.color == "gray" and getattr(self.augmentation, key, None):
+                raise ValueError(f"augmentation.{key} needs input.color: rgb; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _signals_are_seen_as_they_are(self) -> Self:
+        if self.input.dimensions == 1:
+            for section, kind in (("augmentation", "none"), ("evaluation", "whole")):
+                if getattr(self, section).kind != kind:
+                    raise ValueError(f"input.dimensions: 1 needs {section}: {{kind: {kind}}}")
         return self
 
 

@@ -4,13 +4,17 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.documents import Section, validate
 from pipeline.errors import UserError
 
 FORMAT_VERSION = 1
 FILE_NAME = "dataset.json"
+
+# What the members of the shards are. A signal is an `.npy` array, float32 of shape (width,); the
+# index calls its height 1.
+Contents = Literal["images", "signals"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Description(Section):
 
     format_version: int
     name: str
+    contents: Contents = "images"
     digest: str
     classes: tuple[ImageClass, ...]
     splits: dict[str, SplitDescription]

@@ -5,14 +5,12 @@ They are the test part of UCI's "Optical Recognition of Handwritten Digits" (Alp
 """
 
 from collections.abc import Iterator
-from io import BytesIO
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from pipeline.data.description import ImageClass
 from pipeline.data.packing import Progress, Sample
+from pipeline.data.png import encode_png
 
 NUM_TRAIN = 898
 NUM_IMAGES = 1797
@@ -33,14 +31,7 @@ def digits_samples(progress: Progress) -> dict[str, Iterator[Sample]]:
 
     def samples(numbers: range) -> Iterator[Sample]:
         for i in numbers:
-            yield Sample(f"digits-{i:04d}", _png(pixels[i]), int(data.target[i]), 8, 8)
+            yield Sample(f"digits-{i:04d}", encode_png(pixels[i]), int(data.target[i]), 8, 8)
             progress(i + 1, NUM_IMAGES)
 
     return {"train": samples(range(NUM_TRAIN)), "val": samples(range(NUM_TRAIN, NUM_IMAGES))}
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    # Uncompressed, so that the bytes don't depend on the version of zlib.
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=0)
-    return buffer.getvalue()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.data.checking import ImageFile
 from pipeline.data.description import ImageClass
+from pipeline.data.held_out import held_out
 from pipeline.data.shards import is_key
 from pipeline.errors import UserError
 
@@ -154,19 +155,11 @@ def _hold_out(classes: _Classes, val_share: float) -> dict[str, dict[str, list[_
     for name, files in classes.items():
         if len(files) < 2:
             raise UserError(f"{files[0].path.parent}: one image; train and val need one each")
-        draws = {file.path: _draw(f"{name}/{file.path.name}") for file in files}
-        ranked = sorted(files, key=lambda file: draws[file.path])
-        num_val = sum(draw < val_share for draw in draws.values())
-        held_out = set(ranked[: min(max(num_val, 1), len(files) - 1)])
-        splits["train"][name] = [file for file in files if file not in held_out]
-        splits["val"][name] = [file for file in files if file in held_out]
+        named = {f"{name}/{file.path.name}": file for file in files}
+        val = held_out(list(named), val_share)
+        splits["train"][name] = [file for key, file in named.items() if key not in val]
+        splits["val"][name] = [file for key, file in named.items() if key in val]
     return splits
-
-
-def _draw(name: str) -> float:
-    """Return a number in [0, 1) that depends on nothing but `name`."""
-    digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
-    return int.from_bytes(digest[:6]) / 2**48
 
 
 def _fingerprint(source: Path, found: Mapping[str, _Classes]) -> str:

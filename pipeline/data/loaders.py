@@ -13,8 +13,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pipeline.cluster import Loading
+from pipeline.data.colors import jitter_colors
 from pipeline.data.order import Dealing, epoch_order
 from pipeline.data.reference import ReferenceImages
+from pipeline.data.signals import Signals, decode_signal
 from pipeline.data.store import Split
 from pipeline.data.views import Views, evaluation_views, training_views
 from pipeline.errors import UserError
@@ -25,8 +27,9 @@ from pipeline.recipe import Input, Protocol, Recipe
 class Batch:
     """What a worker computes on at once.
 
-    images: float32 (n, c, h, w), normalized. labels: int64 (n,). indices: int64 (n,), into the
-    split. Images and labels are on the worker's device, indices stay on the CPU.
+    images: float32 (n, c, h, w), or signals (n, 1, length), normalized. labels: int64 (n,).
+    indices: int64 (n,), into the split. Images and labels are on the worker's device, indices stay
+    on the CPU.
     """
 
     images: Tensor
@@ -70,7 +73,10 @@ def evaluation_plan(
 
 
 class _Images(Interface):
-    """What executes views: tensors of images, in the order of the views."""
+    """What executes views: tensors of images or signals, in the order of the views.
+
+    Colour factors are left to the `Loader`.
+    """
 
     def __next__(self) -> Tensor: ...
 
@@ -87,10 +93,12 @@ class Loader:
         self,
         split: Split,
         views: Iterable[Views],
+        input: Input,
         execute: Callable[[Iterator[Views]], _Images],
         device: torch.device,
     ) -> None:
         self._split = split
+        self._input = input
         self._device = device
         self._in_flight: deque[Views] = deque()
         self._images = execute(self._begin(views))
@@ -107,7 +115,8 @@ class Loader:
             for views in self._in_flight:
                 _raise_if_damaged(self._split, views.images, error)
             raise
-        indices = self._in_flight.popleft().images
+        views = self._in_flight.popleft()
+        images, indices = jitter_colors(images, views, self._input), views.images
         labels = torch.from_numpy(self._split.labels[indices])
         return Batch(images, labels.to(self._device), torch.from_numpy(indices))
 
@@ -135,10 +144,14 @@ def build_loader(
     """Build the loader that `loading.backend` names; every backend shows the same pictures.
 
     No `Views` may hold more than `max_batch_size`. `fill` is the grey level outside the images, or
-    None if no box leaves its image (`pipeline.data.views.fill_of`).
+    None if no box leaves its image (`pipeline.data.views.fill_of`). Signals have one executor.
+    Raises `UserError` where `input` can't see what `split` holds.
     """
+    check_contents(split, input)
 
     def execute(begun: Iterator[Views]) -> _Images:
+        if split.contents == "signals":
+            return Signals(split, begun, input, device)
         if loading.backend == "reference":
             return ReferenceImages(
                 split, begun, input, device, fill=fill, channels_last=channels_last
@@ -157,25 +170,58 @@ def build_loader(
             channels_last=channels_last,
         )
 
-    return Loader(split, views, execute, device)
+    return Loader(split, views, input, execute, device)
+
+
+def check_contents(split: Split, input: Input) -> None:
+    """Raise `UserError` where `input` means images and `split` holds signals, or the other way.
+
+    Signals are shown as they are, so that their length must be `input.size`.
+    """
+    dimensions = 1 if split.contents == "signals" else 2
+    if input.dimensions != dimensions:
+        raise UserError(
+            f"the data set holds {split.contents}, but the recipe has input.dimensions: "
+            f"{input.dimensions}; change data.name, or input.dimensions to {dimensions}"
+        )
+    if dimensions == 1:
+        others = split.sizes[:, 1][split.sizes[:, 1] != input.size]
+        if len(others):
+            raise UserError(
+                f"the data set holds signals of {others[0]} values, but the recipe has "
+                f"input.size: {input.size}; change data.name, or input.size to {others[0]}"
+            )
 
 
 def _raise_if_damaged(split: Split, images: NDArray[np.int64], error: Exception) -> None:
     # The executor's own message seldom says which image it was.
+    examine = _damage_of_signal if split.contents == "signals" else _damage_of_image
     for image in images.tolist():
-        height, width = split.sizes[image].tolist()
-        try:
-            with Image.open(io.BytesIO(split.encoded(image).tobytes())) as file:
-                file.load()
-                found = file.size
-        except UnidentifiedImageError:
-            reason = "is in no known format"
-        except (OSError, SyntaxError, ValueError) as damage:
-            reason = f"can't be decoded ({damage})"
-        else:
-            if found == (width, height):
-                continue
-            reason = f"is {found[0]}×{found[1]}, but its index says {width}×{height}"
-        raise UserError(
-            f"{split.location(image)}: the image {reason}; run `ilsvrc prepare` again"
-        ) from error
+        damage = examine(split, image)
+        if damage:
+            raise UserError(
+                f"{split.location(image)}: {damage}; run `ilsvrc prepare` again"
+            ) from error
+
+
+def _damage_of_image(split: Split, image: int) -> str | None:
+    height, width = split.sizes[image].tolist()
+    try:
+        with Image.open(io.BytesIO(split.encoded(image).tobytes())) as file:
+            file.load()
+            found = file.size
+    except UnidentifiedImageError:
+        return "the image is in no known format"
+    except (OSError, SyntaxError, ValueError) as damage:
+        return f"the image can't be decoded ({damage})"
+    if found == (width, height):
+        return None
+    return f"the image is {found[0]}×{found[1]}, but its index says {width}×{height}"
+
+
+def _damage_of_signal(split: Split, signal: int) -> str | None:
+    try:
+        decode_signal(split.encoded(signal), int(split.sizes[signal, 1]))
+    except ValueError as damage:
+        return f"the signal {damage}"
+    return None

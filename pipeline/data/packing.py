@@ -13,6 +13,7 @@ from pipeline.data.atomic import new_folder
 from pipeline.data.description import (
     FILE_NAME,
     FORMAT_VERSION,
+    Contents,
     Description,
     File,
     ImageClass,
@@ -32,6 +33,8 @@ Progress = Callable[[int, int], None]
 class Sample:
     """An encoded image as a source yields it; height and width in pixels.
 
+    Or a signal (`pipeline.data.signals.encode_signal`), of height 1.
+
     A status other than "ok" says why the image is left out; `data` is then empty.
     """
 
@@ -47,6 +50,7 @@ def pack(
     folder: Path,
     *,
     name: str,
+    contents: Contents,
     classes: Sequence[ImageClass],
     splits: Mapping[str, Iterable[Sample]],
     source: Mapping[str, Any],
@@ -68,6 +72,7 @@ def pack(
         description = Description(
             format_version=FORMAT_VERSION,
             name=name,
+            contents=contents,
             digest=digest.hexdigest(),
             classes=tuple(classes),
             splits=written,

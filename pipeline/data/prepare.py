@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.checking import read_images
+from pipeline.data.description import Contents
 from pipeline.data.digits import digits_classes, digits_samples
 from pipeline.data.folder import list_folder
+from pipeline.data.mnist import FIELD, mnist_classes, mnist_samples, read_digits
+from pipeline.data.mnist1d import mnist1d_classes, mnist1d_samples
 from pipeline.data.packing import Progress, Sample
 from pipeline.data.store import ImageClass, Store, write_store
 from pipeline.errors import UserError
@@ -30,6 +33,45 @@ def prepare_digits(to: Path, progress: Progress) -> Prepared:
     """Pack scikit-learn's handwritten digits at `to`: 898 to train, 899 to test."""
     source = {"kind": "digits", "from": "sklearn.datasets.load_digits"}
     return _prepare(to, "digits", source, digits_classes(), lambda: digits_samples(progress))
+
+
+def prepare_mnist1d(to: Path, progress: Progress) -> Prepared:
+    """Pack MNIST-1D at `to`: 4,000 signals to train, 1,000 to test."""
+    source = {"kind": "mnist1d", "from": "mnist1d.data.make_dataset"}
+    return _prepare(
+        to, "mnist1d", source, mnist1d_classes(), lambda: mnist1d_samples(progress), "signals"
+    )
+
+
+def prepare_mnist(
+    images: Path,
+    labels: Path,
+    test_images: Path | None,
+    test_labels: Path | None,
+    to: Path,
+    val_share: float,
+    progress: Progress,
+) -> Prepared:
+    """Pack IDX files of digits at `to` (`pipeline.data.mnist`).
+
+    Without test files, `val_share` of each class is held out as val. Raises `UserError` for files
+    that are not MNIST's kind, and when `to` holds something else or can't be written.
+    """
+    if (test_images is None) != (test_labels is None):
+        raise UserError("--test-images and --test-labels belong together; give both or neither")
+    if not 0 < val_share < 1:
+        raise UserError(f"--val-share {val_share}: must be between 0 and 1")
+    train = read_digits(images, labels)
+    test = read_digits(test_images, test_labels) if test_images and test_labels else None
+    second = {"test": test.digest} if test else {"val_share": val_share}
+    source = {"kind": "mnist", "train": train.digest, **second, "padded_to": FIELD}
+    return _prepare(
+        to,
+        "mnist",
+        source,
+        mnist_classes(),
+        lambda: mnist_samples(train, test, val_share, progress),
+    )
 
 
 def prepare_folder(
@@ -69,6 +111,7 @@ def _prepare(
     source: Mapping[str, Any],
     classes: Sequence[ImageClass],
     read: Callable[[], Mapping[str, Iterable[Sample]]],
+    contents: Contents = "images",
 ) -> Prepared:
     folder = to.absolute()
     if folder.exists():
@@ -79,5 +122,7 @@ def _prepare(
                 "remove it or choose another place with --to"
             )
         return Prepared(store, already_there=True)
-    store = write_store(folder, name=name, classes=classes, splits=read(), source=source)
+    store = write_store(
+        folder, name=name, classes=classes, splits=read(), source=source, contents=contents
+    )
     return Prepared(store, already_there=False)

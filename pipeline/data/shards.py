@@ -13,6 +13,7 @@ _SIGNATURES = (
     ("bmp", re.compile(rb"BM")),
     ("tif", re.compile(rb"II\*\x00|MM\x00\*")),
 )
+_SIGNAL_SIGNATURE = b"\x93NUMPY"
 # WebDataset ends a key at the first dot of its last part, and skips members in folders `__x__`.
 _KEY = re.compile(
     r"(?!__[^/]*__/)(?:[^/\x00-\x1f\x7f\ud800-\udfff]+/)*[^/.\x00-\x1f\x7f\ud800-\udfff]+"
@@ -22,6 +23,10 @@ _KEY = re.compile(
 def image_extension(data: bytes) -> str | None:
     """Return jpg, png, webp, bmp or tif as the first bytes tell; None for anything else."""
     return next((name for name, pattern in _SIGNATURES if pattern.match(data)), None)
+
+
+def _extension(data: bytes) -> str | None:
+    return "npy" if data.startswith(_SIGNAL_SIGNATURE) else image_extension(data)
 
 
 def is_key(key: str) -> bool:
@@ -52,10 +57,10 @@ class ShardWriter:
         self._file: BinaryIO | None = None
 
     def add(self, key: str, data: bytes, label: int) -> Place:
-        """Append one image; a new shard starts where this one would pass `shard_bytes`."""
-        extension = image_extension(data)
+        """Append an image or signal; a new shard starts where this one would pass `shard_bytes`."""
+        extension = _extension(data)
         if extension is None or not is_key(key):
-            raise ValueError(f"{key!r}: not a key, or its data is no image of a known format")
+            raise ValueError(f"{key!r}: not a key, or its data is in no known format")
         members = (
             _member(f"{key}.{extension}", data),
             _member(f"{key}.cls", str(label).encode()),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.description import (
     FILE_NAME,
+    Contents,
     Description,
     File,
     ImageClass,
@@ -30,13 +31,21 @@ from pipeline.errors import UserError
 
 
 class Split:
-    """The images of one split, by index. Quarantined ones are not among them.
+    """The images (or signals) of one split, by index. Quarantined ones are not among them.
 
     `labels` is int64 of shape (n,), `sizes` int32 of shape (n, 2): height and width in pixels.
     """
 
-    def __init__(self, name: str, num_quarantined: int, shards: Sequence[Path], index: Index):
+    def __init__(
+        self,
+        name: str,
+        contents: Contents,
+        num_quarantined: int,
+        shards: Sequence[Path],
+        index: Index,
+    ) -> None:
         self.name = name
+        self.contents = contents
         self.num_quarantined = num_quarantined
         self.labels = index.labels
         self.sizes = index.image_sizes
@@ -74,6 +83,7 @@ class Store:
     def __init__(self, folder: Path, description: Description) -> None:
         self.folder = folder
         self.name = description.name
+        self.contents = description.contents
         self.classes = description.classes
         self.digest = description.digest
         self.source = description.source
@@ -114,7 +124,7 @@ class Store:
         if not _is_consistent(index, split, len(self.classes)):
             raise UserError(f"{path}: doesn't fit {FILE_NAME}; {again(self.folder)}")
         shards = [self.folder / shard.name for shard in split.shards]
-        return Split(name, split.num_quarantined, shards, index)
+        return Split(name, self.contents, split.num_quarantined, shards, index)
 
     def verify(self) -> None:
         """Read every byte again; raises `UserError` that names the first file that has changed."""
@@ -136,6 +146,7 @@ def write_store(
     classes: Sequence[ImageClass],
     splits: Mapping[str, Iterable[Sample]],
     source: Mapping[str, Any],
+    contents: Contents = "images",
     shard_bytes: int = 256 * 2**20,
 ) -> Store:
     """Pack `splits`, one after the other, and return the data set that is then in `folder`.
@@ -147,6 +158,7 @@ def write_store(
     pack(
         folder,
         name=name,
+        contents=contents,
         classes=classes,
         splits=splits,
         source=source,

@@ -18,6 +18,7 @@ from pipeline.recipe import (
     AreaCrop,
     Augmentation,
     CenterCrop,
+    ColorJitter,
     NoAugmentation,
     Protocol,
     ScaleJitter,
@@ -40,10 +41,28 @@ RGB_EIGENVECTORS = np.array(
     ]
 )
 
+# Those of fb.resnet.torch (`datasets/imagenet.lua`), which DenseNet's code took over, for pixels in
+# 0–1. Its "eigval" are variances, and scale the steps without a root: main axis 5.5 grey levels at
+# strength 0.1, where AlexNet's code has 12.2.
+FB_STEPS = 255 * np.array([0.2175, 0.0188, 0.0045])
+FB_EIGENVECTORS = np.array(
+    [
+        [-0.5675, 0.7192, 0.4009],
+        [-0.5808, -0.0045, -0.8140],
+        [-0.5836, -0.6948, 0.4203],
+    ]
+)
+
+_COMPONENTS = {
+    "cuda-convnet": (RGB_STDS, RGB_EIGENVECTORS),
+    "fb": (FB_STEPS, FB_EIGENVECTORS),
+}
+
 _AREA_TRIES = 10
+_NUM_JITTERS = 3
 
 # Columns of an image's random numbers. Flip and colour come first, so that they stay the same
-# whatever the crop draws.
+# whatever the crop draws; jitter comes last, so that the others stay the same without it.
 _FLIP = 0
 _COLOR = slice(1, 5)
 _CROP = 5
@@ -59,6 +78,8 @@ class Views:
     regions: int64 (n, 4), (y, x, height, width): the pixels that the resizing filter may read.
     flips: bool (n,), mirror left and right.
     color_shifts: float32 (n, 3), added to R, G, B in 0–255.
+    color_factors: float32 (n, 3), of brightness, contrast and saturation before the shifts
+        (`pipeline.data.colors`); 1 leaves the colours alone.
     """
 
     images: Integers
@@ -66,6 +87,7 @@ class Views:
     regions: Integers
     flips: NDArray[np.bool_]
     color_shifts: NDArray[np.float32]
+    color_factors: NDArray[np.float32]
 
 
 def evaluation_views(
@@ -102,8 +124,9 @@ def training_views(
     if isinstance(augmentation, NoAugmentation):
         return evaluation_views(protocol, size, images, sizes)
     whole = sizes.astype(np.int64)
-    numbers = uniforms(seed, epoch, images, _CROP + _num_crop_numbers(augmentation))
-    crop = numbers[:, _CROP:]
+    jitter = _CROP + _num_crop_numbers(augmentation)
+    numbers = uniforms(seed, epoch, images, jitter + _NUM_JITTERS)
+    crop = numbers[:, _CROP:jitter]
     if isinstance(augmentation, ShiftScale):
         boxes = _shift_scale(augmentation, whole, crop)
         # Fill takes part in the filter like any pixel, so that the region may leave the image.
@@ -111,18 +134,23 @@ def training_views(
     if isinstance(augmentation, AreaCrop):
         boxes = _area(augmentation, whole, crop)
         regions = boxes.astype(np.int64)
+        components = augmentation.color_components
+        factors = _color_factors(numbers[:, jitter:], augmentation.color_jitter)
     else:
         if isinstance(augmentation, AlexNetCrop):
             boxes = _alexnet(augmentation, size, whole, crop)
         else:
             boxes = _scale_jitter(augmentation, size, whole, crop)
         regions = _around(boxes, size, whole)
+        components = "cuda-convnet"
+        factors = _unjittered(images)
     return Views(
         images=images,
         boxes=boxes,
         regions=regions,
         flips=(numbers[:, _FLIP] < 0.5) & augmentation.flip,
-        color_shifts=_color_shifts(numbers[:, _COLOR], augmentation.color_noise),
+        color_shifts=_color_shifts(numbers[:, _COLOR], augmentation.color_noise, components),
+        color_factors=factors,
     )
 
 
@@ -144,6 +172,7 @@ def _plain(images: Integers, boxes: Floats, regions: Integers) -> Views:
         regions=regions,
         flips=np.zeros(len(images), dtype=np.bool_),
         color_shifts=np.zeros((len(images), 3), dtype=np.float32),
+        color_factors=_unjittered(images),
     )
 
 
@@ -245,7 +274,19 @@ def _area(augmentation: AreaCrop, sizes: Integers, numbers: Floats) -> Floats:
     return np.concatenate([starts, sides], axis=1).astype(np.float64)
 
 
-def _color_shifts(numbers: Floats, strength: float) -> NDArray[np.float32]:
+def _unjittered(images: Integers) -> NDArray[np.float32]:
+    return np.ones((len(images), _NUM_JITTERS), dtype=np.float32)
+
+
+def _color_factors(numbers: Floats, jitter: ColorJitter | None) -> NDArray[np.float32]:
+    """Return float32 (n, 3): factors uniform in 1 ± strength."""
+    if jitter is None:
+        return np.ones(numbers.shape, dtype=np.float32)
+    strengths = np.array([jitter.brightness, jitter.contrast, jitter.saturation])
+    return (1 + (2 * numbers - 1) * strengths).astype(np.float32)
+
+
+def _color_shifts(numbers: Floats, strength: float, components: str) -> NDArray[np.float32]:
     """Return AlexNet's colour noise, float32 (n, 3): a normal step along each component (§4.1).
 
     The paper's λ must be read as the root of the eigenvalue in 0–255 units; its own code does.
@@ -255,4 +296,5 @@ def _color_shifts(numbers: Floats, strength: float) -> NDArray[np.float32]:
     radius = np.sqrt(-2 * np.log(1 - numbers[:, 0::2]))
     angle = 2 * np.pi * numbers[:, 1::2]
     normals = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :3]
-    return ((normals * RGB_STDS * strength) @ RGB_EIGENVECTORS.T).astype(np.float32)
+    steps, eigenvectors = _COMPONENTS[components]
+    return ((normals * steps * strength) @ eigenvectors.T).astype(np.float32)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.cluster import Cluster
+from pipeline.data.loaders import check_contents
 from pipeline.data.order import Dealing
 from pipeline.data.store import Store
 from pipeline.errors import UserError
@@ -77,10 +78,12 @@ def _data(recipe: Recipe, cluster: Cluster) -> str:
                 f"{store.folder} has no split '{name}' (data.{key}); "
                 f"there are: {', '.join(store.split_names)}"
             )
-        if not len(store.split(name)):
+        split = store.split(name)
+        if not len(split):
             raise UserError(f"{store.folder}: split '{name}' has no images; prepare it again")
-        sizes.append(f"{len(store.split(name)):,} {name}")
-    return f"{store.name}: {', '.join(sizes)} images, {classes} classes"
+        check_contents(split, recipe.input)
+        sizes.append(f"{len(split):,} {name}")
+    return f"{store.name}: {', '.join(sizes)} {store.contents}, {classes} classes"
 
 
 def _batch(recipe: Recipe, cluster: Cluster) -> str:

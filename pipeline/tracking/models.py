@@ -23,7 +23,8 @@ def log_model(uri: str, run_id: str, recipe: Recipe, weights: Path) -> str:
 
     It holds the weights, the recipe and this project's code, which rebuilds the network from them.
     Loaded by `mlflow.pyfunc.load_model`, it maps normalised images, float32 `(n, channels, size,
-    size)`, to logits, float32 `(n, num_classes)`. Returns its address, `models:/<id>`.
+    size)`, or signals, `(n, 1, size)`, to logits, float32 `(n, num_classes)`. Returns its address,
+    `models:/<id>`.
     """
     with reaching(uri), tempfile.TemporaryDirectory() as temporary:
         client = connect(uri)
@@ -67,7 +68,7 @@ def _signature(recipe: Recipe) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    images = (-1, recipe.input.num_channels, recipe.input.size, recipe.input.size)
+    images = (-1, recipe.input.num_channels, *[recipe.input.size] * recipe.input.dimensions)
     logits = (-1, recipe.network.num_classes)
     return ModelSignature(
         Schema([TensorSpec(np.dtype("float32"), images)]),

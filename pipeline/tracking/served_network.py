@@ -14,7 +14,10 @@ from pipeline.recipe import read_recipe
 
 
 class ServedNetwork(PythonModel):
-    """Maps normalised images, float32 (n, c, h, w), to logits, float32 (n, num_classes)."""
+    """Maps normalised images, float32 (n, c, h, w), or signals, (n, 1, length), to logits.
+
+    Logits are float32 (n, num_classes).
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         recipe = read_recipe(Path(context.artifacts["recipe"]))
