@@ -319,9 +319,9 @@ class Recipe(Section):
         ):
             if side < size:
                 raise ValueError(f"{section} ({side}) is smaller than input.size ({size})")
-        for key in ("color_noise", "color_jitter"):
+        for key, mend in (("color_noise", "set it to 0"), ("color_jitter", "leave it out")):
             if self.input.color == "gray" and getattr(self.augmentation, key, None):
-                raise ValueError(f"augmentation.{key} needs input.color: rgb; leave it out")
+                raise ValueError(f"augmentation.{key} needs input.color: rgb; {mend}")
         return self
 
     @model_validator(mode="after")

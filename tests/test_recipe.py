@@ -62,7 +62,12 @@ def test_paths_become_absolute_and_the_default_store_is_a_file_here(
         ("optimizer.momentum=1.5", "optimizer.momentum"),
         ("epochs=0", "epochs"),
         ("network.layers=3", "'network.layers' is not a known key; there are: name, num_classes"),
-        ("augmentation={kind: area, color_noise: 0.1}", "needs input.color: rgb"),
+        ("augmentation={kind: area, color_noise: 0.1}", "needs input.color: rgb; set it to 0"),
+        (
+            "augmentation={kind: area, color_jitter: {brightness: 1, contrast: 1, saturation: 1}}",
+            "augmentation.color_jitter needs input.color: rgb; leave it out",
+        ),
+        ("input.dimensions=1", "input.dimensions: 1 needs augmentation: {kind: none}"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(assignment: str, told: str) -> None:

@@ -9,7 +9,6 @@ import hashlib
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -77,10 +76,10 @@ def read_idx(path: Path, num_dimensions: int) -> NDArray[np.uint8]:
         with path.open("rb") as plain:
             is_gzipped = plain.read(2) == _GZIP
             plain.seek(0)
-            with _unpacked(plain, is_gzipped) as file:
-                shape = _read_shape(path, file, num_dimensions)
-                size = math.prod(shape)
-                data = file.read(size + 1)
+            file = gzip.GzipFile(fileobj=plain) if is_gzipped else plain
+            shape = _read_shape(path, file, num_dimensions)
+            size = math.prod(shape)
+            data = file.read(size + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: a damaged gzip file ({error}); fetch it again") from None
     except OSError as error:
@@ -93,11 +92,9 @@ def read_idx(path: Path, num_dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 
-def _unpacked(plain: IO[bytes], is_gzipped: bool) -> AbstractContextManager[IO[bytes]]:
-    return gzip.GzipFile(fileobj=plain) if is_gzipped else nullcontext(plain)
-
-
-def _read_shape(path: Path, file: IO[bytes], num_dimensions: int) -> tuple[int, ...]:
+def _read_shape(
+    path: Path, file: IO[bytes] | gzip.GzipFile, num_dimensions: int
+) -> tuple[int, ...]:
     wanted = _CONTENTS[num_dimensions]
     magic = int.from_bytes(file.read(4), "big")
     if magic not in _DIMENSIONS:
@@ -135,13 +132,13 @@ def mnist_samples(
         }
     val: set[str] = set()
     for digit in range(_NUM_CLASSES):
-        val |= held_out([keys[i] for i in np.flatnonzero(train.labels == digit)], val_share)
-    places = {name: [i for i, key in enumerate(keys) if (key in val) == (name == "val")]
-              for name in ("train", "val")}  # fmt: skip
-    first = len(places["train"])
+        of_digit = np.flatnonzero(train.labels == digit).tolist()
+        val |= held_out([keys[i] for i in of_digit], val_share)
+    kept = [i for i, key in enumerate(keys) if key not in val]
+    held = [i for i, key in enumerate(keys) if key in val]
     return {
-        name: _samples(train, keys, places[name], _counted(progress, start, len(keys)))
-        for name, start in (("train", 0), ("val", first))
+        "train": _samples(train, keys, kept, _counted(progress, 0, len(keys))),
+        "val": _samples(train, keys, held, _counted(progress, len(kept), len(keys))),
     }
 
 
