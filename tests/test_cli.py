@@ -78,7 +78,7 @@ MISTAKES = {
     ),
     "an unknown network": (
         ["train", "smoke", "--set", "network.name=lenet9"],
-        ["lenet9", "lenet5_modern"],
+        ["lenet9", "near are: lenet5"],
     ),
     "workers that do not divide the batch": (
         ["train", "smoke", "--set", "cluster.workers.count=3"],

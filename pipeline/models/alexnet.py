@@ -1,75 +1,145 @@
 """AlexNet (Krizhevsky, Sutskever, Hinton, NIPS 2012, §3): 60,965,224 parameters at 1000 classes.
 
-As the paper has it: two groups where the paper has two GPUs, response normalization, overlapping
-pooling. torchvision's `alexnet` is another network (one column, no normalization, 64 filters).
+Two groups where the paper has two GPUs, response normalization, overlapping pooling. torchvision's
+`alexnet` is another network (one column, no normalization, 64 filters).
+
+- `alexnet` is the paper's text.
+- `alexnet_code` is the network whose errors the paper reports, as its code ran in 2012.
+- `alexnet_caffe` starts as Caffe's replica (bvlc_alexnet) does.
+- `alexnet_one_tower` has no groups: 62,378,344 parameters.
+- `alexnet_std003`, `alexnet_bias01` and `alexnet_std003_bias01` are the paper's network with one or
+  both of the things that make it learn more easily: 0.03 as in the code, 0.1 as in Caffe.
 
 The caption of the paper's Figure 2 counts 253,440 neurons in the first layer. It has
 55·55·96 = 290,400; 253,440 = 55·48·96 has the maps of one GPU in place of a side.
 """
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from pipeline.models.classifier import ImageClassifier, InputShape
 from pipeline.models.initialization import fill_normal
-from pipeline.models.response_norm import ResponseNorm
+from pipeline.models.response_norm import ResponseNorm, SameMapNorm
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where weights and biases start; the paper's values (§5)."""
+
+    std: float = 0.01
+    std_of_conv3_to_5: float = 0.01
+    std_of_fc6_and_fc7: float = 0.01
+    # Of layers 2, 4, 5, 6, 7, "to provide the ReLUs with positive inputs"; the others have 0.
+    bias: float = 1.0
 
 
 class AlexNet(ImageClassifier):
-    """Five convolutions, three fully connected layers.
+    """Five convolutions, three fully connected layers, which run in the order they are listed in.
 
-    Where the paper and the code behind its numbers differ, this is the paper: ReLU before the
-    first normalization, no second normalization after layer 2, one standard deviation of 0.01.
-    Two exceptions: the normalization's α is divided by its window (see `ResponseNorm`), as in the
-    network that was trained; and dropout doubles what it keeps in training, where the paper
+    The normalization's α is divided by its window (see `ResponseNorm`), as in the network that was
+    trained and not as in the paper; and dropout doubles what it keeps in training, where the paper
     halves everything in testing.
     """
 
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
 
-    def __init__(self, num_classes: int, num_channels: int) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        num_channels: int,
+        start: Start,
+        *,
+        groups: int = 2,
+        k: float = 2.0,
+        as_the_code: bool = False,
+    ) -> None:
         super().__init__()
         # 224 is no whole number of strides: the windows of the last column and row run 3 pixels
         # over the right and bottom edge (cuda-convnet rounds up), where it is 0.
-        self.features = nn.Sequential(  # (n, c, 224, 224)
-            nn.ZeroPad2d((0, 3, 0, 3)),
-            nn.Conv2d(num_channels, 96, 11, stride=4),  # (n, 96, 55, 55)
-            nn.ReLU(inplace=True),
-            ResponseNorm(size=5, alpha=1e-4, k=2.0),
-            nn.MaxPool2d(3, stride=2),  # (n, 96, 27, 27)
-            nn.Conv2d(96, 256, 5, padding=2, groups=2),
-            nn.ReLU(inplace=True),
-            ResponseNorm(size=5, alpha=1e-4, k=2.0),
-            nn.MaxPool2d(3, stride=2),  # (n, 256, 13, 13)
-            nn.Conv2d(256, 384, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(384, 384, 3, padding=1, groups=2),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(384, 256, 3, padding=1, groups=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, stride=2),  # (n, 256, 6, 6)
-        )
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(256 * 6 * 6, 4096),
-            nn.ReLU(inplace=True),
-            nn.Dropout(0.5),
-            nn.Linear(4096, 4096),
-            nn.ReLU(inplace=True),
-            nn.Dropout(0.5),
-            nn.Linear(4096, num_classes),
-        )
-        self._initialize()
+        self.edge = nn.ZeroPad2d((0, 3, 0, 3))  # (n, c, 227, 227)
+        self.conv1 = nn.Conv2d(num_channels, 96, 11, stride=4)  # (n, 96, 55, 55)
+        if not as_the_code:
+            self.relu1 = nn.ReLU(inplace=True)
+        self.norm1 = ResponseNorm(size=5, alpha=1e-4, k=k)
+        self.pool1 = nn.MaxPool2d(3, stride=2)  # (n, 96, 27, 27)
+        if as_the_code:  # the first normalization sees negative values too
+            self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=groups)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.norm2 = ResponseNorm(size=5, alpha=1e-4, k=k)
+        if as_the_code:
+            self.map_norm2 = SameMapNorm(size=5, alpha=1e-3, k=1.0)
+        self.pool2 = nn.MaxPool2d(3, stride=2)  # (n, 256, 13, 13)
+        self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
+        self.relu3 = nn.ReLU(inplace=True)
+        self.conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=groups)
+        self.relu4 = nn.ReLU(inplace=True)
+        self.conv5 = nn.Conv2d(384, 256, 3, padding=1, groups=groups)
+        self.relu5 = nn.ReLU(inplace=True)
+        self.pool5 = nn.MaxPool2d(3, stride=2)  # (n, 256, 6, 6)
+        self.flatten = nn.Flatten()
+        self.fc6 = nn.Linear(256 * 6 * 6, 4096)
+        self.relu6 = nn.ReLU(inplace=True)
+        self.dropout6 = nn.Dropout(0.5)
+        self.fc7 = nn.Linear(4096, 4096)
+        self.relu7 = nn.ReLU(inplace=True)
+        self.dropout7 = nn.Dropout(0.5)
+        self.fc8 = nn.Linear(4096, num_classes)
+        self._initialize(start)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.features(images))
+        x = images
+        for layer in self.children():
+            x = layer(x)
+        return x
 
-    def _initialize(self) -> None:
-        """§5: weights from N(0, 0.01²); biases 1 in layers 2, 4, 5, 6, 7, and 0 in 1, 3, 8."""
-        layers = [layer for layer in self.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-        for layer, bias in zip(layers, (0, 1, 0, 1, 1, 1, 1, 0), strict=True):
-            fill_normal(layer, std=0.01, bias=bias)
+    def _initialize(self, start: Start) -> None:
+        for layer in (self.conv1, self.fc8):
+            fill_normal(layer, start.std)
+        fill_normal(self.conv2, start.std, start.bias)
+        fill_normal(self.conv3, start.std_of_conv3_to_5)
+        for layer in (self.conv4, self.conv5):
+            fill_normal(layer, start.std_of_conv3_to_5, start.bias)
+        for layer in (self.fc6, self.fc7):
+            fill_normal(layer, start.std_of_fc6_and_fc7, start.bias)
 
 
 def alexnet(num_classes: int, num_channels: int = 3) -> AlexNet:
     """The network of the paper: 224×224 RGB, 724,406,816 multiply-adds at 1000 classes."""
-    return AlexNet(num_classes, num_channels)
+    return AlexNet(num_classes, num_channels, Start())
+
+
+def alexnet_code(num_classes: int, num_channels: int = 3) -> AlexNet:
+    """As the original code's configuration 145, whose logged errors are the paper's.
+
+    Layers 3 to 5 start with a deviation of 0.03, the first normalization comes before the ReLU,
+    and another one, within each map, after the second. That one's k isn't known to us: here 1.
+    """
+    return AlexNet(num_classes, num_channels, Start(std_of_conv3_to_5=0.03), as_the_code=True)
+
+
+def alexnet_caffe(num_classes: int, num_channels: int = 3) -> AlexNet:
+    """As Caffe's bvlc_alexnet: biases 0.1, since 1 "gave flat loss", fc6 and fc7 from 0.005², k 1.
+
+    Caffe crops 227 pixels; here the last three come from the edge, as in the paper's network.
+    """
+    start = Start(std_of_fc6_and_fc7=0.005, bias=0.1)
+    return AlexNet(num_classes, num_channels, start, k=1.0)
+
+
+def alexnet_one_tower(num_classes: int, num_channels: int = 3) -> AlexNet:
+    """The paper's network on one GPU of today: every layer sees all maps of the one before."""
+    return AlexNet(num_classes, num_channels, Start(), groups=1)
+
+
+def alexnet_std003(num_classes: int, num_channels: int = 3) -> AlexNet:
+    return AlexNet(num_classes, num_channels, Start(std_of_conv3_to_5=0.03))
+
+
+def alexnet_bias01(num_classes: int, num_channels: int = 3) -> AlexNet:
+    return AlexNet(num_classes, num_channels, Start(bias=0.1))
+
+
+def alexnet_std003_bias01(num_classes: int, num_channels: int = 3) -> AlexNet:
+    return AlexNet(num_classes, num_channels, Start(std_of_conv3_to_5=0.03, bias=0.1))

@@ -76,6 +76,6 @@ def dissect(model: nn.Module, input_shape: tuple[int, int, int]) -> Anatomy:
 
 def _multiply_adds(module: nn.Module, output: Tensor) -> int:
     """A weight of one output channel or unit is multiplied once for each of its outputs."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
         return output.numel() * module.weight[0].numel()
     return 0

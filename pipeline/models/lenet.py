@@ -1,9 +1,137 @@
-"""LeNet-5 (LeCun, Bottou, Bengio, Haffner, Proc. IEEE 1998, §II-B)."""
+"""LeNet-5 (LeCun, Bottou, Bengio, Haffner, Proc. IEEE 1998, §II-B), as published and as taught."""
 
+import torch
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from pipeline.models.classifier import ImageClassifier, InputShape
 from pipeline.models.initialization import fill_normal, he_std
+
+# Which maps of S2 each map of C3 sees (Table I).
+TABLE_I = (
+    (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
+    (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
+    (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5), (0, 1, 2, 3, 4, 5),
+)  # fmt: skip
+
+# What F6 should look like for the digits 0 to 9, side by side: 7×12 pixels, +1 where there is ink
+# (Fig. 3, as others have transcribed it).
+BITMAPS = """
+.#####. ...##.. .#####. ####### .#####. .#####. ..####. ####### .#####. .#####.
+....... ..###.. ....... .....## ....... ....... .##.... .....## ##...## ##..###
+..###.. .####.. .#####. ....##. ....... ####### ##..... .....## ##...## ##...##
+.##.##. ...##.. ##...## ...##.. .##..## ##..... ##..... ....##. ##...## ##...##
+##...## ...##.. #....## ..####. .##..## ##..... ######. ...##.. .#####. ##..###
+##...## ...##.. ....##. .....## ###..## .####.. ###..## ...##.. ##...## .######
+##...## ...##.. ..###.. .....## ##...## ..####. ##...## ..##... ##...## .....##
+##...## ...##.. .##.... .....## ##...## .....## ##...## ..##... ##...## .....##
+.##.##. ...##.. ##..... ##...## ##..### ##...## ###..## ..##... ##...## ....##.
+..###.. .###### ####### .#####. .###### .#####. .#####. ..##... .#####. .####..
+....... ....... ....... ....... .....## ....... ....... ....... ....... .......
+....... ....... ....... ....... .....## ....... ....... ....... ....... .......
+"""
+
+
+class Squash(nn.Module):
+    """1.7159 · tanh(2a / 3): it takes ±1 to ±1, and bends most there (Appendix A)."""
+
+    def forward(self, a: Tensor) -> Tensor:
+        return 1.7159 * torch.tanh(a * (2 / 3))
+
+
+class Subsampling(nn.AvgPool2d):
+    """The sum of each 2×2 square, times a coefficient of its map, plus a bias of its map."""
+
+    def __init__(self, num_maps: int) -> None:
+        super().__init__(2)
+        self.coefficient = nn.Parameter(torch.empty(num_maps, 1, 1))
+        self.bias = nn.Parameter(torch.empty(num_maps))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return 4 * super().forward(maps) * self.coefficient + self.bias[:, None, None]
+
+
+class PartialConvolution(nn.Module):
+    """A convolution in which each map sees some maps of the layer before only."""
+
+    def __init__(self, table: tuple[tuple[int, ...], ...], kernel_size: int) -> None:
+        super().__init__()
+        self.table = table
+        self.maps = nn.ModuleList(nn.Conv2d(len(seen), 1, kernel_size) for seen in table)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        pairs = zip(self.maps, self.table, strict=True)
+        return torch.cat([convolution(maps[:, list(seen)]) for convolution, seen in pairs], dim=1)
+
+
+class RadialBasisOutput(nn.Module):
+    """Minus the squared distance from F6, (n, 84), to each digit's bitmap: logits (n, classes)."""
+
+    bitmaps: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("bitmaps", drawn_digits()[:num_classes])
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return -((codes[:, None] - self.bitmaps) ** 2).sum(dim=2)
+
+
+def drawn_digits() -> Tensor:
+    """The targets of F6, float (10, 84) of ±1, rows of pixels one after the other."""
+    rows = [line.split() for line in BITMAPS.strip().splitlines()]
+    ink = [[pixel == "#" for row in rows for pixel in row[digit]] for digit in range(10)]
+    return torch.tensor(ink, dtype=torch.float32) * 2 - 1
+
+
+class LeNet5(ImageClassifier):
+    """The network of 1998: 60,000 trainable parameters, 340,908 connections.
+
+    Its output says how far F6 is from a drawing of each digit. Here those distances come out
+    negated, so that the highest logit is the nearest digit. The drawings are fixed; there are ten.
+    """
+
+    input_shape = InputShape(num_channels=1, size=32, min_size=32, max_size=32)
+
+    def __init__(self, num_classes: int, num_channels: int) -> None:
+        super().__init__()
+        if num_classes > 10:
+            raise UserError(
+                f"recipe: lenet5 has drawings of 10 digits, not of {num_classes} classes; "
+                f"set network.name to lenet5_modern"
+            )
+        self.layers = nn.Sequential(  # (n, c, 32, 32)
+            nn.Conv2d(num_channels, 6, 5),  # C1: (n, 6, 28, 28)
+            Squash(),
+            Subsampling(6),  # S2: (n, 6, 14, 14)
+            Squash(),
+            PartialConvolution(TABLE_I, 5),  # C3: (n, 16, 10, 10)
+            Squash(),
+            Subsampling(16),  # S4: (n, 16, 5, 5)
+            Squash(),
+            nn.Conv2d(16, 120, 5),  # C5: (n, 120, 1, 1)
+            Squash(),
+            nn.Flatten(),
+            nn.Linear(120, 84),  # F6
+            Squash(),
+            RadialBasisOutput(num_classes),
+        )
+        self._initialize()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+    def _initialize(self) -> None:
+        """All, biases too, from U(±2.4 / F), F being the inputs of a unit (Appendix A)."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                bound = 2.4 / layer.weight[0].numel()
+            elif isinstance(layer, Subsampling):
+                bound = 2.4 / 4
+            else:
+                continue
+            for parameter in layer.parameters():
+                nn.init.uniform_(parameter, -bound, bound)
 
 
 class LeNet5Modern(ImageClassifier):
@@ -47,3 +175,8 @@ class LeNet5Modern(ImageClassifier):
 def lenet5_modern(num_classes: int, num_channels: int = 1) -> LeNet5Modern:
     """LeNet-5 with ReLU, maximum pooling and softmax: 32×32 gray, 416,520 multiply-adds."""
     return LeNet5Modern(num_classes, num_channels)
+
+
+def lenet5(num_classes: int, num_channels: int = 1) -> LeNet5:
+    """The paper's LeNet-5: 32×32 gray, at most 10 classes, 325,680 multiply-adds."""
+    return LeNet5(num_classes, num_channels)

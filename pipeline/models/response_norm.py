@@ -36,6 +36,28 @@ class ResponseNorm(nn.Module):
         return f"size={self.size}, alpha={self.alpha}, k={self.k}"
 
 
+class SameMapNorm(nn.AvgPool2d):
+    """Divide each value by `(k + alpha / size² · Σ a²) ** 0.75`, over a square of its own map.
+
+    The square has `size` pixels a side and is centred on the value; outside the map it counts 0.
+    A pooling of squares, which counts the padding too and so is the sum over size². In the original
+    code of AlexNet, and not in the paper.
+    """
+
+    def __init__(self, size: int, alpha: float, k: float) -> None:
+        super().__init__(size, stride=1, padding=size // 2)
+        self.alpha = alpha
+        self.k = k
+
+    def forward(self, images: Tensor) -> Tensor:
+        a = _at_least_float32(images)
+        d = self.k + self.alpha * super().forward(a * a)
+        return (a * d**-0.75).to(images.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, alpha={self.alpha}, k={self.k}"
+
+
 class _ResponseNorm(torch.autograd.Function):
     """y = a · d^(−3/4) with d = k + scale · Σ a²."""
 

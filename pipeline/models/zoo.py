@@ -5,7 +5,17 @@ from typing import Protocol
 
 from pipeline import recipe
 from pipeline.errors import UserError
-from pipeline.models import alexnet, densenet, googlenet, inception, lenet, resnet, vgg
+from pipeline.models import (
+    alexnet,
+    densenet,
+    googlenet,
+    inception,
+    lenet,
+    mnist1d,
+    resnet,
+    vgg,
+    zfnet,
+)
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.initialization import fill_glorot
 
@@ -17,8 +27,16 @@ class Constructor(Protocol):
 
 
 NETWORKS: dict[str, Constructor] = {
+    "lenet5": lenet.lenet5,
     "lenet5_modern": lenet.lenet5_modern,
     "alexnet": alexnet.alexnet,
+    "alexnet_code": alexnet.alexnet_code,
+    "alexnet_caffe": alexnet.alexnet_caffe,
+    "alexnet_one_tower": alexnet.alexnet_one_tower,
+    "alexnet_std003": alexnet.alexnet_std003,
+    "alexnet_bias01": alexnet.alexnet_bias01,
+    "alexnet_std003_bias01": alexnet.alexnet_std003_bias01,
+    "zfnet": zfnet.zfnet,
     "vgg_a": vgg.vgg_a,
     "vgg_a_lrn": vgg.vgg_a_lrn,
     "vgg_b": vgg.vgg_b,
@@ -51,6 +69,8 @@ NETWORKS: dict[str, Constructor] = {
     "densenet201": densenet.densenet201,
     "densenet264": densenet.densenet264,
     "densenet161": densenet.densenet161,
+    "mnist1d_conv": mnist1d.mnist1d_conv,
+    "mnist1d_dense": mnist1d.mnist1d_dense,
 }
 
 

@@ -6,8 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.alexnet import AlexNet, alexnet
+from pipeline.models.alexnet import (
+    AlexNet,
+    alexnet,
+    alexnet_bias01,
+    alexnet_caffe,
+    alexnet_code,
+    alexnet_one_tower,
+    alexnet_std003,
+    alexnet_std003_bias01,
+)
 from pipeline.models.anatomy import dissect
+from pipeline.models.response_norm import ResponseNorm
+from pipeline.models.zoo import Constructor
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +52,39 @@ def test_layers_have_the_parameters_of_the_paper() -> None:
     ]  # fmt: skip
 
 
-def test_weights_start_as_published(network: AlexNet) -> None:
-    for layer, bias in zip(weighted(network), (0, 1, 0, 1, 1, 1, 1, 0), strict=True):
+# The deviation of each layer's weights, and its bias.
+PAPER = (0.01,) * 8, (0, 1, 0, 1, 1, 1, 1, 0)
+CODE = (0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01)
+SMALL_BIAS = (0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0)
+STARTS = [
+    (alexnet, *PAPER),
+    (alexnet_one_tower, *PAPER),
+    (alexnet_code, CODE, PAPER[1]),
+    (alexnet_std003, CODE, PAPER[1]),
+    (alexnet_bias01, PAPER[0], SMALL_BIAS),
+    (alexnet_std003_bias01, CODE, SMALL_BIAS),
+    (alexnet_caffe, (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01), SMALL_BIAS),
+]
+
+
+@pytest.mark.parametrize(("constructor", "stds", "biases"), STARTS, ids=lambda x: str(x)[:40])
+def test_weights_start_as_published(
+    constructor: Constructor, stds: tuple[float, ...], biases: tuple[float, ...]
+) -> None:
+    torch.manual_seed(0)
+    layers = weighted(constructor(10))
+    for layer, std, bias in zip(layers, stds, biases, strict=True):
         count = layer.weight.numel()
-        assert abs(layer.weight.mean().item()) < 5 * 0.01 / math.sqrt(count)
+        assert abs(layer.weight.mean().item()) < 5 * std / math.sqrt(count)
         # The relative standard error of a standard deviation is 1 / √(2 n).
-        assert layer.weight.std().item() == pytest.approx(0.01, rel=5 / math.sqrt(2 * count))
+        assert layer.weight.std().item() == pytest.approx(std, rel=5 / math.sqrt(2 * count))
         assert layer.bias is not None
         assert (layer.bias == bias).all()
 
 
 def test_last_windows_run_over_the_right_and_bottom_edge(network: AlexNet) -> None:
     """Rounding up: window 54 covers pixels 216–226, of which 216–223 exist."""
-    padding, convolution = network.features[0], network.features[1]
-    assert isinstance(convolution, nn.Conv2d)
+    padding, convolution = network.edge, network.conv1
 
     def respond(image: Tensor) -> Tensor:
         with torch.no_grad():
@@ -76,7 +106,31 @@ def test_the_two_groups_meet_in_layer_3_only(network: AlexNet) -> None:
 
 
 def test_dropout_is_on_the_first_two_connected_layers(network: AlexNet) -> None:
-    kinds = [type(layer) for layer in network.classifier]
-    assert kinds.count(nn.Dropout) == 2
-    assert kinds[-1] is nn.Linear
-    assert kinds[-2] is nn.Dropout
+    order = [name for name, _ in network.named_children()]
+    assert [name for name in order if "dropout" in name] == ["dropout6", "dropout7"]
+    for number in (6, 7):
+        names = [f"fc{number}", f"relu{number}", f"dropout{number}"]
+        assert order[order.index(names[0]) :][:3] == names
+
+
+def test_the_code_normalizes_before_the_first_relu_and_within_maps_after_the_second() -> None:
+    with torch.device("meta"):
+        code, paper = (make(10) for make in (alexnet_code, alexnet))
+    order = [name for name, _ in code.named_children()]
+    assert order[1:5] == ["conv1", "norm1", "pool1", "relu1"]
+    assert order[5:10] == ["conv2", "relu2", "norm2", "map_norm2", "pool2"]
+    assert [name for name, _ in paper.named_children()][1:5] == ["conv1", "relu1", "norm1", "pool1"]
+
+
+@pytest.mark.parametrize(("constructor", "k"), [(alexnet, 2.0), (alexnet_caffe, 1.0)])
+def test_normalization_has_the_published_constants(constructor: Constructor, k: float) -> None:
+    with torch.device("meta"):
+        layers = list(constructor(10).modules())
+    norms = [layer for layer in layers if isinstance(layer, ResponseNorm)]
+    assert [(norm.size, norm.alpha, norm.k) for norm in norms] == [(5, 1e-4, k)] * 2
+
+
+def test_one_tower_has_no_groups() -> None:
+    with torch.device("meta"):
+        layers = weighted(alexnet_one_tower(10))
+    assert {layer.groups for layer in layers if isinstance(layer, nn.Conv2d)} == {1}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.models.response_norm import ResponseNorm
+from pipeline.models.response_norm import ResponseNorm, SameMapNorm
 
 
 def noise(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -24,6 +24,15 @@ def test_the_formula_by_hand() -> None:
         window = values[max(0, i - 2) : i + 3]
         expected = value / (2.0 + 0.3 / 5 * sum(v * v for v in window)) ** 0.75
         assert got[i].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_formula_within_a_map_by_hand() -> None:
+    a = noise(1, 2, 4, 3, scale=10, dtype=torch.float64)
+    got = SameMapNorm(size=3, alpha=0.3, k=1.0)(a)
+    for channel, y, x in ((0, 0, 0), (1, 2, 1), (0, 3, 2)):
+        window = a[0, channel, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+        expected = a[0, channel, y, x] / (1.0 + 0.3 / 9 * (window**2).sum()) ** 0.75
+        assert got[0, channel, y, x].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5, 16])
