@@ -8,7 +8,7 @@ pydantic model that knows its own fields and no others.
 import copy
 import hashlib
 import json
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,7 +113,7 @@ def validate(model: type[Document], content: dict[str, Any], where: str | Path) 
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{where}: {_first_problem(model, error)}") from None
+        raise UserError(f"{where}: {_first_problem(model, error, content)}") from None
 
 
 def flatten(document: Section) -> dict[str, Any]:
@@ -145,10 +145,9 @@ def to_yaml(document: Section) -> str:
     return yaml.safe_dump(document.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _first_problem(model: type[Section], error: ValidationError) -> str:
-    # A tagged union reports the tag as a part of the place: ("schedule", "step", "factor").
+def _first_problem(model: type[Section], error: ValidationError, content: dict[str, Any]) -> str:
     problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"]) or "the document"
+    place = ".".join(_keys(problem["loc"], content)) or "the document"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     match problem["type"]:
         case "extra_forbidden":
@@ -159,6 +158,16 @@ def _first_problem(model: type[Section], error: ValidationError) -> str:
         case _:
             message = problem["msg"].removeprefix("Value error, ")
             return f"'{place}': {message}, got {problem['input']!r}{more}"
+
+
+def _keys(place: tuple[int | str, ...], content: object) -> Iterator[str]:
+    """The keys that a user writes: a union adds its tag to the place, ("schedule", "step", …)."""
+    for part in place:
+        if isinstance(content, dict):
+            if content.get("kind") == part:
+                continue
+            content = content.get(part)
+        yield str(part)
 
 
 def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

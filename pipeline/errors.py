@@ -10,6 +10,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class TrainingStoppedError(UserError):
+    """Going on makes no sense; all workers find that at the same step, so that none is retried."""
+
+
 class WorkerFailedError(Exception):
     """A worker died, or met a defect; the message names the file with its traceback."""
 

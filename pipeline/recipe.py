@@ -217,6 +217,25 @@ class SGD(Section):
         return self
 
 
+class RMSProp(Section):
+    """RMSProp with momentum, as Inception-v3 was trained (Szegedy et al. 2016, §8).
+
+    `epsilon` is added outside the root, as PyTorch does; TensorFlow adds it inside.
+    """
+
+    kind: Literal["rmsprop"] = "rmsprop"
+    learning_rate: PositiveFloat
+    smoothing: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    epsilon: PositiveFloat = 1.0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    decay: Literal["all", "weights"] = "all"
+    bias_learning_rate_factor: PositiveFloat = 1.0
+
+
+Optimizer = Annotated[SGD | RMSProp, Field(discriminator="kind")]
+
+
 class _Schedule(Section):
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
 
@@ -239,6 +258,14 @@ class Step(_Schedule):
         if list(self.epochs) != sorted(set(self.epochs)):
             raise ValueError("epochs must rise")
         return self
+
+
+class Exponential(_Schedule):
+    """Multiply by `factor` every `every_epochs` epochs; GoogLeNet §6, Inception-v3 §8."""
+
+    kind: Literal["exponential"] = "exponential"
+    factor: Annotated[float, Field(gt=0.0, lt=1.0)]
+    every_epochs: PositiveInt
 
 
 class Plateau(_Schedule):
@@ -268,15 +295,46 @@ class Cosine(_Schedule):
 
 
 Schedule = Annotated[
-    Constant | Step | Plateau | Poly | Cosine,
+    Constant | Step | Exponential | Plateau | Poly | Cosine,
     Field(discriminator="kind"),
 ]
 
 
 class Loss(Section):
-    """Cross-entropy; `label_smoothing` spreads that share of the target over all classes."""
+    """Cross-entropy; `label_smoothing` spreads that share of the target over all classes.
 
+    `map` is LeNet-5's (LeCun et al. 1998, eq. 9): cross-entropy with one more class, junk, at the
+    distance `junk_distance` from every image. `auxiliary_weight` is the share of each auxiliary
+    classifier's loss, where the network has some (GoogLeNet §5).
+    """
+
+    kind: Literal["cross-entropy", "map"] = "cross-entropy"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    auxiliary_weight: Annotated[float, Field(ge=0.0)] = 0.3
+    junk_distance: PositiveFloat = 1.0
+
+    @model_validator(mode="after")
+    def _smooths_what_can_be_smoothed(self) -> Self:
+        if self.kind == "map" and self.label_smoothing:
+            raise ValueError("label_smoothing needs kind: cross-entropy")
+        return self
+
+
+class Averaging(Section):
+    """Evaluate and keep a moving average of the weights, `decay` of it kept at each step."""
+
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Mixing(Section):
+    """Mixup (Zhang et al. 2018), cutmix (Yun et al. 2019), random erasing (Zhong et al. 2020).
+
+    An alpha of 0 is without; with both, each micro-batch takes one of them, with equal chances.
+    """
+
+    mixup_alpha: Annotated[float, Field(ge=0.0)] = 0.0
+    cutmix_alpha: Annotated[float, Field(ge=0.0)] = 0.0
+    erasing_probability: Fraction = 0.0
 
 
 class Expectation(Section):
@@ -289,18 +347,26 @@ class Expectation(Section):
 
 
 class Recipe(Section):
-    """A whole training, as a typed and frozen document."""
+    """A whole training, as a typed and frozen document.
+
+    `max_gradient_norm` shortens the gradient of a step to that length. A training whose loss is
+    still that of guessing after `flat_loss_steps` steps is stopped (null: never).
+    """
 
     network: Network
     data: Data
     input: Input
     augmentation: Augmentation
+    mixing: Mixing | None = None
     evaluation: Protocol
     batch: Batch
-    optimizer: SGD
+    optimizer: Optimizer
+    max_gradient_norm: PositiveFloat | None = None
     schedule: Schedule
     loss: Loss = Loss()
+    averaging: Averaging | None = None
     epochs: PositiveInt
+    flat_loss_steps: PositiveInt | None = 10_000
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Seed = 0
     expect: Expectation | None = None
@@ -325,8 +391,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _targets_can_be_mixed(self) -> Self:
+        if self.mixing is not None and self.loss.kind == "map":
+            raise ValueError("mixing needs loss.kind: cross-entropy")
+        return self
+
+    @model_validator(mode="after")
     def _signals_are_seen_as_they_are(self) -> Self:
         if self.input.dimensions == 1:
+            if self.mixing is not None:
+                raise ValueError("mixing is for images; leave it out with input.dimensions: 1")
             for section, kind in (("augmentation", "none"), ("evaluation", "whole")):
                 if getattr(self, section).kind != kind:
                     raise ValueError(f"input.dimensions: 1 needs {section}: {{kind: {kind}}}")

@@ -30,7 +30,7 @@ class Meter:
     def add(self, outcome: StepOutcome) -> None:
         self._outcomes.append(outcome)
 
-    def report_steps(self) -> None:
+    def report_steps(self) -> Progress:
         """Report and track the steps that were added. A collective call."""
         progress = self._progress()
         if self._worker.is_first:
@@ -47,6 +47,7 @@ class Meter:
                 step=progress.epoch * self._num_steps + progress.step,
             )
         self._start()
+        return progress
 
     def report_evaluation(self, epoch: int, counts: Counts) -> None:
         """Report and track an evaluation after `epoch` epochs; comparison reads the counts."""

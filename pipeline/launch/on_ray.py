@@ -14,7 +14,7 @@ import torch
 
 from pipeline.cluster import Workers
 from pipeline.distributed import Worker
-from pipeline.errors import UserError, WorkerFailedError
+from pipeline.errors import TrainingStoppedError, UserError, WorkerFailedError
 from pipeline.launch.events import Event, Report
 from pipeline.launch.worker import Job
 
@@ -108,9 +108,12 @@ def _fit(
             ),
         )
         try:
-            return trainer.fit().return_value
+            returned = trainer.fit().return_value
         except train.TrainingFailedError as error:
             raise _explained(error, job) from None
+    if isinstance(returned, TrainingStoppedError):
+        raise returned
+    return returned
 
 
 def _tracking_environment() -> dict[str, str]:
@@ -123,7 +126,7 @@ def _enter(
     job: Job,
     mailbox: "ActorHandle[Any]",
     environment: dict[str, str],
-) -> Result:
+) -> Result | TrainingStoppedError:
     """Be one worker of Ray Train: the only code that asks Ray who it is."""
     os.environ.update(environment)
     from ray import train
@@ -135,7 +138,10 @@ def _enter(
     def report(event: Event) -> None:
         mailbox.put.remote(event)
 
-    return function(job, worker, report)
+    try:
+        return function(job, worker, report)
+    except TrainingStoppedError as error:
+        return error  # Ray would try what is raised again
 
 
 def _explained(error: Exception, job: Job) -> Exception:

@@ -153,8 +153,10 @@ def _bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
     with torch.device("meta"):
         model = build_model(recipe.network, recipe.input)
     weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    # A checkpoint holds weights and momenta; one more is being written; then the final weights.
-    return weights * (2 * (cluster.saving.checkpoints_to_keep + 1) + 1)
+    # A checkpoint holds weights, momenta (RMSProp: squares too) and perhaps an average; one more is
+    # being written; then come the final weights.
+    copies = 2 + (recipe.optimizer.kind == "rmsprop") + (recipe.averaging is not None)
+    return weights * (copies * (cluster.saving.checkpoints_to_keep + 1) + 1)
 
 
 def _tracking(recipe: Recipe, cluster: Cluster) -> str:

@@ -8,6 +8,7 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from pipeline.cluster import Cluster
 from pipeline.data.loaders import Loader, build_loader, evaluation_plan, training_plan
@@ -20,16 +21,19 @@ from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Note, Report
 from pipeline.launch.meter import Meter
 from pipeline.launch.run_folder import RunFolder
+from pipeline.models.classifier import ImageClassifier
 from pipeline.models.zoo import build_model
 from pipeline.recipe import Recipe
 from pipeline.storage import write_whole
 from pipeline.tracking.tracker import SilentTracker, build_tracker
+from pipeline.training.averaging import build_average
 from pipeline.training.checkpoint import (
     TrainingState,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
 )
+from pipeline.training.flat_loss import LossWatch
 from pipeline.training.loop import train_epoch
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.schedule import PlateauState, Schedule
@@ -77,10 +81,13 @@ def train(job: Job, worker: Worker, report: Report) -> Counts:
     model = make_model(job, worker)
     optimizer = build_optimizer(recipe.optimizer, model)
     schedule = Schedule(recipe.schedule, recipe.epochs)
-    position = restore(job, model, optimizer, worker, report)
+    average = build_average(recipe.averaging, model)
+    position = restore(job, model, average, optimizer, worker, report)
+    final = average.module if average else model
     parallel = in_parallel(model, worker)
     tracker = open_tracker(job, worker, report)
     meter = Meter(recipe, dealing.num_steps, worker, report, tracker)
+    watch = LossWatch(recipe, model.when_flat)
     batches = training_batches(job, dealing, position, worker)
     counts = None
     for epoch in range(position.epoch, recipe.epochs):
@@ -89,25 +96,27 @@ def train(job: Job, worker: Worker, report: Report) -> Counts:
             batches, dealing, worker, epoch, position.step,
         ):  # fmt: skip
             meter.add(outcome)
+            if average:
+                average.update_parameters(model)
             done = outcome.step + 1
             if done % saving.log_every_steps == 0 or done == dealing.num_steps:
-                meter.report_steps()
+                watch.observe(epoch * dealing.num_steps + done, meter.report_steps().loss)
             every = saving.checkpoint_every_steps
             if every and done % every == 0 and done < dealing.num_steps:
                 position = Position(epoch, done, position.plateau)
-                save(job, model, optimizer, position, worker)
-        average_buffers(model, worker)
-        counts = test(job, model, worker)
+                save(job, model, average, optimizer, position, worker)
+        average_buffers(final, worker)
+        counts = test(job, final, worker)
         meter.report_evaluation(epoch + 1, counts)
         position = Position(epoch + 1, 0, schedule.observe(position.plateau, counts.top1_error))
-        save(job, model, optimizer, position, worker)
+        save(job, model, average, optimizer, position, worker)
     batches.close()
     if counts is None:  # stopped between the last checkpoint and the weights
-        counts = test(job, model, worker)
+        counts = test(job, final, worker)
         meter.report_evaluation(recipe.epochs, counts)
     tracker.close()
     if worker.is_first:
-        save_weights(model, job.folder)
+        save_weights(final, job.folder)
     return counts
 
 
@@ -125,7 +134,7 @@ def evaluate_run(job: Job, worker: Worker, report: Report) -> Counts:
     return counts
 
 
-def make_model(job: Job, worker: Worker) -> nn.Module:
+def make_model(job: Job, worker: Worker) -> ImageClassifier:
     """Build the recipe's network with its seed's initial weights, on the worker's device."""
     torch.manual_seed(job.recipe.seed)
     model = build_model(job.recipe.network, job.recipe.input)
@@ -198,7 +207,12 @@ def open_tracker(job: Job, worker: Worker, report: Report) -> SilentTracker:
 
 
 def restore(
-    job: Job, model: nn.Module, optimizer: Optimizer, worker: Worker, report: Report
+    job: Job,
+    model: nn.Module,
+    average: AveragedModel | None,
+    optimizer: Optimizer,
+    worker: Worker,
+    report: Report,
 ) -> Position:
     """Load the newest whole checkpoint of the run, if there is one. A collective call."""
     folder = job.folder.checkpoints
@@ -209,6 +223,8 @@ def restore(
         return Position(0, 0, PlateauState())
     state = load_checkpoint(folder / name, worker.device)
     model.load_state_dict(state.model)
+    if average:
+        average.load_state_dict(state.average)
     optimizer.load_state_dict(state.optimizer)
     if worker.is_first:
         report(Note(f"goes on after {state.epoch} epochs and {state.step} steps ({name})"))
@@ -216,15 +232,23 @@ def restore(
 
 
 def save(
-    job: Job, model: nn.Module, optimizer: Optimizer, position: Position, worker: Worker
+    job: Job,
+    model: nn.Module,
+    average: AveragedModel | None,
+    optimizer: Optimizer,
+    position: Position,
+    worker: Worker,
 ) -> None:
     """Write a checkpoint, batch-norm statistics averaged first. A collective call."""
     average_buffers(model, worker)
+    if average:
+        average_buffers(average.module, worker)
     if worker.is_first:
         state = TrainingState(
             epoch=position.epoch,
             step=position.step,
             model=model.state_dict(),
+            average=average.state_dict() if average else {},
             optimizer=optimizer.state_dict(),
             plateau=position.plateau,
         )

@@ -43,6 +43,10 @@ class AlexNet(ImageClassifier):
     """
 
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
+    when_flat = (
+        "likely its initial biases of 1 with weights of deviation 0.01 drown the images, as "
+        "Caffe's authors found; try network.name: alexnet_std003 or alexnet_bias01"
+    )
 
     def __init__(
         self,

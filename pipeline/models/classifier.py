@@ -47,6 +47,8 @@ class ImageClassifier(nn.Module):
     # of keeping them. The same numbers in less memory, and more time.
     can_recompute: ClassVar[bool] = False
     recompute: bool = False
+    # What most likely keeps it from learning, and how to mend it.
+    when_flat: str = "lower optimizer.learning_rate, or set network.initialization: glorot"
 
 
 class WithAuxiliary(NamedTuple):

@@ -32,6 +32,10 @@ class VGG(ImageClassifier):
     """The layers of one column of Table 1, which run in the order in which they are listed."""
 
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
+    when_flat = (
+        "likely its published initial weights are too small for so many layers; set "
+        "network.initialization: glorot, as the authors recommend"
+    )
 
     def __init__(
         self,

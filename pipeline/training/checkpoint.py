@@ -24,11 +24,15 @@ _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.([0-9a-f]{16})\.pt")
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Weights and momenta after `step` steps of `epoch`, and what the schedule remembers."""
+    """Weights and momenta after `step` steps of `epoch`, and what the schedule remembers.
+
+    `average` is the state of the moving average of the weights; without one it is empty.
+    """
 
     epoch: int
     step: int
     model: dict[str, Tensor]
+    average: dict[str, Tensor]
     optimizer: dict[str, Any]
     plateau: PlateauState
 

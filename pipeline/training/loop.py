@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from pipeline.data.loaders import Batch
@@ -18,6 +18,8 @@ from pipeline.evaluation.evaluate import autocast
 from pipeline.evaluation.metrics import topk_hits
 from pipeline.recipe import Recipe
 from pipeline.training.batch_norm import evenly_weighted
+from pipeline.training.loss import main_logits, objective, summed_loss
+from pipeline.training.mixing import mix
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.schedule import PlateauState, Schedule
 
@@ -76,15 +78,14 @@ def train_epoch(
                 evenly_weighted(model, number, micro_batches_each),
                 autocast(recipe.precision, worker.device),
             ):
-                logits = model(batch.images).float()
-                loss = F.cross_entropy(
-                    logits,
-                    batch.labels,
-                    label_smoothing=recipe.loss.label_smoothing,
-                    reduction="sum",
+                images, targets = mix(
+                    recipe.mixing, recipe.network.num_classes, batch.images, batch.labels
                 )
-                (loss * share).backward()
-            sums += _sums(loss, logits, batch.labels)
+                output = model(images)
+                (objective(recipe.loss, output, targets) * share).backward()
+            sums += _sums(recipe, main_logits(output), targets, batch.labels)
+        if recipe.max_gradient_norm is not None:
+            clip_grad_norm_(model.parameters(), recipe.max_gradient_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         yield StepOutcome(epoch, step, rate, sums, waiting)
@@ -109,7 +110,9 @@ def _seed_dropout(device: torch.device, seed: int, epoch: int, step: int, micro_
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(mixed)
 
 
-def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        images = torch.full_like(loss, len(labels)).reshape(1)
-        return torch.cat([loss.reshape(1).double(), topk_hits(logits, labels).double(), images])
+@torch.no_grad()
+def _sums(recipe: Recipe, logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+    # Of mixed images the label is that of the first; mixing leaves the order of labels alone.
+    loss = summed_loss(recipe.loss, logits, targets).reshape(1)
+    images = torch.full_like(loss, len(labels))
+    return torch.cat([loss.double(), topk_hits(logits, labels).double(), images])

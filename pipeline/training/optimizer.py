@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Optimizer, RMSprop
 
 from pipeline import recipe
 
@@ -14,8 +14,8 @@ _NORMALIZATIONS = (
 )
 
 
-def build_optimizer(settings: recipe.SGD, model: nn.Module) -> Optimizer:
-    """Make SGD with one group each for weights, biases and normalization parameters.
+def build_optimizer(settings: recipe.Optimizer, model: nn.Module) -> Optimizer:
+    """Make the optimizer with one group each for weights, biases and normalization parameters.
 
     A group's `learning_rate_factor` multiplies what the schedule says (AlexNet's original code
     gives biases twice the rate of weights).
@@ -25,19 +25,28 @@ def build_optimizer(settings: recipe.SGD, model: nn.Module) -> Optimizer:
         groups[kind].append(parameter)
     assert sum(map(len, groups.values())) == len(list(model.parameters()))
     decays_all = settings.decay == "all"
+    parts = [
+        {
+            "params": parameters,
+            "kind": kind,
+            "learning_rate_factor": (
+                settings.bias_learning_rate_factor if kind == "biases" else 1.0
+            ),
+            "weight_decay": settings.weight_decay if kind == "weights" or decays_all else 0.0,
+        }
+        for kind, parameters in groups.items()
+        if parameters
+    ]
+    if isinstance(settings, recipe.RMSProp):
+        return RMSprop(
+            parts,
+            lr=settings.learning_rate,
+            alpha=settings.smoothing,
+            eps=settings.epsilon,
+            momentum=settings.momentum,
+        )
     return SGD(
-        [
-            {
-                "params": parameters,
-                "kind": kind,
-                "learning_rate_factor": (
-                    settings.bias_learning_rate_factor if kind == "biases" else 1.0
-                ),
-                "weight_decay": (settings.weight_decay if kind == "weights" or decays_all else 0.0),
-            }
-            for kind, parameters in groups.items()
-            if parameters
-        ],
+        parts,
         lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.nesterov,

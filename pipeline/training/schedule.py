@@ -41,6 +41,8 @@ class Schedule:
                 return 1.0
             case recipe.Step(epochs=epochs, factor=factor):
                 return factor ** sum(position >= epoch for epoch in epochs)
+            case recipe.Exponential(factor=factor, every_epochs=every):
+                return factor ** (position // every)
             case recipe.Plateau(factor=factor):
                 return factor**plateau.num_drops
             case recipe.Poly(power=power):

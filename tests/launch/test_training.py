@@ -9,7 +9,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from pipeline.cluster import load_cluster
-from pipeline.errors import UserError
+from pipeline.errors import TrainingStoppedError, UserError
 from pipeline.launch.driver import conclude, run_evaluation, run_training
 from pipeline.launch.events import Evaluated, Event, Progress
 from pipeline.launch.on_ray import run_on_workers
@@ -19,7 +19,7 @@ from pipeline.recipe import load_recipe
 from pipeline.tracking.client import connect
 from pipeline.tracking.queries import evaluated_runs
 from pipeline.tracking.runs import start_run
-from pipeline.training.checkpoint import checkpoints
+from pipeline.training.checkpoint import checkpoints, load_checkpoint
 
 MakeJob = Callable[..., Job]
 
@@ -75,10 +75,11 @@ def ignore(event: Event) -> None:
     pass
 
 
-def test_a_resumed_training_is_bit_identical(make_job: MakeJob) -> None:
-    undisturbed = make_job("undisturbed", ["epochs=2"], IN_PROCESS)
+@pytest.mark.parametrize("more", [[], ["averaging={decay: 0.9}"]], ids=["plain", "averaged"])
+def test_a_resumed_training_is_bit_identical(make_job: MakeJob, more: list[str]) -> None:
+    undisturbed = make_job("undisturbed", ["epochs=2", *more], IN_PROCESS)
     run_on_workers(train, undisturbed, ignore)
-    disturbed = make_job("disturbed", ["epochs=2"], IN_PROCESS)
+    disturbed = make_job("disturbed", ["epochs=2", *more], IN_PROCESS)
     for num_reports in (5, 1, 16):  # between checkpoints, right after one, in the second epoch
         train_until(disturbed, num_reports)
     events: list[Event] = []
@@ -159,3 +160,28 @@ def test_old_checkpoints_go_and_the_last_is_the_end(make_job: MakeJob) -> None:
     names = [path.name for path in checkpoints(job.folder.checkpoints)]
     assert len(names) == 2
     assert names[0].startswith("epoch-0002-step-000000")
+
+
+def test_the_average_is_what_is_kept(make_job: MakeJob) -> None:
+    plain = make_job("plain", ["epochs=1"], IN_PROCESS)
+    averaged = make_job("averaged", ["epochs=1", "averaging={decay: 0.9}"], IN_PROCESS)
+    for job in (plain, averaged):
+        run_on_workers(train, job, ignore)
+    assert largest_difference(plain, averaged) > 1e-3
+    state = load_checkpoint(checkpoints(averaged.folder.checkpoints)[0], torch.device("cpu"))
+    assert all(
+        torch.equal(value, state.average[f"module.{name}"])
+        for name, value in weights(averaged).items()
+    )
+    now = load_checkpoint(checkpoints(plain.folder.checkpoints)[0], torch.device("cpu"))
+    assert all(torch.equal(value, state.model[name]) for name, value in now.model.items())
+
+
+def test_a_flat_loss_stops_two_workers_once(make_job: MakeJob) -> None:
+    slow = ["optimizer.learning_rate=1e-9", "flat_loss_steps=10", "network.initialization=glorot"]
+    job = make_job("flat", slow, ["saving.log_every_steps=5", "workers.max_failures=3"])
+    events: list[Event] = []
+    with pytest.raises(TrainingStoppedError, match="flat loss"):
+        run_on_workers(train, job, events.append)
+    seen = [event.step for event in events if isinstance(event, Progress)]
+    assert seen == [5, 10]  # one attempt, not four

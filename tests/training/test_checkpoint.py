@@ -29,9 +29,9 @@ def some_state(epoch: int, step: int) -> TrainingState:
     optimizer = build_optimizer(recipe.SGD(learning_rate=0.1), model)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    return TrainingState(
-        epoch, step, model.state_dict(), optimizer.state_dict(), PlateauState(12.5, 1, 2)
-    )
+    average = {"n_averaged": torch.tensor(3), "module.weight": torch.ones(2, 3)}
+    plateau = PlateauState(12.5, 1, 2)
+    return TrainingState(epoch, step, model.state_dict(), average, optimizer.state_dict(), plateau)
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -39,6 +39,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     loaded = load_checkpoint(save_checkpoint(tmp_path, state, keep=2), torch.device("cpu"))
     assert (loaded.epoch, loaded.step, loaded.plateau) == (3, 7, state.plateau)
     assert all(torch.equal(loaded.model[name], state.model[name]) for name in state.model)
+    assert torch.equal(loaded.average["module.weight"], state.average["module.weight"])
     momentum = [entry["momentum_buffer"] for entry in state.optimizer["state"].values()]
     again = [entry["momentum_buffer"] for entry in loaded.optimizer["state"].values()]
     assert len(momentum) == 2
@@ -102,7 +103,7 @@ def test_a_kill_at_any_moment_leaves_only_whole_ones(tmp_path: Path) -> None:
         "from pipeline.training.schedule import PlateauState\n"
         "model = {'w': torch.zeros(2_000_000)}\n"
         "for epoch in range(1000):\n"
-        "    state = TrainingState(epoch, 0, model, {}, PlateauState())\n"
+        "    state = TrainingState(epoch, 0, model, {}, {}, PlateauState())\n"
         "    save_checkpoint(Path(sys.argv[1]), state, 3)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", writer, str(tmp_path)])

@@ -163,3 +163,23 @@ def test_two_workers_weigh_their_images_alike() -> None:
     next(step)
     nn.functional.cross_entropy(lone(IMAGES[:25]), LABELS[:25]).backward()
     torch.testing.assert_close(gradients[0], lone[1].weight.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_are_shortened_to_the_given_norm() -> None:
+    recipe = recipe_with(50, 50, "max_gradient_norm=0.01", "optimizer.weight_decay=0")
+    model, before = small_network(), small_network()
+    run_epoch(recipe, model)
+    step = (weights(model) - weights(before)).norm().item()
+    assert step == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_mixing_reaches_the_network_and_the_loss() -> None:
+    recipe = recipe_with(50, 50, "mixing={mixup_alpha: 1.0}")
+    seen = []
+    model = small_network()
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    (outcome,) = run_epoch(recipe, model)
+    assert not torch.equal(seen[0], IMAGES)
+    plain = run_epoch(recipe_with(50, 50), small_network())[0]
+    assert outcome.sums[0] != plain.sums[0]
+    assert outcome.sums[3] == 50

@@ -54,3 +54,19 @@ def test_a_step_is_the_papers_step() -> None:
         v = 0.9 * v - 5e-4 * 0.01 * w - 0.01 * gradient
         w += v
         assert weight.weight.item() == pytest.approx(w, rel=1e-6)
+
+
+def test_rmsprop_steps_as_its_formula() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(layer.weight, 2.0)
+    settings = recipe.RMSProp(learning_rate=0.1, weight_decay=0.01)
+    optimizer = build_optimizer(settings, layer)
+    w, square, v = 2.0, 0.0, 0.0
+    for gradient in (3.0, -1.0):
+        layer.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+        g = gradient + 0.01 * w
+        square = 0.9 * square + 0.1 * g * g
+        v = 0.9 * v + g / (square**0.5 + 1.0)
+        w -= 0.1 * v
+        assert layer.weight.item() == pytest.approx(w, rel=1e-6)

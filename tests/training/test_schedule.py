@@ -46,3 +46,10 @@ def test_other_schedules_only_remember_the_best() -> None:
     state = schedule.observe(schedule.observe(PlateauState(), 5.0), 7.0)
     assert (state.best_error, state.num_drops) == (5.0, 0)
     assert schedule.factor(9.0, state) == 1.0
+
+
+def test_exponential_falls_in_stairs() -> None:
+    settings = recipe.Exponential(factor=0.96, every_epochs=8)
+    assert factor(settings, 7.99, 100) == 1.0
+    assert factor(settings, 8, 100) == 0.96
+    assert factor(settings, 24.5, 100) == pytest.approx(0.96**3)

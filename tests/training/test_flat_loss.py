@@ -1,0 +1,42 @@
+"""A training that learns nothing is stopped, and one that learns late is not."""
+
+import math
+
+import pytest
+
+from pipeline.errors import TrainingStoppedError
+from pipeline.recipe import Recipe, load_recipe
+from pipeline.training.flat_loss import LossWatch
+
+CHANCE = math.log(10)
+
+
+def recipe(*more: str) -> Recipe:
+    return load_recipe("smoke", ["flat_loss_steps=100", *more])
+
+
+def test_a_loss_that_stays_at_chance_is_stopped_with_the_networks_hint() -> None:
+    watch = LossWatch(recipe(), "try another start")
+    watch.observe(50, CHANCE)
+    with pytest.raises(TrainingStoppedError, match=r"flat loss: after 100 .*; try another start"):
+        watch.observe(100, CHANCE * 0.995)
+
+
+def test_one_look_below_chance_is_enough() -> None:
+    watch = LossWatch(recipe(), "")
+    watch.observe(50, CHANCE * 0.98)
+    watch.observe(1000, CHANCE * 1.2)
+
+
+def test_null_never_stops() -> None:
+    LossWatch(recipe("flat_loss_steps=null"), "").observe(10**6, CHANCE)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_no_number_is_stopped_at_once(loss: float) -> None:
+    with pytest.raises(TrainingStoppedError, match=r"lower optimizer\.learning_rate"):
+        LossWatch(recipe("flat_loss_steps=null"), "").observe(1, loss)
+
+
+def test_lecuns_loss_has_no_chance_level() -> None:
+    LossWatch(recipe("loss={kind: map}"), "").observe(1000, CHANCE)
