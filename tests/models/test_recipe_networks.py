@@ -17,7 +17,7 @@ def test_a_recipe_fits_its_network(path: Path) -> None:
     recipe = read_recipe(path)
     with torch.device("meta"):
         build_model(recipe.network, recipe.input)
-    for num_workers in (1, 2, 4, 8):
+    for num_workers in (1, 2) if "--on laptop" in path.read_text() else (1, 2, 4, 8):
         assert recipe.batch.num_micro_batches % num_workers == 0
     if recipe.expect is not None:
         assert recipe.expect.protocol == protocol_name(recipe.evaluation, recipe.input.size)
