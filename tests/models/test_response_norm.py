@@ -87,6 +87,20 @@ def test_an_even_window_has_no_centre() -> None:
         ResponseNorm(size=4)
 
 
+# `inductor` is torch.compile's own backend, and calls a C++ compiler; `aot_eager` traces as it does.
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiling_keeps_values_and_gradients(backend: str) -> None:
+    ours = noise(2, 16, 5, 5, scale=20).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    norm = ResponseNorm(alpha=0.1)
+    expected = norm(ours)
+    got = torch.compile(norm, backend=backend, fullgraph=True)(theirs)
+    got.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(theirs.grad, ours.grad, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_the_gpu_agrees() -> None:
