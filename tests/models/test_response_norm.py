@@ -87,7 +87,7 @@ def test_an_even_window_has_no_centre() -> None:
         ResponseNorm(size=4)
 
 
-# `inductor` is torch.compile's own backend, and calls a C++ compiler; `aot_eager` traces as it does.
+# `inductor` is what torch.compile uses, and calls a C++ compiler; `aot_eager` only traces.
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compiling_keeps_values_and_gradients(backend: str) -> None:
     ours = noise(2, 16, 5, 5, scale=20).requires_grad_()
