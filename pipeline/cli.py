@@ -143,6 +143,19 @@ def folder(
 
 
 @app.command()
+def stage(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="A packed data set.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="A folder on this machine's own disk.")],
+) -> None:
+    """Copy a data set to this machine's own disk, checked; again: goes on where it stopped."""
+    from pipeline.data.stage import stage
+
+    with _progress("copying") as show:
+        store = stage(source.absolute(), to.absolute(), show)
+    _say(Console(), f"{store.name} is in {store.folder}; train with --set cluster.stage_to={to}")
+
+
+@app.command()
 def check(recipe: RecipeName, on: ClusterName = "laptop", set_: Assignments = None) -> None:
     """Look at all that a training needs, before it costs anything."""
     from pipeline.launch.preflight import preflight

@@ -59,13 +59,17 @@ class Saving(Section):
 
 
 class Cluster(Section):
-    """The machine or machines, as a typed and frozen document."""
+    """The machine or machines, as a typed and frozen document.
+
+    `stage_to` is a folder on each node's own disk, where the data set is copied before it is read.
+    """
 
     workers: Workers
     loading: Loading = Loading()
     tracking: Tracking = Tracking()
     saving: Saving = Saving()
     data_dir: Path = Path("data")
+    stage_to: Path | None = None
     runs_dir: Path = Path("runs")
     channels_last: bool = True
 
@@ -82,6 +86,7 @@ def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
     return cluster.model_copy(
         update={
             "data_dir": here / cluster.data_dir.expanduser(),
+            "stage_to": cluster.stage_to and here / cluster.stage_to.expanduser(),
             "runs_dir": here / cluster.runs_dir.expanduser(),
             "tracking": cluster.tracking.model_copy(
                 update={"uri": uri or f"sqlite:///{here / 'mlflow.db'}"}

@@ -41,11 +41,14 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 
 @contextmanager
-def held(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock file `path`; raise `UserError(refusal)` where another process holds it."""
+def held(path: Path, refusal: str | None = None) -> Iterator[None]:
+    """Hold the lock file `path`.
+
+    Where another process holds it, raise `UserError(refusal)`, or wait if there is none.
+    """
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
         except BlockingIOError:
-            raise UserError(refusal) from None
+            raise UserError(str(refusal)) from None
         yield

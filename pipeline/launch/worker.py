@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from pipeline.cluster import Cluster
 from pipeline.data.loaders import Loader, build_loader, evaluation_plan, training_plan
 from pipeline.data.order import Dealing
+from pipeline.data.stage import stage
 from pipeline.data.store import Store
 from pipeline.data.views import fill_of
 from pipeline.distributed import Worker, average_buffers, same_on_all_workers
@@ -50,7 +51,9 @@ class Job:
     tracking_run_id: str
 
     def store(self) -> Store:
-        return Store.open(self.cluster.data_dir / self.recipe.data.name)
+        """Open the data set, on this node's own disk where the cluster has it staged."""
+        folder, stage_to = self.cluster.data_dir / self.recipe.data.name, self.cluster.stage_to
+        return stage(folder, stage_to) if stage_to else Store.open(folder)
 
     def dealing(self, worker: Worker) -> Dealing:
         batch = self.recipe.batch

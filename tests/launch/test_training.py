@@ -185,3 +185,12 @@ def test_a_flat_loss_stops_two_workers_once(make_job: MakeJob) -> None:
         run_on_workers(train, job, events.append)
     seen = [event.step for event in events if isinstance(event, Progress)]
     assert seen == [5, 10]  # one attempt, not four
+
+
+def test_the_staged_copy_is_what_is_read(make_job: MakeJob, tmp_path: Path) -> None:
+    plain = make_job("plain", ["epochs=1"], IN_PROCESS)
+    staged = make_job("staged", ["epochs=1"], [*IN_PROCESS, f"stage_to={tmp_path}/local"])
+    for job in (plain, staged):
+        run_on_workers(train, job, ignore)
+    assert staged.store().folder.parent == tmp_path / "local"
+    assert largest_difference(plain, staged) == 0
