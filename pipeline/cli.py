@@ -16,7 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cluster import Cluster, load_cluster
+from pipeline.cluster import Cluster, as_folder, load_cluster
 from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
 from pipeline.recipe import Expectation, Recipe, load_recipe
 
@@ -144,14 +144,14 @@ def folder(
 
 @app.command()
 def stage(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="A packed data set.")],
+    source: Annotated[str, typer.Argument(metavar="DIR", help="A packed data set, or its URL.")],
     to: Annotated[Path, typer.Option(metavar="DIR", help="A folder on this machine's own disk.")],
 ) -> None:
     """Copy a data set to this machine's own disk, checked; again: goes on where it stopped."""
     from pipeline.data.stage import stage
 
     with _progress("copying") as show:
-        store = stage(source.absolute(), to.absolute(), show)
+        store = stage(as_folder(source), to.absolute(), show)
     _say(Console(), f"{store.name} is in {store.folder}; train with --set cluster.stage_to={to}")
 
 

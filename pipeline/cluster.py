@@ -8,9 +8,17 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from upath import UPath
 
 from pipeline.documents import Section, find_document, override, read_yaml, validate
+
+Folder = Path | UPath
+
+
+def as_folder(place: str) -> Folder:
+    """Return the folder at a path, which becomes absolute, or at a URL (`s3://bucket/data`)."""
+    return UPath(place) if "://" in place else Path.cwd() / Path(place).expanduser()
 
 
 class Workers(Section):
@@ -58,18 +66,28 @@ class Saving(Section):
     checkpoints_to_keep: Annotated[int, Field(ge=2)] = 3
 
 
+class Cache(Section):
+    """Where a node keeps images of remote data sets, and how many bytes of each (1 GB: 10⁹)."""
+
+    folder: Path
+    gigabytes: PositiveFloat
+
+
 class Cluster(Section):
     """The machine or machines, as a typed and frozen document.
 
-    `stage_to` is a folder on each node's own disk, where the data set is copied before it is read.
+    `data_dir` is a folder, or a URL as fsspec has them (`s3://bucket/data`); credentials come from
+    the environment. `stage_to` is a folder on each node's own disk, where the data set is copied
+    before it is read; `cache` keeps a part of a remote one there in place of all.
     """
 
     workers: Workers
     loading: Loading = Loading()
     tracking: Tracking = Tracking()
     saving: Saving = Saving()
-    data_dir: Path = Path("data")
+    data_dir: str = "data"
     stage_to: Path | None = None
+    cache: Cache | None = None
     runs_dir: Path = Path("runs")
     channels_last: bool = True
 
@@ -85,8 +103,12 @@ def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or cluster.tracking.uri
     return cluster.model_copy(
         update={
-            "data_dir": here / cluster.data_dir.expanduser(),
+            "data_dir": str(as_folder(cluster.data_dir)),
             "stage_to": cluster.stage_to and here / cluster.stage_to.expanduser(),
+            "cache": cluster.cache
+            and cluster.cache.model_copy(
+                update={"folder": here / cluster.cache.folder.expanduser()}
+            ),
             "runs_dir": here / cluster.runs_dir.expanduser(),
             "tracking": cluster.tracking.model_copy(
                 update={"uri": uri or f"sqlite:///{here / 'mlflow.db'}"}

@@ -46,7 +46,8 @@ def test_paths_become_absolute_and_the_default_store_is_a_file_here(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     here = load_cluster("laptop", ["data_dir=my/data"])
-    assert here.data_dir == tmp_path / "my" / "data"
+    assert here.data_dir == str(tmp_path / "my" / "data")
+    assert load_cluster("laptop", ["data_dir=s3://bucket/data"]).data_dir == "s3://bucket/data"
     assert here.tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert load_cluster("laptop").tracking.uri == "http://127.0.0.1:5000"

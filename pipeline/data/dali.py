@@ -80,7 +80,7 @@ def instruct(split: Split, views: Views, input: Input) -> Instructions:
     box_start = views.boxes[:, :2] - low
     mean = np.array(input.mean, dtype=np.float32) - views.color_shifts[:, : input.num_channels]
     return Instructions(
-        encoded=[split.encoded(image) for image in views.images.tolist()],
+        encoded=split.encoded_batch(views.images.tolist()),
         start=start.astype(np.int32),
         shape=(end - start).astype(np.int32),
         box_start=box_start.astype(np.float32),

@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.cluster import Folder
 from pipeline.documents import Section, validate
 from pipeline.errors import UserError
 
 FORMAT_VERSION = 1
 FILE_NAME = "dataset.json"
+
+_BLOCK = 2**22
 
 # What the members of the shards are. A signal is an `.npy` array, float32 of shape (width,); the
 # index calls its height 1.
@@ -54,7 +59,7 @@ class Description(Section):
     source: dict[str, Any]
 
 
-def read_description(folder: Path) -> Description:
+def read_description(folder: Folder) -> Description:
     """Read `folder`'s description; raises `UserError` when there is none that this code reads."""
     path = folder / FILE_NAME
     if not folder.is_dir():
@@ -71,23 +76,34 @@ def read_description(folder: Path) -> Description:
             f"{path}: format version {version}, but this program reads {FORMAT_VERSION}; "
             f"{again(folder)}"
         )
-    return validate(Description, content, path)
+    return validate(Description, content, str(path))
 
 
-def check_size(path: Path, size: int) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: missing; {again(path.parent)}")
-    if path.stat().st_size != size:
-        raise UserError(
-            f"{path}: {path.stat().st_size:,} bytes where {size:,} were written; "
-            f"{again(path.parent)}"
-        )
+def check_sizes(folder: Folder, files: Iterable[File]) -> None:
+    """Raise `UserError` that names the first of `files` that is missing or of another size."""
+    if isinstance(folder, Path):
+        there = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+    else:  # one request lists them all
+        found = folder.fs.ls(folder.path, detail=True)
+        there = {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in found}
+    for file in files:
+        if file.name not in there:
+            raise UserError(f"{folder / file.name}: missing; {again(folder)}")
+        if there[file.name] != file.size:
+            raise UserError(
+                f"{folder / file.name}: {there[file.name]:,} bytes where {file.size:,} were "
+                f"written; {again(folder)}"
+            )
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Folder) -> str:
+    """Return the digest of the file at `path`, as hexadecimal digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
-def again(folder: Path) -> str:
+def again(folder: Folder) -> str:
     return f"remove {folder} and run `ilsvrc prepare` again"

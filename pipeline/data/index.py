@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.cluster import Folder
+
 # `shard` and `offset` are null, and `size` is 0, where `status` is not "ok".
 _SCHEMA = pa.schema(
     [
@@ -72,9 +74,10 @@ class Index:
     image_sizes: NDArray[np.int32]
 
 
-def read_index(path: Path) -> Index:
+def read_index(path: Folder) -> Index:
     """Read the rows whose status is "ok"; raises `OSError` or pyarrow's errors on a bad file."""
-    table = pq.read_table(path, schema=_SCHEMA, filters=[("status", "=", "ok")])
+    with path.open("rb") as file:
+        table = pq.read_table(file, schema=_SCHEMA, filters=[("status", "=", "ok")])
     return Index(
         keys=table["key"],
         labels=np.array(table["label"]),

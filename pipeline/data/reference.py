@@ -44,16 +44,16 @@ class ReferenceImages:
 
     def __next__(self) -> Tensor:
         views = next(self._views)
-        images = np.stack([self._image(views, row) for row in range(len(views.images))])
+        encoded = self._split.encoded_batch(views.images.tolist())
+        images = np.stack([self._image(data, views, row) for row, data in enumerate(encoded)])
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)
         return batch.contiguous(memory_format=self._layout).to(self._device)
 
     def close(self) -> None:
         """There is nothing to give back."""
 
-    def _image(self, views: Views, row: int) -> NDArray[np.float32]:
-        image = _decode(self._split.encoded(int(views.images[row])))
-        image = image.convert("RGB" if self._input.color == "rgb" else "L")
+    def _image(self, data: NDArray[np.uint8], views: Views, row: int) -> NDArray[np.float32]:
+        image = _decode(data).convert("RGB" if self._input.color == "rgb" else "L")
         y, x, region_height, region_width = views.regions[row].tolist()
         region = self._cut(image, y, x, region_height, region_width)
         top, left, height, width = views.boxes[row].tolist()

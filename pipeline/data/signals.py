@@ -51,7 +51,9 @@ class Signals:
 
     def __next__(self) -> Tensor:
         signals = next(self._views).images.tolist()
-        values = np.stack([decode_signal(self._split.encoded(i), self._length) for i in signals])
+        values = np.stack(
+            [decode_signal(data, self._length) for data in self._split.encoded_batch(signals)]
+        )
         normalized = (values - self._mean) / self._std
         return torch.from_numpy(normalized[:, None]).to(self._device)
 

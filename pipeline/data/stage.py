@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.cluster import Folder
 from pipeline.data.description import FILE_NAME, File, again, read_description, sha256
 from pipeline.data.store import Store
 from pipeline.errors import UserError
@@ -24,7 +25,7 @@ _BLOCK = 2**22
 _THREADS = 4
 
 
-def stage(source: Path, to: Path, progress: Progress = lambda done, total: None) -> Store:
+def stage(source: Folder, to: Path, progress: Progress = lambda done, total: None) -> Store:
     """Return the copy of data set `source` in folder `to`, after making it if it isn't there.
 
     Of several processes one copies, and the others wait for it. A copy that was interrupted is
@@ -42,7 +43,7 @@ def stage(source: Path, to: Path, progress: Progress = lambda done, total: None)
                 partial.mkdir(exist_ok=True)
                 _refuse_too_little_room(partial, files)
                 _copy_all(source, partial, files, progress)
-                shutil.copyfile(source / FILE_NAME, partial / FILE_NAME)
+                (partial / FILE_NAME).write_bytes((source / FILE_NAME).read_bytes())
                 sync(partial / FILE_NAME)
                 partial.rename(target)
                 sync(to)
@@ -64,7 +65,7 @@ def _refuse_too_little_room(partial: Path, files: list[File]) -> None:
         )
 
 
-def _copy_all(source: Path, partial: Path, files: list[File], progress: Progress) -> None:
+def _copy_all(source: Folder, partial: Path, files: list[File], progress: Progress) -> None:
     total, done = sum(file.size for file in files), 0
     progress(done, total)
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -79,7 +80,7 @@ def _copy_all(source: Path, partial: Path, files: list[File], progress: Progress
                 copy.cancel()
 
 
-def _copy(source: Path, partial: Path, file: File) -> None:
+def _copy(source: Folder, partial: Path, file: File) -> None:
     """Copy one file and check its digest on the way, unless it is there already."""
     copy, unfinished = partial / file.name, partial / f".{file.name}.partial"
     if copy.exists() and sha256(copy) == file.sha256:
@@ -97,7 +98,7 @@ def _copy(source: Path, partial: Path, file: File) -> None:
     unfinished.replace(copy)
 
 
-def _blocks(source: Path) -> Iterator[bytes]:
+def _blocks(source: Folder) -> Iterator[bytes]:
     try:
         with source.open("rb") as file:
             while block := file.read(_BLOCK):

@@ -7,12 +7,13 @@ memory maps, so that an epoch can be shuffled as a whole.
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.cluster import Cache, Cluster, Folder, as_folder
 from pipeline.data.description import (
     FILE_NAME,
     Contents,
@@ -21,13 +22,22 @@ from pipeline.data.description import (
     ImageClass,
     SplitDescription,
     again,
-    check_size,
+    check_sizes,
     read_description,
     sha256,
 )
 from pipeline.data.index import Index, read_index
 from pipeline.data.packing import Sample, pack
+from pipeline.data.remote import RangeCache, RemoteShards
 from pipeline.errors import UserError
+
+
+class Shards(Protocol):
+    """The shards of one split, which give the bytes of images."""
+
+    def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Return the bytes of `images`, read-only; raises `UserError` that names the shard."""
+        ...
 
 
 class Split:
@@ -39,48 +49,44 @@ class Split:
     def __init__(
         self,
         name: str,
+        description: SplitDescription,
         contents: Contents,
-        num_quarantined: int,
-        shards: Sequence[Path],
         index: Index,
+        shards: Shards,
     ) -> None:
         self.name = name
         self.contents = contents
-        self.num_quarantined = num_quarantined
+        self.num_quarantined = description.num_quarantined
         self.labels = index.labels
         self.sizes = index.image_sizes
         self._index = index
-        self._shards = tuple(shards)
-        self._maps: dict[int, NDArray[np.uint8]] = {}
+        self._shard_names = [shard.name for shard in description.shards]
+        self._shards = shards
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Another process opens maps of its own.
-        return {**self.__dict__, "_maps": {}}
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
         return tuple(self._index.keys.to_pylist())
 
     def encoded(self, i: int) -> NDArray[np.uint8]:
-        """Return the bytes of image `i` as a read-only view of its memory-mapped shard."""
-        shard = int(self._index.shards[i])
-        if shard not in self._maps:
-            self._maps[shard] = _map(self._shards[shard])
-        start = int(self._index.offsets[i])
-        return self._maps[shard][start : start + int(self._index.sizes[i])]
+        """Return the bytes of image `i`, as a read-only view; raises `UserError`."""
+        return self.encoded_batch([i])[0]
+
+    def encoded_batch(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Return the bytes of `images`; from remote storage they come at the same time."""
+        return self._shards.read(images)
 
     def location(self, i: int) -> str:
         """Return where image `i` is, for messages: `train-000000.tar: daisy/img_17`."""
-        return f"{self._shards[self._index.shards[i]].name}: {self._index.keys[i].as_py()}"
+        return f"{self._shard_names[self._index.shards[i]]}: {self._index.keys[i].as_py()}"
 
 
 class Store:
     """A packed data set on disk; made by `write_store`, opened by `Store.open`."""
 
-    def __init__(self, folder: Path, description: Description) -> None:
+    def __init__(self, folder: Folder, description: Description, cache: Cache | None) -> None:
         self.folder = folder
         self.name = description.name
         self.contents = description.contents
@@ -88,16 +94,17 @@ class Store:
         self.digest = description.digest
         self.source = description.source
         self._splits = description.splits
+        self._cache = cache
 
     @staticmethod
-    def open(folder: Path) -> "Store":
+    def open(folder: Folder, cache: Cache | None = None) -> "Store":
         """Open the data set in `folder` after a look at the size of every file.
 
-        Raises `UserError` when it is not there, not whole, or of another format version.
+        `cache` is for one on remote storage. Raises `UserError` when it is not there, not whole,
+        or of another format version.
         """
-        store = Store(folder, read_description(folder))
-        for file in store._files:
-            check_size(folder / file.name, file.size)
+        store = Store(folder, read_description(folder), cache)
+        check_sizes(folder, store._files)
         return store
 
     @property
@@ -123,20 +130,63 @@ class Store:
             raise UserError(f"{path}: can't be read ({reason}); {again(self.folder)}") from None
         if not _is_consistent(index, split, len(self.classes)):
             raise UserError(f"{path}: doesn't fit {FILE_NAME}; {again(self.folder)}")
-        shards = [self.folder / shard.name for shard in split.shards]
-        return Split(name, self.contents, split.num_quarantined, shards, index)
+        return Split(name, split, self.contents, index, self._shards(name, index))
 
     def verify(self) -> None:
         """Read every byte again; raises `UserError` that names the first file that has changed."""
+        check_sizes(self.folder, self._files)
         for file in self._files:
             path = self.folder / file.name
-            check_size(path, file.size)
             if sha256(path) != file.sha256:
                 raise UserError(f"{path}: its bytes have changed; {again(self.folder)}")
+
+    def _shards(self, name: str, index: Index) -> Shards:
+        names = [shard.name for shard in self._splits[name].shards]
+        if isinstance(self.folder, Path):
+            return MappedShards([self.folder / shard for shard in names], index)
+        return RemoteShards(
+            [self.folder / shard for shard in names], index, self._kept(name, index)
+        )
+
+    def _kept(self, name: str, index: Index) -> RangeCache | None:
+        if self._cache is None:
+            return None
+        share = self._cache.gigabytes * 1e9 / sum(file.size for file in self._files)
+        return RangeCache(
+            self._cache.folder / f"{self.name}-{self.digest[:12]}", name, index, share
+        )
 
     @property
     def _files(self) -> list[File]:
         return [file for split in self._splits.values() for file in split.files]
+
+
+class MappedShards:
+    """Shards on a local disk, as memory maps."""
+
+    def __init__(self, shards: Sequence[Path], index: Index) -> None:
+        self._shards = tuple(shards)
+        self._index = index
+        self._maps: dict[int, NDArray[np.uint8]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process opens maps of its own.
+        return {**self.__dict__, "_maps": {}}
+
+    def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
+        return [self._read(i) for i in images]
+
+    def _read(self, i: int) -> NDArray[np.uint8]:
+        shard = int(self._index.shards[i])
+        if shard not in self._maps:
+            self._maps[shard] = _map(self._shards[shard])
+        start = int(self._index.offsets[i])
+        return self._maps[shard][start : start + int(self._index.sizes[i])]
+
+
+def store_folder(cluster: Cluster, name: str) -> Folder:
+    """Return where the cluster has the packed data set `name`."""
+    return as_folder(cluster.data_dir) / name
 
 
 def write_store(

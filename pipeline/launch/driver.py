@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 from pipeline.cluster import Cluster
-from pipeline.data.store import Store
+from pipeline.data.store import Store, store_folder
 from pipeline.documents import digest, flatten
 from pipeline.errors import InterruptedByUserError, UserError
 from pipeline.evaluation.metrics import Counts
@@ -48,7 +48,7 @@ def run_training(
     refuse_early(recipe, cluster)
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.held():
-        store = Store.open(cluster.data_dir / recipe.data.name)
+        store = Store.open(store_folder(cluster, recipe.data.name))
         record = _start_run(folder, before, recipe, cluster, store)
         job = Job(recipe, cluster, folder, uri, record.tracking_run_id)
         with _concluded(uri, record.tracking_run_id):
@@ -84,7 +84,7 @@ def run_evaluation(
         data = recipe.data.model_copy(update={"test_split": split})
         recipe = recipe.model_copy(update={"data": data})
     refuse_early(recipe, cluster, EVALUATION)
-    _refuse_other_data(folder, record, Store.open(cluster.data_dir / recipe.data.name))
+    _refuse_other_data(folder, record, Store.open(store_folder(cluster, recipe.data.name)))
     job = Job(recipe, cluster, folder, cluster.tracking.uri, record.tracking_run_id)
     with Display(console) as display:
         return run_on_workers(evaluate_run, job, display.show)
@@ -112,7 +112,7 @@ def _start_run(
         },
         existing_run_id=before.tracking_run_id if before else None,
     )
-    runs.log_dataset(uri, run_id, store.name, store.digest, store.folder)
+    runs.log_dataset(uri, run_id, store.name, store.digest, str(store.folder))
     record = RunRecord(store.digest, run_id)
     folder.write_recipe(recipe)
     folder.write_record(record)

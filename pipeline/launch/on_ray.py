@@ -92,7 +92,7 @@ def _fit(
     # Ray wants a place that all machines share; the run's folder is one.
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.folder.path) as scratch:
         trainer = TorchTrainer(
-            partial(_enter, function, job, mailbox, _tracking_environment()),
+            partial(_enter, function, job, mailbox, _credentials()),
             scaling_config=train.ScalingConfig(
                 num_workers=workers.count,
                 use_gpu=workers.device == "gpu",
@@ -116,9 +116,9 @@ def _fit(
     return returned
 
 
-def _tracking_environment() -> dict[str, str]:
-    # A Ray that was up before knows nothing of this process's credentials.
-    return {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+def _credentials() -> dict[str, str]:
+    # A Ray that was up before knows nothing of this process's environment.
+    return {key: value for key, value in os.environ.items() if key.startswith(("MLFLOW_", "AWS_"))}
 
 
 def _enter(

@@ -10,7 +10,7 @@ import torch
 from pipeline.cluster import Cluster
 from pipeline.data.loaders import check_contents
 from pipeline.data.order import Dealing
-from pipeline.data.store import Store
+from pipeline.data.store import Store, store_folder
 from pipeline.errors import UserError
 from pipeline.models.zoo import build_model
 from pipeline.recipe import Recipe
@@ -63,7 +63,7 @@ def _network(recipe: Recipe, cluster: Cluster) -> str:
 
 
 def _data(recipe: Recipe, cluster: Cluster) -> str:
-    store = Store.open(cluster.data_dir / recipe.data.name)
+    store = Store.open(store_folder(cluster, recipe.data.name))
     classes = len(store.classes)
     if classes != recipe.network.num_classes:
         raise UserError(
@@ -87,7 +87,7 @@ def _data(recipe: Recipe, cluster: Cluster) -> str:
 
 
 def _batch(recipe: Recipe, cluster: Cluster) -> str:
-    images = Store.open(cluster.data_dir / recipe.data.name).split(recipe.data.train_split)
+    images = Store.open(store_folder(cluster, recipe.data.name)).split(recipe.data.train_split)
     dealing = Dealing(
         num_images=len(images),
         global_batch_size=recipe.batch.global_batch_size,

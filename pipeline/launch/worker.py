@@ -14,7 +14,7 @@ from pipeline.cluster import Cluster
 from pipeline.data.loaders import Loader, build_loader, evaluation_plan, training_plan
 from pipeline.data.order import Dealing
 from pipeline.data.stage import stage
-from pipeline.data.store import Store
+from pipeline.data.store import Store, store_folder
 from pipeline.data.views import fill_of
 from pipeline.distributed import Worker, average_buffers, same_on_all_workers
 from pipeline.evaluation.evaluate import evaluate
@@ -52,8 +52,8 @@ class Job:
 
     def store(self) -> Store:
         """Open the data set, on this node's own disk where the cluster has it staged."""
-        folder, stage_to = self.cluster.data_dir / self.recipe.data.name, self.cluster.stage_to
-        return stage(folder, stage_to) if stage_to else Store.open(folder)
+        folder, stage_to = store_folder(self.cluster, self.recipe.data.name), self.cluster.stage_to
+        return stage(folder, stage_to) if stage_to else Store.open(folder, self.cluster.cache)
 
     def dealing(self, worker: Worker) -> Dealing:
         batch = self.recipe.batch

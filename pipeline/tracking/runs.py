@@ -109,14 +109,14 @@ def log_files(uri: str, run_id: str, paths: Iterable[Path], folder: str | None =
             client.log_artifact(run_id, str(path), folder)
 
 
-def log_dataset(uri: str, run_id: str, name: str, digest: str, folder: Path) -> None:
+def log_dataset(uri: str, run_id: str, name: str, digest: str, place: str) -> None:
     """Name the data set that the run trains on, without reading it."""
     with reaching(uri):
         client = connect(uri)
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-        source = json.dumps({"uri": str(folder)})
+        source = json.dumps({"uri": place})
         dataset = Dataset(name, digest[:_DIGEST_LENGTH], source_type="local", source=source)
         context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
         client.log_inputs(run_id, [DatasetInput(dataset, [context])])

@@ -112,7 +112,7 @@ def test_a_rotten_image_is_named(make_job: Callable[..., Job], tmp_path: Path) -
     assert start > 0
     content[start : start + 40] = bytes(40)
     shard.write_bytes(content)
-    cluster = job.cluster.model_copy(update={"data_dir": rotten})
+    cluster = job.cluster.model_copy(update={"data_dir": str(rotten)})
     with pytest.raises(UserError, match=r"train-000000\.tar: digits-0137"):
         run_on_workers(
             train,

@@ -100,7 +100,7 @@ def test_files_of_a_sqlite_store_lie_beside_it_from_any_folder(
 
 def test_the_data_set_is_named_without_being_read(store: str, run_id: str, tmp_path: Path) -> None:
     for _ in range(2):  # as a run that goes on does
-        log_dataset(store, run_id, "digits", "ab" * 32, tmp_path / "absent")
+        log_dataset(store, run_id, "digits", "ab" * 32, str(tmp_path / "absent"))
     (logged,) = connect(store).get_run(run_id).inputs.dataset_inputs
     assert logged.dataset.name == "digits"
     assert logged.dataset.digest == "ab" * 18  # MLflow keeps 36 characters

@@ -1,0 +1,149 @@
+"""A data set on an S3 server: read by range, kept in part on local disk, staged, trained from."""
+
+import logging
+import pickle
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from pipeline.cluster import Cache, as_folder
+from pipeline.data.description import ImageClass
+from pipeline.data.packing import Sample
+from pipeline.data.stage import stage
+from pipeline.data.store import Store, write_store
+from pipeline.errors import UserError
+
+COUNT, SIZE = 40, 1000
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    random = np.random.default_rng(0)
+    return write_store(
+        tmp_path_factory.mktemp("packed") / "noise",
+        name="noise",
+        classes=[ImageClass(0, "noise")],
+        splits={
+            name: [
+                Sample(f"{name}/{i}", b"\xff\xd8\xff" + random.bytes(SIZE - 3), 0, 8, 8)
+                for i in range(COUNT)
+            ]
+            for name in ("train", "val")
+        },
+        source={"kind": "test"},
+        shard_bytes=10_000,
+    )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def url(server: str, local: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    settings = {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="bucket")
+    for file in local.folder.iterdir():
+        client.upload_file(str(file), "bucket", f"data/noise/{file.name}")
+    yield "s3://bucket/data/noise"
+    as_folder("s3://bucket").fs.invalidate_cache()
+    for found in client.list_objects_v2(Bucket="bucket")["Contents"]:
+        client.delete_object(Bucket="bucket", Key=found["Key"])
+    client.delete_bucket(Bucket="bucket")
+
+
+def same(store: Store, local: Store) -> bool:
+    split, expected = store.split("train"), local.split("train")
+    order = np.random.default_rng(1).permutation(COUNT).tolist()
+    got = split.encoded_batch(order)
+    return [data.tobytes() for data in got] == [expected.encoded(i).tobytes() for i in order]
+
+
+def test_images_are_read_by_range(url: str, local: Store) -> None:
+    store = Store.open(as_folder(url))
+    assert (store.digest, store.split_names) == (local.digest, ("train", "val"))
+    assert same(store, local)
+    assert same(pickle.loads(pickle.dumps(store)), local)  # noqa: S301
+    store.verify()
+
+
+@pytest.mark.parametrize(("share", "kept"), [(1.0, COUNT), (0.5, COUNT // 2)])
+def test_a_share_is_kept_and_comes_from_disk(
+    share: float, kept: int, url: str, local: Store, tmp_path: Path
+) -> None:
+    total = sum(file.stat().st_size for file in local.folder.iterdir() if file.suffix != ".json")
+    cache = Cache(folder=tmp_path / "cache", gigabytes=share * total / 1e9)
+    for _ in range(2):
+        assert same(Store.open(as_folder(url), cache), local)
+    split = Store.open(as_folder(url), cache).split("train")
+    (there,) = (tmp_path / "cache").rglob("train.there")
+    here = np.flatnonzero(np.fromfile(there, np.uint8)).tolist()
+    assert len(here) == pytest.approx(kept, abs=1)
+    for shard in local.folder.glob("train-*.tar"):
+        boto3.client("s3").delete_object(Bucket="bucket", Key=f"data/noise/{shard.name}")
+    expected = local.split("train")
+    assert all(split.encoded(i).tobytes() == expected.encoded(i).tobytes() for i in here)
+    if share < 1:
+        gone = next(i for i in range(COUNT) if i not in here)
+        with pytest.raises(UserError, match=r"train-00000\d\.tar: can't be read"):
+            split.encoded(gone)
+
+
+def test_a_cache_of_an_earlier_boot_is_removed(url: str, local: Store, tmp_path: Path) -> None:
+    cache = Cache(folder=tmp_path, gigabytes=1)
+    assert same(Store.open(as_folder(url), cache), local)
+    (boot,) = tmp_path.glob("noise-*/*")
+    earlier = boot.rename(boot.with_name("earlier"))
+    for file in earlier.glob("*.images"):
+        file.write_bytes(bytes(file.stat().st_size))
+    assert same(Store.open(as_folder(url), cache), local)
+    assert not earlier.exists()
+
+
+def test_a_full_disk_keeps_less_and_reads_on(url: str, local: Store, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("may not mount a small disk")
+    try:
+        store = Store.open(as_folder(url), Cache(folder=disk, gigabytes=1))
+        assert same(store, local)
+        assert same(store, local)
+        (there,) = disk.rglob("train.there")
+        assert 0 < np.fromfile(there, np.uint8).sum() < COUNT
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_it_can_be_staged(url: str, local: Store, tmp_path: Path) -> None:
+    copy = stage(as_folder(url), tmp_path)
+    copy.verify()
+    assert same(copy, local)
+
+
+def test_a_missing_shard_and_a_missing_data_set_are_named(url: str) -> None:
+    with pytest.raises(UserError, match="s3://bucket/data/other: no such data set"):
+        Store.open(as_folder("s3://bucket/data/other"))
+    boto3.client("s3").delete_object(Bucket="bucket", Key="data/noise/val-000001.tar")
+    with pytest.raises(UserError, match=r"val-000001\.tar: missing"):
+        Store.open(as_folder(url))
