@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torchvision
@@ -9,6 +10,8 @@ from sklearn.svm import SVC
 
 from pipeline.documents import validate
 from pipeline.errors import UserError
+from pipeline.models.torchvision_weights import COUNTERPARTS
+from pipeline.models.zoo import NETWORKS
 from pipeline.published import (
     Published,
     ResultKey,
@@ -22,6 +25,7 @@ from pipeline.published import (
     published,
     refusal,
 )
+from pipeline.recipe import read_recipe
 
 
 def imagenet(network: str, protocol: str = "center-256-224", **others: object) -> ResultKey:
@@ -47,6 +51,39 @@ def test_every_number_is_possible_and_has_a_source() -> None:
         assert result.ensemble_size is None or result.ensemble_size >= 1
 
 
+# Other names are of networks that are not here, and of other methods.
+FAMILIES = ("alexnet", "zfnet", "vgg", "googlenet", "inception", "plain", "resnet", "densenet")
+NOT_HERE = {
+    "alexnet_half", "alexnet_owt", "googlenet_torchvision", "zfnet_wide",
+    "densenet_40_12", "densenet_bc_100_12", "densenet232_k48", "densenet264_k48",
+    "resnet200", "resnet20_cifar", "resnet32_cifar", "resnet44_cifar", "resnet56_cifar",
+    "resnet110_cifar",
+}  # fmt: skip
+
+
+def test_networks_have_the_names_of_the_zoo() -> None:
+    for result in published():
+        name = result.network
+        if name.startswith(FAMILIES) and "," not in name and " " not in name:
+            assert name in NETWORKS or name in NOT_HERE, result
+
+
+def test_what_a_recipe_expects_is_published_for_its_protocol() -> None:
+    for path in (Path(__file__).parents[1] / "configs" / "recipes").glob("*.yaml"):
+        recipe = read_recipe(path)
+        expect, data = recipe.expect, recipe.data
+        if not expect or expect.source.startswith(("goal", "original code's")):
+            continue
+        key = ResultKey(recipe.network.name, data.name, data.test_split, expect.protocol)
+        errors = [
+            (result.top1_error or 0, result.top5_error or 0)
+            for result in published()
+            if result.key == key
+        ]
+        expected = (expect.top1_error or 0, expect.top5_error or 0)
+        assert any(error == pytest.approx(expected, abs=0.01) for error in errors), path
+
+
 def test_results_of_one_key_are_told_apart() -> None:
     told_apart = Counter((result.key, result.source, result.variant) for result in published())
     assert [key for key, count in told_apart.items() if count > 1] == []
@@ -60,20 +97,14 @@ def test_images_come_from_the_split_unless_a_row_says_otherwise() -> None:
     assert {lecture("human").images, lecture("before CNNs").images} == {1_500, 100_000}
 
 
-TORCHVISION = {
-    "alexnet_owt": "alexnet",
-    "googlenet_bn": "googlenet",
-    "resnet50_v1_5": "resnet50",
-    "resnet101_v1_5": "resnet101",
-    "resnet152_v1_5": "resnet152",
-}
+TORCHVISION = COUNTERPARTS | {"alexnet_owt": "alexnet", "googlenet_torchvision": "googlenet"}
 
 
 def test_torchvision_says_the_same_of_its_weights() -> None:
     results = from_source("torchvision 0.29.1 weights")
     assert len(results) == 23
     for result in results:
-        name = TORCHVISION.get(result.network, result.network)
+        name = TORCHVISION[result.network]
         weights = torchvision.models.get_model_weights(name)[f"IMAGENET1K_{result.variant}"]
         accuracy = weights.meta["_metrics"]["ImageNet-1K"]
         assert result.top1_error == pytest.approx(100 - accuracy["acc@1"]), result
