@@ -4,6 +4,7 @@ What is heavy (torch, Ray, MLflow) is imported by the function that needs it, so
 answers at once.
 """
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -277,6 +278,46 @@ def benchmark(
         _say(console, note)
 
 
+@app.command()
+def describe(
+    name: Annotated[
+        str | None, typer.Argument(help="A network's name.", show_default=False)
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every network, as published.")] = False,
+    input_: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="CxHxW",
+            help="Channels, height and width; CxLENGTH for signals.",
+            show_default="as published",
+        ),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, show_default="as published")
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Images whose activations are kept.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """List a network's layers: shapes, parameters, multiply-adds, receptive fields, memory."""
+    from pipeline.models.description import describe_network, describe_zoo
+    from pipeline.reports.description import description_tables
+
+    if all_ == (name is not None):
+        raise UserError("describe: give either the name of a network or --all")
+    if all_ and (input_ is not None or classes is not None):
+        raise UserError("describe --all: networks are as published; leave --input, --classes out")
+    found = describe_zoo(batch) if name is None else describe_network(name, input_, classes, batch)
+    if as_json:
+        typer.echo(json.dumps(found.document(), indent=2))
+        return
+    console = _console_for_tables()
+    for part in description_tables(found):
+        console.print(part)
+
+
 def main() -> None:
     """Run the command; what went wrong is one line on stderr, a user's mistake exit code 2."""
     try:
@@ -308,6 +349,12 @@ def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(doing, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _console_for_tables() -> Console:
+    """As wide as the terminal; what goes to a file or a pipe is as wide as it needs to be."""
+    console = Console()
+    return console if console.is_terminal else Console(width=10_000)
 
 
 def _say_prepared(prepared: "Prepared") -> None:

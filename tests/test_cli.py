@@ -48,7 +48,8 @@ def test_help_lists_every_command_and_comes_without_the_heavy_imports() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    for command in ("prepare", "stage", "check", "train", "evaluate", "compare", "benchmark"):
+    commands = "prepare stage check train evaluate compare benchmark describe"
+    for command in commands.split():
         assert f" {command} " in done.stdout
 
 
@@ -100,6 +101,10 @@ MISTAKES = {
     ),
     "an unknown run": (["evaluate", "nothing"], ["no run 'nothing'"]),
     "an override without a value": (["train", "smoke", "--set", "epochs"], ["--set epochs"]),
+    "a size that a network can't take": (
+        ["describe", "resnet18", "--input", "3x8x8"],
+        ["--input 3x8x8", "at least 32×32"],
+    ),
     "a folder that is not there": (["prepare", "folder", "pictures"], ["pictures"]),
 }  # fmt: skip
 

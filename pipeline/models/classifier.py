@@ -43,6 +43,8 @@ class ImageClassifier(nn.Module):
     """
 
     input_shape: ClassVar[InputShape]
+    # How many classes the published network tells apart; it is built for any number.
+    published_classes: ClassVar[int] = 1000
     # Whether `recompute` may be set: to compute activations again in the backward pass, in place
     # of keeping them. The same numbers in less memory, and more time.
     can_recompute: ClassVar[bool] = False

@@ -92,6 +92,7 @@ class LeNet5(ImageClassifier):
     """
 
     input_shape = InputShape(num_channels=1, size=32, min_size=32, max_size=32)
+    published_classes = 10
 
     def __init__(self, num_classes: int, num_channels: int) -> None:
         super().__init__()
@@ -143,6 +144,7 @@ class LeNet5Modern(ImageClassifier):
     """
 
     input_shape = InputShape(num_channels=1, size=32, min_size=32, max_size=32)
+    published_classes = 10
 
     def __init__(self, num_classes: int, num_channels: int) -> None:
         super().__init__()
