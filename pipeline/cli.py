@@ -185,6 +185,15 @@ def train(
             show_default="the recipe's name and digest",
         ),
     ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN|FILE",
+            help="A trained run, or a file of weights, to start from. A deeper VGG takes what its "
+            "paper takes from vgg_a.",
+            show_default="the published random start",
+        ),
+    ] = None,
 ) -> None:
     """Train a network, or go on where the same training stopped."""
     from pipeline.launch.driver import conclude, run_training
@@ -193,7 +202,7 @@ def train(
 
     what, where = _job(recipe, on, set_)
     console = Console()
-    outcome = run_training(what, Path(recipe).stem, where, run, console)
+    outcome = run_training(what, Path(recipe).stem, where, run, console, start_from)
     if outcome is None:
         _say(console, "this training is complete; `ilsvrc compare` shows its result")
         return

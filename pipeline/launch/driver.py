@@ -17,6 +17,7 @@ from pipeline.launch.events import Note
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.preflight import EVALUATION, refuse_early
 from pipeline.launch.run_folder import RunFolder, RunRecord, name_run
+from pipeline.launch.starting import Start, find_start
 from pipeline.launch.worker import Job, evaluate_run, train
 from pipeline.recipe import Recipe
 from pipeline.storage import write_whole
@@ -34,14 +35,21 @@ class Outcome:
 
 
 def run_training(
-    recipe: Recipe, recipe_name: str, cluster: Cluster, run_name: str | None, console: Console
+    recipe: Recipe,
+    recipe_name: str,
+    cluster: Cluster,
+    run_name: str | None,
+    console: Console,
+    start_from: str | None = None,
 ) -> Outcome | None:
     """Train, or go on training; return None if the run was concluded already.
 
-    Raises `UserError` before any worker starts for all that can be known by then, and
-    `InterruptedByUserError` after Ctrl-C.
+    `start_from` names a trained run, or a file of weights, to start from. Raises `UserError` before
+    any worker starts for all that can be known by then, and `InterruptedByUserError` after Ctrl-C.
     """
-    folder = name_run(cluster.runs_dir, run_name, recipe, recipe_name)
+    start = find_start(cluster.runs_dir, start_from, recipe) if start_from else None
+    start_digest = start.digest if start else ""
+    folder = name_run(cluster.runs_dir, run_name, recipe, recipe_name, start_digest)
     uri, before = cluster.tracking.uri, folder.record()
     if before and before.is_recorded and runs.is_there(uri, before.tracking_run_id):
         return None
@@ -49,8 +57,9 @@ def run_training(
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.held():
         store = Store.open(store_folder(cluster, recipe.data.name))
-        record = _start_run(folder, before, recipe, cluster, store)
-        job = Job(recipe, cluster, folder, uri, record.tracking_run_id)
+        record = _start_run(folder, before, recipe, cluster, store, start)
+        start_file = start.file if start else None
+        job = Job(recipe, cluster, folder, uri, record.tracking_run_id, start_file)
         with _concluded(uri, record.tracking_run_id):
             with runs.system_metrics(uri, record.tracking_run_id), Display(console) as display:
                 display.show(Note(f"run {folder.name} in {folder.path}"))
@@ -91,12 +100,19 @@ def run_evaluation(
 
 
 def _start_run(
-    folder: RunFolder, before: RunRecord | None, recipe: Recipe, cluster: Cluster, store: Store
+    folder: RunFolder,
+    before: RunRecord | None,
+    recipe: Recipe,
+    cluster: Cluster,
+    store: Store,
+    start: Start | None,
 ) -> RunRecord:
     """Start the MLflow run, or go on with the one this folder already has."""
     if before:
         _refuse_other_data(folder, before, store)
     uri = cluster.tracking.uri
+    started = {"start.from": start.origin, "start.digest": start.digest} if start else {}
+    extra_data = start.extra_data(store.digest) if start else "none"
     run_id = runs.start_run(
         uri,
         cluster.tracking.experiment,
@@ -105,15 +121,17 @@ def _start_run(
         | {f"cluster.{key}": value for key, value in flatten(cluster).items()},
         tags={
             **environment_tags(cluster.workers.device),
+            **started,
             "recipe.digest": digest(recipe.without_expectation()),
             "dataset.name": store.name,
             "dataset.digest": store.digest,
+            "dataset.extra": extra_data,
             "protocol": protocol_name(recipe.evaluation, recipe.input.size),
         },
         existing_run_id=before.tracking_run_id if before else None,
     )
     runs.log_dataset(uri, run_id, store.name, store.digest, str(store.folder))
-    record = RunRecord(store.digest, run_id)
+    record = RunRecord(store.digest, run_id, start.digest if start else "", extra_data)
     folder.write_recipe(recipe)
     folder.write_record(record)
     return record

@@ -28,6 +28,8 @@ class RunRecord:
 
     dataset_digest: str
     tracking_run_id: str
+    start_digest: str = ""  # of the weights it started from
+    extra_data: str = "none"  # what those had seen, see `pipeline.published.ResultKey`
     is_recorded: bool = False  # trained, and all results are in the tracking store
 
 
@@ -96,21 +98,34 @@ class RunFolder:
         )
 
 
-def name_run(runs_dir: Path, name: str | None, recipe: Recipe, recipe_name: str) -> RunFolder:
+def name_run(
+    runs_dir: Path, name: str | None, recipe: Recipe, recipe_name: str, start_digest: str = ""
+) -> RunFolder:
     """Return the run's folder, which need not exist yet.
 
-    Without a name the run is called after its recipe and the recipe's digest, so that the same
-    training finds itself again and another one never meets it. Raises `UserError` when the folder
-    belongs to another recipe.
+    Without a name the run is called after its recipe, the recipe's digest and that of the weights
+    it starts from, so that the same training finds itself again and another one never meets it.
+    Raises `UserError` when the folder belongs to another recipe or another start.
     """
     if name is None:
         name = f"{recipe_name}-{digest(recipe.without_expectation())[:8]}"
+        name += f"-from-{start_digest[:8]}" if start_digest else ""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"--run '{name}': use letters, digits, '-', '_' and '.' only")
     folder = RunFolder(runs_dir / name)
     if folder.recipe_file.is_file():
         _refuse_another(folder, recipe)
+    before = folder.record()
+    if before and before.start_digest != start_digest:
+        raise UserError(
+            f"run '{folder.name}' started from {_start_words(before.start_digest)}, not from "
+            f"{_start_words(start_digest)}; give this one another name with --run"
+        )
     return folder
+
+
+def _start_words(digest: str) -> str:
+    return f"weights {digest[:8]}" if digest else "random weights"
 
 
 def find_run(runs_dir: Path, name: str) -> RunFolder:

@@ -1,6 +1,7 @@
 """One worker of a job: builds every part from the recipe, runs the epochs."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -23,6 +24,7 @@ from pipeline.launch.events import Note, Report
 from pipeline.launch.meter import Meter
 from pipeline.launch.run_folder import RunFolder
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
 from pipeline.recipe import Recipe
 from pipeline.storage import write_whole
@@ -42,13 +44,14 @@ from pipeline.training.schedule import PlateauState, Schedule
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is told: what to train, where, and in which run."""
+    """What every worker is told: what to train, where, in which run, from which weights."""
 
     recipe: Recipe
     cluster: Cluster
     folder: RunFolder
     tracking_uri: str
     tracking_run_id: str
+    start: Path | None = None
 
     def store(self) -> Store:
         """Open the data set, on this node's own disk where the cluster has it staged."""
@@ -82,6 +85,8 @@ def train(job: Job, worker: Worker, report: Report) -> Counts:
     recipe, saving = job.recipe, job.cluster.saving
     dealing = job.dealing(worker)
     model = make_model(job, worker)
+    if job.start:
+        model.start_from(read_weights(job.start))
     optimizer = build_optimizer(recipe.optimizer, model)
     schedule = Schedule(recipe.schedule, recipe.epochs)
     average = build_average(recipe.averaging, model)

@@ -1,9 +1,12 @@
 """What every network of the zoo has in common: images in, logits out, and what it can take."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
+
+from pipeline.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,29 @@ class ImageClassifier(nn.Module):
     recompute: bool = False
     # What most likely keeps it from learning, and how to mend it.
     when_flat: str = "lower optimizer.learning_rate, or set network.initialization: glorot"
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over trained weights of the same network, every one by its name.
+
+        Raises `UserError`, and changes nothing, where a layer is missing or has another shape.
+        """
+        own = self.state_dict()
+        for name in sorted(own.keys() ^ weights.keys()):
+            difference = "hold" if name in weights else "lack"
+            raise UserError(f"weights to start from: they {difference} {name}, unlike this network")
+        refuse_other_shapes(own, weights)
+        self.load_state_dict(weights)
+
+
+def refuse_other_shapes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raise `UserError` that names the first of the `weights` whose shape is not that of `own`."""
+    for name, value in weights.items():
+        theirs, ours = tuple(value.shape), tuple(own[name].shape)
+        if theirs != ours:
+            raise UserError(
+                f"weights to start from: {name} is {theirs}, in the network to train {ours}; train "
+                "on the same classes and channels"
+            )
 
 
 class WithAuxiliary(NamedTuple):

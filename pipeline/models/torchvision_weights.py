@@ -9,19 +9,16 @@ recipe's `input` says so: mean and std 127.5.
 """
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import NETWORKS
 
 # Our names of torchvision's networks.
@@ -60,7 +57,7 @@ def load_torchvision(name: str, source: Mapping[str, Tensor] | Path) -> ImageCla
             f"torchvision has no network like '{name}'; it has: {', '.join(COUNTERPARTS)}"
         )
     where = str(source) if isinstance(source, Path) else "weights"
-    given = _read(source) if isinstance(source, Path) else source
+    given = read_weights(source) if isinstance(source, Path) else source
     theirs = {_DENSENET_OF_OLD.sub(r"\1\2", key): value for key, value in given.items()}
     names = _names(name)
     first, last = next(iter(names)), list(names)[-1]
@@ -103,21 +100,3 @@ def _fitting(
             )
         fitting[own] = theirs[key]
     return fitting
-
-
-def _read(file: Path) -> Mapping[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles that torch didn't write
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{file}: can't be read ({error.strerror})") from None
-    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError):
-        content = None
-    if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise UserError(f"{file}: holds no weights (a state dict of tensors); nothing was executed")
-    return content

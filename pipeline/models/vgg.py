@@ -11,7 +11,7 @@ from string import ascii_lowercase
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.models.classifier import ImageClassifier, InputShape
+from pipeline.models.classifier import ImageClassifier, InputShape, refuse_other_shapes
 from pipeline.models.initialization import fill_normal
 from pipeline.models.response_norm import ResponseNorm
 
@@ -76,6 +76,13 @@ class VGG(ImageClassifier):
             x = layer(x)
         return x
 
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over those of the same network, or, in B to E, what A gives (`start_from_a`)."""
+        if weights.keys() == self.state_dict().keys():
+            super().start_from(weights)
+        else:
+            start_from_a(self, weights)
+
     def _initialize(self, batch_norm: bool) -> None:
         """§3.1: weights from a normal distribution of mean 0, here N(0, 0.01²); biases 0.
 
@@ -109,16 +116,9 @@ def start_from_a(model: VGG, weights: Mapping[str, Tensor]) -> None:
             f"weights to start from: unlike a trained vgg_a, this {difference} {name}; give "
             "those of vgg_a (of vgg_a_bn for a network with batch norm)"
         )
-    given = [name for name, place in places.items() if place in GIVEN_BY_A]
-    for name in given:
-        theirs, ours = tuple(weights[name].shape), tuple(own[name].shape)
-        if theirs != ours:
-            raise UserError(
-                f"weights to start from: {name} is {theirs}, in the network to train {ours}; "
-                "train vgg_a on the same classes and channels"
-            )
-    for name in given:
-        own[name].copy_(weights[name])
+    given = {name: weights[name] for name, place in places.items() if place in GIVEN_BY_A}
+    refuse_other_shapes(own, given)
+    model.load_state_dict(own | given)
 
 
 def vgg_a(num_classes: int, num_channels: int = 3) -> VGG:

@@ -80,7 +80,8 @@ def measured_from_run(
             top5_hits=int(metrics[f"{prefix}/top5_hits"]),
             images=int(metrics[metric]),
         )
-        key = ResultKey(network, data, split, protocol)
+        extra_data = tags.get("dataset.extra", "none")
+        key = ResultKey(network, data, split, protocol, extra_data=extra_data)
         results.append(Measured(key, counts, run, run_id, date, complete))
     return results
 
