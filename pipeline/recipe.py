@@ -176,6 +176,18 @@ class CenterCrop(Section):
 Protocol = Annotated[WholeImage | CenterCrop, Field(discriminator="kind")]
 
 
+class Resizing(Section):
+    """Train on smaller images first, as their boxes stretched to fewer pixels; test at full size.
+
+    From `start_size` in the first epoch, evenly up to `input.size` in epoch `full_size_from`
+    (counted from 0) and later; rounded down to multiples of `multiple_of`.
+    """
+
+    start_size: PositiveInt
+    full_size_from: PositiveInt
+    multiple_of: PositiveInt = 32
+
+
 class Batch(Section):
     """One optimizer step sees `global_batch_size` images in micro-batches of `micro_batch_size`.
 
@@ -358,6 +370,7 @@ class Recipe(Section):
     input: Input
     augmentation: Augmentation
     mixing: Mixing | None = None
+    resizing: Resizing | None = None
     evaluation: Protocol
     batch: Batch
     optimizer: Optimizer
@@ -374,6 +387,15 @@ class Recipe(Section):
     def without_expectation(self) -> "Recipe":
         """Return what decides the result: the same recipe, expecting nothing."""
         return self.model_copy(update={"expect": None})
+
+    @model_validator(mode="after")
+    def _sizes_grow(self) -> Self:
+        if self.resizing is not None and self.resizing.start_size > self.input.size:
+            raise ValueError(
+                f"resizing.start_size ({self.resizing.start_size}) is larger than input.size "
+                f"({self.input.size})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _crops_fit(self) -> Self:
@@ -399,8 +421,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _signals_are_seen_as_they_are(self) -> Self:
         if self.input.dimensions == 1:
-            if self.mixing is not None:
-                raise ValueError("mixing is for images; leave it out with input.dimensions: 1")
+            for key in ("mixing", "resizing"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} is for images; leave it out with input.dimensions: 1")
             for section, kind in (("augmentation", "none"), ("evaluation", "whole")):
                 if getattr(self, section).kind != kind:
                     raise ValueError(f"input.dimensions: 1 needs {section}: {{kind: {kind}}}")

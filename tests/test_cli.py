@@ -105,6 +105,14 @@ MISTAKES = {
         ["describe", "resnet18", "--input", "3x8x8"],
         ["--input 3x8x8", "at least 32×32"],
     ),
+    "a size that the network can't take": (
+        ["train", "smoke", "--set", "resizing={start_size: 16, full_size_from: 2}"],
+        ["16×16", "resizing.start_size", "leave out resizing"],
+    ),
+    "weights that are not there": (
+        ["train", "smoke", "--start-from", "nothing"],
+        ["no run 'nothing'"],
+    ),
     "a folder that is not there": (["prepare", "folder", "pictures"], ["pictures"]),
 }  # fmt: skip
 

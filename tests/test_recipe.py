@@ -68,6 +68,10 @@ def test_paths_become_absolute_and_the_default_store_is_a_file_here(
             "augmentation={kind: area, color_jitter: {brightness: 1, contrast: 1, saturation: 1}}",
             "augmentation.color_jitter needs input.color: rgb; leave it out",
         ),
+        (
+            "resizing={start_size: 64, full_size_from: 2}",
+            "resizing.start_size (64) is larger than input.size (32)",
+        ),
         ("input.dimensions=1", "input.dimensions: 1 needs augmentation: {kind: none}"),
     ],
 )

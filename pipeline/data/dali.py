@@ -42,8 +42,9 @@ class Instructions:
 
     encoded: n arrays of bytes. start, shape: int32 (n, 2), the part of each image to decode.
     box_start, box_end: float32 (n, 2), relative to the region. mean: float32 (n, channels).
-    mirror: int32 (n,). region_start, region_shape: int32 (n, 2), relative to the decoded part;
-    only a graph with a fill takes them, the others decode the region and no more.
+    size: float32 (n, 2), of the result. mirror: int32 (n,). region_start, region_shape: int32
+    (n, 2), relative to the decoded part; only a graph with a fill takes them, the others decode the
+    region and no more.
     """
 
     encoded: list[NDArray[np.uint8]]
@@ -51,6 +52,7 @@ class Instructions:
     shape: NDArray[np.int32]
     box_start: NDArray[np.float32]
     box_end: NDArray[np.float32]
+    size: NDArray[np.float32]
     mean: NDArray[np.float32]
     mirror: NDArray[np.int32]
     region_start: NDArray[np.int32]
@@ -58,9 +60,9 @@ class Instructions:
 
 
 _INPUT_TYPES = (
-    _BYTE, _INTEGER, _INTEGER, _FLOAT, _FLOAT, _FLOAT, _INTEGER, _INTEGER, _INTEGER
+    _BYTE, _INTEGER, _INTEGER, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _INTEGER, _INTEGER, _INTEGER
 )  # fmt: skip
-_INPUT_DIMENSIONS = (1, 1, 1, 1, 1, 1, 0, 1, 1)
+_INPUT_DIMENSIONS = (1, 1, 1, 1, 1, 1, 1, 0, 1, 1)
 _NUM_REGION_INPUTS = 2
 
 
@@ -85,6 +87,7 @@ def instruct(split: Split, views: Views, input: Input) -> Instructions:
         shape=(end - start).astype(np.int32),
         box_start=box_start.astype(np.float32),
         box_end=(box_start + views.boxes[:, 2:]).astype(np.float32),
+        size=np.full((len(views.images), 2), views.size, dtype=np.float32),
         mean=mean,
         mirror=views.flips.astype(np.int32),
         region_start=(low - start).astype(np.int32),
@@ -96,12 +99,12 @@ def instruct(split: Split, views: Views, input: Input) -> Instructions:
 def view_graph(
     source: Any, device: Literal["cpu", "gpu"], input: Input, fill: int | None, channels_last: bool
 ) -> DataNode:
-    """Decode each region, stretch each box to the input size, mirror, tint and normalize.
+    """Decode each region, stretch each box to its size, mirror, tint and normalize.
 
     `source` gives the fields of `Instructions`. The output is float32, HWC or CHW.
     """
     num_inputs = _num_inputs(fill)
-    encoded, start, shape, box_start, box_end, mean, mirror, *region = fn.external_source(
+    encoded, start, shape, box_start, box_end, size, mean, mirror, *region = fn.external_source(
         source=source,
         num_outputs=num_inputs,
         batch=True,
@@ -132,7 +135,7 @@ def view_graph(
     images = fn.resize(
         images,
         device=device,
-        size=[input.size, input.size],
+        size=size,
         roi_start=box_start,
         roi_end=box_end,
         interp_type=types.DALIInterpType.INTERP_LINEAR,

@@ -18,7 +18,7 @@ from pipeline.data.order import Dealing, epoch_order
 from pipeline.data.reference import ReferenceImages
 from pipeline.data.signals import Signals, decode_signal
 from pipeline.data.store import Split
-from pipeline.data.views import Views, evaluation_views, training_views
+from pipeline.data.views import Views, evaluation_views, training_size, training_views
 from pipeline.errors import UserError
 from pipeline.recipe import Input, Protocol, Recipe
 
@@ -56,6 +56,7 @@ def training_plan(
                     split.sizes[images],
                     recipe.seed,
                     epoch,
+                    training_size(recipe.input.size, recipe.resizing, epoch),
                 )
 
 

@@ -64,7 +64,7 @@ class ReferenceImages:
             min(left - x + width, region_width),
             min(top - y + height, region_height),
         )
-        side = self._input.size
+        side = views.size
         view = region.resize((side, side), Image.Resampling.BILINEAR, box=box)
         if views.flips[row]:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

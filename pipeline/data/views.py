@@ -21,6 +21,7 @@ from pipeline.recipe import (
     ColorJitter,
     NoAugmentation,
     Protocol,
+    Resizing,
     ScaleJitter,
     ShiftScale,
     WholeImage,
@@ -72,6 +73,7 @@ _CROP = 5
 class Views:
     """The n views of one batch.
 
+    size: the side in pixels of the squares that the boxes are stretched to.
     images: int64 (n,), indices into the split.
     boxes: float64 (n, 4), (y, x, height, width) in source pixels. A box leaves its image only
         where the augmentation has a `fill`.
@@ -82,6 +84,7 @@ class Views:
         (`pipeline.data.colors`); 1 leaves the colours alone.
     """
 
+    size: int
     images: Integers
     boxes: Floats
     regions: Integers
@@ -91,21 +94,27 @@ class Views:
 
 
 def evaluation_views(
-    protocol: Protocol, size: int, images: Integers, sizes: NDArray[np.integer]
+    protocol: Protocol,
+    size: int,
+    images: Integers,
+    sizes: NDArray[np.integer],
+    shown_size: int | None = None,
 ) -> Views:
     """Return the views of a test protocol.
 
     images: int64 (n,). sizes: (n, 2), height and width of each of `images`. size: the side of the
-    network's input.
+    network's input, for which the boxes are made; `shown_size` is what they are stretched to where
+    that is another.
     """
+    shown_size = shown_size or size
     whole = sizes.astype(np.int64)
     if isinstance(protocol, WholeImage):
         regions = np.concatenate([np.zeros_like(whole), whole], axis=1)
         boxes = regions.astype(np.float64)
     else:
         boxes = _center_crop(protocol, size, whole)
-        regions = _around(boxes, size, whole)
-    return _plain(images, boxes, regions)
+        regions = _around(boxes, shown_size, whole)
+    return _plain(shown_size, images, boxes, regions)
 
 
 def training_views(
@@ -116,13 +125,15 @@ def training_views(
     sizes: NDArray[np.integer],
     seed: int,
     epoch: int,
+    shown_size: int | None = None,
 ) -> Views:
-    """Return the augmented views of `images` (n,) in `epoch`.
+    """Return the augmented views of `images` (n,) in `epoch`, else as `evaluation_views`.
 
-    Without augmentation these are the views of `protocol`. sizes: (n, 2), height and width.
+    Without augmentation these are the views of `protocol`.
     """
+    shown_size = shown_size or size
     if isinstance(augmentation, NoAugmentation):
-        return evaluation_views(protocol, size, images, sizes)
+        return evaluation_views(protocol, size, images, sizes, shown_size)
     whole = sizes.astype(np.int64)
     jitter = _CROP + _num_crop_numbers(augmentation)
     numbers = uniforms(seed, epoch, images, jitter + _NUM_JITTERS)
@@ -130,7 +141,7 @@ def training_views(
     if isinstance(augmentation, ShiftScale):
         boxes = _shift_scale(augmentation, whole, crop)
         # Fill takes part in the filter like any pixel, so that the region may leave the image.
-        return _plain(images, boxes, _around(boxes, size))
+        return _plain(shown_size, images, boxes, _around(boxes, shown_size))
     if isinstance(augmentation, AreaCrop):
         boxes = _area(augmentation, whole, crop)
         regions = boxes.astype(np.int64)
@@ -141,10 +152,11 @@ def training_views(
             boxes = _alexnet(augmentation, size, whole, crop)
         else:
             boxes = _scale_jitter(augmentation, size, whole, crop)
-        regions = _around(boxes, size, whole)
+        regions = _around(boxes, shown_size, whole)
         components = "cuda-convnet"
         factors = _unjittered(images)
     return Views(
+        size=shown_size,
         images=images,
         boxes=boxes,
         regions=regions,
@@ -152,6 +164,15 @@ def training_views(
         color_shifts=_color_shifts(numbers[:, _COLOR], augmentation.color_noise, components),
         color_factors=factors,
     )
+
+
+def training_size(size: int, resizing: Resizing | None, epoch: int) -> int:
+    """Return the side of the training images of `epoch` (from 0), for a network's input `size`."""
+    if resizing is None or epoch >= resizing.full_size_from:
+        return size
+    start, unit = resizing.start_size, resizing.multiple_of
+    grown = start + (size - start) * epoch // resizing.full_size_from
+    return max(start, grown // unit * unit)
 
 
 def fill_of(augmentation: Augmentation) -> int | None:
@@ -165,8 +186,9 @@ def _num_crop_numbers(augmentation: Augmentation) -> int:
     return 2 if isinstance(augmentation, AlexNetCrop) else 3
 
 
-def _plain(images: Integers, boxes: Floats, regions: Integers) -> Views:
+def _plain(size: int, images: Integers, boxes: Floats, regions: Integers) -> Views:
     return Views(
+        size=size,
         images=images,
         boxes=boxes,
         regions=regions,

@@ -11,6 +11,7 @@ from pipeline.cluster import Cluster
 from pipeline.data.loaders import check_contents
 from pipeline.data.order import Dealing
 from pipeline.data.store import Store, store_folder
+from pipeline.data.views import training_size
 from pipeline.errors import UserError
 from pipeline.models.zoo import build_model
 from pipeline.recipe import Recipe
@@ -58,6 +59,12 @@ def refuse_early(recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAI
 def _network(recipe: Recipe, cluster: Cluster) -> str:
     with torch.device("meta"):
         model = build_model(recipe.network, recipe.input)
+    smallest = training_size(recipe.input.size, recipe.resizing, epoch=0)
+    if not model.input_shape.takes(smallest, recipe.input.dimensions):
+        raise UserError(
+            f"recipe: {recipe.network.name} can't take images of {smallest}×{smallest}, the "
+            f"resizing.start_size; it takes {model.input_shape}: change or leave out resizing"
+        )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return f"{recipe.network.name}, {parameters:,} parameters"
 

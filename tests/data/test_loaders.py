@@ -103,6 +103,24 @@ def test_dali_shows_what_the_reference_shows(name: str, photos: Split) -> None:
     assert difference(dali, reference) < 0.5
 
 
+@every_augmentation
+def test_one_loader_shows_pictures_of_several_sizes(name: str, photos: Split) -> None:
+    images, augmentation = np.arange(len(photos)), AUGMENTATIONS[name]
+    views = [
+        training_views(augmentation, CENTER, 224, images, photos.sizes, 0, 0, size)
+        for size in (96, 160, 224)
+    ]
+    loaders = [
+        load(photos, views, backend, fill=fill_of(augmentation))
+        for backend in ("dali", "reference")
+    ]
+    for size, (dali, reference) in zip((96, 160, 224), zip(*loaders, strict=True), strict=True):
+        assert dali.images.shape == reference.images.shape == (len(photos), 3, size, size)
+        assert difference(dali.images, reference.images) < 0.5
+    for loader in loaders:
+        loader.close()
+
+
 @every_backend
 def test_center_crop_is_torchvisions(backend: str, photos: Split) -> None:
     """Measured means: DALI 0.12 (worst image 0.18), the reference 0.001; on PIL and on tensors."""

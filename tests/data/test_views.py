@@ -17,6 +17,7 @@ from pipeline.data.views import (
     Views,
     evaluation_views,
     fill_of,
+    training_size,
     training_views,
 )
 from pipeline.recipe import (
@@ -25,6 +26,7 @@ from pipeline.recipe import (
     Augmentation,
     CenterCrop,
     NoAugmentation,
+    Resizing,
     ScaleJitter,
     ShiftScale,
     WholeImage,
@@ -103,7 +105,9 @@ def test_a_view_belongs_to_its_image_and_epoch(
         alone = training_views(
             augmentation, CENTER, SIZE, np.array([i]), np.array([size]), seed, epoch
         )
-        assert_same(Views(**{name: v[i : i + 1] for name, v in vars(together).items()}), alone)
+        fields = vars(together).items()
+        one = {name: v if name == "size" else v[i : i + 1] for name, v in fields}
+        assert_same(Views(**one), alone)
 
 
 @every_augmentation
@@ -258,3 +262,29 @@ def test_without_colour_noise_the_crops_are_the_same(augmentation: Augmentation)
     assert not plain.color_shifts.any()
     np.testing.assert_array_equal(plain.boxes, noisy.boxes)
     np.testing.assert_array_equal(plain.flips, noisy.flips)
+
+
+@every_augmentation
+@given(sizes=image_sizes)
+@settings(max_examples=20)
+def test_a_smaller_picture_shows_the_same_box(
+    augmentation: Augmentation, sizes: list[tuple[int, int]]
+) -> None:
+    full = view(augmentation, sizes, 0, 0)
+    images, shapes = np.arange(len(sizes)), np.array(sizes)
+    small = training_views(augmentation, CENTER, SIZE, images, shapes, 0, 0, SIZE // 2)
+    assert (full.size, small.size) == (SIZE, SIZE // 2)
+    np.testing.assert_array_equal(small.boxes, full.boxes)
+    np.testing.assert_array_equal(small.flips, full.flips)
+    # The filter is wider, and reads as far around the box or farther.
+    assert (small.regions[:, :2] <= full.regions[:, :2]).all()
+    assert (small.regions[:, 2:] >= full.regions[:, 2:]).all()
+
+
+def test_pictures_grow_evenly_to_the_input_size() -> None:
+    resizing = Resizing(start_size=128, full_size_from=60)
+    sizes = [training_size(224, resizing, epoch) for epoch in range(90)]
+    assert sizes == sorted(sizes)
+    assert sorted(set(sizes)) == [128, 160, 192, 224]
+    assert (sizes[0], sizes[59], sizes[60]) == (128, 192, 224)
+    assert training_size(224, None, epoch=0) == 224

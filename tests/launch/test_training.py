@@ -194,3 +194,21 @@ def test_the_staged_copy_is_what_is_read(make_job: MakeJob, tmp_path: Path) -> N
         run_on_workers(train, job, ignore)
     assert staged.store().folder.parent == tmp_path / "local"
     assert largest_difference(plain, staged) == 0
+
+
+def test_a_resumed_training_grows_its_images_as_the_undisturbed(make_job: MakeJob) -> None:
+    growing = [
+        "network={name: resnet18, num_classes: 10}",
+        "input.size=48",
+        "augmentation={kind: none}",
+        "resizing={start_size: 32, full_size_from: 1}",
+        "batch={global_batch_size: 64, micro_batch_size: 64}",
+        "epochs=2",
+    ]
+    cluster = [*IN_PROCESS, "saving.checkpoint_every_steps=6"]  # each is of 90 MB
+    undisturbed = make_job("undisturbed", growing, cluster)
+    run_on_workers(train, undisturbed, ignore)
+    resumed = make_job("resumed", growing, cluster)
+    train_until(resumed, num_reports=9)
+    run_on_workers(train, resumed, ignore)
+    assert largest_difference(undisturbed, resumed) == 0
