@@ -5,6 +5,7 @@ answers at once.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -143,6 +151,51 @@ def folder(
     _say_prepared(prepared)
 
 
+@prepare.command()
+def ilsvrc2012(
+    train: Annotated[Path, typer.Option(metavar="TAR", help="ILSVRC2012_img_train.tar.")],
+    val: Annotated[Path, typer.Option(metavar="TAR", help="ILSVRC2012_img_val.tar.")],
+    devkit: Annotated[Path, typer.Option(metavar="TGZ", help="ILSVRC2012_devkit_t12.tar.gz.")],
+    test: Annotated[
+        Path | None, typer.Option(metavar="TAR", help="ILSVRC2012_img_test_v10102019.tar.")
+    ] = None,
+    to: To = None,
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Only so many classes, the first by WNID.")
+    ] = None,
+    images_per_class: Annotated[
+        int | None, typer.Option(min=1, help="Only so many images of each class and split.")
+    ] = None,
+    shorter_side: Annotated[
+        int | None, typer.Option(min=32, help="Make larger images smaller; changes results.")
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=95, help="JPEG quality of those.")] = 95,
+    checksum: Annotated[
+        bool, typer.Option(help="Compare the archives with their official MD5 sums first.")
+    ] = True,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="How many at a time; 0: none but this.", show_default="the CPUs"),
+    ] = None,
+) -> None:
+    """ILSVRC-2012 from its archives, or the folders they were extracted to. Goes on if stopped."""
+    from pipeline.data.checking import Shrinking
+    from pipeline.data.ilsvrc2012 import Sources, Subset
+    from pipeline.data.prepare import prepare_ilsvrc2012
+
+    with _transfer("packing") as show:
+        prepared = prepare_ilsvrc2012(
+            Sources(train.absolute(), val.absolute(), devkit.absolute(), test and test.absolute()),
+            to or Path("data/ilsvrc2012"),
+            subset=Subset(classes, images_per_class),
+            shrinking=Shrinking(shorter_side, quality) if shorter_side else None,
+            checksum=checksum,
+            num_workers=len(os.sched_getaffinity(0)) if workers is None else workers,
+            progress=show,
+        )
+    _say_prepared(prepared)
+
+
 @app.command()
 def stage(
     source: Annotated[str, typer.Argument(metavar="DIR", help="A packed data set, or its URL.")],
@@ -151,7 +204,7 @@ def stage(
     """Copy a data set to this machine's own disk, checked; again: goes on where it stopped."""
     from pipeline.data.stage import stage
 
-    with _progress("copying") as show:
+    with _transfer("copying") as show:
         store = stage(as_folder(source), to.absolute(), show)
     _say(Console(), f"{store.name} is in {store.folder}; train with --set cluster.stage_to={to}")
 
@@ -366,15 +419,31 @@ def _console_for_tables() -> Console:
     return console if console.is_terminal else Console(width=10_000)
 
 
+@contextmanager
+def _transfer(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Show bytes, bytes/s and the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(doing, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
 def _say_prepared(prepared: "Prepared") -> None:
     store = prepared.store
     images = ", ".join(f"{len(store.split(name)):,} {name}" for name in store.split_names)
     left_out = f", {prepared.num_quarantined:,} left out" if prepared.num_quarantined else ""
+    subset = ", a subset of ILSVRC-2012" if "subset" in store.source.get("edition", "") else ""
     there = " (was there already)" if prepared.already_there else ""
     _say(
         Console(),
-        f"{store.name}: {images} {store.contents}{left_out}, {len(store.classes):,} classes in "
-        f"{store.folder}{there}",
+        f"{store.name}: {images} {store.contents}{left_out}{subset}, {len(store.classes):,} "
+        f"classes in {store.folder}{there}",
     )
 
 

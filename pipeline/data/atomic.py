@@ -15,13 +15,14 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, *, resume: bool = False) -> Iterator[Path]:
     """Yield a hidden folder beside `target` that becomes `target` when the block ends well.
 
     When the block raises, the hidden folder is removed; when the process is killed, the next
-    `new_folder(target)` removes it. One process at a time writes a target: a lock, which the
-    kernel drops with its process, tells a living writer from what a dead one left.
-    Raises `UserError` when `target` exists, is being written, or can't be written.
+    `new_folder(target)` removes it. With `resume` it stays, and the next one yields it again. One
+    process at a time writes a target: a lock, which the kernel drops with its process, tells a
+    living writer from what a dead one left. Raises `UserError` when `target` exists, is being
+    written, or can't be written.
     """
     partial = target.with_name(f".{target.name}.partial")
     try:
@@ -30,11 +31,11 @@ def new_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(target, error) from None
     try:
-        if partial.exists():
+        if partial.exists() and not resume:
             shutil.rmtree(partial)
         if target.exists():
             raise UserError(f"{target}: exists already; remove it or choose another place")
-        partial.mkdir()
+        partial.mkdir(exist_ok=resume)
         yield partial
         sync(partial)
         partial.rename(target)
@@ -45,7 +46,8 @@ def new_folder(target: Path) -> Iterator[Path]:
             raise _unwritable(target, error) from None
         raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not resume:
+            shutil.rmtree(partial, ignore_errors=True)
         with suppress(OSError):
             _lock_path(target).unlink()
         os.close(lock)

@@ -15,6 +15,7 @@ from pipeline.data.shards import image_extension
 from pipeline.errors import UserError
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_FOUR_CHANNELS = ("CMYK", "RGBA")
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,73 @@ class Checked:
     status: str
 
 
+@dataclass(frozen=True)
+class Shrinking:
+    """Make images smaller at packing: the shorter side, in pixels, and the JPEG quality (1–95)."""
+
+    shorter_side: int
+    quality: int
+
+
 def check_image(data: bytes) -> Checked:
     """Decode `data` in full, without its EXIF orientation, and say whether all readers can."""
+    opened = _opened(data)
+    if isinstance(opened, str):
+        return Checked(0, 0, opened)
+    return Checked(opened.height, opened.width, "ok")
+
+
+def treat_image(data: bytes, key: str, label: int, shrinking: Shrinking | None = None) -> Sample:
+    """Return the image as it is packed: its own bytes wherever all readers agree on them.
+
+    One of four colours (CMYK, or RGB with transparency), on which they don't, becomes an RGB PNG,
+    which loses nothing more. With `shrinking`, an image with a larger shorter side becomes a JPEG.
+    One that can't be read has no data, and its status says why. The orientation in EXIF data is
+    never applied, as ILSVRC's own evaluation doesn't.
+    """
+    image = _opened(data)
+    if isinstance(image, str):
+        return Sample(key, b"", label, 0, 0, image)
+    treatments = []
+    if image.mode in _FOUR_CHANNELS:
+        treatments.append(f"{image.mode} to RGB, PNG")
+        image = image.convert("RGB")
+        data = _encoded(image, "PNG")
+    shortest = min(image.size)
+    if shrinking and shortest > shrinking.shorter_side:
+        side = shrinking.shorter_side
+        size = (image.width * side // shortest, image.height * side // shortest)
+        mode = image.mode if image.mode in ("L", "RGB") else "RGB"
+        image = image.convert(mode).resize(size, Image.Resampling.BILINEAR)
+        treatments.append(f"shorter side to {side}, JPEG of quality {shrinking.quality}")
+        data = _encoded(image, "JPEG", quality=shrinking.quality)
+    return Sample(key, data, label, image.height, image.width, treatment="; ".join(treatments))
+
+
+def _opened(data: bytes) -> Image.Image | str:
+    """Return the decoded image, or why it is bad."""
     if not data:
-        return _bad("zero bytes")
+        return "zero bytes"
     if image_extension(data) is None:
         kind = "a GIF" if data.startswith(b"GIF8") else "not an image"
-        return _bad(f"{kind}; only JPEG, PNG, WebP, BMP and TIFF are read")
+        return f"{kind}; only JPEG, PNG, WebP, BMP and TIFF are read"
     try:
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit and image.width * image.height > limit:
-                return _bad(f"more than {limit:,} pixels, could be a decompression bomb")
+                return f"more than {limit:,} pixels, could be a decompression bomb"
             if image.format == "TIFF" and _readers_disagree(image):
-                return _bad(f"a TIFF of mode {image.mode} or turned by a tag; save it as PNG")
+                return f"a TIFF of mode {image.mode} or turned by a tag; save it as PNG"
             image.load()
-            return Checked(image.height, image.width, "ok")
+            return image
     except Exception as error:  # Pillow's parsers raise whatever broken bytes lead them to.
-        return _bad(f"can't be decoded ({error or type(error).__name__})")
+        return f"can't be decoded ({error or type(error).__name__})"
+
+
+def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def read_images(
@@ -89,9 +139,7 @@ def _read(file: ImageFile) -> Sample:
         data = file.path.read_bytes()
     except OSError as error:
         raise UserError(f"{file.path}: can't be read ({error.strerror}); mend that") from None
-    checked = check_image(data)
-    kept = data if checked.status == "ok" else b""
-    return Sample(file.key, kept, file.label, checked.height, checked.width, checked.status)
+    return treat_image(data, file.key, file.label)
 
 
 def _in_order(read: Callable[[ImageFile], Sample], files: Sequence[ImageFile]) -> Iterator[Sample]:
@@ -111,7 +159,3 @@ def _readers_disagree(image: Image.Image) -> bool:
     # Of TIFFs, Pillow turns those with an orientation tag and DALI doesn't; DALI reads no bitmaps.
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     return orientation != 1 or image.mode in {"1", "I", "F"}
-
-
-def _bad(status: str) -> Checked:
-    return Checked(0, 0, status)

@@ -12,7 +12,7 @@ from pipeline.cluster import Folder
 from pipeline.documents import Section, validate
 from pipeline.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "dataset.json"
 
 _BLOCK = 2**22
@@ -24,10 +24,16 @@ Contents = Literal["images", "signals"]
 
 @dataclass(frozen=True)
 class ImageClass:
-    """A class: the label's number and its name."""
+    """A class: the label's number and its name, which is the WNID for ILSVRC's synsets.
+
+    `words` are a synset's names, which are not unique, and `ilsvrc2012_id` (from 1) is what files
+    of predictions are submitted with.
+    """
 
     index: int
     name: str
+    words: str = ""
+    ilsvrc2012_id: int | None = None
 
 
 class File(Section):

@@ -1,5 +1,7 @@
 """The Parquet index of a split: a row an image, in the order of the shards."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.cluster import Folder
 
-# `shard` and `offset` are null, and `size` is 0, where `status` is not "ok".
+# `shard`, `offset` and `sha256` are null, and `size` is 0, where `status` is not "ok". `treatment`
+# says how the bytes differ from the source's; it is empty where they don't.
 _SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -21,8 +24,12 @@ _SCHEMA = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
+        pa.field("treatment", pa.string(), nullable=False),
+        pa.field("sha256", pa.binary(32)),
     ]
 )
+# What a training reads of it.
+_READ = ("key", "label", "shard", "offset", "size", "height", "width")
 _ROW_GROUP = 65_536
 
 
@@ -38,6 +45,14 @@ class Row:
     height: int
     width: int
     status: str
+    treatment: str
+    sha256: bytes | None
+
+    @property
+    def facts(self) -> bytes:
+        """What the data set's digest covers: all of an image but its place."""
+        said = [self.key, self.label, self.size, self.height, self.width, self.status]
+        return json.dumps(said).encode() + b"\n" + (self.sha256 or b"")
 
 
 class IndexWriter:
@@ -62,6 +77,14 @@ class IndexWriter:
         self._rows.clear()
 
 
+def read_rows(path: Folder) -> Iterator[Row]:
+    """Yield every row, those of images that were left out too."""
+    with path.open("rb") as file:
+        for batch in pq.ParquetFile(file).iter_batches():
+            for row in batch.to_pylist():
+                yield Row(**row)
+
+
 @dataclass(frozen=True)
 class Index:
     """The good images of a split, as columns."""
@@ -77,7 +100,9 @@ class Index:
 def read_index(path: Folder) -> Index:
     """Read the rows whose status is "ok"; raises `OSError` or pyarrow's errors on a bad file."""
     with path.open("rb") as file:
-        table = pq.read_table(file, schema=_SCHEMA, filters=[("status", "=", "ok")])
+        table = pq.read_table(
+            file, columns=list(_READ), schema=_SCHEMA, filters=[("status", "=", "ok")]
+        )
     return Index(
         keys=table["key"],
         labels=np.array(table["label"]),

@@ -35,7 +35,9 @@ class Sample:
 
     Or a signal (`pipeline.data.signals.encode_signal`), of height 1.
 
-    A status other than "ok" says why the image is left out; `data` is then empty.
+    A label of −1 is one that the source keeps secret. A status other than "ok" says why the image
+    is left out; `data` is then empty. `treatment` says how `data` differs from the source's bytes,
+    if it does.
     """
 
     key: str
@@ -44,6 +46,7 @@ class Sample:
     height: int
     width: int
     status: str = "ok"
+    treatment: str = ""
 
 
 def pack(
@@ -60,80 +63,120 @@ def pack(
     if [c.index for c in classes] != list(range(len(classes))):
         raise ValueError("classes must be numbered 0, 1, 2 …")
     with new_folder(folder) as partial:
-        digest = hashlib.sha256(json.dumps([c.name for c in classes]).encode())
-        written = {}
-        for split, samples in splits.items():
-            packer = _Packer(partial, split, len(classes), shard_bytes)
-            written[split] = packer.pack(samples)
-            digest.update(f"{split} {packer.digest.hexdigest()}\n".encode())
-        empty = [split for split, packed in written.items() if not packed.num_images]
-        if empty:
-            raise UserError(f"{folder}: split '{empty[0]}' would have no images; add some")
-        description = Description(
-            format_version=FORMAT_VERSION,
+        written = {
+            split: _pack_split(partial, split, len(classes), samples, shard_bytes)
+            for split, samples in splits.items()
+        }
+        write_description(
+            partial,
+            folder,
             name=name,
             contents=contents,
-            digest=digest.hexdigest(),
-            classes=tuple(classes),
+            classes=classes,
             splits=written,
-            source=dict(source),
+            source=source,
         )
-        path = partial / FILE_NAME
-        path.write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        sync(path)
 
 
-class _Packer:
-    """Writes one split: its shards, its index, and a digest of what they say."""
+class SplitWriter:
+    """Writes the index of one split, and a digest of what it says."""
 
-    def __init__(self, folder: Path, split: str, num_classes: int, shard_bytes: int) -> None:
+    def __init__(self, folder: Path, split: str, num_classes: int) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", split):
             raise ValueError(f"{split!r}: not a name of a split")
         self.digest = hashlib.sha256()
         self._num_classes = num_classes
-        self._index_path = folder / f"{split}.parquet"
-        self._index = IndexWriter(self._index_path)
-        self._shards = ShardWriter(folder, split, shard_bytes)
+        self._path = folder / f"{split}.parquet"
+        self._index = IndexWriter(self._path)
         self._keys: set[str] = set()
         self._num_images = 0
 
-    def pack(self, samples: Iterable[Sample]) -> SplitDescription:
-        with closing(self._shards), closing(self._index):
-            for sample in samples:
-                self._add(sample)
+    def add(self, row: Row) -> None:
+        """Take the next image; `ValueError` for one that a source must not yield."""
+        if not is_key(row.key) or row.key in self._keys:
+            raise ValueError(f"{row.key!r}: a repeated key, or none that WebDataset can hold")
+        if not -1 <= row.label < self._num_classes:
+            raise ValueError(f"{row.key!r}: label {row.label}")
+        self._keys.add(row.key)
+        self._num_images += row.status == "ok"
+        self._index.add(row)
+        self.digest.update(row.facts)
+
+    def close(self) -> None:
+        self._index.close()
+
+    def describe(self, shards: Iterable[File]) -> SplitDescription:
+        """Return what was written, once it is closed."""
         return SplitDescription(
             num_images=self._num_images,
             num_quarantined=len(self._keys) - self._num_images,
-            index=_describe(self._index_path),
-            shards=tuple(map(_describe, self._shards.paths)),
+            index=describe(self._path),
+            shards=tuple(shards),
         )
 
-    def _add(self, sample: Sample) -> None:
-        if not is_key(sample.key) or sample.key in self._keys:
-            raise ValueError(f"{sample.key!r}: a repeated key, or none that WebDataset can hold")
-        if not 0 <= sample.label < self._num_classes:
-            raise ValueError(f"{sample.key!r}: label {sample.label}")
-        self._keys.add(sample.key)
-        is_ok = sample.status == "ok"
-        if is_ok == (not sample.data):
-            raise ValueError(f"{sample.key!r}: an image is either ok or has no data")
-        place = self._shards.add(sample.key, sample.data, sample.label) if is_ok else None
-        self._num_images += is_ok
-        row = Row(
-            key=sample.key,
-            label=sample.label,
-            shard=place.shard if place else None,
-            offset=place.offset if place else None,
-            size=len(sample.data),
-            height=sample.height,
-            width=sample.width,
-            status=sample.status,
-        )
-        self._index.add(row)
-        facts = [row.key, row.label, row.size, row.height, row.width, row.status]
-        self.digest.update(json.dumps(facts).encode() + b"\n" + sample.data)
+
+def pack_sample(sample: Sample, shards: ShardWriter) -> Row:
+    """Append the sample to the shards, unless it is left out, and return its row of the index."""
+    is_ok = sample.status == "ok"
+    if is_ok == (not sample.data):
+        raise ValueError(f"{sample.key!r}: an image is either ok or has no data")
+    place = shards.add(sample.key, sample.data, sample.label) if is_ok else None
+    return Row(
+        key=sample.key,
+        label=sample.label,
+        shard=place.shard if place else None,
+        offset=place.offset if place else None,
+        size=len(sample.data),
+        height=sample.height,
+        width=sample.width,
+        status=sample.status,
+        treatment=sample.treatment,
+        sha256=hashlib.sha256(sample.data).digest() if is_ok else None,
+    )
 
 
-def _describe(path: Path) -> File:
+def _pack_split(
+    folder: Path, split: str, num_classes: int, samples: Iterable[Sample], shard_bytes: int
+) -> tuple[SplitDescription, str]:
+    writer = SplitWriter(folder, split, num_classes)
+    shards = ShardWriter(folder, split, shard_bytes)
+    with closing(shards), closing(writer):
+        for sample in samples:
+            writer.add(pack_sample(sample, shards))
+    return writer.describe(map(describe, shards.paths)), writer.digest.hexdigest()
+
+
+def write_description(
+    folder: Path,
+    target: Path,
+    *,
+    name: str,
+    contents: Contents,
+    classes: Sequence[ImageClass],
+    splits: Mapping[str, tuple[SplitDescription, str]],
+    source: Mapping[str, Any],
+) -> None:
+    """Write `dataset.json` in `folder`, which will be `target`; `splits` are with their digests."""
+    digest = hashlib.sha256(json.dumps([c.name for c in classes]).encode())
+    for split, (written, split_digest) in splits.items():
+        if not written.num_images:
+            raise UserError(f"{target}: split '{split}' would have no images; add some")
+        digest.update(f"{split} {split_digest}\n".encode())
+    description = Description(
+        format_version=FORMAT_VERSION,
+        name=name,
+        contents=contents,
+        digest=digest.hexdigest(),
+        classes=tuple(classes),
+        splits={split: written for split, (written, _) in splits.items()},
+        source=dict(source),
+    )
+    path = folder / FILE_NAME
+    path.write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    sync(path)
+
+
+def describe(path: Path) -> File:
+    """Return the name, size and digest of a file, once it is on the disk."""
     sync(path)
     return File(name=path.name, size=path.stat().st_size, sha256=sha256(path))

@@ -6,13 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.checking import read_images
+from pipeline.data.checking import Shrinking, read_images
 from pipeline.data.description import Contents
 from pipeline.data.digits import digits_classes, digits_samples
 from pipeline.data.folder import list_folder
+from pipeline.data.ilsvrc2012 import (
+    ILSVRC2012,
+    WHOLE,
+    Edition,
+    Sources,
+    Subset,
+    compare_checksums,
+    list_ilsvrc2012,
+)
 from pipeline.data.mnist import FIELD, mnist_classes, mnist_samples, read_digits
 from pipeline.data.mnist1d import mnist1d_classes, mnist1d_samples
 from pipeline.data.packing import Progress, Sample
+from pipeline.data.parts import PART_BYTES, pack_parts
 from pipeline.data.store import ImageClass, Store, write_store
 from pipeline.errors import UserError
 
@@ -105,6 +115,63 @@ def prepare_folder(
         )
 
 
+def prepare_ilsvrc2012(
+    sources: Sources,
+    to: Path,
+    *,
+    subset: Subset = WHOLE,
+    shrinking: Shrinking | None = None,
+    checksum: bool = True,
+    num_workers: int,
+    progress: Progress,
+    edition: Edition = ILSVRC2012,
+    part_bytes: int = PART_BYTES,
+) -> Prepared:
+    """Pack ILSVRC-2012 at `to` from its archives or folders (`pipeline.data.ilsvrc2012`).
+
+    `progress` is told bytes. Raises `UserError` for archives that are not whole or of another
+    edition, and when `to` holds something else or can't be written. What was packed by an earlier
+    call that was stopped is kept.
+    """
+    listing = list_ilsvrc2012(sources, subset, edition)
+    made_from = {
+        "kind": "ilsvrc2012",
+        "edition": "ILSVRC-2012" if subset.is_whole else "a subset of ILSVRC-2012",
+        **vars(subset),
+        "shrinking": vars(shrinking) if shrinking else None,
+        "sizes": {split: int(images.sizes.sum()) for split, images in listing.splits.items()},
+    }
+    folder = to.absolute()
+    if folder.exists():
+        return _already_there(folder, "ilsvrc2012", made_from)
+    if checksum:
+        compare_checksums(sources, edition)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of odd metadata that nothing here reads
+        store = pack_parts(
+            folder,
+            name="ilsvrc2012",
+            classes=listing.classes,
+            splits=listing.splits,
+            source=made_from,
+            shrinking=shrinking,
+            num_workers=num_workers,
+            progress=progress,
+            part_bytes=part_bytes,
+        )
+    return Prepared(store, already_there=False)
+
+
+def _already_there(folder: Path, name: str, source: Mapping[str, Any]) -> Prepared:
+    store = Store.open(folder)
+    if (store.name, store.source) != (name, source):
+        raise UserError(
+            f"{folder}: holds a data set ('{store.name}') of another source or other options; "
+            "remove it or choose another place with --to"
+        )
+    return Prepared(store, already_there=True)
+
+
 def _prepare(
     to: Path,
     name: str,
@@ -115,13 +182,7 @@ def _prepare(
 ) -> Prepared:
     folder = to.absolute()
     if folder.exists():
-        store = Store.open(folder)
-        if (store.name, store.source) != (name, source):
-            raise UserError(
-                f"{to}: holds a data set ('{store.name}') of another source or other options; "
-                "remove it or choose another place with --to"
-            )
-        return Prepared(store, already_there=True)
+        return _already_there(folder, name, source)
     store = write_store(
         folder, name=name, classes=classes, splits=read(), source=source, contents=contents
     )

@@ -44,15 +44,16 @@ class Place:
 
 
 class ShardWriter:
-    """Writes images to `<split>-000000.tar`, `<split>-000001.tar` … in `folder`.
+    """Writes images to `<split>-000000.tar`, `<split>-000001.tar` … in `folder`, from `first` on.
 
     The same images in the same order make the same bytes, on any machine and day.
     """
 
-    def __init__(self, folder: Path, split: str, shard_bytes: int) -> None:
+    def __init__(self, folder: Path, split: str, shard_bytes: float, first: int = 0) -> None:
         self.paths: list[Path] = []
         self._folder = folder
         self._split = split
+        self._first = first
         self._shard_bytes = shard_bytes
         self._file: BinaryIO | None = None
 
@@ -69,10 +70,11 @@ class ShardWriter:
         if self._file and self._file.tell() + size + tarfile.RECORDSIZE > self._shard_bytes:
             self.close()
         if self._file is None:
-            self.paths.append(self._folder / f"{self._split}-{len(self.paths):06d}.tar")
+            number = self._first + len(self.paths)
+            self.paths.append(self._folder / f"{self._split}-{number:06d}.tar")
             self._file = self.paths[-1].open("wb")
         header_size = len(members[0]) - len(data) - -len(data) % tarfile.BLOCKSIZE
-        place = Place(len(self.paths) - 1, self._file.tell() + header_size)
+        place = Place(self._first + len(self.paths) - 1, self._file.tell() + header_size)
         for member in members:
             self._file.write(member)
         return place

@@ -43,7 +43,8 @@ class Shards(Protocol):
 class Split:
     """The images (or signals) of one split, by index. Quarantined ones are not among them.
 
-    `labels` is int64 of shape (n,), `sizes` int32 of shape (n, 2): height and width in pixels.
+    `labels` is int64 of shape (n,), −1 where nobody knows it, `sizes` int32 of shape (n, 2): height
+    and width in pixels.
     """
 
     def __init__(
@@ -222,7 +223,7 @@ def _is_consistent(index: Index, split: SplitDescription, num_classes: int) -> b
         return False
     shard_sizes = np.array([shard.size for shard in split.shards])
     return bool(
-        np.all((index.labels >= 0) & (index.labels < num_classes))
+        np.all((index.labels >= -1) & (index.labels < num_classes))
         and np.all((index.shards >= 0) & (index.shards < len(shard_sizes)))
         and np.all((index.offsets >= 0) & (index.sizes > 0))
         and np.all(index.offsets + index.sizes <= shard_sizes[index.shards])

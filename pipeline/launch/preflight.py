@@ -88,6 +88,11 @@ def _data(recipe: Recipe, cluster: Cluster) -> str:
         split = store.split(name)
         if not len(split):
             raise UserError(f"{store.folder}: split '{name}' has no images; prepare it again")
+        if (split.labels < 0).any():
+            raise UserError(
+                f"{store.folder}: nobody knows the labels of split '{name}' (data.{key}); choose "
+                "another"
+            )
         check_contents(split, recipe.input)
         sizes.append(f"{len(split):,} {name}")
     return f"{store.name}: {', '.join(sizes)} {store.contents}, {classes} classes"

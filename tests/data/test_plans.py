@@ -49,7 +49,7 @@ def plan(split: Split, rank: int, world_size: int, epoch: int = 0, step: int = 0
 
 
 def rows(views: Iterable[Views]) -> list[tuple[bytes, ...]]:
-    return [tuple(values.tobytes() for values in vars(v).values()) for v in views]
+    return [tuple(np.asarray(values).tobytes() for values in vars(v).values()) for v in views]
 
 
 @pytest.mark.parametrize("world_size", [2, 4, 8])

@@ -269,7 +269,7 @@ def set_version(path: Path) -> None:
         ("dataset.json", lambda path: os.truncate(path, 50), "dataset.json: can't be read"),
         ("dataset.json", lambda path: path.write_text("[]"), "dataset.json: can't be read"),
         ("dataset.json", lambda path: path.write_text('{"format_version": 1}'), "is missing"),
-        ("dataset.json", set_version, "format version 99, but this program reads 1"),
+        ("dataset.json", set_version, "format version 99, but this program reads 2"),
         ("train-000001.tar", Path.unlink, "train-000001.tar: missing; remove .* again"),
         ("train-000001.tar", truncate, r"train-000001.tar: [\d,]+ bytes where [\d,]+ were"),
         ("val.parquet", Path.unlink, "val.parquet: missing"),

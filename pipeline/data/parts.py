@@ -1,0 +1,205 @@
+"""Pack a large data set in parts, each of which becomes one shard, by many processes, resumably.
+
+A part is a function of the source alone: whoever packs it, and whenever, its bytes are the same.
+What is finished of an interrupted packing is kept, and so the next one ends in the same bytes.
+"""
+
+import json
+import math
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.atomic import new_folder
+from pipeline.data.checking import Shrinking, treat_image
+from pipeline.data.description import FILE_NAME, File, ImageClass, SplitDescription
+from pipeline.data.index import IndexWriter, read_rows
+from pipeline.data.packing import (
+    Progress,
+    Sample,
+    SplitWriter,
+    describe,
+    pack_sample,
+    write_description,
+)
+from pipeline.data.parallel import run_all
+from pipeline.data.shards import ShardWriter
+from pipeline.data.store import Store
+from pipeline.errors import UserError
+from pipeline.storage import sync, write_whole
+
+_PARTS = ".parts"
+PART_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Images:
+    """Encoded images of one split as columns: image i is `sizes[i]` bytes of `files[i]`.
+
+    Offsets and sizes in bytes, int64 (n,); labels int64 (n,), −1 where the source keeps them
+    secret.
+    """
+
+    keys: Sequence[str]
+    files: Sequence[str]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, part: slice) -> "Images":
+        return Images(*(column[part] for column in vars(self).values()))
+
+    def samples(self, shrinking: Shrinking | None) -> Iterator[Sample]:
+        """Yield the images, each decoded once (`pipeline.data.checking.treat_image`)."""
+        columns = zip(*(vars(self).values()), strict=True)
+        for key, file, offset, size, label in columns:
+            try:
+                with Path(file).open("rb") as opened:
+                    opened.seek(offset)
+                    data = opened.read(size)
+            except OSError as error:
+                raise UserError(
+                    f"{file}: can't be read ({error.strerror}); mend that and run the same command "
+                    "again"
+                ) from None
+            yield treat_image(data, key, int(label), shrinking)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What becomes shard `number` of a split, in folder `folder`."""
+
+    folder: Path
+    split: str
+    number: int
+    images: Images
+    shrinking: Shrinking | None
+
+    @property
+    def rows(self) -> Path:
+        return self.folder / _PARTS / f"{self.split}-{self.number:06d}.parquet"
+
+    @property
+    def shard(self) -> Path:
+        return self.folder / f"{self.split}-{self.number:06d}.tar"
+
+    @property
+    def record(self) -> Path:
+        """The shard's `File`; it is there when the part is finished."""
+        return self.rows.with_suffix(".json")
+
+
+def pack_parts(
+    folder: Path,
+    *,
+    name: str,
+    classes: Sequence[ImageClass],
+    splits: Mapping[str, Images],
+    source: Mapping[str, Any],
+    shrinking: Shrinking | None,
+    num_workers: int,
+    progress: Progress,
+    part_bytes: int = PART_BYTES,
+) -> Store:
+    """Pack `splits` into `folder` by `num_workers` processes; `progress` is told bytes.
+
+    Goes on where an earlier call with the same `source` and classes stopped. Raises `UserError`
+    when `folder` exists or can't be written, and when the source can't be read.
+    """
+    with new_folder(folder, resume=True) as partial:
+        _begin(partial, {"name": name, "part_bytes": part_bytes, **source})
+        parts = [
+            Part(partial, split, number, images, shrinking)
+            for split, whole in splits.items()
+            for number, images in enumerate(cut(whole, part_bytes))
+        ]
+        if not (partial / FILE_NAME).exists():
+            _pack_all(parts, num_workers, progress)
+            written = {
+                split: _assemble(partial, split, [p for p in parts if p.split == split], classes)
+                for split in splits
+            }
+            write_description(
+                partial,
+                folder,
+                name=name,
+                contents="images",
+                classes=classes,
+                splits=written,
+                source=source,
+            )
+        shutil.rmtree(partial / _PARTS)
+    return Store.open(folder)
+
+
+def cut(images: Images, part_bytes: int) -> Iterator[Images]:
+    """Cut into parts of at most `part_bytes`, or one image."""
+    start, size = 0, 0
+    for i, bytes_more in enumerate(images.sizes.tolist()):
+        if i > start and size + bytes_more > part_bytes:
+            yield images[start:i]
+            start, size = i, 0
+        size += bytes_more
+    yield images[start:]
+
+
+def pack_part(part: Part) -> None:
+    """Write one shard and its rows; nothing is left to do for a part that is finished."""
+    if part.record.exists():
+        return
+    shards = ShardWriter(part.folder, part.split, math.inf, first=part.number)
+    unfinished = part.rows.with_suffix(".partial")
+    index = IndexWriter(unfinished)
+    with closing(shards), closing(index):
+        for sample in part.images.samples(part.shrinking):
+            index.add(pack_sample(sample, shards))
+    if not shards.paths:  # all were left out
+        part.shard.write_bytes(bytes(tarfile.RECORDSIZE))
+    sync(unfinished)
+    unfinished.replace(part.rows)
+    write_whole(part.record, describe(part.shard).model_dump_json().encode())
+
+
+def _begin(partial: Path, source: Mapping[str, Any]) -> None:
+    """Keep what is there of the same source; remove what is of another."""
+    record, content = partial / _PARTS / "source.json", json.dumps(source, sort_keys=True).encode()
+    if not record.exists() or record.read_bytes() != content:
+        shutil.rmtree(partial)
+        record.parent.mkdir(parents=True)
+        write_whole(record, content)
+
+
+def _pack_all(parts: Sequence[Part], num_workers: int, progress: Progress) -> None:
+    total = sum(int(part.images.sizes.sum()) for part in parts)
+    open_parts = [part for part in parts if not part.record.exists()]
+    done = total - sum(int(part.images.sizes.sum()) for part in open_parts)
+    progress(done, total)
+
+    def finished(number: int) -> None:
+        nonlocal done
+        done += int(open_parts[number].images.sizes.sum())
+        progress(done, total)
+
+    run_all(pack_part, open_parts, num_workers, finished)
+
+
+def _assemble(
+    partial: Path, split: str, parts: Sequence[Part], classes: Sequence[ImageClass]
+) -> tuple[SplitDescription, str]:
+    writer = SplitWriter(partial, split, len(classes))
+    with closing(writer):
+        for part in parts:
+            for row in read_rows(part.rows):
+                writer.add(row)
+    shards = [File.model_validate_json(part.record.read_text()) for part in parts]
+    return writer.describe(shards), writer.digest.hexdigest()
