@@ -197,6 +197,38 @@ def ilsvrc2012(
 
 
 @app.command()
+def doctor(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="A packed data set, or its URL.")],
+    sample: Annotated[
+        int, typer.Option(min=0, help="How many images of each split to decode.")
+    ] = 1000,
+    all_: Annotated[bool, typer.Option("--all", help="Decode every image.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First pack damaged shards again from the archives.")
+    ] = False,
+) -> None:
+    """Look at a data set's health: every byte, a sample of images. Exit code 1 if any is wrong."""
+    from pipeline.data.doctor import examine
+    from pipeline.data.repair import repair as mend
+    from pipeline.data.store import Store
+    from pipeline.reports.health import health_notes, health_table
+
+    place, console = as_folder(folder), Console()
+    if repair:
+        with _transfer("repairing") as show:
+            mended = mend(Path(str(place)), len(os.sched_getaffinity(0)), show)
+        _say(console, f"repaired: {', '.join(mended) or 'nothing was damaged'}")
+    store = Store.open(place)
+    with _transfer("reading") as show:
+        health = examine(store, None if all_ else sample, show)
+    console.print(health_table(health))
+    for note in health_notes(health):
+        _say(console, note)
+    if not health.is_well:
+        raise typer.Exit(1)
+
+
+@app.command()
 def stage(
     source: Annotated[str, typer.Argument(metavar="DIR", help="A packed data set, or its URL.")],
     to: Annotated[Path, typer.Option(metavar="DIR", help="A folder on this machine's own disk.")],

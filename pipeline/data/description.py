@@ -54,7 +54,10 @@ class SplitDescription(Section):
 
 
 class Description(Section):
-    """`dataset.json`. The digest covers classes, keys, labels and images, not how they are cut."""
+    """`dataset.json`. The digest covers classes, keys, labels and images, not how they are cut.
+
+    `source` says what it was made from and how, `places` where that was.
+    """
 
     format_version: int
     name: str
@@ -63,6 +66,7 @@ class Description(Section):
     classes: tuple[ImageClass, ...]
     splits: dict[str, SplitDescription]
     source: dict[str, Any]
+    places: dict[str, str]
 
 
 def read_description(folder: Folder) -> Description:

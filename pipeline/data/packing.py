@@ -155,6 +155,7 @@ def write_description(
     classes: Sequence[ImageClass],
     splits: Mapping[str, tuple[SplitDescription, str]],
     source: Mapping[str, Any],
+    places: Mapping[str, str] | None = None,
 ) -> None:
     """Write `dataset.json` in `folder`, which will be `target`; `splits` are with their digests."""
     digest = hashlib.sha256(json.dumps([c.name for c in classes]).encode())
@@ -170,6 +171,7 @@ def write_description(
         classes=tuple(classes),
         splits={split: written for split, (written, _) in splits.items()},
         source=dict(source),
+        places=dict(places or {}),
     )
     path = folder / FILE_NAME
     path.write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -35,7 +35,7 @@ from pipeline.data.store import Store
 from pipeline.errors import UserError
 from pipeline.storage import sync, write_whole
 
-_PARTS = ".parts"
+PARTS = ".parts"
 PART_BYTES = 256 * 2**20
 
 
@@ -87,7 +87,7 @@ class Part:
 
     @property
     def rows(self) -> Path:
-        return self.folder / _PARTS / f"{self.split}-{self.number:06d}.parquet"
+        return self.folder / PARTS / f"{self.split}-{self.number:06d}.parquet"
 
     @property
     def shard(self) -> Path:
@@ -106,25 +106,23 @@ def pack_parts(
     classes: Sequence[ImageClass],
     splits: Mapping[str, Images],
     source: Mapping[str, Any],
+    places: Mapping[str, str],
     shrinking: Shrinking | None,
     num_workers: int,
     progress: Progress,
-    part_bytes: int = PART_BYTES,
+    part_bytes: int,
 ) -> Store:
     """Pack `splits` into `folder` by `num_workers` processes; `progress` is told bytes.
 
-    Goes on where an earlier call with the same `source` and classes stopped. Raises `UserError`
-    when `folder` exists or can't be written, and when the source can't be read.
+    `source` says what is packed and how, all that decides the bytes; `places` where it is. Goes on
+    where an earlier call with the same `source` stopped. Raises `UserError` when `folder` exists or
+    can't be written, and when the images can't be read.
     """
     with new_folder(folder, resume=True) as partial:
-        _begin(partial, {"name": name, "part_bytes": part_bytes, **source})
-        parts = [
-            Part(partial, split, number, images, shrinking)
-            for split, whole in splits.items()
-            for number, images in enumerate(cut(whole, part_bytes))
-        ]
+        _begin(partial, {"name": name, **source})
+        parts = list(cut_all(partial, splits, shrinking, part_bytes))
         if not (partial / FILE_NAME).exists():
-            _pack_all(parts, num_workers, progress)
+            pack_all(parts, num_workers, progress)
             written = {
                 split: _assemble(partial, split, [p for p in parts if p.split == split], classes)
                 for split in splits
@@ -137,9 +135,19 @@ def pack_parts(
                 classes=classes,
                 splits=written,
                 source=source,
+                places=places,
             )
-        shutil.rmtree(partial / _PARTS)
+        shutil.rmtree(partial / PARTS)
     return Store.open(folder)
+
+
+def cut_all(
+    folder: Path, splits: Mapping[str, Images], shrinking: Shrinking | None, part_bytes: int
+) -> Iterator[Part]:
+    """Cut all splits into parts that will be shards in `folder`."""
+    for split, whole in splits.items():
+        for number, images in enumerate(cut(whole, part_bytes)):
+            yield Part(folder, split, number, images, shrinking)
 
 
 def cut(images: Images, part_bytes: int) -> Iterator[Images]:
@@ -154,7 +162,7 @@ def cut(images: Images, part_bytes: int) -> Iterator[Images]:
 
 
 def pack_part(part: Part) -> None:
-    """Write one shard and its rows; nothing is left to do for a part that is finished."""
+    """Write one shard, and its rows in the folder's `.parts`, unless the part is finished."""
     if part.record.exists():
         return
     shards = ShardWriter(part.folder, part.split, math.inf, first=part.number)
@@ -172,14 +180,15 @@ def pack_part(part: Part) -> None:
 
 def _begin(partial: Path, source: Mapping[str, Any]) -> None:
     """Keep what is there of the same source; remove what is of another."""
-    record, content = partial / _PARTS / "source.json", json.dumps(source, sort_keys=True).encode()
+    record, content = partial / PARTS / "source.json", json.dumps(source, sort_keys=True).encode()
     if not record.exists() or record.read_bytes() != content:
         shutil.rmtree(partial)
         record.parent.mkdir(parents=True)
         write_whole(record, content)
 
 
-def _pack_all(parts: Sequence[Part], num_workers: int, progress: Progress) -> None:
+def pack_all(parts: Sequence[Part], num_workers: int, progress: Progress) -> None:
+    """Pack the parts that are not finished."""
     total = sum(int(part.images.sizes.sum()) for part in parts)
     open_parts = [part for part in parts if not part.record.exists()]
     done = total - sum(int(part.images.sizes.sum()) for part in open_parts)

@@ -139,6 +139,7 @@ def prepare_ilsvrc2012(
         "edition": "ILSVRC-2012" if subset.is_whole else "a subset of ILSVRC-2012",
         **vars(subset),
         "shrinking": vars(shrinking) if shrinking else None,
+        "part_bytes": part_bytes,
         "sizes": {split: int(images.sizes.sum()) for split, images in listing.splits.items()},
     }
     folder = to.absolute()
@@ -154,6 +155,7 @@ def prepare_ilsvrc2012(
             classes=listing.classes,
             splits=listing.splits,
             source=made_from,
+            places={name: str(path) for name, path in sources.items().items()},
             shrinking=shrinking,
             num_workers=num_workers,
             progress=progress,

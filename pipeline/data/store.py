@@ -116,6 +116,10 @@ class Store:
     def num_quarantined(self) -> int:
         return sum(split.num_quarantined for split in self._splits.values())
 
+    def description(self, name: str) -> SplitDescription:
+        """Return what `dataset.json` says of split `name`."""
+        return self._splits[name]
+
     def split(self, name: str) -> Split:
         """Read the index of split `name`; raises `UserError` for an unknown or a damaged one."""
         if name not in self._splits:

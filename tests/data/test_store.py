@@ -185,6 +185,8 @@ def test_quarantined_images_are_listed_and_not_served(tmp_path: Path) -> None:
         "height": 0,
         "width": 0,
         "status": "zero bytes",
+        "treatment": "",
+        "sha256": None,
     }
 
 
@@ -200,7 +202,7 @@ def test_quarantined_images_are_listed_and_not_served(tmp_path: Path) -> None:
         Sample("a\udcff", encode(0), 0, 5, 7),
         Sample("cat/image-0", encode(0), 0, 5, 7),
         Sample("a", encode(0), 2, 5, 7),
-        Sample("a", encode(0), -1, 5, 7),
+        Sample("a", encode(0), -2, 5, 7),
         Sample("a", b"GIF89a", 0, 5, 7),
         Sample("a", b"", 0, 5, 7),
         Sample("a", encode(0), 0, 5, 7, "quarantined with its bytes"),
@@ -268,7 +270,7 @@ def set_version(path: Path) -> None:
         ("dataset.json", truncate, None),
         ("dataset.json", lambda path: os.truncate(path, 50), "dataset.json: can't be read"),
         ("dataset.json", lambda path: path.write_text("[]"), "dataset.json: can't be read"),
-        ("dataset.json", lambda path: path.write_text('{"format_version": 1}'), "is missing"),
+        ("dataset.json", lambda path: path.write_text('{"format_version": 2}'), "is missing"),
         ("dataset.json", set_version, "format version 99, but this program reads 2"),
         ("train-000001.tar", Path.unlink, "train-000001.tar: missing; remove .* again"),
         ("train-000001.tar", truncate, r"train-000001.tar: [\d,]+ bytes where [\d,]+ were"),

@@ -1,0 +1,64 @@
+"""Put damaged shards right from the archives that they were packed from."""
+
+import shutil
+from pathlib import Path
+
+from pipeline.data.checking import Shrinking
+from pipeline.data.description import File, again, read_description, sha256
+from pipeline.data.ilsvrc2012 import ILSVRC2012, Edition, Sources, Subset, list_ilsvrc2012
+from pipeline.data.packing import Progress
+from pipeline.data.parts import PARTS, cut_all, pack_all
+from pipeline.errors import UserError
+from pipeline.storage import sync
+
+
+def repair(
+    folder: Path, num_workers: int, progress: Progress, edition: Edition = ILSVRC2012
+) -> list[str]:
+    """Pack the damaged and missing shards of `folder` again; return their names.
+
+    Only what is damaged is read from the source. Raises `UserError` for a data set that has no
+    archives to go back to, one whose index is damaged, and archives that have changed since.
+    """
+    description = read_description(folder)
+    if description.source.get("kind") != "ilsvrc2012":
+        raise UserError(f"{folder}: only ILSVRC-2012 can be repaired; {again(folder)}")
+    damaged: dict[str, File] = {}
+    for split in description.splits.values():
+        if not _is_whole(folder, split.index):
+            raise UserError(f"{folder / split.index.name}: the index is damaged; {again(folder)}")
+        damaged |= {shard.name: shard for shard in split.shards if not _is_whole(folder, shard)}
+    if not damaged:
+        return []
+    source = description.source
+    sources = Sources(**{name: Path(place) for name, place in description.places.items()})
+    subset = Subset(source["classes"], source["images_per_class"])
+    listing = list_ilsvrc2012(sources, subset, edition)
+    shrinking = Shrinking(**source["shrinking"]) if source["shrinking"] else None
+    scratch = folder / ".repair"
+    shutil.rmtree(scratch, ignore_errors=True)
+    (scratch / PARTS).mkdir(parents=True)
+    try:
+        parts = [
+            part
+            for part in cut_all(scratch, listing.splits, shrinking, source["part_bytes"])
+            if part.shard.name in damaged
+        ]
+        pack_all(parts, num_workers, progress)
+        for part in parts:
+            if sha256(part.shard) != damaged[part.shard.name].sha256:
+                raise UserError(
+                    f"{folder / part.shard.name}: can't be repaired, the archives now give other "
+                    f"bytes; {again(folder)}"
+                )
+        for part in parts:
+            part.shard.replace(folder / part.shard.name)
+        sync(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return sorted(damaged)
+
+
+def _is_whole(folder: Path, file: File) -> bool:
+    path = folder / file.name
+    return path.is_file() and path.stat().st_size == file.size and sha256(path) == file.sha256

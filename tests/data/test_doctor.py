@@ -1,0 +1,141 @@
+"""The doctor finds what is wrong with a data set, and repairs what the archives still have."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from official import EDITION, SORTED, jpeg, photographs, train_images, write_official, write_train
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.data.doctor import Health, examine
+from pipeline.data.ilsvrc2012 import Sources, Subset
+from pipeline.data.prepare import prepare_ilsvrc2012
+from pipeline.data.repair import repair
+from pipeline.data.store import Store
+from pipeline.errors import UserError
+
+
+def nothing(done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    return write_official(tmp_path / "archives")
+
+
+@pytest.fixture
+def store(sources: Sources, tmp_path: Path) -> Store:
+    return packed(sources, tmp_path / "data")
+
+
+def packed(sources: Sources, to: Path) -> Store:
+    return prepare_ilsvrc2012(
+        sources, to, checksum=False, num_workers=0, progress=nothing, edition=EDITION,
+        part_bytes=20_000,
+    ).store  # fmt: skip
+
+
+def health(store: Store, sample: int | None = None) -> Health:
+    return examine(store, sample, nothing)
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_whole_data_set_is_described(store: Store) -> None:
+    seen: list[tuple[int, int]] = []
+    found = examine(store, 3, lambda *numbers: seen.append(numbers))
+    assert found.is_well
+    assert seen[-1][0] == seen[-1][1]
+    train, val, test = found.splits
+    assert [split.num_images for split in found.splits] == [23, 8, 6]
+    assert [split.num_decoded for split in found.splits] == [3, 3, 3]
+    assert train.per_class.tolist() == [7, 5, 5, 6]
+    assert val.per_class.tolist() == [2, 2, 2, 2]
+    assert test.per_class.sum() == 0
+    sizes = store.split("train").sizes
+    assert train.shorter_sides.tolist() == sizes.min(axis=1).tolist()
+    biggest = sizes.prod(axis=1).argmax()
+    assert train.largest.endswith(store.split("train").keys[biggest])
+    assert health(store).splits[0].num_decoded == 23
+
+
+def test_a_flipped_bit_is_found_and_its_image_named(store: Store) -> None:
+    assert isinstance(store.folder, Path)
+    split = store.split("train")
+    i = 11
+    data, name = split.encoded(i).tobytes(), split.location(i).split(":")[0]
+    place = (store.folder / name).read_bytes().index(data)
+    flip(store.folder / name, place + len(data) // 2)
+    found = health(Store.open(store.folder))
+    assert not found.is_well
+    assert found.splits[0].wrong == [
+        f"{name}: its bytes have changed",
+        f"{split.location(i)}: its bytes have changed",
+    ]
+    assert [each.num_wrong for each in found.splits] == [2, 0, 0]
+
+
+def test_what_was_left_out_and_treated_is_counted(sources: Sources, tmp_path: Path) -> None:
+    images = train_images()
+    first, second, *_ = images[SORTED[0]]
+    images[SORTED[0]][first] = b""
+    images[SORTED[0]][second] = jpeg(next(photographs(1)).convert("CMYK"))
+    write_train(tmp_path / "train.tar", images)
+    train = health(packed(replace(sources, train=tmp_path / "train.tar"), tmp_path / "d")).splits[0]
+    assert train.left_out == {"zero bytes": 1}
+    assert train.treated == {"CMYK to RGB, PNG": 1}
+    assert (train.num_images, train.num_wrong) == (22, 0)
+
+
+def test_damaged_and_missing_shards_are_repaired(store: Store) -> None:
+    folder = Path(str(store.folder))
+    assert repair(folder, 0, nothing, EDITION) == []
+    flip(folder / "train-000001.tar", 700)
+    (folder / "val-000000.tar").unlink()
+    kept = (folder / "train-000000.tar").stat().st_ino
+    assert repair(folder, 0, nothing, EDITION) == ["train-000001.tar", "val-000000.tar"]
+    Store.open(folder).verify()
+    assert (folder / "train-000000.tar").stat().st_ino == kept
+    assert not (folder / ".repair").exists()
+
+
+def test_archives_that_changed_repair_nothing(store: Store, sources: Sources) -> None:
+    folder = Path(str(store.folder))
+    flip(folder / "train-000001.tar", 700)
+    before = (folder / "train-000001.tar").read_bytes()
+    images = train_images()
+    write_train(sources.train, {wnid: dict(zip(each, reversed(each.values()), strict=True))
+                                for wnid, each in images.items()})  # fmt: skip
+    with pytest.raises(UserError, match="the archives now give other bytes"):
+        repair(folder, 0, nothing, EDITION)
+    assert (folder / "train-000001.tar").read_bytes() == before
+
+
+def test_a_damaged_index_and_other_data_sets_are_not_repaired(store: Store, data_dir: Path) -> None:
+    folder = Path(str(store.folder))
+    flip(folder / "val.parquet", 100)
+    with pytest.raises(UserError, match="the index is damaged"):
+        repair(folder, 0, nothing, EDITION)
+    with pytest.raises(UserError, match="only ILSVRC-2012 can be repaired"):
+        repair(data_dir / "digits", 0, nothing)
+
+
+def test_the_command_shows_a_table_and_fails_on_damage(sources: Sources, tmp_path: Path) -> None:
+    subset = prepare_ilsvrc2012(
+        replace(sources, test=None), tmp_path / "data", subset=Subset(3), checksum=False,
+        num_workers=0, progress=nothing,
+    )  # fmt: skip
+    folder = Path(str(subset.store.folder))
+    well = CliRunner().invoke(app, ["doctor", str(folder), "--all"])
+    assert well.exit_code == 0, well.output
+    assert "images a class: median" in well.output
+    flip(folder / "train-000000.tar", 700)
+    ill = CliRunner().invoke(app, ["doctor", str(folder)])
+    assert ill.exit_code == 1
+    assert "wrong: train-000000.tar: its bytes have changed" in ill.output
