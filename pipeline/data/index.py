@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -99,15 +100,32 @@ class Index:
 
 def read_index(path: Folder) -> Index:
     """Read the rows whose status is "ok"; raises `OSError` or pyarrow's errors on a bad file."""
+    keys: list[pa.Array] = []
     with path.open("rb") as file:
-        table = pq.read_table(
-            file, columns=list(_READ), schema=_SCHEMA, filters=[("status", "=", "ok")]
-        )
+        parquet = pq.ParquetFile(file)
+        if not parquet.schema_arrow.equals(_SCHEMA):
+            raise pa.ArrowInvalid("other columns than an index has")
+        count = parquet.metadata.num_rows
+        labels, shards = np.empty(count, np.int64), np.empty(count, np.int32)
+        offsets, sizes = np.empty(count, np.int64), np.empty(count, np.int64)
+        image_sizes = np.empty((count, 2), np.int32)
+        filled = 0
+        # Group by group, so that only one is in memory twice.
+        for number in range(parquet.num_row_groups):
+            group = parquet.read_row_group(number, columns=[*_READ, "status"])
+            good = group.filter(pc.equal(group["status"], "ok"))
+            place = slice(filled, filled + len(good))
+            labels[place], shards[place] = good["label"], good["shard"]
+            offsets[place], sizes[place] = good["offset"], good["size"]
+            image_sizes[place, 0], image_sizes[place, 1] = good["height"], good["width"]
+            keys += good["key"].chunks
+            filled += len(good)
+    there = slice(filled)
     return Index(
-        keys=table["key"],
-        labels=np.array(table["label"]),
-        shards=table["shard"].to_numpy(),
-        offsets=table["offset"].to_numpy(),
-        sizes=table["size"].to_numpy(),
-        image_sizes=np.stack([table["height"].to_numpy(), table["width"].to_numpy()], axis=1),
+        keys=pa.chunked_array(keys, pa.string()),
+        labels=labels[there],
+        shards=shards[there],
+        offsets=offsets[there],
+        sizes=sizes[there],
+        image_sizes=image_sizes[there],
     )
