@@ -45,8 +45,12 @@ class Shrinking:
 
 
 def check_image(data: bytes) -> Checked:
-    """Decode `data` in full, without its EXIF orientation, and say whether all readers can."""
-    opened = _opened(data)
+    """Decode `data`, without its EXIF orientation, and say whether all readers can.
+
+    Every byte of a JPEG is decoded, but to an eighth of its pixels, which is faster and finds the
+    same damage.
+    """
+    opened = _opened(data, at_full_size=False)
     if isinstance(opened, str):
         return Checked(0, 0, opened)
     return Checked(opened.height, opened.width, "ok")
@@ -60,16 +64,21 @@ def treat_image(data: bytes, key: str, label: int, shrinking: Shrinking | None =
     One that can't be read has no data, and its status says why. The orientation in EXIF data is
     never applied, as ILSVRC's own evaluation doesn't.
     """
-    image = _opened(data)
-    if isinstance(image, str):
-        return Sample(key, b"", label, 0, 0, image)
-    treatments = []
+    opened = _opened(data, at_full_size=False)
+    if isinstance(opened, str):
+        return Sample(key, b"", label, 0, 0, opened)
+    shortest = min(opened.height, opened.width)
+    shrinks = shrinking is not None and shortest > shrinking.shorter_side
+    if opened.image.mode not in _FOUR_CHANNELS and not shrinks:
+        return Sample(key, data, label, opened.height, opened.width)
+    opened = _opened(data, at_full_size=True)
+    assert not isinstance(opened, str)
+    image, treatments = opened.image, []
     if image.mode in _FOUR_CHANNELS:
         treatments.append(f"{image.mode} to RGB, PNG")
         image = image.convert("RGB")
         data = _encoded(image, "PNG")
-    shortest = min(image.size)
-    if shrinking and shortest > shrinking.shorter_side:
+    if shrinking is not None and shrinks:
         side = shrinking.shorter_side
         size = (image.width * side // shortest, image.height * side // shortest)
         mode = image.mode if image.mode in ("L", "RGB") else "RGB"
@@ -79,7 +88,16 @@ def treat_image(data: bytes, key: str, label: int, shrinking: Shrinking | None =
     return Sample(key, data, label, image.height, image.width, treatment="; ".join(treatments))
 
 
-def _opened(data: bytes) -> Image.Image | str:
+@dataclass(frozen=True)
+class _Opened:
+    """A decoded image, and its height and width in pixels, of which it may show fewer."""
+
+    image: Image.Image
+    height: int
+    width: int
+
+
+def _opened(data: bytes, *, at_full_size: bool) -> _Opened | str:
     """Return the decoded image, or why it is bad."""
     if not data:
         return "zero bytes"
@@ -93,8 +111,11 @@ def _opened(data: bytes) -> Image.Image | str:
                 return f"more than {limit:,} pixels, could be a decompression bomb"
             if image.format == "TIFF" and _readers_disagree(image):
                 return f"a TIFF of mode {image.mode} or turned by a tag; save it as PNG"
+            width, height = image.size
+            if not at_full_size:
+                image.draft(None, (width // 8, height // 8))  # JPEG only; others stay as they are
             image.load()
-            return image
+            return _Opened(image, height, width)
     except Exception as error:  # Pillow's parsers raise whatever broken bytes lead them to.
         return f"can't be decoded ({error or type(error).__name__})"
 
