@@ -47,6 +47,10 @@ prepare = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(prepare, name="prepare")
+export = typer.Typer(
+    help="Write a packed data set as files that others read.", no_args_is_help=True
+)
+app.add_typer(export, name="export")
 
 RecipeName = Annotated[
     str,
@@ -74,6 +78,12 @@ Assignments = Annotated[
 To = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Where the data set goes.", show_default="data/NAME"),
+]
+StorePlace = Annotated[str, typer.Argument(metavar="DIR", help="A packed data set, or its URL.")]
+ExportTo = Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="How many at a time; 0: none but this.", show_default="the CPUs"),
 ]
 
 
@@ -173,10 +183,7 @@ def ilsvrc2012(
     checksum: Annotated[
         bool, typer.Option(help="Compare the archives with their official MD5 sums first.")
     ] = True,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="How many at a time; 0: none but this.", show_default="the CPUs"),
-    ] = None,
+    workers: Workers = None,
 ) -> None:
     """ILSVRC-2012 from its archives, or the folders they were extracted to. Goes on if stopped."""
     from pipeline.data.checking import Shrinking
@@ -190,15 +197,53 @@ def ilsvrc2012(
             subset=Subset(classes, images_per_class),
             shrinking=Shrinking(shorter_side, quality) if shorter_side else None,
             checksum=checksum,
-            num_workers=len(os.sched_getaffinity(0)) if workers is None else workers,
+            num_workers=_workers(workers),
             progress=show,
         )
     _say_prepared(prepared)
 
 
+@prepare.command()
+def webdataset(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="With SPLIT-000000.tar …")],
+    to: To = None,
+    workers: Workers = None,
+) -> None:
+    """WebDataset's shards, each image as KEY.jpg and its class's number as KEY.cls."""
+    from pipeline.data.prepare import prepare_webdataset
+
+    name = (to or source).absolute().name
+    target = to or Path("data") / name
+    with _transfer("packing") as show:
+        prepared = prepare_webdataset(
+            source.absolute(), target, name, num_workers=_workers(workers), progress=show
+        )
+    _say_prepared(prepared)
+
+
+@export.command("folder")
+def export_folder(source: StorePlace, to: ExportTo) -> None:
+    """Images in SPLIT/CLASS/NAME.jpg, as torchvision's ImageFolder and ImageNet read them."""
+    from pipeline.data.export import export_folder
+    from pipeline.data.store import Store
+
+    with _progress("writing") as show:
+        export_folder(Store.open(as_folder(source)), to.absolute(), show)
+
+
+@export.command("webdataset")
+def export_webdataset(source: StorePlace, to: ExportTo) -> None:
+    """The shards alone, for any WebDataset reader."""
+    from pipeline.data.export import export_webdataset
+    from pipeline.data.store import Store
+
+    with _transfer("writing") as show:
+        export_webdataset(Store.open(as_folder(source)), to.absolute(), show)
+
+
 @app.command()
 def doctor(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="A packed data set, or its URL.")],
+    folder: StorePlace,
     sample: Annotated[
         int, typer.Option(min=0, help="How many images of each split to decode.")
     ] = 1000,
@@ -216,7 +261,7 @@ def doctor(
     place, console = as_folder(folder), Console()
     if repair:
         with _transfer("repairing") as show:
-            mended = mend(Path(str(place)), len(os.sched_getaffinity(0)), show)
+            mended = mend(Path(str(place)), _workers(None), show)
         _say(console, f"repaired: {', '.join(mended) or 'nothing was damaged'}")
     store = Store.open(place)
     with _transfer("reading") as show:
@@ -230,7 +275,7 @@ def doctor(
 
 @app.command()
 def stage(
-    source: Annotated[str, typer.Argument(metavar="DIR", help="A packed data set, or its URL.")],
+    source: StorePlace,
     to: Annotated[Path, typer.Option(metavar="DIR", help="A folder on this machine's own disk.")],
 ) -> None:
     """Copy a data set to this machine's own disk, checked; again: goes on where it stopped."""
@@ -436,6 +481,10 @@ def _of_recipe(assignments: list[str] | None) -> list[str]:
 def _of_cluster(assignments: list[str] | None) -> list[str]:
     prefix = "cluster."
     return [text.removeprefix(prefix) for text in assignments or [] if text.startswith(prefix)]
+
+
+def _workers(asked: int | None) -> int:
+    return len(os.sched_getaffinity(0)) if asked is None else asked
 
 
 @contextmanager

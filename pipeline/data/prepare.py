@@ -24,6 +24,7 @@ from pipeline.data.mnist1d import mnist1d_classes, mnist1d_samples
 from pipeline.data.packing import Progress, Sample
 from pipeline.data.parts import PART_BYTES, pack_parts
 from pipeline.data.store import ImageClass, Store, write_store
+from pipeline.data.webdataset import list_webdataset
 from pipeline.errors import UserError
 
 
@@ -160,6 +161,36 @@ def prepare_ilsvrc2012(
             num_workers=num_workers,
             progress=progress,
             part_bytes=part_bytes,
+        )
+    return Prepared(store, already_there=False)
+
+
+def prepare_webdataset(
+    source: Path, to: Path, name: str, *, num_workers: int, progress: Progress
+) -> Prepared:
+    """Pack the WebDataset shards of folder `source` at `to`, under `name`.
+
+    `progress` is told bytes. Raises `UserError` for what `pipeline.data.webdataset` refuses, and
+    when `to` holds something else or can't be written.
+    """
+    listing = list_webdataset(source)
+    made_from = {"kind": "webdataset", "shards": listing.sizes, "part_bytes": PART_BYTES}
+    folder = to.absolute()
+    if folder.exists():
+        return _already_there(folder, name, made_from)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        store = pack_parts(
+            folder,
+            name=name,
+            classes=listing.classes,
+            splits=listing.splits,
+            source=made_from,
+            places={"folder": str(source)},
+            shrinking=None,
+            num_workers=num_workers,
+            progress=progress,
+            part_bytes=PART_BYTES,
         )
     return Prepared(store, already_there=False)
 

@@ -122,3 +122,13 @@ def write_official(folder: Path) -> Sources:
     assert sources.test
     write_flat(sources.test, "test", NUM_TEST, folder="test/")
     return sources
+
+
+def hostile(name: str, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """Return a tar archive with one member, of any name and kind."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname, entry.size = kind, "/etc/passwd", 0
+        archive.addfile(entry)
+    return buffer.getvalue()

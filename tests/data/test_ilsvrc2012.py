@@ -18,6 +18,7 @@ from official import (
     SORTED,
     VAL_IDS,
     WNIDS,
+    hostile,
     jpeg,
     photographs,
     train_images,
@@ -243,15 +244,6 @@ def test_larger_images_are_made_smaller_on_request(official: Sources, tmp_path: 
     treated = [row.treatment for row in read_rows(tmp_path / "data" / "train.parquet")]
     assert "shorter side to 96, JPEG of quality 90" in treated
     assert "" in treated
-
-
-def hostile(name: str, kind: bytes = tarfile.REGTYPE) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        entry = tarfile.TarInfo(name)
-        entry.type, entry.linkname, entry.size = kind, "/etc/passwd", 0
-        archive.addfile(entry)
-    return buffer.getvalue()
 
 
 FIRST = f"{SORTED[0]}_3.JPEG"

@@ -111,12 +111,12 @@ def test_an_error_that_was_never_published_is_a_dash() -> None:
 def test_one_crop_alexnet_has_no_number_beside_it() -> None:
     text = results_text(ALEXNET, width=100)
     flat = " ".join(text.split())
-    assert "not comparable with the nearest, 42.9 / 19.8" in flat
+    assert "not comparable with the nearest, 40.7 / 18.2" in flat
     assert "15.3" not in flat
     assert "inside" not in flat
     assert "outside" not in flat
     row = markdown_rows(ALEXNET)[0]
-    assert "1 crop (227 of 256, squashed) instead of 1 crop (224 of 256)" in row[7]
+    assert "10 crops (224 of the centre 256) instead of 1 crop (224 of 256)" in row[7]
     assert row[8] == ""
 
 

@@ -1,0 +1,120 @@
+"""Out of the store and back: the same images, by torchvision's and WebDataset's own readers."""
+
+import gc
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torchvision
+import webdataset
+from official import EDITION, SORTED, hostile, write_official, write_tar
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.data.export import export_folder
+from pipeline.data.ilsvrc2012 import Sources
+from pipeline.data.prepare import prepare_ilsvrc2012, prepare_webdataset
+from pipeline.data.store import Store
+from pipeline.errors import UserError
+
+
+def nothing(done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    return replace(write_official(tmp_path_factory.mktemp("archives")), test=None)
+
+
+@pytest.fixture(scope="module")
+def store(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return prepare_ilsvrc2012(
+        sources, tmp_path_factory.mktemp("packed") / "data", checksum=False, num_workers=0,
+        progress=nothing, edition=EDITION, part_bytes=50_000,
+    ).store  # fmt: skip
+
+
+def run(*arguments: object) -> str:
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
+
+
+def test_torchvision_reads_the_folder_with_the_same_labels(
+    store: Store, sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("export", "folder", store.folder, "--to", tmp_path / "out")
+    archive, _ = torchvision.datasets.imagenet.ARCHIVE_META["devkit"]
+    shutil.copyfile(sources.devkit, tmp_path / "out" / archive)
+    meta = {**torchvision.datasets.imagenet.ARCHIVE_META, "devkit": (archive, None)}
+    monkeypatch.setattr(torchvision.datasets.imagenet, "ARCHIVE_META", meta)
+    for name in ("train", "val"):
+        theirs = torchvision.datasets.ImageNet(tmp_path / "out", split=name)
+        ours = store.split(name)
+        assert theirs.wnids == SORTED
+        labels = {Path(file).stem: label for file, label in theirs.samples}
+        assert labels == dict(zip(ours.keys, ours.labels.tolist(), strict=True))
+        for file, _ in theirs.samples:
+            i = ours.keys.index(Path(file).stem)
+            assert Path(file).read_bytes() == ours.encoded(i).tobytes()
+
+
+def test_webdataset_reads_the_shards_and_they_can_be_packed_again(
+    store: Store, tmp_path: Path
+) -> None:
+    run("export", "webdataset", store.folder, "--to", tmp_path / "out")
+    shards = sorted(str(path) for path in (tmp_path / "out").glob("train-*.tar"))
+    assert len(shards) > 1
+    train = store.split("train")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves files open
+        read = list(webdataset.WebDataset(shards, shardshuffle=False))
+        gc.collect()
+    assert [(each["__key__"], each["jpg"], int(each["cls"])) for each in read] == [
+        (key, train.encoded(i).tobytes(), train.labels[i]) for i, key in enumerate(train.keys)
+    ]
+    said = run("prepare", "webdataset", tmp_path / "out", "--to", tmp_path / "b", "--workers", 0)
+    assert "23 train, 8 val images" in said
+    again = Store.open(tmp_path / "b")
+    assert again.split("train").keys == train.keys
+    assert again.split("train").labels.tolist() == train.labels.tolist()
+    again.verify()
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ({"a.jpg": b"x"}, "a.cls is missing"),
+        ({"a.jpg": b"x", "a.cls": b"cat"}, "a.cls is missing or no class's number"),
+        ({"a.jpg": b"x", "a.cls": b"99999999"}, "a.cls is missing or no class's number"),
+        ({"../a.jpg": b"x", "../a.cls": b"1"}, "has no place there"),
+        ({"/a.jpg": b"x", "/a.cls": b"1"}, "has no place there"),
+        ({"a.txt": b"x"}, "holds no images"),
+    ],
+)
+def test_shards_that_are_not_as_expected_are_refused(
+    members: dict[str, bytes], told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    write_tar(tmp_path / "in" / "train-000000.tar", members)
+    with pytest.raises(UserError, match=told):
+        prepare_webdataset(
+            tmp_path / "in", tmp_path / "out", "out", num_workers=0, progress=nothing
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_links_and_empty_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no shards named"):
+        prepare_webdataset(tmp_path, tmp_path / "out", "out", num_workers=0, progress=nothing)
+    (tmp_path / "train-000000.tar").write_bytes(hostile("a.jpg", b"2"))
+    with pytest.raises(UserError, match="is no plain file"):
+        prepare_webdataset(tmp_path, tmp_path / "out", "out", num_workers=0, progress=nothing)
+
+
+def test_an_existing_folder_is_left_alone(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exists already"):
+        export_folder(store, tmp_path, nothing)
