@@ -106,7 +106,7 @@ def list_ilsvrc2012(sources: Sources, subset: Subset, edition: Edition = ILSVRC2
     }
     if sources.test:
         found = _flat(sources.test, _TEST)
-        splits["test"] = _images([(member, _stem(member), -1) for member in found])
+        splits["test"] = Images.of([(_stem(member), member, -1) for member in found])
     if subset.is_whole:
         _compare(kit, splits, edition)
     return Listing(classes, splits)
@@ -139,7 +139,7 @@ def _md5(file: Path) -> str:
 
 def _train(place: Path, classes: tuple[ImageClass, ...], subset: Subset) -> Images:
     inner = {} if place.is_dir() else {m.name: m for m in list_members(place, _SYNSET)}
-    chosen: list[tuple[Member, str, int]] = []
+    chosen: list[tuple[str, Member, int]] = []
     for each in classes:
         if place.is_dir():
             members = _folder(place / each.name, _TRAIN)
@@ -150,12 +150,12 @@ def _train(place: Path, classes: tuple[ImageClass, ...], subset: Subset) -> Imag
         for member in members[: subset.images_per_class]:
             if not member.name.startswith(f"{each.name}_"):
                 raise UserError(f"{place}: {member.name} is in the archive of {each.name}")
-            chosen.append((member, _stem(member), each.index))
+            chosen.append((_stem(member), member, each.index))
         if not members:
             raise UserError(f"{place}: class {each.name} has no images; download it again")
     if inner and subset.is_whole:
         raise UserError(f"{place}: {min(inner)} is of no class of the devkit")
-    return _images(chosen)
+    return Images.of(chosen)
 
 
 def _val(place: Path, kit: Devkit, num_classes: int, subset: Subset) -> Images:
@@ -171,8 +171,8 @@ def _val(place: Path, kit: Devkit, num_classes: int, subset: Subset) -> Images:
         limit = subset.images_per_class
         if label < num_classes and (limit is None or taken[label] < limit):
             taken[label] += 1
-            chosen.append((member, _stem(member), label))
-    return _images(chosen)
+            chosen.append((_stem(member), member, label))
+    return Images.of(chosen)
 
 
 def _flat(place: Path, names: re.Pattern[str]) -> list[Member]:
@@ -207,16 +207,6 @@ def _folder(folder: Path, names: re.Pattern[str]) -> list[Member]:
 
 def _stem(member: Member) -> str:
     return member.name.rsplit("/", 1)[-1].removesuffix(".JPEG")
-
-
-def _images(found: list[tuple[Member, str, int]]) -> Images:
-    return Images(
-        keys=[key for _, key, _ in found],
-        files=[str(member.file) for member, _, _ in found],
-        offsets=np.array([member.offset for member, _, _ in found], np.int64),
-        sizes=np.array([member.size for member, _, _ in found], np.int64),
-        labels=np.array([label for _, _, label in found], np.int64),
-    )
 
 
 def _compare(kit: Devkit, splits: Mapping[str, Images], edition: Edition) -> None:

@@ -32,6 +32,7 @@ from pipeline.data.packing import (
 from pipeline.data.parallel import run_all
 from pipeline.data.shards import ShardWriter
 from pipeline.data.store import Store
+from pipeline.data.tar_listing import Member
 from pipeline.errors import UserError
 from pipeline.storage import sync, write_whole
 
@@ -52,6 +53,17 @@ class Images:
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     labels: NDArray[np.int64]
+
+    @staticmethod
+    def of(found: Sequence[tuple[str, Member, int]]) -> "Images":
+        """Return the images of (key, where it lies, label)."""
+        return Images(
+            keys=[key for key, _, _ in found],
+            files=[str(member.file) for _, member, _ in found],
+            offsets=np.array([member.offset for _, member, _ in found], np.int64),
+            sizes=np.array([member.size for _, member, _ in found], np.int64),
+            labels=np.array([label for _, _, label in found], np.int64),
+        )
 
     def __len__(self) -> int:
         return len(self.keys)

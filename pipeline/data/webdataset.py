@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.data.description import ImageClass
 from pipeline.data.parts import Images
 from pipeline.data.shards import is_key
@@ -64,13 +62,7 @@ def _split(paths: list[Path]) -> Images:
                     found.append((_checked(key, path), image, _label(text, key, path)))
     if not found:
         raise UserError(f"{paths[0]}: holds no images")
-    return Images(
-        keys=[key for key, _, _ in found],
-        files=[str(image.file) for _, image, _ in found],
-        offsets=np.array([image.offset for _, image, _ in found], np.int64),
-        sizes=np.array([image.size for _, image, _ in found], np.int64),
-        labels=np.array([label for _, _, label in found], np.int64),
-    )
+    return Images.of(found)
 
 
 def _checked(key: str, path: Path) -> str:

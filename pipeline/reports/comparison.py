@@ -7,7 +7,6 @@ it differs. The lecture's benchmark table stands apart, with what each of its nu
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +22,7 @@ from pipeline.published import (
     protocol_words,
     refusal,
 )
+from pipeline.reports.tables import titled_table
 
 _LECTURE = "The lecture's table: no number here is of one network on one crop"
 _INSTEAD = "One network on the validation set: what a run may be held against"
@@ -91,7 +91,7 @@ def comparison_tables(results: Sequence[Measured]) -> list[Table]:
 
     They fit 80 columns.
     """
-    measured = _table("Results, errors in %")
+    measured = titled_table("Results, errors in %", leading=1)
     measured.add_column("Run", max_width=23, overflow="fold")
     measured.add_column("Error (95 % interval)", no_wrap=True)
     measured.add_column("Published", ratio=1)
@@ -100,14 +100,14 @@ def comparison_tables(results: Sequence[Measured]) -> list[Table]:
             _lines(_subject(result)), _lines(_measured(result)), _lines(_beside(result))
         )
 
-    lecture = _table(_LECTURE)
+    lecture = titled_table(_LECTURE, leading=1)
     lecture.add_column("Shown as", no_wrap=True)
     lecture.add_column("Top-5", justify="right")
     lecture.add_column("What it is", ratio=1)
     for entry in lecture_table():
         lecture.add_row(entry.name, f"{entry.top5_error:g}", Text(entry.meaning))
 
-    instead = _table(_INSTEAD)
+    instead = titled_table(_INSTEAD, leading=1)
     instead.add_column("Network", no_wrap=True)
     instead.add_column("Protocol", ratio=1)
     instead.add_column("Top-1", justify="right", no_wrap=True)
@@ -142,17 +142,6 @@ def comparison_markdown(results: Sequence[Measured]) -> str:
         ("Network", "Protocol", "Top-1 error, %", "Top-5 error, %", "Source"), _instead_rows()
     )
     return f"{measured}\n{_LECTURE}:\n\n{lecture}\n{_INSTEAD}:\n\n{instead}"
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        leading=1,
-    )
 
 
 def _lines(lines: Iterable[str]) -> Text:

@@ -5,13 +5,13 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.models.anatomy import Layer
 from pipeline.models.description import NetworkDescription, ZooDescription
+from pipeline.reports.tables import titled_table
 
 _RECEPTIVE_FIELD = (
     "Receptive fields (RF) and jumps, from a position to the next, are in input pixels. Padding "
@@ -43,7 +43,7 @@ def description_tables(found: NetworkDescription | ZooDescription) -> list[Rende
 
 
 def _layer_table(network: NetworkDescription) -> Table:
-    table = _table(f"{network.name} on {_shape(network.input_shape)}")
+    table = titled_table(f"{network.name} on {_shape(network.input_shape)}", padding=0)
     for name in ("Layer", "Kind"):
         table.add_column(name, overflow="fold")
     table.add_column("Output", no_wrap=True)
@@ -94,7 +94,7 @@ def _totals(network: NetworkDescription) -> Table:
 
 
 def _zoo_table(networks: Sequence[NetworkDescription]) -> Table:
-    table = _table("Networks")
+    table = titled_table("Networks", padding=0)
     table.add_column("Name", overflow="fold")
     table.add_column("Input", no_wrap=True)
     for name in ("Params", "Mult-adds", "Depth", "RF", "Activations"):
@@ -135,17 +135,6 @@ def _is_grouped(layers: Iterable[Layer]) -> bool:
 
 def _paragraph(text: str) -> Text:
     return Text("\n" + textwrap.fill(text, 79))
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=0,
-    )
 
 
 def _shape(sides: Iterable[int]) -> str:

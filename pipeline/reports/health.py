@@ -3,16 +3,15 @@
 from collections.abc import Iterator
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from pipeline.data.doctor import Health, SplitHealth
+from pipeline.reports.tables import titled_table
 
 
 def health_table(health: Health) -> Table:
     """Return what was found, a column a split."""
-    table = Table(title=f"{health.store.name}, {health.store.folder}", box=box.SIMPLE_HEAD)
-    table.title_justify = "left"
+    table = titled_table(f"{health.store.name}, {health.store.folder}")
     table.add_column("")
     for split in health.splits:
         table.add_column(split.name, justify="right")

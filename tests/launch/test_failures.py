@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -78,12 +79,13 @@ def test_a_killed_worker_is_replaced_and_nothing_is_tracked_twice(
     job = make_job(
         "workers.max_failures=1", "saving.checkpoint_every_steps=4", "saving.log_every_steps=1"
     )
+    # Events come late, and later on a busy machine: there must be enough left to do.
+    job = replace(job, recipe=load_recipe("smoke", ["epochs=5"]))
     events: list[Event] = []
 
     def kill_one_in_the_second_epoch(event: Event) -> None:
         events.append(event)
         if isinstance(event, Progress) and (event.epoch, event.step) == (1, 6):
-            # The epoch may be over by now; then the one that fails is the evaluation.
             victims = [
                 child
                 for child in psutil.Process().children(recursive=True)
@@ -96,9 +98,9 @@ def test_a_killed_worker_is_replaced_and_nothing_is_tracked_twice(
     assert counts.images == 899
     notes = [event.text for event in events if isinstance(event, Note)]
     assert len(notes) == 1
-    assert notes[0].startswith("goes on after 1 epochs")
+    assert re.match(r"goes on after [1-4] epochs", notes[0])
     history = connect(job.tracking_uri).get_metric_history(job.tracking_run_id, "train/loss")
-    assert [metric.step for metric in history] == list(range(1, 31))
+    assert [metric.step for metric in history] == list(range(1, 76))
 
 
 def test_a_rotten_image_is_named(make_job: Callable[..., Job], tmp_path: Path) -> None:
