@@ -5,32 +5,22 @@ answers at once.
 """
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cluster import Cluster, as_folder, load_cluster
+from pipeline import cli_data
+from pipeline.cli_console import progress, say
+from pipeline.cluster import Cluster, load_cluster
 from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
 from pipeline.recipe import Expectation, Recipe, load_recipe
 
 if TYPE_CHECKING:
-    from pipeline.data.prepare import Prepared
     from pipeline.reports.comparison import Measured
     from pipeline.tracking.queries import TrackedRun
 
@@ -42,15 +32,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-prepare = typer.Typer(
-    help="Make a packed data set: shuffled access to tar shards, a Parquet index, digests.",
-    no_args_is_help=True,
-)
-app.add_typer(prepare, name="prepare")
-export = typer.Typer(
-    help="Write a packed data set as files that others read.", no_args_is_help=True
-)
-app.add_typer(export, name="export")
+app.add_typer(cli_data.prepare, name="prepare")
+app.add_typer(cli_data.export, name="export")
+app.command()(cli_data.doctor)
+app.command()(cli_data.stage)
 
 RecipeName = Annotated[
     str,
@@ -75,215 +60,6 @@ Assignments = Annotated[
         "(cluster.workers.count=1). Can be given again.",
     ),
 ]
-To = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Where the data set goes.", show_default="data/NAME"),
-]
-StorePlace = Annotated[str, typer.Argument(metavar="DIR", help="A packed data set, or its URL.")]
-ExportTo = Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet.")]
-Workers = Annotated[
-    int | None,
-    typer.Option(min=0, help="How many at a time; 0: none but this.", show_default="the CPUs"),
-]
-
-
-@prepare.command()
-def digits(to: To = None) -> None:
-    """The 1,797 handwritten digits that scikit-learn ships: 898 to train, 899 to test."""
-    from pipeline.data.prepare import prepare_digits
-
-    with _progress("packing") as show:
-        prepared = prepare_digits(to or Path("data/digits"), show)
-    _say_prepared(prepared)
-
-
-@prepare.command()
-def mnist1d(to: To = None) -> None:
-    """MNIST-1D's signals of 40 values, drawn here: 4,000 to train, 1,000 to test."""
-    from pipeline.data.prepare import prepare_mnist1d
-
-    with _progress("packing") as show:
-        prepared = prepare_mnist1d(to or Path("data/mnist1d"), show)
-    _say_prepared(prepared)
-
-
-@prepare.command()
-def mnist(
-    images: Annotated[Path, typer.Option(metavar="FILE", help="Training images, IDX or IDX.gz.")],
-    labels: Annotated[Path, typer.Option(metavar="FILE", help="Their labels.")],
-    test_images: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Test images; without them a share is held out as val."),
-    ] = None,
-    test_labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Their labels.")] = None,
-    to: To = None,
-    val_share: Annotated[
-        float, typer.Option(help="Share of each class held out as val, without test files.")
-    ] = 0.1,
-) -> None:
-    """MNIST's files of 28×28 digits, centred in 32×32 as LeNet-5 saw them. Bring your own files."""
-    from pipeline.data.prepare import prepare_mnist
-
-    target = to or Path("data/mnist")
-    with _progress("packing") as show:
-        prepared = prepare_mnist(images, labels, test_images, test_labels, target, val_share, show)
-    _say_prepared(prepared)
-
-
-@prepare.command()
-def folder(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DIR", help="DIR/CLASS/*.jpg, or DIR/train/CLASS and DIR/val/CLASS."
-        ),
-    ],
-    to: To = None,
-    val_share: Annotated[
-        float,
-        typer.Option(help="Share of each class held out as val, where DIR has no val of its own."),
-    ] = 0.1,
-    on_bad: Annotated[
-        str,
-        typer.Option(
-            metavar="stop|quarantine",
-            help="An image that can't be read stops all, or is left out and listed in the index.",
-        ),
-    ] = "stop",
-) -> None:
-    """A folder of images, one folder a class. Pixels are kept as they are; EXIF turns nothing."""
-    from pipeline.data.prepare import prepare_folder
-
-    name = (to or source).absolute().name
-    target = to or Path("data") / name
-    with _progress("packing") as show:
-        prepared = prepare_folder(source, target, name, val_share, on_bad, show)
-    _say_prepared(prepared)
-
-
-@prepare.command()
-def ilsvrc2012(
-    train: Annotated[Path, typer.Option(metavar="TAR", help="ILSVRC2012_img_train.tar.")],
-    val: Annotated[Path, typer.Option(metavar="TAR", help="ILSVRC2012_img_val.tar.")],
-    devkit: Annotated[Path, typer.Option(metavar="TGZ", help="ILSVRC2012_devkit_t12.tar.gz.")],
-    test: Annotated[
-        Path | None, typer.Option(metavar="TAR", help="ILSVRC2012_img_test_v10102019.tar.")
-    ] = None,
-    to: To = None,
-    classes: Annotated[
-        int | None, typer.Option(min=2, help="Only so many classes, the first by WNID.")
-    ] = None,
-    images_per_class: Annotated[
-        int | None, typer.Option(min=1, help="Only so many images of each class and split.")
-    ] = None,
-    shorter_side: Annotated[
-        int | None, typer.Option(min=32, help="Make larger images smaller; changes results.")
-    ] = None,
-    quality: Annotated[int, typer.Option(min=1, max=95, help="JPEG quality of those.")] = 95,
-    checksum: Annotated[
-        bool, typer.Option(help="Compare the archives with their official MD5 sums first.")
-    ] = True,
-    workers: Workers = None,
-) -> None:
-    """ILSVRC-2012 from its archives, or the folders they were extracted to. Goes on if stopped."""
-    from pipeline.data.checking import Shrinking
-    from pipeline.data.ilsvrc2012 import Sources, Subset
-    from pipeline.data.prepare import prepare_ilsvrc2012
-
-    with _transfer("packing") as show:
-        prepared = prepare_ilsvrc2012(
-            Sources(train.absolute(), val.absolute(), devkit.absolute(), test and test.absolute()),
-            to or Path("data/ilsvrc2012"),
-            subset=Subset(classes, images_per_class),
-            shrinking=Shrinking(shorter_side, quality) if shorter_side else None,
-            checksum=checksum,
-            num_workers=_workers(workers),
-            progress=show,
-        )
-    _say_prepared(prepared)
-
-
-@prepare.command()
-def webdataset(
-    source: Annotated[Path, typer.Argument(metavar="DIR", help="With SPLIT-000000.tar …")],
-    to: To = None,
-    workers: Workers = None,
-) -> None:
-    """WebDataset's shards, each image as KEY.jpg and its class's number as KEY.cls."""
-    from pipeline.data.prepare import prepare_webdataset
-
-    name = (to or source).absolute().name
-    target = to or Path("data") / name
-    with _transfer("packing") as show:
-        prepared = prepare_webdataset(
-            source.absolute(), target, name, num_workers=_workers(workers), progress=show
-        )
-    _say_prepared(prepared)
-
-
-@export.command("folder")
-def export_folder(source: StorePlace, to: ExportTo) -> None:
-    """Images in SPLIT/CLASS/NAME.jpg, as torchvision's ImageFolder and ImageNet read them."""
-    from pipeline.data.export import export_folder
-    from pipeline.data.store import Store
-
-    with _progress("writing") as show:
-        export_folder(Store.open(as_folder(source)), to.absolute(), show)
-
-
-@export.command("webdataset")
-def export_webdataset(source: StorePlace, to: ExportTo) -> None:
-    """The shards alone, for any WebDataset reader."""
-    from pipeline.data.export import export_webdataset
-    from pipeline.data.store import Store
-
-    with _transfer("writing") as show:
-        export_webdataset(Store.open(as_folder(source)), to.absolute(), show)
-
-
-@app.command()
-def doctor(
-    folder: StorePlace,
-    sample: Annotated[
-        int, typer.Option(min=0, help="How many images of each split to decode.")
-    ] = 1000,
-    all_: Annotated[bool, typer.Option("--all", help="Decode every image.")] = False,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="First pack damaged shards again from the archives.")
-    ] = False,
-) -> None:
-    """Look at a data set's health: every byte, a sample of images. Exit code 1 if any is wrong."""
-    from pipeline.data.doctor import examine
-    from pipeline.data.repair import repair as mend
-    from pipeline.data.store import Store
-    from pipeline.reports.health import health_notes, health_table
-
-    place, console = as_folder(folder), Console()
-    if repair:
-        with _transfer("repairing") as show:
-            mended = mend(Path(str(place)), _workers(None), show)
-        _say(console, f"repaired: {', '.join(mended) or 'nothing was damaged'}")
-    store = Store.open(place)
-    with _transfer("reading") as show:
-        health = examine(store, None if all_ else sample, show)
-    console.print(health_table(health))
-    for note in health_notes(health):
-        _say(console, note)
-    if not health.is_well:
-        raise typer.Exit(1)
-
-
-@app.command()
-def stage(
-    source: StorePlace,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="A folder on this machine's own disk.")],
-) -> None:
-    """Copy a data set to this machine's own disk, checked; again: goes on where it stopped."""
-    from pipeline.data.stage import stage
-
-    with _transfer("copying") as show:
-        store = stage(as_folder(source), to.absolute(), show)
-    _say(Console(), f"{store.name} is in {store.folder}; train with --set cluster.stage_to={to}")
 
 
 @app.command()
@@ -334,15 +110,15 @@ def train(
     console = Console()
     outcome = run_training(what, Path(recipe).stem, where, run, console, start_from)
     if outcome is None:
-        _say(console, "this training is complete; `ilsvrc compare` shows its result")
+        say(console, "this training is complete; `ilsvrc compare` shows its result")
         return
     uri = where.tracking.uri
     results = _measured([tracked_run(uri, outcome.record.tracking_run_id)])
     conclude(outcome, uri, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
     if what.expect:
-        _say(console, f"expected by the recipe: {_expectation(what.expect)}")
-    _say(console, _how_to_look(uri))
+        say(console, f"expected by the recipe: {_expectation(what.expect)}")
+    say(console, _how_to_look(uri))
 
 
 @app.command()
@@ -401,7 +177,7 @@ def benchmark(
     from pipeline.benchmark.report import benchmark_notes, benchmark_table
 
     what, where = _job(recipe, on, set_)
-    with _progress("measuring") as show:
+    with progress("measuring") as show:
         result = run_benchmark(
             what,
             where,
@@ -414,7 +190,7 @@ def benchmark(
     console = Console()
     console.print(benchmark_table(result))
     for note in benchmark_notes(result):
-        _say(console, note)
+        say(console, note)
 
 
 @app.command()
@@ -452,7 +228,7 @@ def describe(
     if as_json:
         typer.echo(json.dumps(found.document(), indent=2))
         return
-    console = _console_for_tables()
+    console = console_for_tables()
     for part in description_tables(found):
         console.print(part)
 
@@ -464,7 +240,7 @@ def main() -> None:
     except (UserError, WorkerFailedError, InterruptedByUserError) as error:
         console = Console(stderr=True)
         console.print("[red]ilsvrc:[/]", end=" ")
-        _say(console, str(error))
+        say(console, str(error))
         sys.exit(error.exit_code)
 
 
@@ -483,49 +259,10 @@ def _of_cluster(assignments: list[str] | None) -> list[str]:
     return [text.removeprefix(prefix) for text in assignments or [] if text.startswith(prefix)]
 
 
-def _workers(asked: int | None) -> int:
-    return len(os.sched_getaffinity(0)) if asked is None else asked
-
-
-@contextmanager
-def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(doing, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
-def _console_for_tables() -> Console:
+def console_for_tables() -> Console:
     """As wide as the terminal; what goes to a file or a pipe is as wide as it needs to be."""
     console = Console()
     return console if console.is_terminal else Console(width=10_000)
-
-
-@contextmanager
-def _transfer(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """Show bytes, bytes/s and the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task(doing, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
-def _say_prepared(prepared: "Prepared") -> None:
-    store = prepared.store
-    images = ", ".join(f"{len(store.split(name)):,} {name}" for name in store.split_names)
-    left_out = f", {prepared.num_quarantined:,} left out" if prepared.num_quarantined else ""
-    subset = ", a subset of ILSVRC-2012" if "subset" in store.source.get("edition", "") else ""
-    there = " (was there already)" if prepared.already_there else ""
-    _say(
-        Console(),
-        f"{store.name}: {images} {store.contents}{left_out}{subset}, {len(store.classes):,} "
-        f"classes in {store.folder}{there}",
-    )
 
 
 def _measured(found: list["TrackedRun"]) -> list["Measured"]:
@@ -558,7 +295,3 @@ def _how_to_look(uri: str) -> str:
         command = Path(sys.executable).with_name("mlflow")
         return f"to look at the runs in a browser: {command} ui --backend-store-uri {uri}"
     return "the tracking server shows the run and its curves"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
