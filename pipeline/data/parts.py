@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -56,9 +57,14 @@ class Images:
 
     @staticmethod
     def of(found: Sequence[tuple[str, Member, int]]) -> "Images":
-        """Return the images of (key, where it lies, label)."""
+        """Return the images of (key, where it lies, label); `UserError` for a key there twice."""
+        keys = [key for key, _, _ in found]
+        if len(set(keys)) < len(keys):
+            key = Counter(keys).most_common(1)[0][0]
+            file = next(member.file for name, member, _ in found if name == key)
+            raise UserError(f"{file}: {key} is there twice; nobody knows which is meant")
         return Images(
-            keys=[key for key, _, _ in found],
+            keys=keys,
             files=[str(member.file) for _, member, _ in found],
             offsets=np.array([member.offset for _, member, _ in found], np.int64),
             sizes=np.array([member.size for _, member, _ in found], np.int64),

@@ -53,7 +53,7 @@ def run_training(
     uri, before = cluster.tracking.uri, folder.record()
     if before and before.is_recorded and runs.is_there(uri, before.tracking_run_id):
         return None
-    refuse_early(recipe, cluster)
+    refuse_early(recipe, cluster, on_disk=folder.checkpoint_bytes)
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.held():
         store = Store.open(store_folder(cluster, recipe.data.name))

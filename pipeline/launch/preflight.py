@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -31,15 +32,18 @@ class Check:
 
 
 def preflight(
-    recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING
+    recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING, on_disk: int = 0
 ) -> Iterator[Check]:
-    """Look at all that a job needs, one check after the other; none raises."""
+    """Look at all that a job needs, one check after the other; none raises.
+
+    `on_disk` is how many bytes the checkpoints of this run take already.
+    """
     looks: dict[str, Callable[[Recipe, Cluster], str]] = {
         "network": _network,
         "data set": _data,
         "batch": _batch,
         "machine": _machine,
-        "storage": _storage,
+        "storage": partial(_storage, on_disk),
         "tracking": _tracking,
     }
     for name in names:
@@ -49,9 +53,11 @@ def preflight(
             yield Check(name, False, str(error))
 
 
-def refuse_early(recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING) -> None:
+def refuse_early(
+    recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING, on_disk: int = 0
+) -> None:
     """Raise the first thing that `preflight` finds wrong."""
-    for check in preflight(recipe, cluster, names):
+    for check in preflight(recipe, cluster, names, on_disk):
         if not check.passed:
             raise UserError(check.message)
 
@@ -139,7 +145,7 @@ def _machine(recipe: Recipe, cluster: Cluster) -> str:
     return f"{workers.count} workers of {workers.cpus} CPUs, {there} there"
 
 
-def _storage(recipe: Recipe, cluster: Cluster) -> str:
+def _storage(on_disk: int, recipe: Recipe, cluster: Cluster) -> str:
     folder = cluster.runs_dir
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -152,7 +158,7 @@ def _storage(recipe: Recipe, cluster: Cluster) -> str:
             f"--set cluster.runs_dir=FOLDER"
         ) from None
     free = shutil.disk_usage(folder).free
-    needed = _bytes_needed(recipe, cluster)
+    needed = max(0, _bytes_needed(recipe, cluster) - on_disk)
     if free < needed:
         raise UserError(
             f"{folder}: {_megabytes(free)} free, the checkpoints need {_megabytes(needed)}; free "

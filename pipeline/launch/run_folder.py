@@ -52,6 +52,10 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def checkpoint_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.checkpoints.glob("*.pt"))
+
+    @property
     def weights(self) -> Path:
         return self.path / "weights.safetensors"
 

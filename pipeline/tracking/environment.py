@@ -5,16 +5,22 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 _PACKAGES = ("torch", "torchvision", "ray", "nvidia-dali-cuda130", "mlflow", "numpy")
 
 
 def environment_tags(device: str) -> dict[str, str]:
-    """Return the device, the versions of Python and packages, and the commit of this code.
+    """Return the device and this machine's model of it, the versions and the code's commit.
 
     `git.dirty` says whether tracked files differ from that commit. Without a git checkout (an
     image, a job's zipped folder) both git tags are left out.
     """
-    tags = {"device": device, "version.python": platform.python_version()}
+    tags = {
+        "device": device,
+        "device.model": _gpu_model() if device == "gpu" else _cpu_model(),
+        "version.python": platform.python_version(),
+    }
     for package in _PACKAGES:
         try:
             tags[f"version.{package}"] = version(package)
@@ -25,6 +31,19 @@ def environment_tags(device: str) -> dict[str, str]:
         tags["git.commit"] = _git("rev-parse", "HEAD")
         tags["git.dirty"] = "yes" if _git("status", "--porcelain", "-uno", ":/") else "no"
     return tags
+
+
+def _gpu_model() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none on the driver"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(models)} × {models[0]}" if models else platform.processor()
 
 
 def _git(*arguments: str) -> str:

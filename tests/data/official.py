@@ -42,10 +42,10 @@ def jpeg(image: Image.Image, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def write_tar(file: Path | io.BytesIO, members: dict[str, bytes]) -> None:
+def write_tar(file: Path | io.BytesIO, members: dict[str, bytes] | list[tuple[str, bytes]]) -> None:
     target = {"name": file} if isinstance(file, Path) else {"fileobj": file}
     with tarfile.open(mode="w", **target) as archive:
-        for name, data in members.items():
+        for name, data in members.items() if isinstance(members, dict) else members:
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))

@@ -309,6 +309,21 @@ def test_missing_or_other_images_are_named(
         prepare(replace(official, train=tmp_path / "train.tar"), tmp_path / "data")
 
 
+def test_a_name_that_is_there_twice_is_named(official: Sources, tmp_path: Path) -> None:
+    images = train_images()
+    inner = io.BytesIO()
+    write_tar(inner, [*images[SORTED[0]].items(), (FIRST, b"another")])
+    archives = {}
+    for wnid, members in images.items():
+        buffer = io.BytesIO()
+        write_tar(buffer, members)
+        archives[f"{wnid}.tar"] = buffer.getvalue()
+    archives[f"{SORTED[0]}.tar"] = inner.getvalue()
+    write_tar(tmp_path / "train.tar", archives)
+    with pytest.raises(UserError, match=r"train\.tar: n01440764_3 is there twice"):
+        prepare(replace(official, train=tmp_path / "train.tar"), tmp_path / "data")
+
+
 def test_a_cut_archive_is_noticed(official: Sources, tmp_path: Path) -> None:
     whole = official.train.read_bytes()
     (tmp_path / "train.tar").write_bytes(whole[: len(whole) // 2])
