@@ -69,11 +69,15 @@ def treat_image(data: bytes, key: str, label: int, shrinking: Shrinking | None =
         return Sample(key, b"", label, 0, 0, opened)
     shortest = min(opened.height, opened.width)
     shrinks = shrinking is not None and shortest > shrinking.shorter_side
+    turn = opened.image.getexif().get(ExifTags.Base.Orientation, 1)
+    treatments = [f"EXIF orientation {turn} not applied"] if turn != 1 else []
     if opened.image.mode not in _FOUR_CHANNELS and not shrinks:
-        return Sample(key, data, label, opened.height, opened.width)
+        return Sample(
+            key, data, label, opened.height, opened.width, treatment="; ".join(treatments)
+        )
     opened = _opened(data, at_full_size=True)
     assert not isinstance(opened, str)
-    image, treatments = opened.image, []
+    image = opened.image
     if image.mode in _FOUR_CHANNELS:
         treatments.append(f"{image.mode} to RGB, PNG")
         image = image.convert("RGB")

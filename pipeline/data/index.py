@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.cluster import Folder
 
 # `shard`, `offset` and `sha256` are null, and `size` is 0, where `status` is not "ok". `treatment`
-# says how the bytes differ from the source's; it is empty where they don't.
+# says how the bytes differ from the source's, and what in them is not followed; else it is empty.
 _SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),

@@ -37,7 +37,7 @@ class Sample:
 
     A label of −1 is one that the source keeps secret. A status other than "ok" says why the image
     is left out; `data` is then empty. `treatment` says how `data` differs from the source's bytes,
-    if it does.
+    and what in it is not followed.
     """
 
     key: str

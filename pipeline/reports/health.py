@@ -27,7 +27,7 @@ def health_notes(health: Health) -> Iterator[str]:
         for reason, count in sorted(split.left_out.items()):
             yield f"{split.name}: {count:,} left out: {reason}"
         for treatment, count in sorted(split.treated.items()):
-            yield f"{split.name}: {count:,} changed at packing: {treatment}"
+            yield f"{split.name}: {count:,} treated at packing: {treatment}"
         yield from (f"wrong: {what}" for what in split.wrong)
         if split.num_wrong > len(split.wrong):
             yield f"wrong: {split.num_wrong - len(split.wrong):,} more in {split.name}"
