@@ -96,14 +96,23 @@ def folder(
             help="An image that can't be read stops all, or is left out and listed in the index.",
         ),
     ] = "stop",
+    workers: Workers = None,
 ) -> None:
-    """A folder of images, one folder a class. Pixels are kept as they are; EXIF turns nothing."""
+    """A folder of images, one folder a class, pixels as they are. Goes on if stopped."""
     from pipeline.data.prepare import prepare_folder
 
     name = (to or source).absolute().name
     target = to or Path("data") / name
-    with progress("packing") as show:
-        prepared = prepare_folder(source, target, name, val_share, on_bad, show)
+    with transfer("packing") as show:
+        prepared = prepare_folder(
+            source,
+            target,
+            name,
+            val_share=val_share,
+            on_bad=on_bad,
+            num_workers=_workers(workers),
+            progress=show,
+        )
     _say_prepared(prepared)
 
 

@@ -1,39 +1,28 @@
-"""Image files as samples, each decoded in full once, so that no training meets a bad one."""
+"""Encoded images as samples, each decoded once, so that no training meets a bad one."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from pipeline.data.packing import Progress, Sample
+from pipeline.data.packing import Sample
 from pipeline.data.shards import image_extension
-from pipeline.errors import UserError
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _FOUR_CHANNELS = ("CMYK", "RGBA")
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """A file to pack, and the key and label that it gets."""
-
-    path: Path
-    key: str
-    label: int
-
-
-@dataclass(frozen=True)
 class Checked:
-    """What a full decode found: height and width in pixels (0 when bad), "ok" or the reason."""
+    """What a full decode found: height and width in pixels (0 when bad), "ok" or the reason.
+
+    `mode` is Pillow's name of the pixels' kind: RGB, L (grey) …
+    """
 
     height: int
     width: int
     status: str
+    mode: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ def check_image(data: bytes) -> Checked:
     opened = _opened(data, at_full_size=False)
     if isinstance(opened, str):
         return Checked(0, 0, opened)
-    return Checked(opened.height, opened.width, "ok")
+    return Checked(opened.height, opened.width, "ok", opened.image.mode)
 
 
 def treat_image(data: bytes, key: str, label: int, shrinking: Shrinking | None = None) -> Sample:
@@ -128,56 +117,6 @@ def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
     buffer = BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
-
-
-def read_images(
-    splits: Mapping[str, Sequence[ImageFile]], quarantine: bool, progress: Progress
-) -> dict[str, Iterator[Sample]]:
-    """Return each split's files as samples in their order, read by as many threads as CPUs.
-
-    The splits must be read in their order. With `quarantine`, a bad file is a sample without data
-    whose status says why; else the last file is followed by a `UserError` that names the first
-    bad one and counts the others.
-    """
-    total = sum(map(len, splits.values()))
-    done = 0
-    bad: list[str] = []
-
-    def samples(files: Sequence[ImageFile]) -> Iterator[Sample]:
-        nonlocal done
-        for file, sample in zip(files, _in_order(_read, files), strict=True):
-            done += 1
-            progress(done, total)
-            if sample.status != "ok":
-                bad.append(f"{file.path}: {sample.status}")
-            if quarantine or not bad:
-                yield sample
-            elif done == total:
-                more = f" (and {len(bad) - 1} more bad images)" if len(bad) > 1 else ""
-                raise UserError(f"{bad[0]}{more}; mend or remove it, or use --on-bad quarantine")
-
-    return {name: samples(files) for name, files in splits.items()}
-
-
-def _read(file: ImageFile) -> Sample:
-    try:
-        data = file.path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file.path}: can't be read ({error.strerror}); mend that") from None
-    return treat_image(data, file.key, file.label)
-
-
-def _in_order(read: Callable[[ImageFile], Sample], files: Sequence[ImageFile]) -> Iterator[Sample]:
-    """Map in threads (Pillow decodes without the GIL), a bounded number of files ahead."""
-    num_threads = len(os.sched_getaffinity(0))
-    with ThreadPoolExecutor(num_threads) as pool:
-        ahead: deque[Future[Sample]] = deque()
-        for file in files:
-            ahead.append(pool.submit(read, file))
-            if len(ahead) > 4 * num_threads:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
 
 
 def _readers_disagree(image: Image.Image) -> bool:

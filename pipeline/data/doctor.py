@@ -23,7 +23,10 @@ _MOST_NAMED = 20
 
 @dataclass
 class SplitHealth:
-    """What was found in one split. Sides in pixels; `wrong` names what is wrong, at most 20."""
+    """What was found in one split. Sides in pixels; `wrong` names what is wrong, at most 20.
+
+    `modes` counts what was decoded by Pillow's names of the pixels' kinds: RGB, L (grey) …
+    """
 
     name: str
     num_images: int = 0
@@ -31,6 +34,7 @@ class SplitHealth:
     num_bytes: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     treated: Counter[str] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
     per_class: NDArray[np.integer] = field(default_factory=lambda: np.zeros(0, np.int64))
     shorter_sides: NDArray[np.integer] = field(default_factory=lambda: np.zeros(0, np.int64))
     largest: str = ""
@@ -126,6 +130,7 @@ def _image(health: SplitHealth, row: Row, data: bytes, where: str, contents: str
             health.complain(f"{where}: the signal {error}")
         return
     found = check_image(data)
+    health.modes[found.mode] += found.status == "ok"
     if found.status != "ok":
         health.complain(f"{where}: {found.status}")
     elif (found.height, found.width) != (row.height, row.width):

@@ -11,22 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.checking import ImageFile
 from pipeline.data.description import ImageClass
 from pipeline.data.held_out import held_out
+from pipeline.data.parts import Images, Listing
 from pipeline.data.shards import is_key
+from pipeline.data.tar_listing import Member
 from pipeline.errors import UserError
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A folder's classes and files; `fingerprint` changes with any file's name, size or time."""
-
-    classes: tuple[ImageClass, ...]
-    splits: dict[str, list[ImageFile]]
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,8 @@ def list_folder(source: Path, val_share: float) -> Listing:
     Without folders `train` and `val`, an image is held out as val when the SHA-256 of its
     "CLASS/FILE" falls in the lowest `val_share`: it stays where it is when others come. Every
     class has at least one image in each split. Files whose name begins with a dot are left out,
-    as are files beside the class folders. Raises `UserError` for what can't be a data set.
+    as are files beside the class folders. The listing's fingerprint changes with any file's name,
+    size or time. Raises `UserError` for what can't be a data set.
     """
     if not source.is_dir():
         raise UserError(f"{source}: no such folder of images")
@@ -68,15 +61,17 @@ def list_folder(source: Path, val_share: float) -> Listing:
     if len(names) < 2:
         raise UserError(f"{source}: only one class ('{names[0]}'); a classifier needs two")
     splits = {
-        split: [
-            ImageFile(file.path, file.key, label)
-            for label, name in enumerate(names)
-            for file in classes[name]
-        ]
+        split: Images.of(
+            [
+                (file.key, Member(file.path.name, file.path, 0, file.num_bytes), label)
+                for label, name in enumerate(names)
+                for file in classes[name]
+            ]
+        )
         for split, classes in found.items()
     }
     classes = tuple(ImageClass(label, name) for label, name in enumerate(names))
-    return Listing(classes, splits, _fingerprint(source, found))
+    return Listing(classes, splits, {"fingerprint": _fingerprint(source, found)})
 
 
 def _list_classes(folder: Path, root: Path) -> dict[str, list[_Found]]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.data.description import ImageClass
 from pipeline.data.devkit import Devkit, read_devkit
-from pipeline.data.parts import Images
+from pipeline.data.parts import Images, Listing
 from pipeline.data.tar_listing import Member, list_members
 from pipeline.errors import UserError
 
@@ -80,14 +80,6 @@ class Subset:
 WHOLE = Subset()
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The classes, and the images of each split in the order in which they are packed."""
-
-    classes: tuple[ImageClass, ...]
-    splits: dict[str, Images]
-
-
 def list_ilsvrc2012(sources: Sources, subset: Subset, edition: Edition = ILSVRC2012) -> Listing:
     """List all images without reading them, and compare their numbers with the `edition`.
 
@@ -109,7 +101,8 @@ def list_ilsvrc2012(sources: Sources, subset: Subset, edition: Edition = ILSVRC2
         splits["test"] = Images.of([(_stem(member), member, -1) for member in found])
     if subset.is_whole:
         _compare(kit, splits, edition)
-    return Listing(classes, splits)
+    sizes = {split: int(images.sizes.sum()) for split, images in splits.items()}
+    return Listing(classes, splits, {"sizes": sizes})
 
 
 def compare_checksums(sources: Sources, edition: Edition = ILSVRC2012) -> None:
@@ -139,7 +132,7 @@ def _md5(file: Path) -> str:
 
 def _train(place: Path, classes: tuple[ImageClass, ...], subset: Subset) -> Images:
     inner = {} if place.is_dir() else {m.name: m for m in list_members(place, _SYNSET)}
-    chosen: list[tuple[str, Member, int]] = []
+    chosen: list[Images] = []
     for each in classes:
         if place.is_dir():
             members = _folder(place / each.name, _TRAIN)
@@ -147,15 +140,16 @@ def _train(place: Path, classes: tuple[ImageClass, ...], subset: Subset) -> Imag
             members = sorted(list_members(place, _TRAIN, inner.pop(f"{each.name}.tar")), key=_stem)
         else:
             raise UserError(f"{place}: has no {each.name}.tar; download it again")
-        for member in members[: subset.images_per_class]:
+        members = members[: subset.images_per_class]
+        for member in members:
             if not member.name.startswith(f"{each.name}_"):
                 raise UserError(f"{place}: {member.name} is in the archive of {each.name}")
-            chosen.append((_stem(member), member, each.index))
         if not members:
             raise UserError(f"{place}: class {each.name} has no images; download it again")
+        chosen.append(Images.of([(_stem(member), member, each.index) for member in members]))
     if inner and subset.is_whole:
         raise UserError(f"{place}: {min(inner)} is of no class of the devkit")
-    return Images.of(chosen)
+    return Images.joined(chosen)
 
 
 def _val(place: Path, kit: Devkit, num_classes: int, subset: Subset) -> Images:

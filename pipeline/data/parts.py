@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from pipeline.storage import sync, write_whole
 
 PARTS = ".parts"
 PART_BYTES = 256 * 2**20
+# Starting Ray takes as long as packing about so many in this process.
+_PARTS_WORTH_PROCESSES = 4
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,24 @@ class Images:
             key = Counter(keys).most_common(1)[0][0]
             file = next(member.file for name, member, _ in found if name == key)
             raise UserError(f"{file}: {key} is there twice; nobody knows which is meant")
+        files = {member.file: str(member.file) for _, member, _ in found}
         return Images(
             keys=keys,
-            files=[str(member.file) for _, member, _ in found],
+            files=[files[member.file] for _, member, _ in found],
             offsets=np.array([member.offset for _, member, _ in found], np.int64),
             sizes=np.array([member.size for _, member, _ in found], np.int64),
             labels=np.array([label for _, _, label in found], np.int64),
+        )
+
+    @staticmethod
+    def joined(parts: Sequence["Images"]) -> "Images":
+        """Return the images of all parts, whose keys must differ."""
+        return Images(
+            keys=list(chain.from_iterable(part.keys for part in parts)),
+            files=list(chain.from_iterable(part.files for part in parts)),
+            offsets=np.concatenate([part.offsets for part in parts]),
+            sizes=np.concatenate([part.sizes for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
         )
 
     def __len__(self) -> int:
@@ -91,6 +106,18 @@ class Images:
                     "again"
                 ) from None
             yield treat_image(data, key, int(label), shrinking)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A source: its classes, the images of each split in the order in which they are packed.
+
+    `identity` tells it from any other source, and from itself once it has changed.
+    """
+
+    classes: tuple[ImageClass, ...]
+    splits: Mapping[str, Images]
+    identity: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -121,36 +148,41 @@ def pack_parts(
     folder: Path,
     *,
     name: str,
-    classes: Sequence[ImageClass],
-    splits: Mapping[str, Images],
+    listing: Listing,
     source: Mapping[str, Any],
     places: Mapping[str, str],
-    shrinking: Shrinking | None,
     num_workers: int,
     progress: Progress,
-    part_bytes: int,
+    shrinking: Shrinking | None = None,
+    keep_bad: bool = True,
+    part_bytes: int = PART_BYTES,
 ) -> Store:
-    """Pack `splits` into `folder` by `num_workers` processes; `progress` is told bytes.
+    """Pack a listing into `folder` by `num_workers` processes; `progress` is told bytes.
 
     `source` says what is packed and how, all that decides the bytes; `places` where it is. Goes on
     where an earlier call with the same `source` stopped. Raises `UserError` when `folder` exists or
-    can't be written, and when the images can't be read.
+    can't be written, when files can't be read, and, without `keep_bad`, when images are bad; else
+    these are in the index alone.
     """
     with new_folder(folder, resume=True) as partial:
         _begin(partial, {"name": name, **source})
-        parts = list(cut_all(partial, splits, shrinking, part_bytes))
+        parts = list(cut_all(partial, listing.splits, shrinking, part_bytes))
         if not (partial / FILE_NAME).exists():
             pack_all(parts, num_workers, progress)
+            if not keep_bad:
+                _refuse_bad(parts)
             written = {
-                split: _assemble(partial, split, [p for p in parts if p.split == split], classes)
-                for split in splits
+                split: _assemble(
+                    partial, split, [p for p in parts if p.split == split], listing.classes
+                )
+                for split in listing.splits
             }
             write_description(
                 partial,
                 folder,
                 name=name,
                 contents="images",
-                classes=classes,
+                classes=listing.classes,
                 splits=written,
                 source=source,
                 places=places,
@@ -217,7 +249,21 @@ def pack_all(parts: Sequence[Part], num_workers: int, progress: Progress) -> Non
         done += int(open_parts[number].images.sizes.sum())
         progress(done, total)
 
+    if len(open_parts) < _PARTS_WORTH_PROCESSES:
+        num_workers = 0
     run_all(pack_part, open_parts, num_workers, finished)
+
+
+def _refuse_bad(parts: Sequence[Part]) -> None:
+    bad = [
+        f"{file}: {row.status}"
+        for part in parts
+        for file, row in zip(part.images.files, read_rows(part.rows), strict=True)
+        if row.status != "ok"
+    ]
+    if bad:
+        more = f" (and {len(bad) - 1} more bad images)" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]}{more}; mend or remove it, or use --on-bad quarantine")
 
 
 def _assemble(

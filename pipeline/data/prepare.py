@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.checking import Shrinking, read_images
+from pipeline.data.checking import Shrinking
 from pipeline.data.description import Contents
 from pipeline.data.digits import digits_classes, digits_samples
 from pipeline.data.folder import list_folder
@@ -86,12 +86,20 @@ def prepare_mnist(
 
 
 def prepare_folder(
-    source: Path, to: Path, name: str, val_share: float, on_bad: str, progress: Progress
+    source: Path,
+    to: Path,
+    name: str,
+    *,
+    val_share: float,
+    on_bad: str,
+    num_workers: int,
+    progress: Progress,
 ) -> Prepared:
     """Pack the folder of images `source` at `to`, under `name` (`pipeline.data.folder`).
 
-    `on_bad` is "stop" or "quarantine". Raises `UserError` for a folder that is no data set, for
-    bad images (with "stop"), and when `to` holds something else or can't be written.
+    `on_bad` is "stop" or "quarantine"; `progress` is told bytes. Raises `UserError` for a folder
+    that is no data set, for bad images (with "stop"), and when `to` holds something else or can't
+    be written. What was packed by an earlier call that was stopped is kept.
     """
     if on_bad not in ("stop", "quarantine"):
         raise UserError(f"--on-bad {on_bad}: must be stop or quarantine")
@@ -100,20 +108,30 @@ def prepare_folder(
     listing = list_folder(source, val_share)
     made_from = {
         "kind": "folder",
-        "fingerprint": listing.fingerprint,
+        **listing.identity,
         "val_share": val_share,
-        "on_bad": on_bad,
+        "part_bytes": PART_BYTES,
     }
-    with warnings.catch_warnings():
-        # Pillow warns of odd metadata, which nothing here reads, and of sizes that are refused.
-        warnings.simplefilter("ignore")
-        return _prepare(
-            to,
-            name,
-            made_from,
-            listing.classes,
-            lambda: read_images(listing.splits, on_bad == "quarantine", progress),
+
+    def pack(folder: Path) -> Store:
+        return pack_parts(
+            folder,
+            name=name,
+            listing=listing,
+            source=made_from,
+            places={"folder": str(source.absolute())},
+            num_workers=num_workers,
+            progress=progress,
+            keep_bad=on_bad == "quarantine",
         )
+
+    prepared = _once(to, name, made_from, pack)
+    if prepared.num_quarantined and on_bad == "stop":
+        raise UserError(
+            f"{to}: is there already, without {prepared.num_quarantined} bad images; add --on-bad "
+            "quarantine if that is meant, or remove it"
+        )
+    return prepared
 
 
 def prepare_ilsvrc2012(
@@ -141,28 +159,25 @@ def prepare_ilsvrc2012(
         **vars(subset),
         "shrinking": vars(shrinking) if shrinking else None,
         "part_bytes": part_bytes,
-        "sizes": {split: int(images.sizes.sum()) for split, images in listing.splits.items()},
+        **listing.identity,
     }
-    folder = to.absolute()
-    if folder.exists():
-        return _already_there(folder, "ilsvrc2012", made_from)
-    if checksum:
-        compare_checksums(sources, edition)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, of odd metadata that nothing here reads
-        store = pack_parts(
+
+    def pack(folder: Path) -> Store:
+        if checksum:
+            compare_checksums(sources, edition)
+        return pack_parts(
             folder,
             name="ilsvrc2012",
-            classes=listing.classes,
-            splits=listing.splits,
+            listing=listing,
             source=made_from,
             places={name: str(path) for name, path in sources.items().items()},
-            shrinking=shrinking,
             num_workers=num_workers,
             progress=progress,
+            shrinking=shrinking,
             part_bytes=part_bytes,
         )
-    return Prepared(store, already_there=False)
+
+    return _once(to, "ilsvrc2012", made_from, pack)
 
 
 def prepare_webdataset(
@@ -174,35 +189,20 @@ def prepare_webdataset(
     when `to` holds something else or can't be written.
     """
     listing = list_webdataset(source)
-    made_from = {"kind": "webdataset", "shards": listing.sizes, "part_bytes": PART_BYTES}
-    folder = to.absolute()
-    if folder.exists():
-        return _already_there(folder, name, made_from)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        store = pack_parts(
+    made_from = {"kind": "webdataset", **listing.identity, "part_bytes": PART_BYTES}
+
+    def pack(folder: Path) -> Store:
+        return pack_parts(
             folder,
             name=name,
-            classes=listing.classes,
-            splits=listing.splits,
+            listing=listing,
             source=made_from,
             places={"folder": str(source)},
-            shrinking=None,
             num_workers=num_workers,
             progress=progress,
-            part_bytes=PART_BYTES,
         )
-    return Prepared(store, already_there=False)
 
-
-def _already_there(folder: Path, name: str, source: Mapping[str, Any]) -> Prepared:
-    store = Store.open(folder)
-    if (store.name, store.source) != (name, source):
-        raise UserError(
-            f"{folder}: holds a data set ('{store.name}') of another source or other options; "
-            "remove it or choose another place with --to"
-        )
-    return Prepared(store, already_there=True)
+    return _once(to, name, made_from, pack)
 
 
 def _prepare(
@@ -213,10 +213,27 @@ def _prepare(
     read: Callable[[], Mapping[str, Iterable[Sample]]],
     contents: Contents = "images",
 ) -> Prepared:
+    def pack(folder: Path) -> Store:
+        return write_store(
+            folder, name=name, classes=classes, splits=read(), source=source, contents=contents
+        )
+
+    return _once(to, name, source, pack)
+
+
+def _once(
+    to: Path, name: str, source: Mapping[str, Any], pack: Callable[[Path], Store]
+) -> Prepared:
     folder = to.absolute()
-    if folder.exists():
-        return _already_there(folder, name, source)
-    store = write_store(
-        folder, name=name, classes=classes, splits=read(), source=source, contents=contents
-    )
-    return Prepared(store, already_there=False)
+    if not folder.exists():
+        with warnings.catch_warnings():
+            # Pillow warns of odd metadata, which nothing here reads, and of sizes that are refused.
+            warnings.simplefilter("ignore")
+            return Prepared(pack(folder), already_there=False)
+    store = Store.open(folder)
+    if (store.name, store.source) != (name, source):
+        raise UserError(
+            f"{folder}: holds a data set ('{store.name}') of another source or other options; "
+            "remove it or choose another place with --to"
+        )
+    return Prepared(store, already_there=True)

@@ -1,13 +1,15 @@
-"""Put damaged shards right from the archives that they were packed from."""
+"""Put damaged shards right from the source that they were packed from."""
 
 import shutil
 from pathlib import Path
 
 from pipeline.data.checking import Shrinking
-from pipeline.data.description import File, again, read_description, sha256
+from pipeline.data.description import Description, File, again, read_description, sha256
+from pipeline.data.folder import list_folder
 from pipeline.data.ilsvrc2012 import ILSVRC2012, Edition, Sources, Subset, list_ilsvrc2012
 from pipeline.data.packing import Progress
-from pipeline.data.parts import PARTS, cut_all, pack_all
+from pipeline.data.parts import PARTS, Listing, cut_all, pack_all
+from pipeline.data.webdataset import list_webdataset
 from pipeline.errors import UserError
 from pipeline.storage import sync
 
@@ -17,12 +19,12 @@ def repair(
 ) -> list[str]:
     """Pack the damaged and missing shards of `folder` again; return their names.
 
-    Only what is damaged is read from the source. Raises `UserError` for a data set that has no
-    archives to go back to, one whose index is damaged, and archives that have changed since.
+    Only what is damaged is read from the source. Raises `UserError` for a data set that was
+    computed, one whose index is damaged, and a source that has changed since.
     """
     description = read_description(folder)
-    if description.source.get("kind") != "ilsvrc2012":
-        raise UserError(f"{folder}: only ILSVRC-2012 can be repaired; {again(folder)}")
+    if not description.places:
+        raise UserError(f"{folder}: was computed, from no files to go back to; {again(folder)}")
     damaged: dict[str, File] = {}
     for split in description.splits.values():
         if not _is_whole(folder, split.index):
@@ -31,10 +33,8 @@ def repair(
     if not damaged:
         return []
     source = description.source
-    sources = Sources(**{name: Path(place) for name, place in description.places.items()})
-    subset = Subset(source["classes"], source["images_per_class"])
-    listing = list_ilsvrc2012(sources, subset, edition)
-    shrinking = Shrinking(**source["shrinking"]) if source["shrinking"] else None
+    listing = _list(description, edition)
+    shrinking = Shrinking(**source["shrinking"]) if source.get("shrinking") else None
     scratch = folder / ".repair"
     shutil.rmtree(scratch, ignore_errors=True)
     (scratch / PARTS).mkdir(parents=True)
@@ -48,7 +48,7 @@ def repair(
         for part in parts:
             if sha256(part.shard) != damaged[part.shard.name].sha256:
                 raise UserError(
-                    f"{folder / part.shard.name}: can't be repaired, the archives now give other "
+                    f"{folder / part.shard.name}: can't be repaired, the source now gives other "
                     f"bytes; {again(folder)}"
                 )
         for part in parts:
@@ -57,6 +57,17 @@ def repair(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return sorted(damaged)
+
+
+def _list(description: Description, edition: Edition) -> Listing:
+    source = description.source
+    places = {name: Path(place) for name, place in description.places.items()}
+    if source["kind"] == "folder":
+        return list_folder(places["folder"], source["val_share"])
+    if source["kind"] == "webdataset":
+        return list_webdataset(places["folder"])
+    subset = Subset(source["classes"], source["images_per_class"])
+    return list_ilsvrc2012(Sources(**places), subset, edition)
 
 
 def _is_whole(folder: Path, file: File) -> bool:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from pipeline.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A plain file of an archive: its bytes are `size` bytes of `file` from `offset` on."""
 

@@ -1,11 +1,10 @@
 """WebDataset's shards as a source: SPLIT-*.tar with images and their labels as `KEY.cls`."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.description import ImageClass
-from pipeline.data.parts import Images
+from pipeline.data.parts import Images, Listing
 from pipeline.data.shards import is_key
 from pipeline.data.tar_listing import Member, list_members
 from pipeline.errors import UserError
@@ -16,18 +15,10 @@ _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 _MOST_CLASSES = 1_000_000
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The classes, named by their numbers, and the images of each split in the shards' order."""
-
-    classes: tuple[ImageClass, ...]
-    splits: dict[str, Images]
-    sizes: dict[str, int]
-
-
 def list_webdataset(folder: Path) -> Listing:
     """List the shards of `folder`; other members than images and labels are passed over.
 
+    Classes are named by their numbers.
     Raises `UserError` for a folder without shards, an archive that holds no plain files of safe
     names, and an image whose label is missing or is no number.
     """
@@ -41,7 +32,7 @@ def list_webdataset(folder: Path) -> Listing:
     highest = max(int(images.labels.max()) for images in splits.values())
     classes = tuple(ImageClass(number, str(number)) for number in range(highest + 1))
     sizes = {path.name: path.stat().st_size for paths in shards.values() for path in paths}
-    return Listing(classes, splits, sizes)
+    return Listing(classes, splits, {"shards": sizes})
 
 
 def _split(paths: list[Path]) -> Images:

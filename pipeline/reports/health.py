@@ -8,6 +8,8 @@ from rich.table import Table
 from pipeline.data.doctor import Health, SplitHealth
 from pipeline.reports.tables import titled_table
 
+_MODES = {"RGB": "colour", "L": "grey"}
+
 
 def health_table(health: Health) -> Table:
     """Return what was found, a column a split."""
@@ -37,6 +39,8 @@ def _facts(split: SplitHealth) -> Iterator[tuple[str, str]]:
     yield "images", f"{split.num_images:,}"
     yield "left out", f"{sum(split.left_out.values()):,}"
     yield "decoded just now", f"{split.num_decoded:,}"
+    for mode, count in split.modes.most_common():
+        yield f"decoded: {_MODES.get(mode, mode)}", f"{count:,}"
     yield "MB", f"{split.num_bytes / 1e6:,.1f}"
     if split.per_class.any():
         low, middle, high = np.quantile(split.per_class, [0, 0.5, 1])

@@ -18,6 +18,7 @@ SORTED = sorted(WNIDS)
 NUM_TRAIN = {"n02000000": 5, "n01440764": 7, "n15075141": 6, "n03000000": 5}
 VAL_IDS = (3, 1, 2, 4, 4, 2, 1, 3)
 NUM_TEST = 6
+NUM_INNER_SYNSETS = 860
 
 EDITION = Edition(
     num_classes=4,
@@ -52,7 +53,7 @@ def write_tar(file: Path | io.BytesIO, members: dict[str, bytes] | list[tuple[st
 
 
 def write_devkit(file: Path) -> None:
-    """Write the kit with its 1,860 kinds of rows in small: leaf synsets first, then inner ones."""
+    """Write the kit: leaf synsets by ILSVRC2012_ID, then the inner ones, which are no classes."""
     fields = ["ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children",
               "wordnet_height", "num_train_images"]  # fmt: skip
     rows = [
@@ -60,8 +61,8 @@ def write_devkit(file: Path) -> None:
         for number, wnid in enumerate(WNIDS, start=1)
     ]
     rows += [
-        (5, "n00001740", "entity", "all", 2, np.array([1, 2]), 2, 0),
-        (6, "n00002137", "abstraction", "some", 2, np.array([3, 4]), 1, 0),
+        (len(WNIDS) + number, f"n{1740 + number:08d}", "entity", "all", 2, np.array([1, 2]), 2, 0)
+        for number in range(1, NUM_INNER_SYNSETS + 1)
     ]
     synsets = np.array(rows, dtype=[(field, object) for field in fields]).reshape(-1, 1)
     meta = io.BytesIO()

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.data.doctor import Health, examine
 from pipeline.data.ilsvrc2012 import Sources, Subset
-from pipeline.data.prepare import prepare_ilsvrc2012
+from pipeline.data.prepare import prepare_folder, prepare_ilsvrc2012, prepare_webdataset
 from pipeline.data.repair import repair
 from pipeline.data.store import Store
 from pipeline.errors import UserError
@@ -83,13 +83,15 @@ def test_a_flipped_bit_is_found_and_its_image_named(store: Store) -> None:
 
 def test_what_was_left_out_and_treated_is_counted(sources: Sources, tmp_path: Path) -> None:
     images = train_images()
-    first, second, *_ = images[SORTED[0]]
+    first, second, third, *_ = images[SORTED[0]]
+    images[SORTED[0]][third] = jpeg(next(photographs(1)).convert("L"))
     images[SORTED[0]][first] = b""
     images[SORTED[0]][second] = jpeg(next(photographs(1)).convert("CMYK"))
     write_train(tmp_path / "train.tar", images)
     train = health(packed(replace(sources, train=tmp_path / "train.tar"), tmp_path / "d")).splits[0]
     assert train.left_out == {"zero bytes": 1}
     assert train.treated == {"CMYK to RGB, PNG": 1}
+    assert train.modes == {"RGB": 21, "L": 1}
     assert (train.num_images, train.num_wrong) == (22, 0)
 
 
@@ -105,6 +107,23 @@ def test_damaged_and_missing_shards_are_repaired(store: Store) -> None:
     assert not (folder / ".repair").exists()
 
 
+def test_folders_and_webdataset_are_repaired_too(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number, photo in enumerate(photographs(4)):
+            (tmp_path / "images" / name / f"{number}.jpg").write_bytes(jpeg(photo))
+    to = tmp_path / "packed"
+    prepare_folder(
+        tmp_path / "images", to, "x", val_share=0.3, on_bad="stop", num_workers=0, progress=nothing
+    )
+    again = tmp_path / "again"
+    prepare_webdataset(to, again, "x", num_workers=0, progress=nothing)
+    for folder in (to, again):
+        flip(folder / "train-000000.tar", 700)
+        assert repair(folder, 0, nothing) == ["train-000000.tar"]
+        Store.open(folder).verify()
+
+
 def test_archives_that_changed_repair_nothing(store: Store, sources: Sources) -> None:
     folder = Path(str(store.folder))
     flip(folder / "train-000001.tar", 700)
@@ -112,7 +131,7 @@ def test_archives_that_changed_repair_nothing(store: Store, sources: Sources) ->
     images = train_images()
     write_train(sources.train, {wnid: dict(zip(each, reversed(each.values()), strict=True))
                                 for wnid, each in images.items()})  # fmt: skip
-    with pytest.raises(UserError, match="the archives now give other bytes"):
+    with pytest.raises(UserError, match="the source now gives other bytes"):
         repair(folder, 0, nothing, EDITION)
     assert (folder / "train-000001.tar").read_bytes() == before
 
@@ -122,7 +141,7 @@ def test_a_damaged_index_and_other_data_sets_are_not_repaired(store: Store, data
     flip(folder / "val.parquet", 100)
     with pytest.raises(UserError, match="the index is damaged"):
         repair(folder, 0, nothing, EDITION)
-    with pytest.raises(UserError, match="only ILSVRC-2012 can be repaired"):
+    with pytest.raises(UserError, match="was computed, from no files to go back to"):
         repair(data_dir / "digits", 0, nothing)
 
 

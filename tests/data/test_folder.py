@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.folder import Listing, list_folder
+from pipeline.data.folder import list_folder
+from pipeline.data.parts import Listing
 from pipeline.data.shards import is_key
 from pipeline.errors import UserError
 
@@ -25,7 +26,7 @@ def many(folder: Path, count: int = 40, classes: tuple[str, ...] = ("cat", "dog"
 
 
 def names(listing: Listing, split: str) -> set[str]:
-    return {file.key for file in listing.splits[split]}
+    return set(listing.splits[split].keys)
 
 
 def test_train_and_val_folders_are_the_splits(tmp_path: Path) -> None:
@@ -33,12 +34,10 @@ def test_train_and_val_folders_are_the_splits(tmp_path: Path) -> None:
     touch(tmp_path, "val/Cat/9.png", "test/dog/1.jpg", "README.txt", "train/labels.csv")
     listing = list_folder(tmp_path, 0.1)
     assert [(c.index, c.name) for c in listing.classes] == [(0, "Cat"), (1, "dog")]
-    assert [(file.key, file.label) for file in listing.splits["train"]] == [
-        ("Cat/1", 0),
-        ("dog/10", 1),
-        ("dog/2", 1),
-    ]
-    assert [file.key for file in listing.splits["val"]] == ["Cat/9", "dog/1"]
+    train = listing.splits["train"]
+    assert train.keys == ["Cat/1", "dog/10", "dog/2"]
+    assert train.labels.tolist() == [0, 1, 1]
+    assert listing.splits["val"].keys == ["Cat/9", "dog/1"]
 
 
 def test_a_share_is_held_out_of_each_class(tmp_path: Path) -> None:
@@ -47,7 +46,7 @@ def test_a_share_is_held_out_of_each_class(tmp_path: Path) -> None:
     assert len(listing.splits["train"]) + len(listing.splits["val"]) == 400
     assert not names(listing, "train") & names(listing, "val")
     for label in (0, 1):
-        assert 30 <= sum(file.label == label for file in listing.splits["val"]) <= 70
+        assert 30 <= (listing.splits["val"].labels == label).sum() <= 70
 
 
 def test_more_images_reshuffle_none(tmp_path: Path) -> None:
@@ -64,7 +63,7 @@ def test_every_class_is_in_both_splits(tmp_path: Path, val_share: float) -> None
     many(tmp_path, 3)
     listing = list_folder(tmp_path, val_share)
     for split in ("train", "val"):
-        assert {file.label for file in listing.splits[split]} == {0, 1}
+        assert set(listing.splits[split].labels.tolist()) == {0, 1}
 
 
 def test_keys_lose_their_dots_and_stay_apart(tmp_path: Path) -> None:
@@ -72,7 +71,8 @@ def test_keys_lose_their_dots_and_stay_apart(tmp_path: Path) -> None:
     for split in ("train", "val"):
         touch(tmp_path, *(f"{split}/{name}/a.b.jpg" for name in classes))
         touch(tmp_path, *(f"{split}/v1.0/{name}" for name in ("a.b.png", "a_b.jpg", "a_b_2.jpg")))
-    keys = {file.path.name: file.key for file in list_folder(tmp_path, 0.1).splits["train"][:4]}
+    images = list_folder(tmp_path, 0.1).splits["train"][:4]
+    keys = {Path(file).name: key for file, key in zip(images.files, images.keys, strict=True)}
     assert keys == {
         "a.b.jpg": "v1.0/a_b",
         "a.b.png": "v1.0/a_b_2",
@@ -89,10 +89,10 @@ def test_odd_names_make_good_keys(
     folder = touch(tmp_path_factory.mktemp("odd"), "x/first.jpg", "x/second.jpg")
     touch(folder, "y/first.jpg", "y/second.jpg", *(f"x/{stem}.jpg" for stem in stems))
     listing = list_folder(folder, 0.3)
-    files = [file for split in listing.splits.values() for file in split]
-    assert len(files) == 4 + sum(not stem.startswith(".") for stem in stems)
-    assert len({file.key for file in files}) == len(files)
-    assert all(is_key(file.key) for file in files)
+    keys = [key for split in listing.splits.values() for key in split.keys]
+    assert len(keys) == 4 + sum(not stem.startswith(".") for stem in stems)
+    assert len(set(keys)) == len(keys)
+    assert all(is_key(key) for key in keys)
 
 
 def test_hidden_files_are_left_out(tmp_path: Path) -> None:
@@ -109,21 +109,25 @@ def test_links_within_the_folder_are_followed(tmp_path: Path) -> None:
     assert sum(map(len, list_folder(tmp_path, 0.5).splits.values())) == 7
 
 
+def fingerprint(folder: Path) -> object:
+    return list_folder(folder, 0.1).identity["fingerprint"]
+
+
 def test_fingerprint_follows_names_sizes_and_times(tmp_path: Path) -> None:
     many(tmp_path, 5)
     path = tmp_path / "cat" / "1.jpg"
     os.utime(path, ns=(0, 10**18))
-    first = list_folder(tmp_path, 0.1).fingerprint
-    assert list_folder(tmp_path, 0.1).fingerprint == first
+    first = fingerprint(tmp_path)
+    assert fingerprint(tmp_path) == first
     os.utime(path, ns=(0, 10**18 + 1))
-    touched = list_folder(tmp_path, 0.1).fingerprint
+    touched = fingerprint(tmp_path)
     path.write_bytes(b"a longer image")
     os.utime(path, ns=(0, 10**18))
-    longer = list_folder(tmp_path, 0.1).fingerprint
+    longer = fingerprint(tmp_path)
     path.write_bytes(b"an image")
     path.rename(path.with_name("renamed.jpg"))
     os.utime(path.with_name("renamed.jpg"), ns=(0, 10**18))
-    renamed = list_folder(tmp_path, 0.1).fingerprint
+    renamed = fingerprint(tmp_path)
     assert len({first, touched, longer, renamed}) == 4
 
 

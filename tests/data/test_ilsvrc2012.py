@@ -217,7 +217,9 @@ def test_what_readers_disagree_on_is_treated_and_said(official: Sources, tmp_pat
             strict=True,
         )
     )
-    images[SORTED[0]][next(iter(images[SORTED[0]]))] = b""
+    empty, wide, *_ = images[SORTED[0]]
+    images[SORTED[0]][empty] = b""
+    images[SORTED[0]][wide] = jpeg(picture.resize((12_000, 40)))
     sources = replace(official, train=tmp_path / "train.tar")
     write_train(sources.train, images)
     prepared = prepare(sources, tmp_path / "data")
@@ -231,6 +233,7 @@ def test_what_readers_disagree_on_is_treated_and_said(official: Sources, tmp_pat
     assert prepared.num_quarantined == 2
     assert "zero bytes" in {row.status for row in rows.values()}
     split = prepared.store.split("train")
+    assert split.sizes[split.keys.index(wide.removesuffix(".JPEG"))].tolist() == [40, 12_000]
     shown = Image.open(io.BytesIO(split.encoded(split.keys.index(stems[0])).tobytes()))
     assert (shown.format, shown.mode, shown.size) == ("PNG", "RGB", picture.size)
 

@@ -4,6 +4,7 @@ import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,21 +49,20 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def prepare(
-    images: Path, to: str = "packed", val_share: float = 0.2, on_bad: str = "stop"
-) -> Prepared:
-    return prepare_folder(images, images.parent / to, "photos", val_share, on_bad, no_progress)
+def prepare(images: Path, name: str = "photos", **options: Any) -> Prepared:
+    settings = {"val_share": 0.2, "on_bad": "stop", "num_workers": 0, "progress": no_progress}
+    to = options.pop("to", images.parent / "packed")
+    return prepare_folder(images, to, name, **{**settings, **options})
 
 
 def test_a_folder_is_packed_as_it_is(images: Path) -> None:
     seen: list[tuple[int, int]] = []
-    prepared = prepare_folder(
-        images, images.parent / "packed", "photos", 0.2, "stop", lambda *done: seen.append(done)
-    )
+    prepared = prepare(images, progress=lambda *done: seen.append(done))
     store = prepared.store
     assert (store.name, prepared.already_there, prepared.num_quarantined) == ("photos", False, 0)
     assert [c.name for c in store.classes] == ["china", "flower"]
-    assert seen == [(i, 20) for i in range(1, 21)]
+    total = sum(path.stat().st_size for path in images.glob("*/*.jpg"))
+    assert (seen[0], seen[-1]) == ((0, total), (total, total))
     assert sum(len(store.split(name)) for name in store.split_names) == 20
     for name in store.split_names:
         split = store.split(name)
@@ -91,10 +91,7 @@ def change_an_image(images: Path) -> None:
     [
         lambda images: (change_an_image(images), prepare(images)),
         lambda images: prepare(images, val_share=0.3),
-        lambda images: prepare(images, on_bad="quarantine"),
-        lambda images: prepare_folder(
-            images, images.parent / "packed", "other name", 0.2, "stop", no_progress
-        ),
+        lambda images: prepare(images, "other name"),
         lambda images: prepare_digits(images.parent / "packed", no_progress),
     ],
 )
@@ -142,13 +139,18 @@ def test_a_bad_image_stops_or_is_quarantined(
     (images / "china" / name).write_bytes(data)
     with pytest.raises(UserError, match=rf"china/{name}: .*{reason}.* --on-bad quarantine"):
         prepare(images)
-    assert sorted(path.name for path in images.parent.iterdir()) == ["images"]
+    assert sorted(path.name for path in images.parent.iterdir()) == [".packed.partial", "images"]
 
+    shard = images.parent / ".packed.partial" / "train-000000.tar"
+    packed = shard.stat().st_ino
     prepared = prepare(images, on_bad="quarantine")
+    assert (images.parent / "packed" / shard.name).stat().st_ino == packed  # what was done is kept
     assert prepared.num_quarantined == 1
     splits = [prepared.store.split(name) for name in prepared.store.split_names]
     assert sum(map(len, splits)) == 20
     assert not any(f"china/{Path(name).stem}" in split.keys for split in splits)
+    with pytest.raises(UserError, match="is there already, without 1 bad images; add --on-bad"):
+        prepare(images)
 
 
 def test_bad_images_of_both_splits_are_counted(images: Path) -> None:
@@ -207,7 +209,7 @@ def test_a_file_that_goes_away_is_not_called_a_bad_image(images: Path) -> None:
 
     to = images.parent / "packed"
     with pytest.raises(UserError, match=r"9.jpg: can't be read \(No such file or directory\)"):
-        prepare_folder(images, to, "photos", 0.2, "quarantine", remove)
+        prepare(images, on_bad="quarantine", progress=remove)
     assert not to.exists()
 
 
@@ -219,4 +221,4 @@ def test_on_bad_is_one_of_two(images: Path, on_bad: str) -> None:
 
 def test_the_images_folder_itself_is_no_place(images: Path) -> None:
     with pytest.raises(UserError, match="lies in the folder of images itself"):
-        prepare_folder(images, images / "packed", "photos", 0.2, "stop", no_progress)
+        prepare(images, to=images / "packed")

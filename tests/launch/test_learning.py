@@ -137,7 +137,15 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     file.parent.mkdir(parents=True, exist_ok=True)
                     crop.save(file, quality=90)
     target = tmp_path_factory.mktemp("data")
-    prepare_folder(folder, target / "crops", "crops", 0.1, "stop", lambda done, total: None)
+    prepare_folder(
+        folder,
+        target / "crops",
+        "crops",
+        val_share=0.1,
+        on_bad="stop",
+        num_workers=0,
+        progress=lambda done, total: None,
+    )
     return target
 
 
