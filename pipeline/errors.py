@@ -21,6 +21,9 @@ class WorkerFailedError(Exception):
 
 
 class InterruptedByUserError(Exception):
-    """Ctrl-C, after the work has been put in order; the message says how to go on."""
+    """Ctrl-C or a scheduler's signal, after the work has been put in order.
+
+    The message says how to go on.
+    """
 
     exit_code = 130

@@ -60,10 +60,11 @@ def run_training(
         record = _start_run(folder, before, recipe, cluster, store, start)
         start_file = start.file if start else None
         job = Job(recipe, cluster, folder, uri, record.tracking_run_id, start_file)
+        folder.stop_request.unlink(missing_ok=True)  # of an earlier training
         with _concluded(uri, record.tracking_run_id):
             with runs.system_metrics(uri, record.tracking_run_id), Display(console) as display:
                 display.show(Note(f"run {folder.name} in {folder.path}"))
-                counts = run_on_workers(train, job, display.show)
+                counts = run_on_workers(train, job, display.show, stops_on_request=True)
             runs.log_files(uri, record.tracking_run_id, [folder.recipe_file, folder.weights])
             models.log_model(uri, record.tracking_run_id, recipe, folder.weights)
     return Outcome(folder, record, counts)
@@ -144,7 +145,10 @@ def _concluded(uri: str, run_id: str) -> Iterator[None]:
     try:
         yield
         status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):  # Ray turns the first into the second
+    except InterruptedByUserError:
+        status = "KILLED"
+        raise
+    except (KeyboardInterrupt, SystemExit):  # while Ray starts it turns signals into the second
         status = "KILLED"
         raise InterruptedByUserError(
             "interrupted; the same command goes on from the last checkpoint"

@@ -6,7 +6,8 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,8 +15,14 @@ import torch
 
 from pipeline.cluster import Workers
 from pipeline.distributed import Worker
-from pipeline.errors import TrainingStoppedError, UserError, WorkerFailedError
-from pipeline.launch.events import Event, Report
+from pipeline.errors import (
+    InterruptedByUserError,
+    TrainingStoppedError,
+    UserError,
+    WorkerFailedError,
+)
+from pipeline.launch.events import Event, Note, Report
+from pipeline.launch.stopping import asking_on_signals
 from pipeline.launch.worker import Job
 
 if TYPE_CHECKING:
@@ -30,25 +37,41 @@ _RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one actor less to start
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES to the user
 }
+# What all workers raise at the same step, so that none is to be tried again.
+_ENDS = (TrainingStoppedError, InterruptedByUserError)
+
 # Before Ray is imported, which functions do. What the user has set stays.
 os.environ.update(_RAY_ENVIRONMENT | os.environ)
 
 
 def run_on_workers(
-    function: Callable[[Job, Worker, Report], Result], job: Job, show: Report
+    function: Callable[[Job, Worker, Report], Result],
+    job: Job,
+    show: Report,
+    *,
+    stops_on_request: bool = False,
 ) -> Result:
     """Call `function` on every worker of the job's cluster and return what rank 0 returned.
 
     Events of the workers reach `show` in this process. A `UserError` of a worker is raised again
     here. Any other failure of a worker leaves its traceback in the run's folder and becomes a
-    `WorkerFailedError` that names the file.
+    `WorkerFailedError` that names the file. A function that `stops_on_request` is asked to by
+    signals (`pipeline.launch.stopping`); it raises `InterruptedByUserError` when it did.
     """
     workers = job.cluster.workers
+
+    def asking() -> AbstractContextManager[None]:
+        if not stops_on_request:
+            return nullcontext()
+        return asking_on_signals(job.folder.stop_request, lambda text: show(Note(text)))
+
     if workers.count == 0:
-        return _in_this_process(function, job, show)
+        with asking():
+            return _in_this_process(function, job, show)
     with _ray(workers.ray_address), _mailbox(show) as mailbox:
         _refuse_too_few(workers)
-        return _fit(function, job, mailbox)
+        with asking():  # Ray catches signals while it starts
+            return _fit(function, job, mailbox)
 
 
 def _in_this_process(
@@ -108,12 +131,29 @@ def _fit(
             ),
         )
         try:
-            returned = trainer.fit().return_value
+            returned = _in_a_thread(lambda: trainer.fit().return_value)
         except train.TrainingFailedError as error:
             raise _explained(error, job) from None
-    if isinstance(returned, TrainingStoppedError):
+    if isinstance(returned, _ENDS):
         raise returned
     return returned
+
+
+def _in_a_thread(function: Callable[[], Result]) -> Result:
+    """Call `function` while this thread hears signals, which Ray would take for itself."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    # A daemon: when Ctrl-C ends the waiting, nobody waits for it.
+    threading.Thread(target=run, name="fit", daemon=True).start()
+    while not future.done():
+        wait([future], timeout=0.2)
+    return future.result()
 
 
 def _credentials() -> dict[str, str]:
@@ -126,7 +166,7 @@ def _enter(
     job: Job,
     mailbox: "ActorHandle[Any]",
     environment: dict[str, str],
-) -> Result | TrainingStoppedError:
+) -> Result | Exception:
     """Be one worker of Ray Train: the only code that asks Ray who it is."""
     os.environ.update(environment)
     from ray import train
@@ -140,7 +180,7 @@ def _enter(
 
     try:
         return function(job, worker, report)
-    except TrainingStoppedError as error:
+    except _ENDS as error:
         return error  # Ray would try what is raised again
 
 

@@ -8,6 +8,7 @@ metrics.jsonl         every metric, whether the tracking server was there or not
 weights.safetensors   the final weights; their presence means that the training is done
 comparison.md         the result beside the published ones
 errors.log            the workers' traceback, where one failed
+stop                  asks the training to stop after its next step (pipeline.launch.stopping)
 """
 
 import json
@@ -66,6 +67,10 @@ class RunFolder:
     @property
     def errors(self) -> Path:
         return self.path / "errors.log"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.path / "stop"
 
     @property
     def is_trained(self) -> bool:

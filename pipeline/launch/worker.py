@@ -1,5 +1,6 @@
 """One worker of a job: builds every part from the recipe, runs the epochs."""
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from pipeline.data.stage import stage
 from pipeline.data.store import Store, store_folder
 from pipeline.data.views import fill_of
 from pipeline.distributed import Worker, average_buffers, same_on_all_workers
+from pipeline.errors import InterruptedByUserError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Note, Report
 from pipeline.launch.meter import Meter
 from pipeline.launch.run_folder import RunFolder
+from pipeline.launch.stopping import StopVote
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
@@ -80,51 +83,73 @@ class Position:
 def train(job: Job, worker: Worker, report: Report) -> Counts:
     """Train from wherever the run's folder says, to the end; return the last evaluation.
 
-    A collective call: every worker of the job makes it, and all return the same counts.
+    A collective call: every worker of the job makes it, and all return the same counts, or raise
+    `InterruptedByUserError` at the same step, once that is saved.
     """
-    recipe, saving = job.recipe, job.cluster.saving
-    dealing = job.dealing(worker)
+    recipe = job.recipe
     model = make_model(job, worker)
     if job.start:
         model.start_from(read_weights(job.start))
     optimizer = build_optimizer(recipe.optimizer, model)
-    schedule = Schedule(recipe.schedule, recipe.epochs)
     average = build_average(recipe.averaging, model)
     position = restore(job, model, average, optimizer, worker, report)
-    final = average.module if average else model
-    parallel = in_parallel(model, worker)
-    tracker = open_tracker(job, worker, report)
-    meter = Meter(recipe, dealing.num_steps, worker, report, tracker)
-    watch = LossWatch(recipe, model.when_flat)
-    batches = training_batches(job, dealing, position, worker)
-    counts = None
-    for epoch in range(position.epoch, recipe.epochs):
-        for outcome in train_epoch(
-            recipe, parallel, optimizer, schedule, position.plateau,
-            batches, dealing, worker, epoch, position.step,
-        ):  # fmt: skip
-            meter.add(outcome)
-            if average:
-                average.update_parameters(model)
-            done = outcome.step + 1
-            if done % saving.log_every_steps == 0 or done == dealing.num_steps:
-                watch.observe(epoch * dealing.num_steps + done, meter.report_steps().loss)
-            every = saving.checkpoint_every_steps
-            if every and done % every == 0 and done < dealing.num_steps:
-                position = Position(epoch, done, position.plateau)
-                save(job, model, average, optimizer, position, worker)
-        average_buffers(final, worker)
-        counts = test(job, final, worker)
-        meter.report_evaluation(epoch + 1, counts)
-        position = Position(epoch + 1, 0, schedule.observe(position.plateau, counts.top1_error))
-        save(job, model, average, optimizer, position, worker)
-    batches.close()
-    if counts is None:  # stopped between the last checkpoint and the weights
-        counts = test(job, final, worker)
-        meter.report_evaluation(recipe.epochs, counts)
-    tracker.close()
+    with closing(open_tracker(job, worker, report)) as tracker:
+        meter = Meter(recipe, job.dealing(worker).num_steps, worker, report, tracker)
+        final = average.module if average else model
+        counts = _epochs(job, model, average, optimizer, position, worker, meter)
+        if counts is None:  # stopped between the last checkpoint and the weights
+            counts = test(job, final, worker)
+            meter.report_evaluation(recipe.epochs, counts)
     if worker.is_first:
         save_weights(final, job.folder)
+    return counts
+
+
+def _epochs(
+    job: Job,
+    model: ImageClassifier,
+    average: AveragedModel | None,
+    optimizer: Optimizer,
+    position: Position,
+    worker: Worker,
+    meter: Meter,
+) -> Counts | None:
+    """Train from `position` to the end; return the last evaluation, if there is anything to do."""
+    recipe, saving, dealing = job.recipe, job.cluster.saving, job.dealing(worker)
+    schedule = Schedule(recipe.schedule, recipe.epochs)
+    watch = LossWatch(recipe, model.when_flat)
+    parallel = in_parallel(model, worker)
+    final = average.module if average else model
+    counts = None
+    stop = StopVote(job.folder.stop_request, worker)
+    with closing(training_batches(job, dealing, position, worker)) as batches:
+        for epoch in range(position.epoch, recipe.epochs):
+            for outcome in train_epoch(
+                recipe, parallel, optimizer, schedule, position.plateau,
+                batches, dealing, worker, epoch, position.step,
+            ):  # fmt: skip
+                meter.add(outcome)
+                if average:
+                    average.update_parameters(model)
+                done, stops = outcome.step + 1, stop.is_agreed()
+                if done % saving.log_every_steps == 0 or done == dealing.num_steps or stops:
+                    watch.observe(epoch * dealing.num_steps + done, meter.report_steps().loss)
+                every = saving.checkpoint_every_steps
+                if stops or (every and done % every == 0 and done < dealing.num_steps):
+                    position = Position(epoch, done, position.plateau)
+                    save(job, model, average, optimizer, position, worker)
+                if stops:
+                    stop.end()
+                    raise InterruptedByUserError(
+                        f"stopped as asked, after {epoch} epochs and {done} steps; the same "
+                        "command goes on from there"
+                    )
+            average_buffers(final, worker)
+            counts = test(job, final, worker)
+            meter.report_evaluation(epoch + 1, counts)
+            position = Position(epoch + 1, 0, schedule.observe(position.plateau, counts.top1_error))
+            save(job, model, average, optimizer, position, worker)
+    stop.end()
     return counts
 
 
@@ -133,12 +158,11 @@ def evaluate_run(job: Job, worker: Worker, report: Report) -> Counts:
     model = make_model(job, worker)
     model.load_state_dict(load_file(job.folder.weights, device=str(worker.device)))
     counts = test(job, model, worker)
-    tracker = open_tracker(job, worker, report)
     # The number of steps does not depend on the workers, which here need not divide a batch.
     num_steps = job.dealing(replace(worker, world_size=1)).num_steps
-    meter = Meter(job.recipe, num_steps, worker, report, tracker)
-    meter.report_evaluation(job.recipe.epochs, counts)
-    tracker.close()
+    with closing(open_tracker(job, worker, report)) as tracker:
+        meter = Meter(job.recipe, num_steps, worker, report, tracker)
+        meter.report_evaluation(job.recipe.epochs, counts)
     return counts
 
 

@@ -138,7 +138,7 @@ def test_ctrl_c_then_the_same_command_goes_on_to_the_end(workspace: Path) -> Non
             break
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert errors.strip().splitlines()[-1].startswith("ilsvrc: interrupted")
+    assert errors.strip().splitlines()[-1].startswith("ilsvrc: stopped as asked, after")
     uri = f"sqlite:///{workspace}/mlflow.db"
     assert [run.status for run in evaluated_runs(uri, "ilsvrc")] == ["KILLED"]
     _await_end_of_children(process.pid)
@@ -156,6 +156,33 @@ def test_ctrl_c_then_the_same_command_goes_on_to_the_end(workspace: Path) -> Non
     assert run.metrics["eval/val/whole/images"] == 899
 
 
+def test_ctrl_c_twice_ends_even_what_hangs(workspace: Path) -> None:
+    command = [str(ILSVRC), "train", "smoke", "--run", "mine", "--set", "epochs=60"]
+    process = subprocess.Popen(
+        command, cwd=workspace, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1/60"):
+            break
+    hung, _ = [one for one in psutil.process_iter() if _is_worker_of(one, process.pid)]
+    hung.suspend()
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(2)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "SIGINT: stopping after this step, with a checkpoint; once more stops at once" in output
+    assert errors.strip().splitlines()[-1].startswith("ilsvrc: interrupted")
+    _await_end_of_children(process.pid)
+
+
+def _is_worker_of(process: psutil.Process, group: int) -> bool:
+    return _session_of(process) == group and "RayTrainWorker" in " ".join(process.cmdline())
+
+
 def _await_end_of_children(group: int) -> None:
     """Ray's last processes follow their driver within seconds."""
     deadline = time.monotonic() + 60
@@ -164,6 +191,7 @@ def _await_end_of_children(group: int) -> None:
         if not left:
             return
         time.sleep(0.2)
+    raise AssertionError(f"still there: {left}")
 
 
 def _session_of(process: psutil.Process) -> int:
