@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow check lint imports types benchmark clean
+.PHONY: help setup demo test test-slow soak check lint imports types benchmark clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test: $(READY)  ## Run the tests
 
 test-slow: $(READY)  ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
+
+soak: $(READY)  ## Inject 200 random faults into one training (hours); FAULTS and SEED choose others
+	ILSVRC_SOAK_FAULTS=$(or $(FAULTS),200) $(if $(SEED),ILSVRC_SOAK_SEED=$(SEED)) \
+		$(BIN)/python -m pytest -s tests/launch/test_soak.py
 
 lint: $(READY)  ## Check style and formatting
 	$(BIN)/ruff check .

@@ -142,6 +142,25 @@ def evaluate(
 
 
 @app.command()
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
+    step: Annotated[int, typer.Argument(metavar="STEP", help="As MLflow counts them, from 1.")],
+    on: ClusterName = "laptop",
+    set_: Assignments = None,
+) -> None:
+    """Run one step of a past training again, and show its loss, gradient and worst images."""
+    from pipeline.launch.driver import run_replay
+    from pipeline.launch.run_folder import find_run
+    from pipeline.reports.replay import replay_table
+
+    if others := _of_recipe(set_):
+        raise UserError(f"--set {others[0]}: a run keeps its recipe; set cluster.* only")
+    cluster = load_cluster(on, _of_cluster(set_))
+    replayed = run_replay(find_run(cluster.runs_dir, run), step, cluster, Console())
+    Console().print(replay_table(replayed))
+
+
+@app.command()
 def compare(
     on: ClusterName = "laptop",
     experiment: Annotated[

@@ -16,6 +16,7 @@ from pipeline.launch.display import Display
 from pipeline.launch.events import Note
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.preflight import EVALUATION, refuse_early
+from pipeline.launch.replay import replay
 from pipeline.launch.run_folder import RunFolder, RunRecord, name_run
 from pipeline.launch.starting import Start, find_start
 from pipeline.launch.worker import Job, evaluate_run, train
@@ -23,6 +24,7 @@ from pipeline.recipe import Recipe
 from pipeline.storage import write_whole
 from pipeline.tracking import models, runs
 from pipeline.tracking.environment import environment_tags
+from pipeline.training.sight import Replayed
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,22 @@ def run_evaluation(
     job = Job(recipe, cluster, folder, cluster.tracking.uri, record.tracking_run_id)
     with Display(console) as display:
         return run_on_workers(evaluate_run, job, display.show)
+
+
+def run_replay(folder: RunFolder, step: int, cluster: Cluster, console: Console) -> Replayed:
+    """Run step `step` of a run again, in this process; nothing is recorded."""
+    recipe, record = folder.recipe(), folder.record()
+    if record is None:
+        raise UserError(f"run '{folder.name}' never started; there is nothing to run again")
+    store = Store.open(store_folder(cluster, recipe.data.name))
+    _refuse_other_data(folder, record, store)
+    alone = cluster.workers.model_copy(update={"count": 0})
+    cluster = cluster.model_copy(update={"workers": alone})
+    job = Job(recipe, cluster, folder, cluster.tracking.uri, record.tracking_run_id)
+    with Display(console) as display:
+        return run_on_workers(
+            lambda job, worker, report: replay(job, step, worker, report), job, display.show
+        )
 
 
 def _start_run(

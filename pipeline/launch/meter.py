@@ -3,8 +3,10 @@
 import time
 
 import torch
+from torch import Tensor
 
 from pipeline.distributed import Worker, sum_over_workers
+from pipeline.errors import TrainingStoppedError
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.protocols import protocol_name
 from pipeline.launch.events import Evaluated, Progress, Report
@@ -31,7 +33,10 @@ class Meter:
         self._outcomes.append(outcome)
 
     def report_steps(self) -> Progress:
-        """Report and track the steps that were added. A collective call."""
+        """Report and track the steps that were added. A collective call.
+
+        Raises `TrainingStoppedError` on all workers for the first step whose loss is no number.
+        """
         progress = self._progress()
         if self._worker.is_first:
             self._report(progress)
@@ -48,6 +53,17 @@ class Meter:
             )
         self._start()
         return progress
+
+    def _refuse_no_number(self, losses: Tensor) -> None:
+        bad = losses.isfinite().logical_not().nonzero()
+        if len(bad):
+            first = self._outcomes[int(bad[0])]
+            step = first.epoch * self._num_steps + first.step + 1
+            raise TrainingStoppedError(
+                f"the loss is {losses[bad[0]].item()} at step {step} (learning rate "
+                f"{first.learning_rate:.3g}); lower optimizer.learning_rate, or give it "
+                f"schedule.warmup_epochs; `ilsvrc replay` with this run and step shows its images"
+            )
 
     def report_evaluation(self, epoch: int, counts: Counts) -> None:
         """Report and track an evaluation after `epoch` epochs; comparison reads the counts."""
@@ -71,8 +87,11 @@ class Meter:
 
     def _progress(self) -> Progress:
         last = self._outcomes[-1]
-        sums = torch.stack([outcome.sums for outcome in self._outcomes]).sum(0)
-        loss, top1_hits, top5_hits, images = sum_over_workers(sums, self._worker).tolist()
+        steps = sum_over_workers(
+            torch.stack([outcome.sums for outcome in self._outcomes]), self._worker
+        )
+        self._refuse_no_number(steps[:, 0])
+        loss, top1_hits, top5_hits, images = steps.sum(0).tolist()
         seconds = time.perf_counter() - self._started
         return Progress(
             epoch=last.epoch,

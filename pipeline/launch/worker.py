@@ -132,10 +132,12 @@ def _epochs(
                 if average:
                     average.update_parameters(model)
                 done, stops = outcome.step + 1, stop.is_agreed()
-                if done % saving.log_every_steps == 0 or done == dealing.num_steps or stops:
+                every, is_last = saving.checkpoint_every_steps, done == dealing.num_steps
+                saves = stops or (every and done % every == 0 and not is_last)
+                # What is saved has had its loss looked at.
+                if done % saving.log_every_steps == 0 or is_last or saves:
                     watch.observe(epoch * dealing.num_steps + done, meter.report_steps().loss)
-                every = saving.checkpoint_every_steps
-                if stops or (every and done % every == 0 and done < dealing.num_steps):
+                if saves:
                     position = Position(epoch, done, position.plateau)
                     save(job, model, average, optimizer, position, worker)
                 if stops:
@@ -245,11 +247,17 @@ def restore(
     optimizer: Optimizer,
     worker: Worker,
     report: Report,
+    before: tuple[int, int] | None = None,
 ) -> Position:
-    """Load the newest whole checkpoint of the run, if there is one. A collective call."""
+    """Load the newest whole checkpoint of the run, if there is one. A collective call.
+
+    With `before`, an (epoch, step), one that leaves that step still to be done.
+    """
     folder = job.folder.checkpoints
     # The first worker chooses, so that all start from the same file.
-    newest = newest_checkpoint(folder, lambda text: report(Note(text))) if worker.is_first else None
+    newest = None
+    if worker.is_first:
+        newest = newest_checkpoint(folder, lambda text: report(Note(text)), before)
     name = same_on_all_workers(newest.name if newest else None, worker)
     if name is None:
         return Position(0, 0, PlateauState())

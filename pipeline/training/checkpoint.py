@@ -68,11 +68,18 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=position, reverse=True)
 
 
-def newest_checkpoint(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """Return the newest checkpoint that is whole; a damaged one is named to `warn` and passed."""
+def newest_checkpoint(
+    folder: Path, warn: Callable[[str], None], before: tuple[int, int] | None = None
+) -> Path | None:
+    """Return the newest checkpoint that is whole; a damaged one is named to `warn` and passed.
+
+    With `before`, an (epoch, step), one that leaves that step still to be done.
+    """
     for path in checkpoints(folder):
         match = _NAME.fullmatch(path.name)
         assert match
+        if before and (int(match[1]), int(match[2])) > before:
+            continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest.startswith(match[3]):

@@ -10,8 +10,8 @@ class LossWatch:
     """Looks at the mean loss between two reports; raises when going on makes no sense.
 
     A network that guesses every class alike has a loss of ln(classes). One whose loss has not come
-    1 % below that within the first `recipe.flat_loss_steps` steps is stopped, and so is any whose
-    loss is no number. All workers see the same loss, so that all stop together.
+    1 % below that within the first `recipe.flat_loss_steps` steps is stopped. All workers see the
+    same loss, so that all stop together.
     """
 
     def __init__(self, recipe: Recipe, hint: str) -> None:
@@ -23,11 +23,6 @@ class LossWatch:
 
     def observe(self, steps: int, loss: float) -> None:
         """Take the mean `loss` of the last steps, `steps` after the start of the training."""
-        if not math.isfinite(loss):
-            raise TrainingStoppedError(
-                f"the loss of {self._network} is {loss} after {steps:,} steps; lower "
-                f"optimizer.learning_rate, or give it schedule.warmup_epochs"
-            )
         self._has_learnt |= loss < 0.99 * self._chance
         if self._limit and steps >= self._limit and not self._has_learnt:
             raise TrainingStoppedError(

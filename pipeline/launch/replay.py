@@ -1,0 +1,54 @@
+"""Runs one step of a past training again, alone, to see what was in it.
+
+The order of images, their crops and what dropout drops are functions of the position, so that the
+newest checkpoint before a step is all it takes to be there again.
+"""
+
+from pipeline.distributed import Worker
+from pipeline.errors import UserError
+from pipeline.launch.events import Report
+from pipeline.launch.worker import Job, make_model, restore, training_batches
+from pipeline.training.averaging import build_average
+from pipeline.training.loop import train_epoch
+from pipeline.training.optimizer import build_optimizer
+from pipeline.training.schedule import Schedule
+from pipeline.training.sight import Replayed, Sight
+
+
+def replay(job: Job, step: int, worker: Worker, report: Report) -> Replayed:
+    """Repeat step `step`, from 1 as it is tracked, from the newest checkpoint of its epoch.
+
+    One process does the work of all workers, with the same micro-batches. Nothing is written.
+    Raises `UserError` when the run has no such step, or no checkpoint that leads to it.
+    """
+    recipe, dealing = job.recipe, job.dealing(worker)
+    epoch, number = divmod(step - 1, dealing.num_steps)
+    if not 0 <= epoch < recipe.epochs:
+        last = recipe.epochs * dealing.num_steps
+        raise UserError(f"step {step}: run '{job.folder.name}' has the steps 1 to {last}")
+    model = make_model(job, worker)
+    optimizer = build_optimizer(recipe.optimizer, model)
+    average = build_average(recipe.averaging, model)
+    position = restore(job, model, average, optimizer, worker, report, before=(epoch, number))
+    if position.epoch != epoch:
+        raise UserError(
+            f"step {step}: no checkpoint of run '{job.folder.name}' leads to it any more; keep "
+            "more with --set cluster.saving.checkpoints_to_keep=N"
+        )
+    store = job.store()
+    split = store.split(recipe.data.train_split)
+    sight = Sight(model, optimizer, training_batches(job, dealing, position, worker))
+    for outcome in train_epoch(
+        recipe, model, optimizer, Schedule(recipe.schedule, recipe.epochs), position.plateau,
+        sight, dealing, worker, epoch, position.step,
+    ):  # fmt: skip
+        if outcome.step == number:
+            break
+        sight.forget()
+    return Replayed(
+        step=step,
+        learning_rate=outcome.learning_rate,
+        loss=float(outcome.sums[0] / outcome.sums[3]),
+        gradient_norm=sight.gradient_norm,
+        images=sight.images(split.keys, [each.name for each in store.classes]),
+    )
