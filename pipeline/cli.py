@@ -151,13 +151,15 @@ def replay(
     """Run one step of a past training again, and show its loss, gradient and worst images."""
     from pipeline.launch.driver import run_replay
     from pipeline.launch.run_folder import find_run
-    from pipeline.reports.replay import replay_table
+    from pipeline.reports.replay import replay_line, replay_table
 
     if others := _of_recipe(set_):
         raise UserError(f"--set {others[0]}: a run keeps its recipe; set cluster.* only")
     cluster = load_cluster(on, _of_cluster(set_))
     replayed = run_replay(find_run(cluster.runs_dir, run), step, cluster, Console())
-    Console().print(replay_table(replayed))
+    console = Console()
+    say(console, replay_line(replayed))
+    console.print(replay_table(replayed))
 
 
 @app.command()

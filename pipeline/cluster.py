@@ -25,13 +25,15 @@ class Workers(Section):
     """How many workers, and what each one gets.
 
     `count: 0` runs the one worker inside the command's own process, without Ray: for tests,
-    debuggers and quick looks.
+    debuggers and quick looks. Workers that take no batch for `hang_seconds` are ended, which is a
+    failure as any other: `max_failures` of them are followed by a new start from the checkpoint.
     """
 
     count: NonNegativeInt
     device: Literal["cpu", "gpu"]
     cpus: PositiveInt = 1
     max_failures: NonNegativeInt = 0
+    hang_seconds: PositiveFloat = 300
     ray_address: str = "local"
 
     @property

@@ -8,6 +8,7 @@ metrics.jsonl         every metric, whether the tracking server was there or not
 weights.safetensors   the final weights; their presence means that the training is done
 comparison.md         the result beside the published ones
 errors.log            the workers' traceback, where one failed
+stacks-of-worker-N.txt  what a worker that hung was doing (pipeline.launch.watchdog)
 stop                  asks the training to stop after its next step (pipeline.launch.stopping)
 """
 

@@ -1,6 +1,8 @@
 """One worker of a job: builds every part from the recipe, runs the epochs."""
 
-from contextlib import closing
+import math
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from pipeline.launch.events import Note, Report
 from pipeline.launch.meter import Meter
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.stopping import StopVote
+from pipeline.launch.watchdog import Watchdog
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
@@ -93,12 +96,15 @@ def train(job: Job, worker: Worker, report: Report) -> Counts:
     optimizer = build_optimizer(recipe.optimizer, model)
     average = build_average(recipe.averaging, model)
     position = restore(job, model, average, optimizer, worker, report)
-    with closing(open_tracker(job, worker, report)) as tracker:
+    with (
+        closing(open_tracker(job, worker, report)) as tracker,
+        watching(job, worker, report) as watchdog,
+    ):
         meter = Meter(recipe, job.dealing(worker).num_steps, worker, report, tracker)
         final = average.module if average else model
-        counts = _epochs(job, model, average, optimizer, position, worker, meter)
+        counts = _epochs(job, model, average, optimizer, position, worker, meter, watchdog)
         if counts is None:  # stopped between the last checkpoint and the weights
-            counts = test(job, final, worker)
+            counts = test(job, final, worker, watchdog)
             meter.report_evaluation(recipe.epochs, counts)
     if worker.is_first:
         save_weights(final, job.folder)
@@ -113,6 +119,7 @@ def _epochs(
     position: Position,
     worker: Worker,
     meter: Meter,
+    watchdog: Watchdog,
 ) -> Counts | None:
     """Train from `position` to the end; return the last evaluation, if there is anything to do."""
     recipe, saving, dealing = job.recipe, job.cluster.saving, job.dealing(worker)
@@ -126,7 +133,7 @@ def _epochs(
         for epoch in range(position.epoch, recipe.epochs):
             for outcome in train_epoch(
                 recipe, parallel, optimizer, schedule, position.plateau,
-                batches, dealing, worker, epoch, position.step,
+                watchdog.counted(batches), dealing, worker, epoch, position.step,
             ):  # fmt: skip
                 meter.add(outcome)
                 if average:
@@ -147,7 +154,7 @@ def _epochs(
                         "command goes on from there"
                     )
             average_buffers(final, worker)
-            counts = test(job, final, worker)
+            counts = test(job, final, worker, watchdog)
             meter.report_evaluation(epoch + 1, counts)
             position = Position(epoch + 1, 0, schedule.observe(position.plateau, counts.top1_error))
             save(job, model, average, optimizer, position, worker)
@@ -159,7 +166,8 @@ def evaluate_run(job: Job, worker: Worker, report: Report) -> Counts:
     """Evaluate the final weights of a run on the test split of its recipe. A collective call."""
     model = make_model(job, worker)
     model.load_state_dict(load_file(job.folder.weights, device=str(worker.device)))
-    counts = test(job, model, worker)
+    with watching(job, worker, report) as watchdog:
+        counts = test(job, model, worker, watchdog)
     # The number of steps does not depend on the workers, which here need not divide a batch.
     num_steps = job.dealing(replace(worker, world_size=1)).num_steps
     with closing(open_tracker(job, worker, report)) as tracker:
@@ -202,7 +210,7 @@ def training_batches(job: Job, dealing: Dealing, position: Position, worker: Wor
     )
 
 
-def test(job: Job, model: nn.Module, worker: Worker) -> Counts:
+def test(job: Job, model: nn.Module, worker: Worker, watchdog: Watchdog) -> Counts:
     """Evaluate `model` on the whole test split by the recipe's protocol. A collective call."""
     recipe, loading = job.recipe, job.cluster.loading
     images = job.store().split(recipe.data.test_split)
@@ -224,9 +232,20 @@ def test(job: Job, model: nn.Module, worker: Worker) -> Counts:
         channels_last=job.cluster.channels_last,
     )
     try:
-        return evaluate(model, batches, len(images), worker, recipe.precision)
+        counted = watchdog.counted(batches)
+        return evaluate(model, counted, len(images), worker, recipe.precision)
     finally:
         batches.close()
+
+
+@contextmanager
+def watching(job: Job, worker: Worker, report: Report) -> Iterator[Watchdog]:
+    """Have a worker that hangs ended, unless it is the user's own command."""
+    workers = job.cluster.workers
+    patience = workers.hang_seconds if workers.count else math.inf
+    watchdog = Watchdog(job.folder.path, patience, worker, report)
+    with watchdog.watching():
+        yield watchdog
 
 
 def open_tracker(job: Job, worker: Worker, report: Report) -> SilentTracker:

@@ -8,14 +8,19 @@ from pipeline.training.sight import Replayed
 _MOST = 10
 
 
-def replay_table(replayed: Replayed) -> Table:
-    """Return the images of the step with the highest loss, under what the step was as a whole."""
-    table = titled_table(
+def replay_line(replayed: Replayed) -> str:
+    """Return what the step was as a whole."""
+    return (
         f"step {replayed.step}: loss {replayed.loss:.4g}, gradient norm "
         f"{replayed.gradient_norm:.4g}, learning rate {replayed.learning_rate:.3g}, "
         f"{len(replayed.images):,} images"
     )
-    table.add_column(f"worst {min(_MOST, len(replayed.images))} images")
+
+
+def replay_table(replayed: Replayed) -> Table:
+    """Return the images of the step with the highest loss."""
+    table = titled_table("worst images")
+    table.add_column("image")
     table.add_column("class")
     table.add_column("loss", justify="right")
     for image in replayed.images[:_MOST]:

@@ -103,6 +103,34 @@ def test_a_killed_worker_is_replaced_and_nothing_is_tracked_twice(
     assert [metric.step for metric in history] == list(range(1, 76))
 
 
+def test_a_worker_that_hangs_is_ended_and_the_training_goes_on(
+    make_job: Callable[..., Job], ray_session: None
+) -> None:
+    job = make_job("workers.max_failures=1", "workers.hang_seconds=6", "saving.log_every_steps=1")
+    job = replace(job, recipe=load_recipe("smoke", ["epochs=5"]))
+    notes: list[str] = []
+
+    def suspend_one_in_the_second_epoch(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.text)
+        if isinstance(event, Progress) and (event.epoch, event.step) == (1, 1) and not notes:
+            workers = [
+                child
+                for child in psutil.Process().children(recursive=True)
+                if "RayTrainWorker" in " ".join(child.cmdline())
+            ]
+            workers[-1].suspend()
+
+    counts = run_on_workers(train, job, suspend_one_in_the_second_epoch)
+    assert counts.images == 899
+    ended, again = notes
+    match = re.match(r"worker ([01]) took no batch for 6 s, \d+ before; it is", ended)
+    assert match
+    assert re.match(r"goes on after [1-4] epochs", again)
+    stacks = (job.folder.path / f"stacks-of-worker-{match[1]}.txt").read_text()
+    assert "train_epoch" in stacks
+
+
 def test_a_rotten_image_is_named(make_job: Callable[..., Job], tmp_path: Path) -> None:
     job = make_job("workers.count=0")
     rotten = tmp_path / "data"
