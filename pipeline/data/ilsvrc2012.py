@@ -93,7 +93,7 @@ def list_ilsvrc2012(sources: Sources, subset: Subset, edition: Edition = ILSVRC2
     if sources.test and not subset.is_whole:
         raise UserError("--test: a subset has no test images, whose classes nobody knows")
     splits = {
-        "train": _train(sources.train, classes, subset),
+        "train": list_train(sources.train, classes, subset),
         "val": _val(sources.val, kit, len(classes), subset),
     }
     if sources.test:
@@ -130,7 +130,11 @@ def _md5(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _train(place: Path, classes: tuple[ImageClass, ...], subset: Subset) -> Images:
+def list_train(place: Path, classes: tuple[ImageClass, ...], subset: Subset = WHOLE) -> Images:
+    """List the training images of `classes` in their archive, or in the folder it was unpacked to.
+
+    Raises `UserError` as `list_ilsvrc2012` does.
+    """
     inner = {} if place.is_dir() else {m.name: m for m in list_members(place, _SYNSET)}
     chosen: list[Images] = []
     for each in classes:

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from pipeline.errors import UserError
@@ -29,6 +30,13 @@ def run_all(
             function(item)
             finished(number)
         return
+    with processes(num_workers):
+        _run_on_ray(function, items, num_workers, finished)
+
+
+@contextmanager
+def processes(num_workers: int) -> Iterator[None]:
+    """Have Ray up, for `num_workers` at a time; one that is up before is left up."""
     import ray
 
     was_up = ray.is_initialized()
@@ -37,7 +45,7 @@ def run_all(
         cpus = {"num_cpus": num_workers} if address == "local" else {}
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **cpus)
     try:
-        _run_on_ray(function, items, num_workers, finished)
+        yield
     finally:
         if not was_up:
             ray.shutdown()
