@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline.cli_console import progress, say, transfer
+from pipeline.cli_console import progress, say, transfer, transfers
 from pipeline.cluster import as_folder
 
 if TYPE_CHECKING:
@@ -145,15 +145,15 @@ def ilsvrc2012(
     from pipeline.data.ilsvrc2012 import Sources, Subset
     from pipeline.data.prepare import prepare_ilsvrc2012
 
-    with transfer("packing") as show:
+    with transfers("listing", "comparing MD5 sums", "packing") as (_, compare, pack):
         prepared = prepare_ilsvrc2012(
             Sources(train.absolute(), val.absolute(), devkit.absolute(), test and test.absolute()),
             to or Path("data/ilsvrc2012"),
             subset=Subset(classes, images_per_class),
             shrinking=Shrinking(shorter_side, quality) if shorter_side else None,
-            checksum=checksum,
+            checking=compare if checksum else None,
             num_workers=_workers(workers),
-            progress=show,
+            progress=pack,
         )
     _say_prepared(prepared)
 

@@ -1,5 +1,6 @@
 """ILSVRC-2012 in small: what is packed, what is refused, and that a kill changes nothing."""
 
+import hashlib
 import io
 import random
 import signal
@@ -50,7 +51,7 @@ def prepare(sources: Sources, to: Path, **options: Any) -> Prepared:
         "num_workers": 0,
         "progress": lambda done, total: None,
         "edition": EDITION,
-        "checksum": False,
+        "checking": None,
     }
     return prepare_ilsvrc2012(sources, to, **{**settings, **options})
 
@@ -137,7 +138,7 @@ folder, to = map(pathlib.Path, sys.argv[1:3])
 sources = Sources(*(folder / name for name in sys.argv[4:]))
 def progress(done, total):
     print(done, total, flush=True)
-prepare_ilsvrc2012(sources, to, checksum=False, num_workers=0, progress=progress,
+prepare_ilsvrc2012(sources, to, checking=None, num_workers=0, progress=progress,
                    edition=EDITION, part_bytes=20_000)
 """
 SMALL = {"part_bytes": 20_000}
@@ -356,6 +357,20 @@ def test_the_labels_of_another_edition_are_refused(official: Sources, tmp_path: 
     other = replace(EDITION, first_val_labels=(65, 970, 230))
     with pytest.raises(UserError, match=r"first images have labels \(3, 1, 0\), expected \(65"):
         prepare(official, tmp_path / "data", edition=other)
+
+
+def test_sums_are_compared_before_anything_is_packed(official: Sources, tmp_path: Path) -> None:
+    archives = official.items()
+    sums = {name: hashlib.md5(path.read_bytes()).hexdigest() for name, path in archives.items()}
+    told: list[tuple[int, int]] = []
+    options = {"checking": lambda *numbers: told.append(numbers)}
+    other = replace(EDITION, md5=sums | {"val": "another"})
+    with pytest.raises(UserError, match=r"val\.tar: MD5 .*, the official archive has another"):
+        prepare(official, tmp_path / "data", edition=other, **options)
+    assert not list(tmp_path.rglob("*.tar"))
+    prepare(official, tmp_path / "data", edition=replace(EDITION, md5=sums), **options)
+    size = sum(path.stat().st_size for path in archives.values())
+    assert told[-1] == (size, size)
 
 
 def test_the_command_packs_a_subset_and_checks_sums(official: Sources, tmp_path: Path) -> None:
