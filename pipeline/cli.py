@@ -36,6 +36,7 @@ app.add_typer(cli_data.prepare, name="prepare")
 app.add_typer(cli_data.export, name="export")
 app.command()(cli_data.doctor)
 app.command()(cli_data.stage)
+app.command()(cli_data.benchmark_store)
 
 RecipeName = Annotated[
     str,

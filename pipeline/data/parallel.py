@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from pipeline.errors import UserError
@@ -29,8 +30,13 @@ def run_all(
             function(item)
             finished(number)
         return
-    with ray_session(os.environ.get("RAY_ADDRESS", LOCAL), num_cpus=num_workers):
+    with processes(num_workers):
         _run_on_ray(function, items, num_workers, finished)
+
+
+def processes(num_workers: int) -> AbstractContextManager[None]:
+    """Have Ray up, for `num_workers` at a time; one that is up before is left up."""
+    return ray_session(os.environ.get("RAY_ADDRESS", LOCAL), num_cpus=num_workers)
 
 
 def _run_on_ray(
