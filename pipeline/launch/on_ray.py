@@ -68,7 +68,7 @@ def run_on_workers(
     if workers.count == 0:
         with asking():
             return _in_this_process(function, job, show)
-    with _ray(workers.ray_address), _mailbox(show) as mailbox:
+    with joined_ray(workers.ray_address), _mailbox(show) as mailbox:
         _refuse_too_few(workers)
         with asking():  # Ray catches signals while it starts
             return _fit(function, job, mailbox)
@@ -115,7 +115,7 @@ def _fit(
     # Ray wants a place that all machines share; the run's folder is one.
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.folder.path) as scratch:
         trainer = TorchTrainer(
-            partial(_enter, function, job, mailbox, _credentials()),
+            partial(_enter, function, job, mailbox, credentials()),
             scaling_config=train.ScalingConfig(
                 num_workers=workers.count,
                 use_gpu=workers.device == "gpu",
@@ -156,8 +156,8 @@ def _in_a_thread(function: Callable[[], Result]) -> Result:
     return future.result()
 
 
-def _credentials() -> dict[str, str]:
-    # A Ray that was up before knows nothing of this process's environment.
+def credentials() -> dict[str, str]:
+    """Return what a Ray that was up before can't know of this process's environment."""
     return {key: value for key, value in os.environ.items() if key.startswith(("MLFLOW_", "AWS_"))}
 
 
@@ -223,7 +223,7 @@ def start_ray(address: str, num_cpus: int | None = None) -> None:
 
 
 @contextmanager
-def _ray(address: str) -> Iterator[None]:
+def joined_ray(address: str) -> Iterator[None]:
     """Have Ray up; one that was up before is used as it is and left running."""
     import ray
 

@@ -16,7 +16,7 @@ from pipeline.data.views import training_size
 from pipeline.errors import UserError
 from pipeline.planning.workload import checkpoint_bytes, model_on_paper, weight_bytes
 from pipeline.recipe import Recipe
-from pipeline.tracking.runs import check_reachable, is_file
+from pipeline.tracking.runs import check_recordable, is_file
 
 TRAINING = ("network", "data set", "batch", "machine", "storage", "tracking")
 EVALUATION = ("network", "data set", "machine", "tracking")
@@ -157,7 +157,7 @@ def _storage(on_disk: int, recipe: Recipe, cluster: Cluster) -> str:
             f"--set cluster.runs_dir=FOLDER"
         ) from None
     free = shutil.disk_usage(folder).free
-    needed = max(0, _bytes_needed(recipe, cluster) - on_disk)
+    needed = max(0, bytes_needed(recipe, cluster) - on_disk)
     if free < needed:
         raise UserError(
             f"{folder}: {_megabytes(free)} free, the checkpoints need {_megabytes(needed)}; free "
@@ -166,7 +166,8 @@ def _storage(on_disk: int, recipe: Recipe, cluster: Cluster) -> str:
     return f"{folder}, {_megabytes(free)} free, {_megabytes(needed)} needed"
 
 
-def _bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
+def bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
+    """Return how much room a run's checkpoints and weights take at most."""
     # One more is being written; then come the final weights.
     num_checkpoints = cluster.saving.checkpoints_to_keep + 1
     return num_checkpoints * checkpoint_bytes(recipe) + weight_bytes(recipe)
@@ -178,7 +179,7 @@ def _tracking(recipe: Recipe, cluster: Cluster) -> str:
             "several machines can't share a sqlite file; set MLFLOW_TRACKING_URI or "
             "cluster.tracking.uri to a tracking server"
         )
-    check_reachable(cluster.tracking.uri)
+    check_recordable(cluster.tracking.uri, cluster.tracking.experiment)
     return f"MLflow experiment '{cluster.tracking.experiment}'"
 
 
