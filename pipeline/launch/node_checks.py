@@ -52,7 +52,7 @@ class Node:
 
 def check_nodes(recipe: Recipe, cluster: Cluster) -> Iterator[Check]:
     """Look at every node of the cluster, and at the links between its workers; none raises."""
-    if cluster.workers.count == 0:
+    if cluster.workers.are_here:
         yield Check("nodes", True, "this process alone")
         return
     folder = cluster.runs_dir / f".check-{uuid4().hex[:8]}"
@@ -250,7 +250,7 @@ def _loader(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> tuple[list[s
     problems, most = [], 0
     for node in nodes:
         room = node.cpus // workers.cpus if on_cpu else node.gpus
-        here = min(workers.count, int(room))
+        here = min(workers.most, int(room))
         most = max(most, here)
         threads = here * loading.threads
         if threads > node.report.cpus:
@@ -283,9 +283,12 @@ LOOKS: dict[str, Look] = {
 def _all_reduce(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
     """Have the workers of a training add up gradients, and say how fast that went."""
     workers = cluster.workers
-    if workers.count == 1:
+    if workers.fewest == 1:
         return Check("all-reduce", True, "one worker has nothing to exchange")
-    brief = workers.model_copy(update={"max_failures": 0, "hang_seconds": 20})
+    brief = workers.model_copy(
+        update={"count": workers.fewest, "min": None, "max": None, "max_failures": 0}
+        | {"hang_seconds": 20}
+    )
     job = Job(recipe, cluster.model_copy(update={"workers": brief}), RunFolder(folder), "", "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -293,11 +296,11 @@ def _all_reduce(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
     except (UserError, WorkerFailedError, OSError) as error:
         return Check("all-reduce", False, str(error))
     # As NCCL's tests count: what each link carried, whatever the number of workers.
-    bandwidth = 2 * (workers.count - 1) / workers.count * size / seconds
+    bandwidth = 2 * (brief.fewest - 1) / brief.fewest * size / seconds
     return Check(
         "all-reduce",
         True,
-        f"{workers.count} workers, {size / 1e6:.3g} MB in {seconds * 1e3:,.1f} ms: "
+        f"{brief.fewest} workers, {size / 1e6:.3g} MB in {seconds * 1e3:,.1f} ms: "
         f"{bandwidth / 1e9:.2g} GB/s each",
     )
 

@@ -9,7 +9,7 @@ weights.safetensors   the final weights; their presence means that the training 
 comparison.md         the result beside the published ones
 errors.log            the workers' traceback, where one failed
 stacks-of-worker-N.txt  what a worker that hung was doing (pipeline.launch.watchdog)
-stop                  asks the training to stop after its next step (pipeline.launch.stopping)
+save, stop            ask for a checkpoint, or to stop, after the next step (pipeline.launch.asking)
 """
 
 import json
@@ -72,6 +72,10 @@ class RunFolder:
     @property
     def stop_request(self) -> Path:
         return self.path / "stop"
+
+    @property
+    def save_request(self) -> Path:
+        return self.path / "save"
 
     @property
     def is_trained(self) -> bool:

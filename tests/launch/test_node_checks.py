@@ -65,7 +65,8 @@ def strange_node(
     )
     deadline = time.monotonic() + 60
     while sum(node["Alive"] for node in ray.nodes()) < 2:
-        assert time.monotonic() < deadline and process.poll() is None
+        assert time.monotonic() < deadline
+        assert process.poll() is None
         time.sleep(0.2)
     yield
     os.killpg(process.pid, 9)
@@ -109,7 +110,7 @@ def node(name: str, **changes: object) -> Node:
         ("GPUs", {"num_gpus": 0, "driver_cuda": 0}, "the driver shows 0"),
         ("loader", {"cpus": 32}, "b: 8 workers load with 64 threads, it has 32 cores"),
         ("loader", {"free_memory": 10**6}, "b: loading takes 1.2 GB, 0.0 GB are free"),
-        ("shared storage", {"free_storage": 10**6}, "b: 1 MB free, the checkpoints need 920 MB"),
+        ("shared storage", {"free_storage": 10**6}, "b: 1 MB free, the checkpoints need 1,127 MB"),
         ("shared storage", {"storage_problem": "/r: can't be written"}, "b: /r: can't be written"),
         ("data everywhere", {"data_problem": "no data set there"}, "b: no data set there"),
         ("tracking server", {"tracking_problem": "is away"}, "b: is away"),
