@@ -35,7 +35,7 @@ def replay(job: Job, step: int, worker: Worker, report: Report) -> Replayed:
     store = job.store()
     split = store.split(recipe.data.train_split)
     sight = Sight(
-        learner.model, learner.optimizer, training_batches(job, dealing, position, worker)
+        learner.model, learner.optimizer, training_batches(job, dealing, position, worker, report)
     )
     for outcome in train_epoch(
         recipe, learner.model, learner.optimizer, Schedule(recipe.schedule, recipe.epochs),

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.cluster import Cluster
 from pipeline.data.loaders import Loader, build_loader, evaluation_plan, training_plan
 from pipeline.data.order import Dealing
+from pipeline.data.quarantine import Quarantine
 from pipeline.data.stage import stage
 from pipeline.data.store import Store, store_folder
 from pipeline.data.views import fill_of
@@ -30,7 +31,7 @@ from pipeline.launch.watchdog import Watchdog
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
-from pipeline.recipe import Recipe
+from pipeline.recipe import LeaveOut, Recipe
 from pipeline.storage import write_whole
 from pipeline.tracking.tracker import SilentTracker, build_tracker
 from pipeline.training.checkpoint import Retention, load_checkpoint, newest_checkpoint
@@ -84,7 +85,7 @@ def train(job: Job, worker: Worker, report: Report) -> Counts:
         watching(job, worker, report) as watchdog,
     ):
         meter = Meter(job.recipe, job.dealing(worker).num_steps, worker, report, tracker)
-        counts = _epochs(job, learner, position, worker, meter, writer, watchdog)
+        counts = _epochs(job, learner, position, worker, meter, writer, watchdog, report)
         if counts is None:  # stopped between the last checkpoint and the weights
             counts = test(job, learner.final, worker, watchdog)
             meter.report_evaluation(job.recipe.epochs, counts)
@@ -102,6 +103,7 @@ def _epochs(
     meter: Meter,
     writer: SilentWriter,
     watchdog: Watchdog,
+    report: Report,
 ) -> Counts | None:
     """Train from `position` to the end; return the last evaluation, if there is anything to do."""
     recipe, saving, dealing = job.recipe, job.cluster.saving, job.dealing(worker)
@@ -111,7 +113,7 @@ def _epochs(
     ballot = Ballot(job.folder, 60 * saving.checkpoint_minutes, worker)
 
     counts = None
-    with closing(training_batches(job, dealing, position, worker)) as batches:
+    with closing(training_batches(job, dealing, position, worker, report)) as batches:
         for epoch in range(position.epoch, recipe.epochs):
             for outcome in train_epoch(
                 recipe, parallel, learner.optimizer, schedule, position.plateau,
@@ -179,10 +181,17 @@ def in_parallel(model: nn.Module, worker: Worker) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
-def training_batches(job: Job, dealing: Dealing, position: Position, worker: Worker) -> Loader:
+def training_batches(
+    job: Job, dealing: Dealing, position: Position, worker: Worker, report: Report
+) -> Loader:
     """Load this worker's micro-batches from `position` to the end of the training."""
     recipe = job.recipe
     images = job.store().split(recipe.data.train_split)
+    quarantine, bad_images = None, recipe.data.bad_images
+    if isinstance(bad_images, LeaveOut):
+        quarantine = Quarantine(
+            job.folder.quarantined, images, bad_images.max_share, lambda text: report(Note(text))
+        )
     return build_loader(
         images,
         training_plan(recipe, images, dealing, worker.rank, position.epoch, position.step),
@@ -192,6 +201,7 @@ def training_batches(job: Job, dealing: Dealing, position: Position, worker: Wor
         max_batch_size=dealing.max_micro_batch_size,
         fill=fill_of(recipe.augmentation),
         channels_last=job.cluster.channels_last,
+        quarantine=quarantine,
     )
 
 
