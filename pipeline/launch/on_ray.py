@@ -22,7 +22,8 @@ from pipeline.errors import (
     WorkerFailedError,
 )
 from pipeline.launch.asking import asking_on_signals
-from pipeline.launch.events import Event, Note, Report
+from pipeline.launch.events import Event, Note, Report, Started
+from pipeline.launch.gauges import Gauges
 from pipeline.launch.mailbox import mailbox
 from pipeline.launch.notices import heeding_notices
 from pipeline.launch.watchdog import RollCall
@@ -65,11 +66,6 @@ def run_on_workers(
     did.
     """
     workers = job.cluster.workers
-    roll_call = RollCall()
-
-    def hear(event: Event) -> None:
-        if told := roll_call.hear(event):
-            show(told)
 
     def asking() -> AbstractContextManager[None]:
         if not stops_on_request:
@@ -79,10 +75,22 @@ def run_on_workers(
     if workers.are_here:
         with asking():
             return _in_this_process(function, job, show)
-    with joined_ray(workers.ray_address), mailbox(hear) as box:
+    with joined_ray(workers.ray_address), mailbox(_hearing(job.folder.name, show)) as box:
         _refuse_too_few(workers)
         with asking():  # Ray catches signals while it starts
             return _fit(function, job, box)
+
+
+def _hearing(run: str, show: Report) -> Report:
+    """Return what hears the workers: the gauges all, `show` what a person should be told."""
+    roll_call, gauges = RollCall(), Gauges(run)
+
+    def hear(event: Event) -> None:
+        gauges.hear(event)
+        if told := roll_call.hear(event):
+            show(told)
+
+    return hear
 
 
 def _in_this_process(
@@ -199,6 +207,7 @@ def _enter(
     def report(event: Event) -> None:
         box.put.remote(event)
 
+    report(Started(worker.rank))
     try:
         with heeding_notices(job.folder):
             return function(job, worker, report)
