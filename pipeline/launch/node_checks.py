@@ -238,6 +238,8 @@ def _tracking(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> tuple[list
         for node in nodes
         if node.report.tracking_problem
     ]
+    if problems and not cluster.tracking.required:
+        return [], f"{problems[0]}; tracking.required is false"
     return problems, "reached from every node"
 
 
@@ -289,7 +291,7 @@ def _all_reduce(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
         update={"count": workers.fewest, "min": None, "max": None, "max_failures": 0}
         | {"hang_seconds": 20}
     )
-    job = Job(recipe, cluster.model_copy(update={"workers": brief}), RunFolder(folder), "", "")
+    job = Job(recipe, cluster.model_copy(update={"workers": brief}), RunFolder(folder), "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         size, seconds = run_on_workers(_add_up, job, lambda event: None)
