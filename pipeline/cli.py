@@ -44,6 +44,7 @@ app.command()(cli_data.doctor)
 app.command()(cli_data.stage)
 app.command()(cli_plan.plan)
 app.command()(cli_plan.check)
+app.command()(cli_data.benchmark_store)
 
 
 @app.command()

@@ -47,7 +47,8 @@ class Workers(Section):
 
     @model_validator(mode="after")
     def _counted_or_elastic(self) -> Self:
-        if (self.count is None) == (self.min is None or self.max is None):
+        given = [value is not None for value in (self.count, self.min, self.max)]
+        if given not in ([True, False, False], [False, True, True]):
             raise ValueError("give either count, or min and max")
         if self.min and self.max and self.min > self.max:
             raise ValueError("min must not be above max")

@@ -22,11 +22,12 @@ from pipeline.distributed import Worker
 from pipeline.errors import UserError, WorkerFailedError
 from pipeline.launch.events import Report
 from pipeline.launch.node_report import NodeReport, Question, clock, examine, marks_in
-from pipeline.launch.on_ray import credentials, joined_ray, run_on_workers
+from pipeline.launch.on_ray import credentials, run_on_workers
 from pipeline.launch.preflight import Check, bytes_needed
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.worker import Job, watching
 from pipeline.planning.workload import model_on_paper
+from pipeline.ray_session import ray_session
 from pipeline.recipe import Recipe
 
 _PATIENCE = 40  # seconds, for a node to answer
@@ -57,7 +58,7 @@ def check_nodes(recipe: Recipe, cluster: Cluster) -> Iterator[Check]:
         return
     folder = cluster.runs_dir / f".check-{uuid4().hex[:8]}"
     try:
-        with joined_ray(cluster.workers.ray_address):
+        with ray_session(cluster.workers.ray_address):
             nodes = _ask(recipe, cluster, folder)
             yield _nodes(nodes)
             for name, look in LOOKS.items():
