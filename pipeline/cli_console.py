@@ -52,3 +52,9 @@ def transfers(*doing: str) -> Iterator[list[Callable[[int, int], None]]]:
 
 def say(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def console_for_tables() -> Console:
+    """As wide as the terminal; what goes to a file or a pipe is as wide as it needs to be."""
+    console = Console()
+    return console if console.is_terminal else Console(width=10_000)

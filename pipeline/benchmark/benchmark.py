@@ -36,6 +36,7 @@ from pipeline.cluster import Cluster
 from pipeline.errors import UserError
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import build_model
+from pipeline.planning.measured import MeasuredSpeed, now
 from pipeline.recipe import Batch, Recipe
 
 _BATCHES_IN_MEMORY = 4
@@ -68,6 +69,20 @@ class Benchmark:
     without_norm: Series | None
     together: Series
     peer: Peer | None
+
+    def measured_speed(self) -> MeasuredSpeed:
+        """Return what a plan wants to know of it."""
+        workers, loading = self.cluster.workers, self.cluster.loading
+        return MeasuredSpeed(
+            date=now(),
+            recipe=self.recipe.without_expectation(),
+            machine=self.machine.gpu or self.machine.cpu,
+            device=workers.device,
+            cpus=workers.cpus,
+            threads=loading.threads,
+            step_images_per_second=self.step.median,
+            loader_images_per_second=self.loader.median,
+        )
 
 
 def run_benchmark(
