@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode \
-		--constraint constraints.txt --group dev --editable '.[gpu,s3]'
+		--constraint constraints.txt --group dev --editable '.[gpu,kubernetes,s3]'
 	@touch $@
 
 demo: $(READY)  ## Train LeNet-5 on real handwritten digits with two workers (2–4 minutes)

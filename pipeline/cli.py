@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import cli_data
-from pipeline.cli_console import progress, say
+from pipeline import cli_data, cli_submit
+from pipeline.cli_console import console_for_tables, of_cluster, of_recipe, progress, say
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
 from pipeline.recipe import Expectation, Recipe, load_recipe
@@ -36,6 +36,8 @@ app.add_typer(cli_data.prepare, name="prepare")
 app.add_typer(cli_data.export, name="export")
 app.command()(cli_data.doctor)
 app.command()(cli_data.stage)
+app.command()(cli_submit.submit)
+app.add_typer(cli_submit.jobs, name="jobs")
 
 RecipeName = Annotated[
     str,
@@ -134,9 +136,9 @@ def evaluate(
     from pipeline.launch.driver import run_evaluation
     from pipeline.launch.run_folder import find_run
 
-    if others := _of_recipe(set_):
+    if others := of_recipe(set_):
         raise UserError(f"--set {others[0]}: a trained run keeps its recipe; set cluster.* only")
-    cluster = load_cluster(on, _of_cluster(set_))
+    cluster = load_cluster(on, of_cluster(set_))
     found = find_run(cluster.runs_dir, run)
     run_evaluation(found, cluster, split, Console())
 
@@ -153,9 +155,9 @@ def replay(
     from pipeline.launch.run_folder import find_run
     from pipeline.reports.replay import replay_line, replay_table
 
-    if others := _of_recipe(set_):
+    if others := of_recipe(set_):
         raise UserError(f"--set {others[0]}: a run keeps its recipe; set cluster.* only")
-    cluster = load_cluster(on, _of_cluster(set_))
+    cluster = load_cluster(on, of_cluster(set_))
     replayed = run_replay(find_run(cluster.runs_dir, run), step, cluster, Console())
     console = Console()
     say(console, replay_line(replayed))
@@ -266,24 +268,9 @@ def main() -> None:
 
 
 def _job(recipe: str, cluster: str, assignments: list[str] | None) -> tuple[Recipe, Cluster]:
-    return load_recipe(recipe, _of_recipe(assignments)), load_cluster(
-        cluster, _of_cluster(assignments)
+    return load_recipe(recipe, of_recipe(assignments)), load_cluster(
+        cluster, of_cluster(assignments)
     )
-
-
-def _of_recipe(assignments: list[str] | None) -> list[str]:
-    return [text for text in assignments or [] if not text.startswith("cluster.")]
-
-
-def _of_cluster(assignments: list[str] | None) -> list[str]:
-    prefix = "cluster."
-    return [text.removeprefix(prefix) for text in assignments or [] if text.startswith(prefix)]
-
-
-def console_for_tables() -> Console:
-    """As wide as the terminal; what goes to a file or a pipe is as wide as it needs to be."""
-    console = Console()
-    return console if console.is_terminal else Console(width=10_000)
 
 
 def _measured(found: list["TrackedRun"]) -> list["Measured"]:

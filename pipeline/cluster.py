@@ -1,4 +1,4 @@
-"""Where to train: workers, paths, threads, and speed choices that leave the result alone.
+"""Where to train: workers, engine, paths, threads, and speed choices that leave the result alone.
 
 Paths are relative to the working directory of the command until `load_cluster` makes them
 absolute: Ray starts its workers in folders of their own.
@@ -6,12 +6,13 @@ absolute: Ray starts its workers in folders of their own.
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from upath import UPath
 
 from pipeline.documents import Section, find_document, override, read_yaml, validate
+from pipeline.engine import Engine, KubeRay, Local, RayServer, Slurm
 
 Folder = Path | UPath
 
@@ -35,6 +36,21 @@ class Workers(Section):
     max_failures: NonNegativeInt = 0
     hang_seconds: PositiveFloat = 300
     ray_address: str = "local"
+
+    @property
+    def are_here(self) -> bool:
+        """Whether the one worker is the command's own process."""
+        return self.count == 0
+
+    @property
+    def fewest(self) -> int:
+        """How many workers the training needs."""
+        return self.world_size
+
+    @property
+    def most(self) -> int:
+        """How many workers it can have."""
+        return self.world_size
 
     @property
     def world_size(self) -> int:
@@ -84,6 +100,7 @@ class Cluster(Section):
     """
 
     workers: Workers
+    engine: Engine = Local()
     loading: Loading = Loading()
     tracking: Tracking = Tracking()
     saving: Saving = Saving()
@@ -92,6 +109,26 @@ class Cluster(Section):
     cache: Cache | None = None
     runs_dir: Path = Path("runs")
     channels_last: bool = True
+
+    @model_validator(mode="after")
+    def _engine_has_its_ray(self) -> Self:
+        kind, workers = self.engine.kind, self.workers
+        if isinstance(self.engine, RayServer | KubeRay):
+            for key, place in {"data_dir": self.data_dir, "runs_dir": str(self.runs_dir)}.items():
+                if "://" not in place and not Path(place).is_absolute():
+                    raise ValueError(
+                        f"engine.kind {kind} trains elsewhere; {key} must be an absolute path there"
+                    )
+        if kind != "local" and not workers.are_here and workers.ray_address == "local":
+            raise ValueError(f"engine.kind {kind} brings its own Ray; set workers.ray_address=auto")
+        if isinstance(self.engine, KubeRay | Slurm):
+            each = self.engine.workers_per_node
+            if workers.fewest % each or workers.most % each:
+                raise ValueError(
+                    f"{workers.most} workers don't fill nodes of engine.workers_per_node={each}; "
+                    f"change one of them"
+                )
+        return self
 
 
 def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:

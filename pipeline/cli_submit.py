@@ -1,0 +1,182 @@
+"""`ilsvrc submit` and `ilsvrc jobs`: trainings on a cluster's engine."""
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from pipeline.cli_console import console_for_tables, of_cluster, of_recipe, say
+from pipeline.cluster import load_cluster
+from pipeline.errors import InterruptedByUserError
+
+if TYPE_CHECKING:
+    from pipeline.launch.jobs.submission import JobEngine, SubmittedJob
+
+jobs = typer.Typer(help="Look at submitted trainings, and stop them.", no_args_is_help=False)
+
+ClusterName = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="CLUSTER",
+        help="Whose jobs: a name in configs/clusters, or a YAML file.",
+    ),
+]
+ClusterAssignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="cluster.SECTION.KEY=VALUE", help="Change one value of the cluster."
+    ),
+]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its run's name.")]
+
+
+def submit(
+    context: typer.Context,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="What to train: a name in configs/recipes, or a YAML file."
+        ),
+    ],
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on",
+            metavar="CLUSTER",
+            help="Where to train: a name in configs/clusters, or a YAML file.",
+        ),
+    ],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Change one value of the recipe, or of the cluster (cluster.workers.count=1). Can "
+            "be given again.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="0-4,7", help="Train once with each of these seeds."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be submitted, and submit nothing.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show what the job prints, until it ends.")
+    ] = False,
+) -> None:
+    """Hand a training to a cluster: this machine, a Ray cluster, Kubernetes or Slurm."""
+    from pipeline.launch.jobs.submit import engine_of, read_seeds, read_trainings, refuse_unfit
+
+    trainings = read_trainings(recipe, of_recipe(set_), on, of_cluster(set_), read_seeds(seeds))
+    cluster = trainings[0].cluster
+    engine = engine_of(cluster)
+    command = _command(recipe, on, set_, seeds)
+    if dry_run:
+        typer.echo(engine.render(trainings, command), nl=False)
+        return
+    if cluster.engine.kind == "local":
+        app = context.find_root().command
+        assert isinstance(app, TyperGroup)
+        train = app.commands["train"]
+        for training in trainings:
+            chosen = [] if training.seed is None else [f"seed={training.seed}"]
+            sets = [*training.assignments, *chosen]
+            context.invoke(train, recipe=recipe, on=on, set_=sets, run=training.run)
+        return
+    for training in trainings:
+        refuse_unfit(training.recipe, training.cluster)
+    submitted = engine.submit(trainings, command)
+    console = Console()
+    for job in submitted:
+        say(console, f"job {job.id}: run {job.run}")
+    if follow:
+        _print_logs(engine, submitted[0], on, follow=True)
+    else:
+        say(console, f"to look: ilsvrc jobs --on {shlex.quote(on)}")
+
+
+@jobs.callback(invoke_without_command=True)
+def list_by_default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_(on="laptop")
+
+
+@jobs.command("list")
+def list_(on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
+    """List a cluster's jobs, newest first: state, epoch, errors, speed, time left."""
+    from pipeline.launch.jobs.submit import engine_of
+    from pipeline.reports.jobs import jobs_table
+    from pipeline.tracking.queries import training_progress
+
+    cluster = load_cluster(on, of_cluster(set_))
+    found = engine_of(cluster).jobs()
+    tracking = cluster.tracking
+    progress = training_progress(tracking.uri, tracking.experiment, {job.run for job in found})
+    console_for_tables().print(jobs_table(found, progress))
+
+
+@jobs.command()
+def status(job: JobName, on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
+    """Say all that is known about one job."""
+    from pipeline.launch.jobs.submit import engine_of, find_job
+    from pipeline.reports.jobs import job_table
+    from pipeline.tracking.queries import training_progress
+
+    cluster = load_cluster(on, of_cluster(set_))
+    found, tracking = find_job(engine_of(cluster), job), cluster.tracking
+    progress = training_progress(tracking.uri, tracking.experiment, {found.run})
+    console_for_tables().print(job_table(found, progress.get(found.run)))
+
+
+@jobs.command()
+def logs(
+    job: JobName,
+    on: ClusterName = "laptop",
+    set_: ClusterAssignments = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+) -> None:
+    """Print what a job printed."""
+    from pipeline.launch.jobs.submit import engine_of, find_job
+
+    engine = engine_of(load_cluster(on, of_cluster(set_)))
+    _print_logs(engine, find_job(engine, job), on, follow)
+
+
+@jobs.command()
+def stop(job: JobName, on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
+    """Have a job save a checkpoint and end; the same submit goes on from there."""
+    from pipeline.launch.jobs.submit import engine_of, find_job
+
+    engine = engine_of(load_cluster(on, of_cluster(set_)))
+    found = find_job(engine, job)
+    say(Console(), f"job {found.id} is asked to stop: {engine.stop(found)}")
+
+
+def _print_logs(engine: "JobEngine", job: "SubmittedJob", on: str, follow: bool) -> None:
+    """Print what the job printed; after following it to its end, say how that was."""
+    try:
+        for text in engine.logs(job, follow):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise InterruptedByUserError(
+            f"no longer shown, the job goes on; to look again: ilsvrc jobs logs {job.id} --on "
+            f"{shlex.quote(on)} --follow"
+        ) from None
+    if follow:
+        (end,) = [one for one in engine.jobs() if one.id == job.id]
+        say(Console(), " ".join(filter(None, (f"job {end.id}: {end.state}", end.reason))))
+        if end.state == "failed":
+            raise typer.Exit(1)
+
+
+def _command(recipe: str, on: str, assignments: list[str] | None, seeds: str | None) -> str:
+    sets = [part for assignment in assignments or [] for part in ("--set", assignment)]
+    chosen = ["--seeds", seeds] if seeds else []
+    return shlex.join(["ilsvrc", "submit", recipe, "--on", on, *sets, *chosen])
