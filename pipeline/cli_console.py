@@ -1,4 +1,4 @@
-"""What all commands understand and say, and how they show that they are at work."""
+"""What all commands say, and how they show that they are at work."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,14 +44,3 @@ def console_for_tables() -> Console:
     """As wide as the terminal; what goes to a file or a pipe is as wide as it needs to be."""
     console = Console()
     return console if console.is_terminal else Console(width=10_000)
-
-
-def of_recipe(assignments: list[str] | None) -> list[str]:
-    """Of the values of `--set`, those of the recipe."""
-    return [text for text in assignments or [] if not text.startswith("cluster.")]
-
-
-def of_cluster(assignments: list[str] | None) -> list[str]:
-    """Of the values of `--set`, those of the cluster, without the word that says so."""
-    prefix = "cluster."
-    return [text.removeprefix(prefix) for text in assignments or [] if text.startswith(prefix)]

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from pipeline.cli_console import console_for_tables, of_cluster, of_recipe, say
+from pipeline.cli_console import console_for_tables, say
+from pipeline.cli_job import Assignments, RecipeName, of_cluster, of_recipe
 from pipeline.cluster import load_cluster
 from pipeline.errors import InterruptedByUserError
 
@@ -36,12 +37,7 @@ JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its 
 
 def submit(
     context: typer.Context,
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE", help="What to train: a name in configs/recipes, or a YAML file."
-        ),
-    ],
+    recipe: RecipeName,
     on: Annotated[
         str,
         typer.Option(
@@ -50,15 +46,7 @@ def submit(
             help="Where to train: a name in configs/clusters, or a YAML file.",
         ),
     ],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="SECTION.KEY=VALUE",
-            help="Change one value of the recipe, or of the cluster (cluster.workers.count=1). Can "
-            "be given again.",
-        ),
-    ] = None,
+    set_: Assignments = None,
     seeds: Annotated[
         str | None,
         typer.Option(metavar="0-4,7", help="Train once with each of these seeds."),

@@ -33,6 +33,7 @@ from pipeline.benchmark.subjects import (
 )
 from pipeline.cluster import Cluster
 from pipeline.errors import UserError
+from pipeline.planning.measured import MeasuredSpeed, now
 from pipeline.recipe import Batch, Recipe
 
 _BATCHES_IN_MEMORY = 4
@@ -64,6 +65,20 @@ class Benchmark:
     plain_step: Series
     together: Series
     peer: Peer | None
+
+    def measured_speed(self) -> MeasuredSpeed:
+        """Return what a plan wants to know of it."""
+        workers, loading = self.cluster.workers, self.cluster.loading
+        return MeasuredSpeed(
+            date=now(),
+            recipe=self.recipe.without_expectation(),
+            machine=self.machine.gpu or self.machine.cpu,
+            device=workers.device,
+            cpus=workers.cpus,
+            threads=loading.threads,
+            step_images_per_second=self.step.median,
+            loader_images_per_second=self.loader.median,
+        )
 
 
 def run_benchmark(

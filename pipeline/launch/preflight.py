@@ -14,7 +14,7 @@ from pipeline.data.order import Dealing
 from pipeline.data.store import Store, store_folder
 from pipeline.data.views import training_size
 from pipeline.errors import UserError
-from pipeline.models.zoo import build_model
+from pipeline.planning.workload import checkpoint_bytes, model_on_paper, weight_bytes
 from pipeline.recipe import Recipe
 from pipeline.tracking.runs import check_reachable, is_file
 
@@ -63,8 +63,7 @@ def refuse_early(
 
 
 def _network(recipe: Recipe, cluster: Cluster) -> str:
-    with torch.device("meta"):
-        model = build_model(recipe.network, recipe.input)
+    model = model_on_paper(recipe)
     smallest = training_size(recipe.input.size, recipe.resizing, epoch=0)
     if not model.input_shape.takes(smallest, recipe.input.dimensions):
         raise UserError(
@@ -168,13 +167,9 @@ def _storage(on_disk: int, recipe: Recipe, cluster: Cluster) -> str:
 
 
 def _bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
-    with torch.device("meta"):
-        model = build_model(recipe.network, recipe.input)
-    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    # A checkpoint holds weights, momenta (RMSProp: squares too) and perhaps an average; one more is
-    # being written; then come the final weights.
-    copies = 2 + (recipe.optimizer.kind == "rmsprop") + (recipe.averaging is not None)
-    return weights * (copies * (cluster.saving.checkpoints_to_keep + 1) + 1)
+    # One more is being written; then come the final weights.
+    num_checkpoints = cluster.saving.checkpoints_to_keep + 1
+    return num_checkpoints * checkpoint_bytes(recipe) + weight_bytes(recipe)
 
 
 def _tracking(recipe: Recipe, cluster: Cluster) -> str:
