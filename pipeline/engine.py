@@ -49,8 +49,8 @@ class Pod(Section):
 class KubeRay(Section):
     """Kubernetes with the KubeRay operator: a RayJob, and a Ray cluster for its time only.
 
-    A worker pod holds `workers_per_node` workers with their CPUs and GPUs, and `memory`; half of it
-    may be shared memory. `secrets` are read into the environment of all pods, `volumes` must be
+    A worker pod holds `workers_per_node` workers with their CPUs and GPUs, and `memory`, of which
+    shared memory is a part. `secrets` are read into the environment of all pods, `volumes` must be
     claims that all pods may mount. A failed job is started again up to `retries` times, on a new
     Ray cluster, and goes on from its checkpoint; the Ray cluster is kept for `keep_seconds` after
     the end. `queue` and `priority` are Kueue's. `context` is one of the kubeconfig's.

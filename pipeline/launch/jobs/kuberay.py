@@ -5,7 +5,9 @@ from importlib.metadata import version
 from typing import Any
 
 from pipeline.cluster import Cluster
+from pipeline.documents import read_yaml
 from pipeline.engine import KubeRay
+from pipeline.launch.jobs.manifests import to_documents
 from pipeline.launch.jobs.submission import Training
 
 GROUP, VERSION = "ray.io", "v1"
@@ -19,15 +21,15 @@ _NAME_LENGTH = 40  # KubeRay adds words, and services may have 63 letters
 
 
 def documents_of(training: Training, engine: KubeRay) -> Manifest:
-    """The training's recipe and cluster as they are on this machine: the image may hold others."""
+    """The training's recipe and cluster as they are here, but for comments: not the image's."""
     name = object_name(training)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _metadata(name, engine, training.run),
         "data": {
-            "recipe": training.recipe_file.read_text(encoding="utf-8"),
-            "cluster": training.cluster_file.read_text(encoding="utf-8"),
+            "recipe": to_documents([read_yaml(training.recipe_file)]),
+            "cluster": to_documents([read_yaml(training.cluster_file)]),
         },
     }
 

@@ -2,12 +2,11 @@
 
 import base64
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from pipeline.cluster import Cluster
 from pipeline.engine import KubeRay
@@ -21,6 +20,7 @@ from pipeline.launch.jobs.kuberay import (
     documents_of,
     ray_job,
 )
+from pipeline.launch.jobs.manifests import to_documents
 from pipeline.launch.jobs.submission import State, SubmittedJob, Training
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class KubernetesJobs:
             for training in trainings
             for manifest in (ray_job(training, self._engine), documents_of(training, self._engine))
         ]
-        return f"# {command}\n" + yaml.safe_dump_all(manifests, sort_keys=False)
+        return f"# {command}\n" + to_documents(manifests)
 
     def submit(self, trainings: list[Training], command: str) -> list[SubmittedJob]:
         with self._reaching() as api:
@@ -101,7 +101,9 @@ class KubernetesJobs:
         from urllib3.exceptions import HTTPError
 
         try:
-            api = config.new_client_from_config(context=self._engine.context)
+            # The client itself looks at the environment but once, when it is imported.
+            file = os.environ.get("KUBECONFIG")
+            api = config.new_client_from_config(config_file=file, context=self._engine.context)
         except (config.ConfigException, OSError) as error:
             raise UserError(
                 f"no way to Kubernetes: {' '.join(str(error).split())}; set KUBECONFIG to a "

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
-
 from pipeline.cluster import Cluster
 from pipeline.engine import RayServer
 from pipeline.errors import UserError
+from pipeline.launch.jobs.manifests import to_documents
 from pipeline.launch.jobs.submission import State, SubmittedJob, Training
 from pipeline.launch.jobs.working_tree import PROJECT, pack, within_tree
 from pipeline.tracking.client import without_credentials
@@ -41,7 +40,7 @@ class RayJobs:
 
     def render(self, trainings: list[Training], command: str) -> str:
         requests = [self._request(training) for training in trainings]
-        return f"# {command}\n" + yaml.safe_dump_all(requests, sort_keys=False)
+        return f"# {command}\n" + to_documents(requests)
 
     def submit(self, trainings: list[Training], command: str) -> list[SubmittedJob]:
         requests = [self._request(training) for training in trainings]

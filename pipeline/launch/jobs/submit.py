@@ -30,6 +30,10 @@ def read_trainings(
     for seed in seeds or [None]:
         chosen = [] if seed is None else [f"seed={seed}"]
         what = load_recipe(recipe, [*of_recipe, *chosen])
+        batch, world_size = what.batch, where.workers.world_size
+        Dealing(
+            batch.global_batch_size, batch.global_batch_size, batch.num_micro_batches, world_size
+        )
         run = f"{Path(recipe).stem}-{digest(what.without_expectation())[:8]}"
         trainings.append(Training(what, recipe, where, cluster, assignments, seed, run))
     return trainings
@@ -56,8 +60,6 @@ def refuse_unfit(recipe: Recipe, cluster: Cluster) -> None:
     """
     from pipeline.launch.preflight import refuse_early
 
-    batch, world_size = recipe.batch, cluster.workers.world_size
-    Dealing(batch.global_batch_size, batch.global_batch_size, batch.num_micro_batches, world_size)
     shared = isinstance(cluster.engine, Slurm)
     names = ("network", "data set", "batch", "storage", "tracking") if shared else ("network",)
     refuse_early(recipe, cluster, names)
