@@ -238,8 +238,8 @@ def _state(job: Manifest) -> State:
 def _explained(error: Any, host: str, engine: KubeRay) -> str:
     try:
         message = json.loads(error.body)["message"]
-    except (TypeError, ValueError, KeyError):
-        message = error.reason
+    except (TypeError, ValueError, KeyError):  # not of Kubernetes, but of what it leads to
+        message = " ".join(str(error.body or error.reason).split())[:300]
     match error.status:
         case 401:
             return (

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,11 +55,11 @@ class SlurmCluster:
     def configuration(self) -> Path:
         return self.folder / "slurm.conf"
 
-    def start(self) -> None:
+    def start(self, ports: list[int]) -> None:
         host = socket.gethostname()
         for name in ("state", "spool-n0", "spool-n1"):
             (self.folder / name).mkdir()
-        text = _CONFIGURATION.format(host=host, folder=self.folder, ports=_free_ports(3))
+        text = _CONFIGURATION.format(host=host, folder=self.folder, ports=ports)
         self.configuration.write_text(text)
         self.folder.chmod(0o755)  # munge refuses a socket that others might replace
         key = self.folder / "munge.key"
@@ -103,16 +104,8 @@ class SlurmCluster:
             )
 
 
-def _await(is_there: "object", cluster: SlurmCluster) -> None:
+def _await(is_there: Callable[[], bool], cluster: SlurmCluster) -> None:
     deadline = time.monotonic() + 30
-    while not is_there():  # type: ignore[operator]
+    while not is_there():
         assert time.monotonic() < deadline, cluster.log()
         time.sleep(0.1)
-
-
-def _free_ports(number: int) -> list[int]:
-    holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [holder.getsockname()[1] for holder in holders]
-    for holder in holders:
-        holder.close()
-    return ports

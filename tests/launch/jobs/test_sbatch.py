@@ -1,0 +1,64 @@
+"""The script for Slurm, as far as it can be judged where no Slurm is."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.cluster import load_cluster
+from pipeline.errors import UserError
+from pipeline.launch.jobs.sbatch import runs_of_comment
+from pipeline.launch.jobs.slurm import SlurmJobs
+from pipeline.launch.jobs.submit import read_trainings
+
+
+def script(*of_cluster: str, seeds: tuple[int, ...] = ()) -> str:
+    trainings = read_trainings("resnet50", ["epochs=3"], "slurm", list(of_cluster), list(seeds))
+    cluster = trainings[0].cluster
+    jobs = SlurmJobs(cluster.engine, cluster)  # type: ignore[arg-type]
+    return jobs.render(trainings, "ilsvrc submit …")
+
+
+@pytest.mark.parametrize("seeds", [(), (0, 2)])
+def test_bash_understands_it(seeds: tuple[int, ...]) -> None:
+    text = script("engine.setup=[module load cuda, 'export A=\"b c\"']", seeds=seeds)
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    assert 'module load cuda\nexport A="b c"\n' in text
+
+
+def test_nodes_follow_from_the_workers() -> None:
+    workers = "workers={count: 8, device: gpu, cpus: 6, ray_address: auto}"
+    options = script(workers, "engine.workers_per_node=4").splitlines()
+    for option in ("nodes=2", "ntasks-per-node=1", "cpus-per-task=24", "gpus-per-node=4"):
+        assert f"#SBATCH --{option}" in options
+    assert "#SBATCH --signal=B:USR1@120" in options
+
+
+def test_an_array_is_numbered_by_its_seeds() -> None:
+    text = script(seeds=(3, 7))
+    assert "#SBATCH --array=3,7\n" in text
+    (comment,) = [line for line in text.splitlines() if "--comment" in line]
+    runs = runs_of_comment(comment.partition('"')[2].strip('"'))
+    assert set(runs) == {"3", "7"}
+    (line,) = [line for line in text.splitlines() if line.startswith("run=(")]
+    names = subprocess.run(
+        ["bash", "-c", f"{line}; echo ${{run[3]}} ${{run[7]}}"], capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert names.stdout.split() == [runs["3"], runs["7"]]
+
+
+def test_paths_under_the_working_folder_are_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "#SBATCH --output=runs/slurm-%j.log\n" in script("runs_dir=runs")
+
+
+def test_a_machine_without_slurm_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cluster = load_cluster("slurm")
+    with pytest.raises(UserError, match=r"squeue is not installed here; run this on.*login node"):
+        SlurmJobs(cluster.engine, cluster).jobs()  # type: ignore[arg-type]
