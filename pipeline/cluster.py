@@ -26,16 +26,37 @@ class Workers(Section):
     """How many workers, and what each one gets.
 
     `count: 0` runs the one worker inside the command's own process, without Ray: for tests,
-    debuggers and quick looks. Workers that take no batch for `hang_seconds` are ended, which is a
-    failure as any other: `max_failures` of them are followed by a new start from the checkpoint.
+    debuggers and quick looks. In place of a count, `min` and `max` let the training shrink when
+    nodes go and, looked at every `resize_seconds`, grow when they come; each time it goes on from
+    the last checkpoint.
+
+    Workers that take no batch for `hang_seconds` are ended, which is a failure as any other:
+    `max_failures` of them are followed by a new start from the last checkpoint. A scheduler's
+    signal gives a training `grace_seconds` to save one more and stop.
     """
 
-    count: NonNegativeInt
+    count: NonNegativeInt | None = None
+    min: PositiveInt | None = None
+    max: PositiveInt | None = None
+    resize_seconds: PositiveFloat = 60
     device: Literal["cpu", "gpu"]
     cpus: PositiveInt = 1
     max_failures: NonNegativeInt = 0
     hang_seconds: PositiveFloat = 300
+    grace_seconds: PositiveFloat = 30
     ray_address: str = "local"
+
+    @model_validator(mode="after")
+    def _counted_or_elastic(self) -> Self:
+        if (self.count is None) == (self.min is None or self.max is None):
+            raise ValueError("give either count, or min and max")
+        if self.min and self.max and self.min > self.max:
+            raise ValueError("min must not be above max")
+        return self
+
+    @property
+    def is_elastic(self) -> bool:
+        return self.count is None
 
     @property
     def are_here(self) -> bool:
@@ -45,16 +66,12 @@ class Workers(Section):
     @property
     def fewest(self) -> int:
         """How many workers the training needs."""
-        return self.world_size
+        return self.min or max(1, self.count or 0)
 
     @property
     def most(self) -> int:
         """How many workers it can have."""
-        return self.world_size
-
-    @property
-    def world_size(self) -> int:
-        return max(1, self.count)
+        return self.max or max(1, self.count or 0)
 
 
 class Loading(Section):
@@ -77,11 +94,18 @@ class Tracking(Section):
 
 
 class Saving(Section):
-    """How often to log and to save; every epoch's end is always saved."""
+    """How often to log and to save, and what to keep.
+
+    A checkpoint is written at every epoch's end, when `checkpoint_minutes` have passed since the
+    last one, and every so many steps where `checkpoint_every_steps` says so. The newest
+    `checkpoints_to_keep` stay, that of the best epoch, and that of every `keep_every_epochs`.
+    """
 
     log_every_steps: PositiveInt = 50
+    checkpoint_minutes: PositiveFloat = 10
     checkpoint_every_steps: PositiveInt | None = None
     checkpoints_to_keep: Annotated[int, Field(ge=2)] = 3
+    keep_every_epochs: PositiveInt | None = None
 
 
 class Cache(Section):
@@ -126,7 +150,7 @@ class Cluster(Section):
             if workers.fewest % each or workers.most % each:
                 raise ValueError(
                     f"{workers.most} workers don't fill nodes of engine.workers_per_node={each}; "
-                    f"change one of them"
+                    "change one of them"
                 )
         return self
 

@@ -7,7 +7,8 @@ Views are computed for a whole batch from the image sizes alone; `pipeline.data.
 Axes are (y, x) throughout. Rounding is the papers'; where they say nothing, torchvision's.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,11 @@ class Views:
     flips: NDArray[np.bool_]
     color_shifts: NDArray[np.float32]
     color_factors: NDArray[np.float32]
+
+    def take(self, rows: Sequence[int]) -> "Views":
+        """Return these views alone."""
+        columns = {name: values for name, values in vars(self).items() if name != "size"}
+        return replace(self, **{name: values[list(rows)] for name, values in columns.items()})
 
 
 def evaluation_views(

@@ -67,7 +67,7 @@ def run_training(
             with runs.system_metrics(uri, record.tracking_run_id), Display(console) as display:
                 display.show(Note(f"run {folder.name} in {folder.path}"))
                 counts = run_on_workers(train, job, display.show, stops_on_request=True)
-            runs.log_files(uri, record.tracking_run_id, [folder.recipe_file, folder.weights])
+            runs.log_files(uri, record.tracking_run_id, folder.results())
             models.log_model(uri, record.tracking_run_id, recipe, folder.weights)
     return Outcome(folder, record, counts)
 

@@ -82,7 +82,7 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
             correction=_correction(measured, machine),
             loaded_per_thread=measured.loader_images_per_second / measured.threads,
         )
-    sizes = sorted({*WORLD_SIZES, workers.world_size})
+    sizes = sorted({*WORLD_SIZES, workers.most})
     return Plan(
         workload=workload,
         machine=machine,

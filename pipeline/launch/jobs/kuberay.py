@@ -98,7 +98,9 @@ def _cluster_spec(cluster: Cluster, engine: KubeRay) -> Manifest:
     if workers.device == "gpu":
         resources["nvidia.com/gpu"] = per_node
     head: dict[str, int | str] = {"cpu": engine.head.cpus, "memory": engine.head.memory}
+    elastic = {"enableInTreeAutoscaling": True} if workers.is_elastic else {}
     return {
+        **elastic,
         "rayVersion": version("ray"),  # the image's as well
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
@@ -109,7 +111,7 @@ def _cluster_spec(cluster: Cluster, engine: KubeRay) -> Manifest:
         "workerGroupSpecs": [
             {
                 "groupName": "workers",
-                "replicas": workers.most // per_node,
+                "replicas": workers.fewest // per_node,
                 "minReplicas": workers.fewest // per_node,
                 "maxReplicas": workers.most // per_node,
                 "rayStartParams": {},

@@ -97,7 +97,8 @@ def _options(trainings: list[Training], engine: Slurm) -> Iterator[str]:
     runs = [one.run if one.seed is None else f"{one.seed}={one.run}" for one in trainings]
     yield f"job-name={Path(first.recipe_name).stem}"
     yield f'comment="ilsvrc {" ".join(runs)}"'
-    yield f"nodes={max(1, workers.fewest // each)}"
+    nodes = sorted({max(1, workers.fewest // each), max(1, workers.most // each)})
+    yield f"nodes={'-'.join(map(str, nodes))}"
     yield "ntasks-per-node=1"
     yield f"cpus-per-task={workers.cpus * each}"
     if workers.device == "gpu":

@@ -30,13 +30,20 @@ def read_trainings(
     for seed in seeds or [None]:
         chosen = [] if seed is None else [f"seed={seed}"]
         what = load_recipe(recipe, [*of_recipe, *chosen])
-        batch, world_size = what.batch, where.workers.world_size
-        Dealing(
-            batch.global_batch_size, batch.global_batch_size, batch.num_micro_batches, world_size
-        )
+        _refuse_too_many_workers(what, where)
         run = f"{Path(recipe).stem}-{digest(what.without_expectation())[:8]}"
         trainings.append(Training(what, recipe, where, cluster, assignments, seed, run))
     return trainings
+
+
+def _refuse_too_many_workers(recipe: Recipe, cluster: Cluster) -> None:
+    batch = recipe.batch
+    Dealing(
+        num_images=batch.global_batch_size,  # as if: only the cluster knows the data set
+        global_batch_size=batch.global_batch_size,
+        num_micro_batches=batch.num_micro_batches,
+        world_size=cluster.workers.most,
+    )
 
 
 def read_seeds(text: str | None) -> list[int]:
