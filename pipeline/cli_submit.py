@@ -11,7 +11,8 @@ from typer.core import TyperGroup
 from pipeline.cli_console import console_for_tables, say
 from pipeline.cli_job import Assignments, RecipeName, of_cluster, of_recipe
 from pipeline.cluster import load_cluster
-from pipeline.errors import InterruptedByUserError
+from pipeline.engine import KubeRay
+from pipeline.errors import InterruptedByUserError, UserError
 
 if TYPE_CHECKING:
     from pipeline.launch.jobs.submission import JobEngine, SubmittedJob
@@ -144,6 +145,30 @@ def stop(job: JobName, on: ClusterName = "laptop", set_: ClusterAssignments = No
     engine = engine_of(load_cluster(on, of_cluster(set_)))
     found = find_job(engine, job)
     say(Console(), f"job {found.id} is asked to stop: {engine.stop(found)}")
+
+
+@jobs.command("cluster")
+def cluster_by_hand(
+    on: ClusterName = "kuberay",
+    set_: ClusterAssignments = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print it, and start nothing.")
+    ] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it.")] = False,
+) -> None:
+    """Start a Ray cluster in Kubernetes that stays, to work on by hand."""
+    from pipeline.launch.jobs.kubernetes_api import KubernetesJobs
+
+    cluster = load_cluster(on, of_cluster(set_))
+    if not isinstance(cluster.engine, KubeRay):
+        raise UserError(f"--on {on}: engine.kind is {cluster.engine.kind}, not kuberay")
+    engine = KubernetesJobs(cluster.engine, cluster)
+    if dry_run:
+        typer.echo(engine.render_cluster(), nl=False)
+    elif delete:
+        engine.delete_cluster()
+    else:
+        say(Console(), engine.start_cluster())
 
 
 def _print_logs(engine: "JobEngine", job: "SubmittedJob", on: str, follow: bool) -> None:

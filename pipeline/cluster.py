@@ -74,6 +74,25 @@ class Workers(Section):
         return self.max or max(1, self.count or 0)
 
 
+class Network(Section):
+    """How workers on several machines meet and talk.
+
+    NCCL and gloo use `interface` (`ib0`), or choose one themselves. Workers meet at an address of
+    the first one, given by environment or by URL. One that waits `timeout_seconds` for the others
+    in a collective fails; `workers.hang_seconds`, where it is less, comes first and says more.
+    """
+
+    interface: str | None = None
+    rendezvous: Literal["env", "tcp"] = "env"
+    timeout_seconds: PositiveInt = 600
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What NCCL and gloo read when they start."""
+        names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+        return dict.fromkeys(names, self.interface) if self.interface else {}
+
+
 class Loading(Section):
     """How a worker loads: which executor of the plan, with how many threads and batches ahead."""
 
@@ -125,6 +144,7 @@ class Cluster(Section):
 
     workers: Workers
     engine: Engine = Local()
+    network: Network = Network()
     loading: Loading = Loading()
     tracking: Tracking = Tracking()
     saving: Saving = Saving()

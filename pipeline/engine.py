@@ -83,12 +83,13 @@ class Slurm(Section):
     All nodes and the machine of `submit` share the working tree, `runs_dir` and the data set (or
     its source). The training saves `warning_seconds` before the time limit, or before a preemption
     that Slurm is set to announce (`SlurmctldParameters=preempt_send_user_signal`); then the job is
-    queued again. `setup` are lines of bash that come first, `options` further ones of sbatch.
+    queued again, for `hours` more. `setup` are lines of bash that come first, `options` further
+    ones of sbatch.
     """
 
     kind: Literal["slurm"]
     workers_per_node: PositiveInt = 1
-    time_limit: str = "1-00:00:00"
+    hours: PositiveFloat = 24
     partition: str | None = None
     account: str | None = None
     qos: str | None = None

@@ -18,6 +18,7 @@ from pipeline.launch.jobs.kuberay import (
     VERSION,
     Manifest,
     documents_of,
+    ray_cluster,
     ray_job,
 )
 from pipeline.launch.jobs.manifests import to_documents
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _WAITING = ("", "Initializing", "Waiting", "Suspending", "Suspended", "Retrying")
 _ENDS: dict[str, State] = {"SUCCEEDED": "finished", "STOPPED": "stopped"}
 _SECONDS_TO_DELETE = 60.0
+BY_HAND = "ilsvrc"
 
 
 class KubernetesJobs:
@@ -88,6 +90,25 @@ class KubernetesJobs:
             kubernetes.delete_job(job.id)
         return "it didn't run, and is deleted"
 
+    def render_cluster(self) -> str:
+        """Return the Ray cluster to work on by hand, as text."""
+        return to_documents([ray_cluster(BY_HAND, self._cluster, self._engine)])
+
+    def start_cluster(self) -> str:
+        """Start the Ray cluster to work on by hand; return how to reach it, as a sentence."""
+        with self._reaching() as api:
+            manifest = ray_cluster(BY_HAND, self._cluster, self._engine)
+            _Objects(api, self._engine.namespace).create_cluster(manifest)
+        namespace = f"-n {self._engine.namespace}"
+        return (
+            f"kubectl port-forward {namespace} service/{BY_HAND}-head-svc 8265 brings it to this "
+            f"machine, where `--on ray` finds it; its token is in the secret {BY_HAND}"
+        )
+
+    def delete_cluster(self) -> None:
+        with self._reaching() as api:
+            _Objects(api, self._engine.namespace).delete_cluster(BY_HAND)
+
     @contextmanager
     def _reaching(self) -> Iterator["ApiClient"]:
         """Yield a client; what it raises becomes a `UserError` of one line."""
@@ -133,6 +154,7 @@ class _Objects:
         self._custom: Any = CustomObjectsApi(api)
         self._api, self._namespace = api, namespace
         self._ray_jobs = (GROUP, VERSION, namespace, "rayjobs")
+        self._ray_clusters = (GROUP, VERSION, namespace, "rayclusters")
 
     def jobs(self) -> list[Manifest]:
         label = ",".join(f"{key}={value}" for key, value in OURS.items())
@@ -143,6 +165,12 @@ class _Objects:
     def create_job(self, manifest: Manifest) -> Manifest:
         made: Manifest = self._custom.create_namespaced_custom_object(*self._ray_jobs, manifest)
         return made
+
+    def create_cluster(self, manifest: Manifest) -> None:
+        self._custom.create_namespaced_custom_object(*self._ray_clusters, manifest)
+
+    def delete_cluster(self, name: str) -> None:
+        self._custom.delete_namespaced_custom_object(*self._ray_clusters, name)
 
     def create_documents(self, manifest: Manifest, job: Manifest) -> None:
         """Create what a job mounts; Kubernetes deletes it with the job."""

@@ -1,5 +1,6 @@
 """The script that Slurm runs: Ray over the allocation, the training on it, again when requeued."""
 
+import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,12 +21,16 @@ set -euo pipefail
 run={run}
 stop={runs_dir}/$run/stop
 again=no
+asking=
 
 ask() {
     again=$1
+    [ -z "$asking" ] || return 0
     mkdir -p "${stop%/*}"
     while touch "$stop"; do sleep 5; done &
+    asking=$!
 }
+trap '[ -z "$asking" ] || { kill "$asking"; rm -f "$stop"; }' EXIT
 trap 'ask yes' USR1 TERM # the time is over, or a more important job came
 trap 'ask no' USR2       # ilsvrc jobs stop
 
@@ -105,7 +110,7 @@ def _options(trainings: list[Training], engine: Slurm) -> Iterator[str]:
         yield f"gpus-per-node={each}"
     known = {
         "mem": engine.memory,
-        "time": engine.time_limit,
+        "time": str(math.ceil(engine.hours * 60)),  # minutes
         "partition": engine.partition,
         "account": engine.account,
         "qos": engine.qos,

@@ -1,5 +1,6 @@
 """Trainings as Slurm's jobs, by Slurm's own commands."""
 
+import os
 import subprocess
 import tempfile
 import time
@@ -23,7 +24,7 @@ _STATES: dict[str, State] = {
     "CANCELLED": "stopped",
 }
 _FIELDS = {"JobArrayID": 30, "State": 30, "Reason": 60, "exit_code": 10, "Comment": 2000}
-_STOPPED_STATUS = 130  # of a training that saved and ended as asked
+_STOPPED_CODE = 130  # of a training that saved and ended as asked
 _SECONDS_BETWEEN_LOOKS = 3.0
 
 
@@ -54,8 +55,8 @@ class SlurmJobs:
         lines = _run(
             "squeue", "--me", "--states=all", "--array", "--noheader", f"--Format={fields}"
         )
-        found = dict(_read_lines(lines))
-        for number, job in _read_lines(_accounts()):
+        found = dict(read_lines(lines))
+        for number, job in read_lines(_accounts()):
             found.setdefault(number, job)
         return sorted(found.values(), key=lambda job: _in_order(job.id), reverse=True)
 
@@ -98,7 +99,8 @@ def _accounts() -> str:
         return ""
 
 
-def _read_lines(lines: str) -> Iterator[tuple[str, SubmittedJob]]:
+def read_lines(lines: str) -> Iterator[tuple[str, SubmittedJob]]:
+    """Yield the number and state of each job of this project, by squeue's or sacct's `lines`."""
     for line in lines.splitlines():
         number, state, reason, status, comment = [part.strip() for part in line.split("|")][:5]
         runs = runs_of_comment(comment)
@@ -108,12 +110,22 @@ def _read_lines(lines: str) -> Iterator[tuple[str, SubmittedJob]]:
 
 
 def _job(number: str, run: str, state: str, reason: str, status: str) -> SubmittedJob:
-    known: State = _STATES.get(state, "failed")
-    if known == "failed" and status.partition(":")[0] == str(_STOPPED_STATUS):
-        known, reason = "stopped", ""
-    if known == "waiting":
-        return SubmittedJob(number, run, known, "" if reason == "None" else reason)
-    return SubmittedJob(number, run, known, state.lower() if known == "failed" else "")
+    match known := _STATES.get(state, "failed"):
+        case "waiting":
+            return SubmittedJob(number, run, known, "" if reason == "None" else reason)
+        case "failed" if (code := _exit_code(status)) == _STOPPED_CODE:
+            return SubmittedJob(number, run, "stopped")
+        case "failed":
+            how = f"exit code {code}" if state == "FAILED" else state.lower()
+            return SubmittedJob(number, run, known, how)
+        case _:
+            return SubmittedJob(number, run, known)
+
+
+def _exit_code(status: str) -> int:
+    """Read sacct's `130:0`, or squeue's status as the system's `wait` returns it."""
+    code, colon, _ = status.partition(":")
+    return int(code) if colon else os.waitstatus_to_exitcode(int(code))
 
 
 def _in_order(number: str) -> tuple[int, int]:

@@ -140,6 +140,28 @@ def test_an_ended_job_makes_room_and_one_that_runs_does_not(server: KubernetesSe
     assert "status" not in server.of_kind("rayjobs")[submitted.id]
 
 
+def test_a_cluster_to_work_on_by_hand_comes_and_goes(server: KubernetesServer) -> None:
+    assert "port-forward -n default service/ilsvrc-head-svc 8265" in jobs().start_cluster()
+    (manifest,) = yaml.safe_load_all(jobs().render_cluster())
+    assert server.of_kind("rayclusters")["ilsvrc"]["spec"] == manifest["spec"]
+    with pytest.raises(UserError, match="already exists"):
+        jobs().start_cluster()
+    jobs().delete_cluster()
+    assert not server.of_kind("rayclusters")
+
+
+def test_an_elastic_training_lets_kuberay_add_and_take_nodes() -> None:
+    elastic = "workers={min: 8, max: 32, device: gpu, cpus: 8, ray_address: auto}"
+    batch = "batch={global_batch_size: 1024, micro_batch_size: 32}"
+    (training,) = read_trainings("resnet50", [batch], "kuberay", [elastic], [])
+    job = ray_job(training, training.cluster.engine)  # type: ignore[arg-type]
+    assert kuberay_problems(job) == []
+    spec = job["spec"]["rayClusterSpec"]
+    (group,) = spec["workerGroupSpecs"]
+    assert spec["enableInTreeAutoscaling"]
+    assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (1, 1, 4)
+
+
 STATES = {
     "waiting": {"jobDeploymentStatus": "Initializing"},
     "running": {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"},

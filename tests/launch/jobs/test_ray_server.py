@@ -51,7 +51,7 @@ def ilsvrc(ray_head: RayHead) -> Command:
 def test_a_job_is_stopped_with_a_checkpoint_and_the_same_submit_ends_it(
     ilsvrc: Command, on_ray: list[str], tmp_path: Path
 ) -> None:
-    submit = ["submit", "smoke", *on_ray, "--set=epochs=40"]
+    submit = ["submit", "smoke", *on_ray, "--set=epochs=20"]
     done = ilsvrc(*submit)
     ((job, run),) = re.findall(r"job (raysubmit_\w+): run (smoke-\w+)\n", done.stdout)
     metrics = tmp_path / "runs" / run / "metrics.jsonl"
@@ -66,12 +66,12 @@ def test_a_job_is_stopped_with_a_checkpoint_and_the_same_submit_ends_it(
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     assert f"goes on after {step}" in done.stdout
-    assert "epoch 40/40  val (whole, 899 images)" in done.stdout
+    assert "epoch 20/20  val (whole, 899 images)" in done.stdout
     assert re.fullmatch(r"job raysubmit_\w+: finished", done.stdout.splitlines()[-1])
 
     listed = ilsvrc("jobs", "list", *on_ray).stdout
     newest, before = [line.split() for line in listed.splitlines() if run in line.split()]
-    assert newest[1:4] == [run, "finished", "40.00/40"]
+    assert newest[1:4] == [run, "finished", "20.00/20"]
     assert newest[5] == re.findall(r"top-5 error ([\d.]+) %", done.stdout)[-1]
     assert before[:3] == [job, run, "stopped"]
 

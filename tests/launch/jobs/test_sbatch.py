@@ -8,7 +8,7 @@ import pytest
 from pipeline.cluster import load_cluster
 from pipeline.errors import UserError
 from pipeline.launch.jobs.sbatch import runs_of_comment
-from pipeline.launch.jobs.slurm import SlurmJobs
+from pipeline.launch.jobs.slurm import SlurmJobs, read_lines
 from pipeline.launch.jobs.submit import read_trainings
 
 
@@ -53,6 +53,31 @@ def test_paths_under_the_working_folder_are_relative(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert "#SBATCH --output=runs/slurm-%j.log\n" in script("runs_dir=runs")
+
+
+LINES = {
+    "squeue": "12|PENDING|Resources|0|ilsvrc resnet50-1a2b3c4d",
+    "sacct": "12|RUNNING|None|0:0|ilsvrc resnet50-1a2b3c4d",
+    "an array's task": " 12_3| RUNNING| None| 0| ilsvrc 3=resnet50-1a2b3c4d 7=resnet50-5e6f7a8b",
+    "stopped, by squeue": "12|FAILED|NonZeroExitCode|33280|ilsvrc resnet50-1a2b3c4d",
+    "stopped, by sacct": "12|FAILED|None|130:0|ilsvrc resnet50-1a2b3c4d",
+    "failed": "12|FAILED|NonZeroExitCode|256|ilsvrc resnet50-1a2b3c4d",
+    "no time": "12|TIMEOUT|TimeLimit|0:15|ilsvrc resnet50-1a2b3c4d",
+    "cancelled": "12|CANCELLED by 0|None|0:15|ilsvrc resnet50-1a2b3c4d",
+}
+TOLD = {
+    "squeue": ("waiting", "Resources"), "sacct": ("running", ""),
+    "an array's task": ("running", ""), "stopped, by squeue": ("stopped", ""),
+    "stopped, by sacct": ("stopped", ""), "failed": ("failed", "exit code 1"),
+    "no time": ("failed", "timeout"), "cancelled": ("stopped", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_what_slurm_says_of_a_job(name: str) -> None:
+    ((number, job),) = read_lines(LINES[name] + "\n99|RUNNING|None|0|another's comment\n")
+    assert (job.state, job.reason) == TOLD[name]
+    assert (number, job.run) == (LINES[name].split("|")[0].strip(), "resnet50-1a2b3c4d")
 
 
 def test_a_machine_without_slurm_is_told_so(

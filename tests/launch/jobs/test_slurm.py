@@ -16,7 +16,7 @@ from pipeline.cluster import load_cluster
 from pipeline.errors import UserError
 from pipeline.launch.jobs.slurm import SlurmJobs
 from pipeline.launch.jobs.submission import SubmittedJob
-from pipeline.launch.jobs.submit import read_trainings
+from pipeline.launch.jobs.submit import find_job, read_trainings
 
 pytestmark = pytest.mark.slurm
 
@@ -29,7 +29,7 @@ def on_slurm(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     settings = {
         "workers": "{count: 0, device: cpu}", "engine.workers_per_node": 1,
-        "engine.python": sys.executable, "engine.time_limit": "10", "engine.warning_seconds": 30,
+        "engine.python": sys.executable, "engine.hours": 0.5, "engine.warning_seconds": 30,
         "data_dir": data_dir, "runs_dir": tmp_path / "runs", "saving.log_every_steps": 5,
         "tracking.uri": f"sqlite:///{tmp_path}/mlflow.db",
     }  # fmt: skip
@@ -51,9 +51,9 @@ def submit(of_cluster: list[str], *of_recipe: str, seeds: tuple[int, ...] = ()) 
 def test_a_preempted_training_saves_waits_and_goes_on(
     slurm: SlurmCluster, on_slurm: list[str], tmp_path: Path
 ) -> None:
-    job = submit([*on_slurm, "engine.options={nodelist: n0}"], "epochs=60")
+    job = submit([*on_slurm, "engine.options={nodelist: n0}"], "epochs=30")
     log = tmp_path / "runs" / f"slurm-{job.id}.log"
-    await_(lambda: log.exists() and "epoch 2/60" in log.read_text())
+    await_(lambda: log.exists() and "epoch 2/30" in log.read_text())
     important = ["--partition=high", "--nodelist=n0", "--exclusive", "--output=/dev/null"]
     slurm.ask("sbatch", *important, "--wrap=sleep 3")
     jobs = jobs_of(on_slurm)
@@ -62,7 +62,7 @@ def test_a_preempted_training_saves_waits_and_goes_on(
 
     words = "".join(jobs.logs(job, follow=True))  # to its end, in its second life
     assert f"goes on after {step}" in words
-    assert "epoch 60/60  val (whole, 899 images)" in words
+    assert "epoch 30/30  val (whole, 899 images)" in words
     assert state_of(job, jobs) == "finished"
 
 
@@ -76,10 +76,12 @@ def test_an_array_of_seeds_and_a_stop(
     assert first.run != second.run
     log = tmp_path / "runs" / f"slurm-{second.id}.log"
     await_(lambda: log.exists() and "epoch 1/300" in log.read_text())
-    assert "saves" in jobs.stop(second)
+    assert "saves" in jobs.stop(find_job(jobs, second.id))
     await_(lambda: state_of(second, jobs) == "stopped")
+    assert "stopped as asked" in log.read_text()
     assert list((tmp_path / "runs" / second.run / "checkpoints").glob("*.pt"))
-    jobs.stop(first)
+    jobs.stop(find_job(jobs, first.run))
+    await_(lambda: state_of(first, jobs) == "stopped")
 
 
 def test_what_slurm_refuses_is_told(on_slurm: list[str]) -> None:
