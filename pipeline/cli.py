@@ -42,6 +42,7 @@ app.add_typer(cli_data.prepare, name="prepare")
 app.add_typer(cli_data.export, name="export")
 app.command()(cli_data.doctor)
 app.command()(cli_data.stage)
+app.command()(cli_data.benchmark_store)
 app.command()(cli_plan.plan)
 app.command()(cli_plan.check)
 app.command()(cli_submit.submit)
@@ -83,7 +84,11 @@ def train(
         say(console, "this training is complete; `ilsvrc compare` shows its result")
         return
     uri = where.tracking.uri
-    results = _measured([tracked_run(uri, outcome.record.tracking_run_id)])
+    run_id = outcome.folder.tracking_run_id()
+    if not run_id:
+        say(console, "the tracking store is still away; the same command records the result later")
+        return
+    results = _measured([tracked_run(uri, run_id)])
     conclude(outcome, uri, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
     if what.expect:

@@ -15,7 +15,7 @@ from pipeline.engine import KubeRay
 from pipeline.errors import InterruptedByUserError, UserError
 
 if TYPE_CHECKING:
-    from pipeline.launch.jobs.submission import JobEngine, SubmittedJob
+    from pipeline.launch.engines.submission import JobEngine, SubmittedJob
 
 jobs = typer.Typer(help="Look at submitted trainings, and stop them.", no_args_is_help=False)
 
@@ -60,7 +60,7 @@ def submit(
     ] = False,
 ) -> None:
     """Hand a training to a cluster: this machine, a Ray cluster, Kubernetes or Slurm."""
-    from pipeline.launch.jobs.submit import engine_of, read_seeds, read_trainings, refuse_unfit
+    from pipeline.launch.engines.submit import engine_of, read_seeds, read_trainings, refuse_unfit
 
     trainings = read_trainings(recipe, of_recipe(set_), on, of_cluster(set_), read_seeds(seeds))
     cluster = trainings[0].cluster
@@ -99,7 +99,7 @@ def list_by_default(context: typer.Context) -> None:
 @jobs.command("list")
 def list_(on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
     """List a cluster's jobs, newest first: state, epoch, errors, speed, time left."""
-    from pipeline.launch.jobs.submit import engine_of
+    from pipeline.launch.engines.submit import engine_of
     from pipeline.reports.jobs import jobs_table
     from pipeline.tracking.queries import training_progress
 
@@ -113,7 +113,7 @@ def list_(on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
 @jobs.command()
 def status(job: JobName, on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
     """Say all that is known about one job."""
-    from pipeline.launch.jobs.submit import engine_of, find_job
+    from pipeline.launch.engines.submit import engine_of, find_job
     from pipeline.reports.jobs import job_table
     from pipeline.tracking.queries import training_progress
 
@@ -131,7 +131,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print what a job printed."""
-    from pipeline.launch.jobs.submit import engine_of, find_job
+    from pipeline.launch.engines.submit import engine_of, find_job
 
     engine = engine_of(load_cluster(on, of_cluster(set_)))
     _print_logs(engine, find_job(engine, job), on, follow)
@@ -140,7 +140,7 @@ def logs(
 @jobs.command()
 def stop(job: JobName, on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
     """Have a job save a checkpoint and end; the same submit goes on from there."""
-    from pipeline.launch.jobs.submit import engine_of, find_job
+    from pipeline.launch.engines.submit import engine_of, find_job
 
     engine = engine_of(load_cluster(on, of_cluster(set_)))
     found = find_job(engine, job)
@@ -157,7 +157,7 @@ def cluster_by_hand(
     delete: Annotated[bool, typer.Option("--delete", help="Delete it.")] = False,
 ) -> None:
     """Start a Ray cluster in Kubernetes that stays, to work on by hand."""
-    from pipeline.launch.jobs.kubernetes_api import KubernetesJobs
+    from pipeline.launch.engines.kubernetes_api import KubernetesJobs
 
     cluster = load_cluster(on, of_cluster(set_))
     if not isinstance(cluster.engine, KubeRay):

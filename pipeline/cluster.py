@@ -48,7 +48,8 @@ class Workers(Section):
 
     @model_validator(mode="after")
     def _counted_or_elastic(self) -> Self:
-        if (self.count is None) == (self.min is None or self.max is None):
+        given = [value is not None for value in (self.count, self.min, self.max)]
+        if given not in ([True, False, False], [False, True, True]):
             raise ValueError("give either count, or min and max")
         if self.min and self.max and self.min > self.max:
             raise ValueError("min must not be above max")
@@ -105,11 +106,13 @@ class Loading(Section):
 class Tracking(Section):
     """Where the runs are recorded. `MLFLOW_TRACKING_URI` comes before `uri`.
 
-    Without either, `load_cluster` puts a sqlite file in the working directory.
+    Without either, `load_cluster` puts a sqlite file in the working directory. Where tracking is
+    not `required`, a training starts though the server is away, and is recorded when it is back.
     """
 
     uri: str = ""
     experiment: str = "ilsvrc"
+    required: bool = True
 
 
 class Saving(Section):

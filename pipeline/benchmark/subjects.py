@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from pipeline.benchmark.stopwatch import Subject
 from pipeline.cluster import Loading
@@ -72,12 +73,20 @@ def first_batches(bench: Bench, count: int) -> list[Batch]:
         ]
 
 
-def stepping(bench: Bench, batches: Iterator[Batch]) -> Subject:
-    """Train a network from its first step on whatever `batches` yields."""
+def stepping(
+    bench: Bench, batches: Iterator[Batch], *, without: type[nn.Module] | None = None
+) -> Subject:
+    """Train a network from its first step on whatever `batches` yields.
+
+    Layers of the kind `without` do nothing.
+    """
     recipe, dealing = bench.recipe, bench.dealing
     torch.manual_seed(recipe.seed)
     layout = torch.channels_last if bench.channels_last else torch.contiguous_format
     model = build_model(recipe.network, recipe.input)
+    for name, layer in list(model.named_modules()):
+        if without and isinstance(layer, without):
+            model.set_submodule(name, nn.Identity())
     model = model.to(bench.device, memory_format=layout)  # type: ignore[call-overload]
     optimizer = build_optimizer(recipe.optimizer, model)
     schedule = Schedule(recipe.schedule, recipe.epochs)

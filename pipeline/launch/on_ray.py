@@ -1,13 +1,12 @@
 """Runs a function on the workers of a cluster: by Ray Train, or in this very process."""
 
-import logging
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,26 +26,15 @@ from pipeline.launch.mailbox import mailbox
 from pipeline.launch.notices import heeding_notices
 from pipeline.launch.watchdog import RollCall
 from pipeline.launch.worker import Job
+from pipeline.ray_session import LOCAL, ray_session
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 Result = TypeVar("Result")
 
-_RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing may need the internet
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a fit ends 3 s sooner than with 2 s
-    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # a node that has just gone is waited for
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES to the user
-}
 # What all workers raise at the same step, so that none is to be tried again.
 _ENDS = (TrainingStoppedError, InterruptedByUserError)
-_LOCAL = "local"  # the address of a Ray of this command's own
-
-# Before Ray is imported, which functions do. What the user has set stays.
-os.environ.update(_RAY_ENVIRONMENT | os.environ)
 
 
 def run_on_workers(
@@ -79,7 +67,7 @@ def run_on_workers(
     if workers.are_here:
         with asking():
             return _in_this_process(function, job, show)
-    with _ray(workers.ray_address), mailbox(hear) as box:
+    with ray_session(workers.ray_address), mailbox(hear) as box:
         _refuse_too_few(workers)
         with asking():  # Ray catches signals while it starts
             return _fit(function, job, box)
@@ -124,7 +112,7 @@ def _fit(
     for stale in job.folder.path.glob(".ray-*"):  # a killed driver's
         shutil.rmtree(stale, ignore_errors=True)
     # Nobody takes this machine's own Ray a node away, and the watcher costs it an actor.
-    watches = "0" if workers.ray_address == _LOCAL else "1"
+    watches = "0" if workers.ray_address == LOCAL else "1"
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", watches)
     # Ray wants a place that all machines share; the run's folder is one.
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.folder.path) as scratch:
@@ -235,33 +223,3 @@ def _is_collateral(failure: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0]
-
-
-def start_ray(address: str, num_cpus: int | None = None) -> None:
-    """Start or join Ray without its chatter; `num_cpus` is promised, whatever the machine has."""
-    import ray
-
-    try:
-        ray.init(
-            address=address, num_cpus=num_cpus, log_to_driver=False, logging_level=logging.ERROR
-        )
-    except (ConnectionError, ValueError) as error:
-        raise UserError(
-            f"Ray at '{address}' can't be joined: {_first_line(error)}; start it with `ray start "
-            f"--head`, or set cluster.workers.ray_address"
-        ) from None
-
-
-@contextmanager
-def _ray(address: str) -> Iterator[None]:
-    """Have Ray up; one that was up before is used as it is and left running."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    start_ray(address)
-    try:
-        yield
-    finally:
-        ray.shutdown()

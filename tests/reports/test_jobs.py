@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from pipeline.launch.jobs.submission import State, SubmittedJob
+from pipeline.launch.engines.submission import State, SubmittedJob
 from pipeline.reports.jobs import job_table, jobs_table
 from pipeline.tracking.queries import TrainingProgress
 

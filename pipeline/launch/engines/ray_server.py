@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.cluster import Cluster
 from pipeline.engine import RayServer
 from pipeline.errors import UserError
-from pipeline.launch.jobs.manifests import to_documents
-from pipeline.launch.jobs.submission import State, SubmittedJob, Training
-from pipeline.launch.jobs.working_tree import PROJECT, pack, within_tree
+from pipeline.launch.engines.manifests import to_documents
+from pipeline.launch.engines.submission import State, SubmittedJob, Training
+from pipeline.launch.engines.working_tree import PROJECT, pack, within_tree
 from pipeline.tracking.client import without_credentials
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pipeline.cluster import Cluster
 from pipeline.engine import Slurm
 from pipeline.errors import UserError
-from pipeline.launch.jobs.sbatch import render_script, runs_of_comment
-from pipeline.launch.jobs.submission import State, SubmittedJob, Training
+from pipeline.launch.engines.sbatch import render_script, runs_of_comment
+from pipeline.launch.engines.submission import State, SubmittedJob, Training
 
 _STATES: dict[str, State] = {
     "PENDING": "waiting",
@@ -113,10 +113,10 @@ def _job(number: str, run: str, state: str, reason: str, status: str) -> Submitt
     match known := _STATES.get(state, "failed"):
         case "waiting":
             return SubmittedJob(number, run, known, "" if reason == "None" else reason)
-        case "failed" if (code := _exit_code(status)) == _STOPPED_CODE:
+        case "failed" if _exit_code(status) == _STOPPED_CODE:
             return SubmittedJob(number, run, "stopped")
         case "failed":
-            how = f"exit code {code}" if state == "FAILED" else state.lower()
+            how = f"exit code {_exit_code(status)}" if state == "FAILED" else state.lower()
             return SubmittedJob(number, run, known, how)
         case _:
             return SubmittedJob(number, run, known)

@@ -7,8 +7,8 @@ from typing import Any
 from pipeline.cluster import Cluster
 from pipeline.documents import read_yaml
 from pipeline.engine import KubeRay
-from pipeline.launch.jobs.manifests import to_documents
-from pipeline.launch.jobs.submission import Training
+from pipeline.launch.engines.manifests import to_documents
+from pipeline.launch.engines.submission import Training
 
 GROUP, VERSION = "ray.io", "v1"
 RUN_ANNOTATION = "ilsvrc/run"

@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.cluster import load_cluster
 from pipeline.errors import UserError
-from pipeline.launch.jobs.sbatch import runs_of_comment
-from pipeline.launch.jobs.slurm import SlurmJobs, read_lines
-from pipeline.launch.jobs.submit import read_trainings
+from pipeline.launch.engines.sbatch import runs_of_comment
+from pipeline.launch.engines.slurm import SlurmJobs, read_lines
+from pipeline.launch.engines.submit import read_trainings
 
 
 def script(*of_cluster: str, seeds: tuple[int, ...] = ()) -> str:

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from pipeline.cluster import load_cluster
-from pipeline.launch.jobs.local import LocalRuns
-from pipeline.launch.jobs.submit import find_job
+from pipeline.launch.engines.local import LocalRuns
+from pipeline.launch.engines.submit import find_job
 from pipeline.tracking.queries import training_progress
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.engine import Slurm
-from pipeline.launch.jobs.submission import Training
+from pipeline.launch.engines.submission import Training
 
 # Signals reach the script alone (`B:`), not the workers: they learn of it by the run's `stop` file.
 # It is written until all is over, since a training that just starts removes an earlier one's.
@@ -66,7 +66,7 @@ def render_script(trainings: list[Training], engine: Slurm, command: str) -> str
         runs = " ".join(f"[{one.seed}]={shlex.quote(one.run)}" for one in trainings)
         run = f"({runs})\nrun=${{run[$SLURM_ARRAY_TASK_ID]}}"
         train += ' --set seed="$SLURM_ARRAY_TASK_ID"'
-    ray_over_nodes = "pipeline.launch.jobs.node"
+    ray_over_nodes = "pipeline.launch.engines.node"
     parts = {
         "submitted by": command,
         "options": "\n".join(f"#SBATCH --{option}" for option in _options(trainings, engine)),

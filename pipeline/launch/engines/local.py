@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pipeline.cluster import Cluster
 from pipeline.errors import UserError
-from pipeline.launch.jobs.submission import State, SubmittedJob, Training
+from pipeline.launch.engines.submission import State, SubmittedJob, Training
 from pipeline.launch.run_folder import RunFolder
 
 

@@ -9,7 +9,7 @@ import yaml
 from kubernetes_server import kuberay_problems
 
 from pipeline.cli import main
-from pipeline.launch.jobs.working_tree import PROJECT
+from pipeline.launch.engines.working_tree import PROJECT
 
 FILES = sorted((PROJECT / "jobs").glob("*/*"))
 REFERENCE_RUNS = ["alexnet", "vgg16", "vgg19", "googlenet", "resnet50", "resnet152", "densenet121"]

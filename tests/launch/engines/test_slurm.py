@@ -14,9 +14,9 @@ from slurm_cluster import SlurmCluster
 
 from pipeline.cluster import load_cluster
 from pipeline.errors import UserError
-from pipeline.launch.jobs.slurm import SlurmJobs
-from pipeline.launch.jobs.submission import SubmittedJob
-from pipeline.launch.jobs.submit import find_job, read_trainings
+from pipeline.launch.engines.slurm import SlurmJobs
+from pipeline.launch.engines.submission import SubmittedJob
+from pipeline.launch.engines.submit import find_job, read_trainings
 
 pytestmark = pytest.mark.slurm
 

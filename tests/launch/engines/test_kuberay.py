@@ -11,10 +11,10 @@ from kubernetes_server import KubernetesServer, kuberay_problems
 
 from pipeline.cluster import load_cluster
 from pipeline.errors import UserError
-from pipeline.launch.jobs.kuberay import documents_of, object_name, ray_cluster, ray_job
-from pipeline.launch.jobs.kubernetes_api import KubernetesJobs
-from pipeline.launch.jobs.submission import Training
-from pipeline.launch.jobs.submit import read_trainings
+from pipeline.launch.engines.kuberay import documents_of, object_name, ray_cluster, ray_job
+from pipeline.launch.engines.kubernetes_api import KubernetesJobs
+from pipeline.launch.engines.submission import Training
+from pipeline.launch.engines.submit import read_trainings
 
 EVERYTHING = [
     "engine.queue=training",

@@ -15,10 +15,10 @@ from ray_head import RayHead
 
 from pipeline.cluster import load_cluster
 from pipeline.errors import UserError
-from pipeline.launch.jobs.kubernetes_api import KubernetesJobs
-from pipeline.launch.jobs.ray_server import RayJobs
-from pipeline.launch.jobs.submission import SubmittedJob
-from pipeline.launch.jobs.submit import read_trainings
+from pipeline.launch.engines.kubernetes_api import KubernetesJobs
+from pipeline.launch.engines.ray_server import RayJobs
+from pipeline.launch.engines.submission import SubmittedJob
+from pipeline.launch.engines.submit import read_trainings
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
 

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.errors import UserError
-from pipeline.launch.jobs import working_tree
-from pipeline.launch.jobs.working_tree import PROJECT, pack, within_tree
+from pipeline.launch.engines import working_tree
+from pipeline.launch.engines.working_tree import PROJECT, pack, within_tree
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cluster import Cluster
 from pipeline.engine import KubeRay
 from pipeline.errors import UserError
-from pipeline.launch.jobs.kuberay import (
+from pipeline.launch.engines.kuberay import (
     GROUP,
     OURS,
     RUN_ANNOTATION,
@@ -21,8 +21,8 @@ from pipeline.launch.jobs.kuberay import (
     ray_cluster,
     ray_job,
 )
-from pipeline.launch.jobs.manifests import to_documents
-from pipeline.launch.jobs.submission import State, SubmittedJob, Training
+from pipeline.launch.engines.manifests import to_documents
+from pipeline.launch.engines.submission import State, SubmittedJob, Training
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient

@@ -8,7 +8,7 @@ from pipeline.data.order import Dealing
 from pipeline.documents import digest
 from pipeline.engine import KubeRay, RayServer, Slurm
 from pipeline.errors import UserError
-from pipeline.launch.jobs.submission import JobEngine, SubmittedJob, Training
+from pipeline.launch.engines.submission import JobEngine, SubmittedJob, Training
 from pipeline.recipe import Recipe, load_recipe
 
 
@@ -76,19 +76,19 @@ def engine_of(cluster: Cluster) -> JobEngine:
     """Return the engine that a cluster names; what it needs is imported only for it."""
     match cluster.engine:
         case RayServer() as engine:
-            from pipeline.launch.jobs.ray_server import RayJobs
+            from pipeline.launch.engines.ray_server import RayJobs
 
             return RayJobs(engine, cluster)
         case KubeRay() as engine:
-            from pipeline.launch.jobs.kubernetes_api import KubernetesJobs
+            from pipeline.launch.engines.kubernetes_api import KubernetesJobs
 
             return KubernetesJobs(engine, cluster)
         case Slurm() as engine:
-            from pipeline.launch.jobs.slurm import SlurmJobs
+            from pipeline.launch.engines.slurm import SlurmJobs
 
             return SlurmJobs(engine, cluster)
         case _:
-            from pipeline.launch.jobs.local import LocalRuns
+            from pipeline.launch.engines.local import LocalRuns
 
             return LocalRuns(cluster)
 

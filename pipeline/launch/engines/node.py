@@ -1,6 +1,6 @@
 """A node of a Slurm allocation, as `srun` starts it: Ray's head and the command, or one more.
 
-    srun … python -m pipeline.launch.jobs.node train RECIPE …
+    srun … python -m pipeline.launch.engines.node train RECIPE …
 
 The first node runs the command once all have joined; the step ends with it. Ray's own
 `symmetric-run` is not used since it ends with `ray stop`, which ends every Ray of the user on a
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.ray_session import ray_session
 
 _PATIENCE = 300.0  # seconds until all nodes must have joined
 _PORTS_A_JOB = 20
@@ -87,18 +88,15 @@ def _wait_for_port(host: str, port: int) -> None:
 def _wait_for_nodes(address: str, number: int, head: "subprocess.Popen[bytes]") -> None:
     import ray
 
-    from pipeline.launch.on_ray import start_ray
-
     host, _, port = address.rpartition(":")
     _wait_for_port(host, int(port))
-    start_ray(address)
     deadline = time.monotonic() + _PATIENCE
-    while len(there := [node for node in ray.nodes() if node["Alive"]]) < number:
-        if time.monotonic() > deadline or head.poll() is not None:
-            names = ", ".join(node["NodeManagerHostname"] for node in there)
-            raise UserError(f"{len(there)} of {number} nodes joined Ray ({names}); see above")
-        time.sleep(1)
-    ray.shutdown()
+    with ray_session(address):
+        while len(there := [node for node in ray.nodes() if node["Alive"]]) < number:
+            if time.monotonic() > deadline or head.poll() is not None:
+                names = ", ".join(node["NodeManagerHostname"] for node in there)
+                raise UserError(f"{len(there)} of {number} nodes joined Ray ({names}); see above")
+            time.sleep(1)
 
 
 if __name__ == "__main__":
