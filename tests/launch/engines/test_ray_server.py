@@ -76,6 +76,18 @@ def test_a_job_is_stopped_with_a_checkpoint_and_the_same_submit_ends_it(
     assert before[:3] == [job, run, "stopped"]
 
 
+@pytest.mark.slow
+def test_a_jobs_workers_are_placed_by_the_cluster_and_leave_its_ray_running(
+    ilsvrc: Command, on_ray: list[str], mlflow_server: str
+) -> None:
+    workers = "cluster.workers={count: 2, device: cpu, ray_address: auto}"
+    settings = ["--set", workers, f"--set=cluster.tracking.uri={mlflow_server}"]
+    for epochs in (2, 3):
+        done = ilsvrc("submit", "smoke", *on_ray, *settings, f"--set=epochs={epochs}", "--follow")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"epoch {epochs}/{epochs}  val (whole, 899 images)" in done.stdout
+
+
 def test_kubernetes_proxy_reaches_the_jobs_own_ray(
     ray_head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
