@@ -10,12 +10,13 @@ from typer.core import TyperGroup
 
 from pipeline.cli_console import console_for_tables, say
 from pipeline.cli_job import Assignments, RecipeName, of_cluster, of_recipe
-from pipeline.cluster import load_cluster
+from pipeline.cluster import Cluster, load_cluster
 from pipeline.engine import KubeRay
 from pipeline.errors import InterruptedByUserError, UserError
 
 if TYPE_CHECKING:
     from pipeline.launch.engines.submission import JobEngine, SubmittedJob
+    from pipeline.tracking.queries import TrainingProgress
 
 jobs = typer.Typer(help="Look at submitted trainings, and stop them.", no_args_is_help=False)
 
@@ -56,7 +57,7 @@ def submit(
         bool, typer.Option("--dry-run", help="Print what would be submitted, and submit nothing.")
     ] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show what the job prints, until it ends.")
+        bool, typer.Option("--follow", help="Show what the (first) job prints, until it ends.")
     ] = False,
 ) -> None:
     """Hand a training to a cluster: this machine, a Ray cluster, Kubernetes or Slurm."""
@@ -87,7 +88,7 @@ def submit(
     if follow:
         _print_logs(engine, submitted[0], on, follow=True)
     else:
-        say(console, f"to look: ilsvrc jobs --on {shlex.quote(on)}")
+        say(console, f"to look: ilsvrc jobs list --on {shlex.quote(on)}")
 
 
 @jobs.callback(invoke_without_command=True)
@@ -101,13 +102,10 @@ def list_(on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
     """List a cluster's jobs, newest first: state, epoch, errors, speed, time left."""
     from pipeline.launch.engines.submit import engine_of
     from pipeline.reports.jobs import jobs_table
-    from pipeline.tracking.queries import training_progress
 
     cluster = load_cluster(on, of_cluster(set_))
     found = engine_of(cluster).jobs()
-    tracking = cluster.tracking
-    progress = training_progress(tracking.uri, tracking.experiment, {job.run for job in found})
-    console_for_tables().print(jobs_table(found, progress))
+    console_for_tables().print(jobs_table(found, _progress(cluster, {job.run for job in found})))
 
 
 @jobs.command()
@@ -115,12 +113,10 @@ def status(job: JobName, on: ClusterName = "laptop", set_: ClusterAssignments = 
     """Say all that is known about one job."""
     from pipeline.launch.engines.submit import engine_of, find_job
     from pipeline.reports.jobs import job_table
-    from pipeline.tracking.queries import training_progress
 
     cluster = load_cluster(on, of_cluster(set_))
-    found, tracking = find_job(engine_of(cluster), job), cluster.tracking
-    progress = training_progress(tracking.uri, tracking.experiment, {found.run})
-    console_for_tables().print(job_table(found, progress.get(found.run)))
+    found = find_job(engine_of(cluster), job)
+    console_for_tables().print(job_table(found, _progress(cluster, {found.run}).get(found.run)))
 
 
 @jobs.command()
@@ -169,6 +165,18 @@ def cluster_by_hand(
         engine.delete_cluster()
     else:
         say(Console(), engine.start_cluster())
+
+
+def _progress(cluster: Cluster, runs: set[str]) -> dict[str, "TrainingProgress"]:
+    """What is tracked of `runs`. A store that is away gets a warning: jobs are shown without."""
+    from pipeline.tracking.queries import training_progress
+
+    tracking = cluster.tracking
+    try:
+        return training_progress(tracking.uri, tracking.experiment, runs)
+    except UserError as error:
+        say(Console(stderr=True), f"shown without figures: {error}")
+        return {}
 
 
 def _print_logs(engine: "JobEngine", job: "SubmittedJob", on: str, follow: bool) -> None:
