@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
 from pipeline.cli_console import console_for_tables, say
 from pipeline.cli_job import Assignments, RecipeName, of_cluster, of_recipe
@@ -71,13 +70,8 @@ def submit(
         typer.echo(engine.render(trainings, command), nl=False)
         return
     if cluster.engine.kind == "local":
-        app = context.find_root().command
-        assert isinstance(app, TyperGroup)
-        train = app.commands["train"]
         for training in trainings:
-            chosen = [] if training.seed is None else [f"seed={training.seed}"]
-            sets = [*training.assignments, *chosen]
-            context.invoke(train, recipe=recipe, on=on, set_=sets, run=training.run)
+            context.find_root().command.main(training.arguments(), standalone_mode=False)
         return
     for training in trainings:
         refuse_unfit(training.recipe, training.cluster)
