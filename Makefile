@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow soak check lint imports types benchmark up down image clean
+.PHONY: help setup demo test test-slow soak check jobs lint imports types benchmark up down image clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode \
-		--constraint constraints.txt --group dev --editable '.[gpu,s3,server]'
+		--constraint constraints.txt --group dev --editable '.[gpu,kubernetes,s3,server]'
 	@touch $@
 
 demo: $(READY)  ## Train LeNet-5 on real handwritten digits with two workers (2–4 minutes)
@@ -40,6 +40,12 @@ test-slow: $(READY)  ## Run the tests that take minutes each
 soak: $(READY)  ## Inject 200 random faults into one training (hours); FAULTS and SEED choose others
 	ILSVRC_SOAK_FAULTS=$(or $(FAULTS),200) $(if $(SEED),ILSVRC_SOAK_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -s tests/launch/test_soak.py
+
+jobs: $(READY)  ## Render the ready files of jobs/ again, each by the command in it
+	@for file in jobs/*/*; do \
+		command=$$(sed -n 's/^# ilsvrc //p' $$file | head -n 1); \
+		eval "$(BIN)/ilsvrc $$command --dry-run" > $$file.new && mv $$file.new $$file || exit 1; \
+	done
 
 lint: $(READY)  ## Check style and formatting
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline import cli_data, cli_plan
+from pipeline import cli_data, cli_plan, cli_submit
 from pipeline.cli_console import console_for_tables, progress, say
 from pipeline.cli_job import (
     Assignments,
@@ -42,9 +42,11 @@ app.add_typer(cli_data.prepare, name="prepare")
 app.add_typer(cli_data.export, name="export")
 app.command()(cli_data.doctor)
 app.command()(cli_data.stage)
+app.command()(cli_data.benchmark_store)
 app.command()(cli_plan.plan)
 app.command()(cli_plan.check)
-app.command()(cli_data.benchmark_store)
+app.command()(cli_submit.submit)
+app.add_typer(cli_submit.jobs, name="jobs")
 
 
 @app.command()

@@ -52,6 +52,7 @@ class Meter:
                     "train/learning_rate": progress.learning_rate,
                     "train/images_per_second": progress.images_per_second,
                     "train/waiting_share": progress.seconds_waiting / progress.seconds,
+                    "train/epochs": progress.epoch + progress.step / progress.num_steps,
                 },
                 step=progress.epoch * self._num_steps + progress.step,
             )

@@ -114,9 +114,9 @@ def _fit(
     function: Callable[[Job, Worker, Report], Result], job: Job, box: "ActorHandle[Any]"
 ) -> Result:
     from ray import train
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
-    workers = job.cluster.workers
+    workers, network = job.cluster.workers, job.cluster.network
     for stale in job.folder.path.glob(".ray-*"):  # a killed driver's
         shutil.rmtree(stale, ignore_errors=True)
     # Nobody takes this machine's own Ray a node away, and the watcher costs it an actor.
@@ -126,6 +126,9 @@ def _fit(
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.folder.path) as scratch:
         trainer = TorchTrainer(
             partial(_enter, function, job, box, credentials()),
+            torch_config=TorchConfig(
+                init_method=network.rendezvous, timeout_s=network.timeout_seconds
+            ),
             scaling_config=train.ScalingConfig(
                 num_workers=(
                     (workers.fewest, workers.most) if workers.is_elastic else workers.most
@@ -141,6 +144,7 @@ def _fit(
                 storage_path=scratch,
                 failure_config=train.FailureConfig(max_failures=workers.max_failures),
                 logging_config=train.LoggingConfig(log_level="ERROR"),
+                worker_runtime_env={"env_vars": network.environment},
             ),
         )
         try:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from jobs import MakeJob, tracked_losses
 from safetensors.torch import load_file
 
+from jobs import MakeJob, tracked_losses
 from pipeline.errors import InterruptedByUserError
 from pipeline.launch.events import Event, Progress
 from pipeline.launch.on_ray import run_on_workers

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import MakeJob
 from rich.console import Console
 from safetensors.torch import load_file
 
+from jobs import MakeJob
 from pipeline.cluster import load_cluster
 from pipeline.errors import TrainingStoppedError, UserError
 from pipeline.launch.driver import conclude, run_evaluation, run_training
