@@ -104,7 +104,7 @@ def run_benchmark(
     """
     if against not in (None, "torchvision"):
         raise UserError(f"--against {against}: not a known peer; there is: torchvision")
-    device = _device(cluster)
+    device = device_of(cluster)
     machine = look_at_machine(device)
     recipe = as_measured(recipe, machine)
     each = recipe.batch.micro_batch_size
@@ -189,7 +189,7 @@ def as_measured(recipe: Recipe, machine: Machine) -> Recipe:
     )
 
 
-def _device(cluster: Cluster) -> torch.device:
+def device_of(cluster: Cluster) -> torch.device:
     if cluster.workers.device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():

@@ -21,7 +21,8 @@ from pipeline.errors import (
     WorkerFailedError,
 )
 from pipeline.launch.asking import asking_on_signals
-from pipeline.launch.events import Event, Note, Report
+from pipeline.launch.events import Event, Note, Report, Started
+from pipeline.launch.gauges import Gauges
 from pipeline.launch.mailbox import mailbox
 from pipeline.launch.notices import heeding_notices
 from pipeline.launch.watchdog import RollCall
@@ -53,11 +54,6 @@ def run_on_workers(
     did.
     """
     workers = job.cluster.workers
-    roll_call = RollCall()
-
-    def hear(event: Event) -> None:
-        if told := roll_call.hear(event):
-            show(told)
 
     def asking() -> AbstractContextManager[None]:
         if not stops_on_request:
@@ -67,10 +63,22 @@ def run_on_workers(
     if workers.are_here:
         with asking():
             return _in_this_process(function, job, show)
-    with ray_session(workers.ray_address), mailbox(hear) as box:
+    with ray_session(workers.ray_address), mailbox(_hearing(job.folder.name, show)) as box:
         _refuse_too_few(workers)
         with asking():  # Ray catches signals while it starts
             return _fit(function, job, box)
+
+
+def _hearing(run: str, show: Report) -> Report:
+    """Return what hears the workers: the gauges all, `show` what a person should be told."""
+    roll_call, gauges = RollCall(), Gauges(run)
+
+    def hear(event: Event) -> None:
+        gauges.hear(event)
+        if told := roll_call.hear(event):
+            show(told)
+
+    return hear
 
 
 def _in_this_process(
@@ -117,7 +125,7 @@ def _fit(
     # Ray wants a place that all machines share; the run's folder is one.
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.folder.path) as scratch:
         trainer = TorchTrainer(
-            partial(_enter, function, job, box, _credentials()),
+            partial(_enter, function, job, box, credentials()),
             torch_config=TorchConfig(
                 init_method=network.rendezvous, timeout_s=network.timeout_seconds
             ),
@@ -165,8 +173,8 @@ def _in_a_thread(function: Callable[[], Result]) -> Result:
     return future.result()
 
 
-def _credentials() -> dict[str, str]:
-    # A Ray that was up before knows nothing of this process's environment.
+def credentials() -> dict[str, str]:
+    """Return what a Ray that was up before can't know of this process's environment."""
     return {key: value for key, value in os.environ.items() if key.startswith(("MLFLOW_", "AWS_"))}
 
 
@@ -191,6 +199,7 @@ def _enter(
     def report(event: Event) -> None:
         box.put.remote(event)
 
+    report(Started(worker.rank))
     try:
         with heeding_notices(job.folder):
             return function(job, worker, report)

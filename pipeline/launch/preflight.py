@@ -16,7 +16,7 @@ from pipeline.data.views import training_size
 from pipeline.errors import UserError
 from pipeline.planning.workload import checkpoint_bytes, model_on_paper, weight_bytes
 from pipeline.recipe import Recipe
-from pipeline.tracking.runs import check_reachable, is_file
+from pipeline.tracking.runs import check_recordable, is_file
 
 TRAINING = ("network", "data set", "batch", "machine", "storage", "tracking")
 EVALUATION = ("network", "data set", "machine", "tracking")
@@ -162,7 +162,7 @@ def _storage(on_disk: int, recipe: Recipe, cluster: Cluster) -> str:
             f"--set cluster.runs_dir=FOLDER"
         ) from None
     free = shutil.disk_usage(folder).free
-    needed = max(0, _bytes_needed(recipe, cluster) - on_disk)
+    needed = max(0, bytes_needed(recipe, cluster) - on_disk)
     if free < needed:
         raise UserError(
             f"{folder}: {_megabytes(free)} free, the checkpoints need {_megabytes(needed)}; free "
@@ -171,11 +171,12 @@ def _storage(on_disk: int, recipe: Recipe, cluster: Cluster) -> str:
     return f"{folder}, {_megabytes(free)} free, {_megabytes(needed)} needed"
 
 
-def _bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
+def bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
+    """Return how much room a run's checkpoints and weights take at most."""
     saving = cluster.saving
     spread = recipe.epochs // saving.keep_every_epochs if saving.keep_every_epochs else 0
-    # The best is kept as well, and one more is being written; then come the final weights.
-    num_checkpoints = saving.checkpoints_to_keep + 1 + spread + 1
+    # The best one, and one that is being written; then come the final weights.
+    num_checkpoints = saving.checkpoints_to_keep + spread + 2
     return num_checkpoints * checkpoint_bytes(recipe) + weight_bytes(recipe)
 
 
@@ -186,7 +187,7 @@ def _tracking(recipe: Recipe, cluster: Cluster) -> str:
             "cluster.tracking.uri to a tracking server"
         )
     try:
-        check_reachable(cluster.tracking.uri)
+        check_recordable(cluster.tracking.uri, cluster.tracking.experiment)
     except UserError as error:
         if cluster.tracking.required:
             raise

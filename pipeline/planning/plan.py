@@ -48,6 +48,7 @@ class Plan:
     calibration: MeasuredSpeed | None
     rows: tuple[Row, ...]
     memory: dict[int, float]
+    own_workers: int
     checkpoints_written: int
     last_worthwhile: int
     last_fitting_batch: int
@@ -83,6 +84,7 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
             loaded_per_thread=measured.loader_images_per_second / measured.threads,
         )
     sizes = sorted({*WORLD_SIZES, workers.most})
+    own = _row(workload, machine, workers.most)
     return Plan(
         workload=workload,
         machine=machine,
@@ -90,7 +92,8 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
         calibration=measured,
         rows=tuple(_row(workload, machine, size) for size in sizes),
         memory={size: _memory(workload, hardware, size, is_gpu) for size in MICRO_BATCHES},
-        checkpoints_written=_checkpoints(workload, cluster),
+        own_workers=own.num_workers,
+        checkpoints_written=_checkpoints(workload, cluster, own.epoch_seconds),
         last_worthwhile=_last_worthwhile(workload, machine),
         last_fitting_batch=int(hardware.largest_batch.value) // recipe.batch.micro_batch_size,
     )
@@ -99,7 +102,7 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
 def _row(workload: Workload, machine: Machine, num_workers: int) -> Row:
     batch, data = workload.recipe.batch, workload.data
     each = math.ceil(batch.num_micro_batches / num_workers)
-    size = each * num_workers * batch.micro_batch_size
+    size = max(batch.num_micro_batches, num_workers) * batch.micro_batch_size
     step = step_parts(workload, machine, num_workers, each)
     images_per_second = size / step.seconds
     # An evaluation is a forward pass, a third of the work of training.
@@ -144,11 +147,13 @@ def _memory(workload: Workload, hardware: Hardware, micro_batch: int, is_gpu: bo
     return workload.state_bytes + micro_batch * workload.activation_bytes + other
 
 
-def _checkpoints(workload: Workload, cluster: Cluster) -> int:
-    batch, every = workload.recipe.batch, cluster.saving.checkpoint_every_steps
-    steps = math.ceil(workload.data.train / batch.global_batch_size)
-    within = (steps - 1) // every if every else 0
-    return workload.recipe.epochs * (within + 1)
+def _checkpoints(workload: Workload, cluster: Cluster, epoch_seconds: float) -> int:
+    """Every epoch's, and those within one: by steps or by the clock, whichever are more."""
+    saving = cluster.saving
+    steps = math.ceil(workload.data.train / workload.recipe.batch.global_batch_size)
+    by_steps = (steps - 1) // saving.checkpoint_every_steps if saving.checkpoint_every_steps else 0
+    by_clock = int(epoch_seconds / (60 * saving.checkpoint_minutes))
+    return workload.recipe.epochs * (1 + max(by_steps, by_clock))
 
 
 def _last_worthwhile(workload: Workload, machine: Machine) -> int:

@@ -106,12 +106,13 @@ def _memory(plan: Plan) -> Table:
 
 def _sentences(plan: Plan, cited: _Citations) -> Iterator[str]:
     workload, recipe = plan.workload, plan.workload.recipe
+    unit = "GPUs" if plan.machine.is_gpu else "workers"
     written = plan.checkpoints_written
     yield (
-        f"Checkpoints: {_bytes(workload.checkpoint_bytes)} each, {written:,} written, "
+        f"Checkpoints: {_bytes(workload.checkpoint_bytes)} each, {written:,} written with "
+        f"{plan.own_workers:,} {unit}, "
         f"{_bytes(written * workload.checkpoint_bytes)} in all."
     )
-    unit = "GPUs" if plan.machine.is_gpu else "workers"
     if plan.last_worthwhile < plan.rows[-1].num_workers:
         yield (
             f"Scaling pays up to {plan.last_worthwhile:,} {unit}: twice as many then bring less "
