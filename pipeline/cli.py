@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline import cli_data, cli_plan, cli_submit
-from pipeline.cli_console import console_for_tables, progress, say
+from pipeline import cli_benchmarks, cli_data, cli_plan, cli_submit
+from pipeline.cli_console import console_for_tables, say
 from pipeline.cli_job import (
     Assignments,
     ClusterName,
@@ -42,7 +42,9 @@ app.add_typer(cli_data.prepare, name="prepare")
 app.add_typer(cli_data.export, name="export")
 app.command()(cli_data.doctor)
 app.command()(cli_data.stage)
-app.command()(cli_data.benchmark_store)
+app.command()(cli_benchmarks.benchmark)
+app.command()(cli_benchmarks.benchmark_store)
+app.command()(cli_benchmarks.benchmark_protection)
 app.command()(cli_plan.plan)
 app.command()(cli_plan.check)
 app.command()(cli_submit.submit)
@@ -154,42 +156,6 @@ def compare(
     found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
     for table in comparison_tables(_measured(found)):
         console.print(table)
-
-
-@app.command()
-def benchmark(
-    recipe: RecipeName,
-    on: ClusterName = "laptop",
-    set_: Assignments = None,
-    against: Annotated[
-        str | None, typer.Option(metavar="torchvision", help="Measure this loader as well.")
-    ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Rounds; each thing has a turn in each.")] = 5,
-    images: Annotated[int, typer.Option(min=1, help="Pictures to make, and to use again.")] = 512,
-    seconds: Annotated[float, typer.Option(help="How long a turn lasts, at least.")] = 5.0,
-) -> None:
-    """Measure images/s of loading, of training steps, and of both. Makes its own pictures."""
-    from pipeline.benchmark.benchmark import run_benchmark
-    from pipeline.benchmark.report import benchmark_notes, benchmark_table
-    from pipeline.planning.measured import keep_measurement
-
-    what, where = load_job(recipe, on, set_)
-    with progress("measuring") as show:
-        result = run_benchmark(
-            what,
-            where,
-            against=against,
-            rounds=runs,
-            num_images=images,
-            seconds=seconds,
-            progress=show,
-        )
-    console = Console()
-    console.print(benchmark_table(result))
-    for note in benchmark_notes(result):
-        say(console, note)
-    path = keep_measurement(where.runs_dir, result.measured_speed())
-    say(console, f"kept in {path}, where `ilsvrc plan` starts from")
 
 
 @app.command()
