@@ -100,6 +100,6 @@ def test_a_schedulers_signal_saves_and_the_same_command_goes_on(
     output, errors = process.communicate(timeout=120)
     assert time.monotonic() - asked < 30
     assert process.returncode == 130, errors
-    assert f"{number.name}: stopping after this step" in output
+    assert f"{number.name}: stopping after this step, with a checkpoint; within 30 s" in output
     assert "stopped as asked, after" in errors.replace("\n", " ")
     assert list((workspace / "runs" / "mine" / "checkpoints").glob("*.pt"))
