@@ -119,7 +119,11 @@ def train(
         say(console, "this training is complete; `ilsvrc compare` shows its result")
         return
     uri = where.tracking.uri
-    results = _measured([tracked_run(uri, outcome.record.tracking_run_id)])
+    run_id = outcome.folder.tracking_run_id()
+    if not run_id:
+        say(console, "the tracking store is still away; the same command records the result later")
+        return
+    results = _measured([tracked_run(uri, run_id)])
     conclude(outcome, uri, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
     if what.expect:

@@ -85,11 +85,13 @@ class Loading(Section):
 class Tracking(Section):
     """Where the runs are recorded. `MLFLOW_TRACKING_URI` comes before `uri`.
 
-    Without either, `load_cluster` puts a sqlite file in the working directory.
+    Without either, `load_cluster` puts a sqlite file in the working directory. Where tracking is
+    not `required`, a training starts though the server is away, and is recorded when it is back.
     """
 
     uri: str = ""
     experiment: str = "ilsvrc"
+    required: bool = True
 
 
 class Saving(Section):

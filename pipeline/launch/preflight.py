@@ -194,7 +194,12 @@ def _tracking(cluster: Cluster) -> str:
             "several machines can't share a sqlite file; set MLFLOW_TRACKING_URI or "
             "cluster.tracking.uri to a tracking server"
         )
-    check_reachable(cluster.tracking.uri)
+    try:
+        check_reachable(cluster.tracking.uri)
+    except UserError as error:
+        if cluster.tracking.required:
+            raise
+        return f"{error}; tracking.required is false, so that metrics wait in the run's folder"
     return f"MLflow experiment '{cluster.tracking.experiment}'"
 
 

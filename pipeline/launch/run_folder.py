@@ -106,6 +106,11 @@ class RunFolder:
                 f"{path}: not a run's record; give the run another --run name"
             ) from None
 
+    def tracking_run_id(self) -> str:
+        """The id of the run's MLflow run; empty until the tracking store was there."""
+        record = self.record()
+        return record.tracking_run_id if record else ""
+
     def write_recipe(self, recipe: Recipe) -> None:
         write_whole(self.recipe_file, to_yaml(recipe).encode())
 

@@ -60,7 +60,6 @@ class Job:
     cluster: Cluster
     folder: RunFolder
     tracking_uri: str
-    tracking_run_id: str
     start: Path | None = None
 
     def store(self) -> Store:
@@ -238,7 +237,7 @@ def open_tracker(job: Job, worker: Worker, report: Report) -> SilentTracker:
     return build_tracker(
         worker.is_first,
         job.tracking_uri,
-        job.tracking_run_id,
+        job.folder.tracking_run_id,
         job.folder.path,
         warn=lambda text: report(Note(text)),
     )

@@ -7,13 +7,13 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import UserError
-from pipeline.tracking.client import MEND, connect, reaching, reason, sqlite_file
+from pipeline.tracking.client import MEND, connect, load_mlflow, reaching, reason, sqlite_file
 from pipeline.tracking.client import without_credentials as shown
 
 if TYPE_CHECKING:
@@ -148,22 +148,27 @@ def log_dataset(uri: str, run_id: str, name: str, digest: str, place: str) -> No
 
 
 @contextmanager
-def system_metrics(uri: str, run_id: str, seconds_between: float = 10.0) -> Iterator[None]:
+def system_metrics(
+    uri: str, run_id: Callable[[], str], seconds_between: float = 10.0
+) -> Iterator[None]:
     """Record the processor, memory, disk, network and GPUs of this machine while inside.
 
-    Samples of an outage are kept and sent after it. Never raises.
+    Samples of an outage are kept and sent after it; nothing is sampled before `run_id` says one.
+    Never raises.
     """
     stop = threading.Event()
-    with reaching(uri):
-        connect(uri)  # imports here rather than in the thread
-        from mlflow.system_metrics import system_metrics_monitor
+    load_mlflow()  # here rather than in the thread
+    from mlflow.system_metrics import system_metrics_monitor
 
     def record() -> None:
         monitor = None
         while not stop.wait(seconds_between):
+            made = run_id()
+            if not made:
+                continue
             try:
                 monitor = monitor or system_metrics_monitor.SystemMetricsMonitor(
-                    run_id, resume_logging=True, tracking_uri=uri
+                    made, resume_logging=True, tracking_uri=uri
                 )
                 monitor.collect_metrics()
                 monitor.publish_metrics(monitor.aggregate_metrics())

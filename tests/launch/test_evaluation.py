@@ -77,7 +77,7 @@ def test_an_evaluation_is_a_child_run_with_its_predictions(
     crops = evaluated(trained, CROPS)
     for _ in range(2):  # the same again goes on with the same run
         evaluated(trained, CROPS)
-    parent = trained.outcome.record.tracking_run_id
+    parent = trained.outcome.folder.tracking_run_id()
     children = {
         run.tags["protocol"]: run
         for run in evaluated_runs(tracking_uri, "evaluated")

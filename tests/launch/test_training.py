@@ -1,10 +1,10 @@
 """Whole trainings, in this process and on two Ray workers: exact, resumable, tracked once."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from jobs import MakeJob
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -13,32 +13,11 @@ from pipeline.errors import TrainingStoppedError, UserError
 from pipeline.launch.driver import conclude, run_training
 from pipeline.launch.events import Evaluated, Event, Progress
 from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.worker import Job, train
 from pipeline.recipe import load_recipe
 from pipeline.tracking.client import connect
 from pipeline.tracking.queries import evaluated_runs
-from pipeline.tracking.runs import start_run
 from pipeline.training.checkpoint import checkpoints, load_checkpoint
-
-MakeJob = Callable[..., Job]
-
-
-@pytest.fixture
-def make_job(data_dir: Path, tracking_uri: str, tmp_path: Path) -> MakeJob:
-    def make(name: str, recipe: list[str], cluster: list[str]) -> Job:
-        folder = RunFolder(tmp_path / name)
-        folder.path.mkdir()
-        return Job(
-            load_recipe("smoke", recipe),
-            load_cluster("laptop", [f"data_dir={data_dir}", *cluster]),
-            folder,
-            tracking_uri,
-            start_run(tracking_uri, "tests", run_name=name, params={}, tags={}),
-        )
-
-    return make
-
 
 IN_PROCESS = ["workers.count=0", "saving.checkpoint_every_steps=3", "saving.log_every_steps=1"]
 
