@@ -61,9 +61,9 @@ class Gathered(Keeper):
             ),
             self._path,
         )
-        for rank in ranks:
-            self._part(rank).unlink()
+        for part in self._path.parent.glob(self._part("*").name):
+            part.unlink()
         return self._path
 
-    def _part(self, rank: int) -> Path:
+    def _part(self, rank: int | str) -> Path:
         return self._path.with_name(f".{self._path.name}.part-{rank}")

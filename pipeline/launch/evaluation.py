@@ -97,6 +97,7 @@ def run_evaluation(
     store = Store.open(data, cluster.cache)
     images = store.split(split)
     check_contents(images, subject.input)
+    subject.refuse_unfit(len(store.classes))
     if origin.dataset_digest and data.name == origin.training_data:
         _refuse_other_data(origin, store)
     about = About(

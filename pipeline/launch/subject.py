@@ -5,15 +5,16 @@ import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pipeline.documents import Section
 from pipeline.errors import UserError
 from pipeline.launch.run_folder import RunFolder
+from pipeline.models.classifier import ImageClassifier
 from pipeline.models.torchvision_weights import load_torchvision
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model, constructor
@@ -38,6 +39,13 @@ class Preprocessing(Section):
     resize: PositiveInt = 256
     crop: PositiveInt = 224
     squash: bool = False
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        channels = 1 if self.colors == "gray" else 3
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(f"mean and std need {channels} values each for {self.colors}")
+        return self
 
     @property
     def input(self) -> Input:
@@ -79,9 +87,9 @@ class Subject:
     trained_sides: tuple[int, int] | None = None
 
     def build(self, num_classes: int) -> nn.Module:
-        """Build the network with its weights, on the CPU; raises `UserError` where they don't fit.
+        """Build the network for `num_classes` with its weights, on the CPU.
 
-        It tells `num_classes` classes apart, or `UserError`.
+        Raises `UserError` where they don't fit.
         """
         if self.origin == "torchvision":
             assert self.weights
@@ -94,9 +102,26 @@ class Subject:
             network = self.network or Network(name=self.name, num_classes=num_classes)
             assert self.weights
             own = build_model(network, self.input)
-            own.start_from(read_weights(self.weights))
+            # All of them: a deeper VGG would start from a part.
+            ImageClassifier.start_from(own, read_weights(self.weights))
             model = own
         return swaps_colors(model) if self.takes_bgr else model
+
+    def refuse_unfit(self, num_classes: int) -> None:
+        """Raise `UserError` where the network can't be built, or tells other classes apart.
+
+        One from elsewhere is built and shown one grey picture.
+        """
+        found = self.network.num_classes if self.network else None
+        if found is None:
+            shape = (1, self.input.num_channels, self.input.size, self.input.size)
+            with torch.inference_mode():
+                found = self.build(num_classes).eval()(torch.zeros(shape)).shape[-1]
+        if found != num_classes:
+            raise UserError(
+                f"{self.name} tells {found} classes apart, the data set has {num_classes}; name "
+                "another with --data"
+            )
 
     def weights_digest(self) -> str:
         """Return the SHA-256 of the file of weights, or of the weights that a module came with."""
