@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from pipeline import cli_data, cli_evaluation
-from pipeline.cli_console import progress, say
-from pipeline.cluster import Cluster, load_cluster
+from pipeline import cli_data, cli_evaluation, cli_plan, cli_submit
+from pipeline.cli_console import console_for_tables, progress, say
+from pipeline.cli_job import (
+    Assignments,
+    ClusterName,
+    RecipeName,
+    load_job,
+    of_cluster,
+    of_recipe,
+)
+from pipeline.cluster import load_cluster
 from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
-from pipeline.recipe import Expectation, Recipe, load_recipe
+from pipeline.recipe import Expectation
 
 if TYPE_CHECKING:
     from pipeline.reports.comparison import Measured
@@ -42,46 +48,11 @@ app.command()(cli_evaluation.ensemble)
 app.command()(cli_evaluation.paired)
 app.command()(cli_evaluation.submission)
 app.command()(cli_evaluation.score)
-
-RecipeName = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE", help="What to train: a name in configs/recipes, or a YAML file."
-    ),
-]
-ClusterName = Annotated[
-    str,
-    typer.Option(
-        "--on",
-        metavar="CLUSTER",
-        help="Where to train: a name in configs/clusters, or a YAML file.",
-    ),
-]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-        help="Change one value of the recipe (epochs=3), or of the cluster "
-        "(cluster.workers.count=1). Can be given again.",
-    ),
-]
-
-
-@app.command()
-def check(recipe: RecipeName, on: ClusterName = "laptop", set_: Assignments = None) -> None:
-    """Look at all that a training needs, before it costs anything."""
-    from pipeline.launch.preflight import preflight
-
-    job = _job(recipe, on, set_)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    checks = list(preflight(*job))
-    for found in checks:
-        tick = "[green]✓[/]" if found.passed else "[red]✗[/]"
-        table.add_row(tick, found.name, Text(found.message))
-    Console().print(table)
-    if not all(found.passed for found in checks):
-        raise typer.Exit(1)
+app.command()(cli_data.benchmark_store)
+app.command()(cli_plan.plan)
+app.command()(cli_plan.check)
+app.command()(cli_submit.submit)
+app.add_typer(cli_submit.jobs, name="jobs")
 
 
 @app.command()
@@ -112,7 +83,7 @@ def train(
     from pipeline.reports.comparison import comparison_markdown, comparison_tables
     from pipeline.tracking.queries import tracked_run
 
-    what, where = _job(recipe, on, set_)
+    what, where = load_job(recipe, on, set_)
     console = Console()
     outcome = run_training(what, Path(recipe).stem, where, run, console, start_from)
     if outcome is None:
@@ -143,9 +114,9 @@ def replay(
     from pipeline.launch.run_folder import find_run
     from pipeline.reports.replay import replay_line, replay_table
 
-    if others := _of_recipe(set_):
+    if others := of_recipe(set_):
         raise UserError(f"--set {others[0]}: a run keeps its recipe; set cluster.* only")
-    cluster = load_cluster(on, _of_cluster(set_))
+    cluster = load_cluster(on, of_cluster(set_))
     replayed = run_replay(find_run(cluster.runs_dir, run), step, cluster, Console())
     console = Console()
     say(console, replay_line(replayed))
@@ -186,8 +157,9 @@ def benchmark(
     """Measure images/s of loading, of training steps, and of both. Makes its own pictures."""
     from pipeline.benchmark.benchmark import run_benchmark
     from pipeline.benchmark.report import benchmark_notes, benchmark_table
+    from pipeline.planning.measured import keep_measurement
 
-    what, where = _job(recipe, on, set_)
+    what, where = load_job(recipe, on, set_)
     with progress("measuring") as show:
         result = run_benchmark(
             what,
@@ -202,6 +174,8 @@ def benchmark(
     console.print(benchmark_table(result))
     for note in benchmark_notes(result):
         say(console, note)
+    path = keep_measurement(where.runs_dir, result.measured_speed())
+    say(console, f"kept in {path}, where `ilsvrc plan` starts from")
 
 
 @app.command()
@@ -253,27 +227,6 @@ def main() -> None:
         console.print("[red]ilsvrc:[/]", end=" ")
         say(console, str(error))
         sys.exit(error.exit_code)
-
-
-def _job(recipe: str, cluster: str, assignments: list[str] | None) -> tuple[Recipe, Cluster]:
-    return load_recipe(recipe, _of_recipe(assignments)), load_cluster(
-        cluster, _of_cluster(assignments)
-    )
-
-
-def _of_recipe(assignments: list[str] | None) -> list[str]:
-    return [text for text in assignments or [] if not text.startswith("cluster.")]
-
-
-def _of_cluster(assignments: list[str] | None) -> list[str]:
-    prefix = "cluster."
-    return [text.removeprefix(prefix) for text in assignments or [] if text.startswith(prefix)]
-
-
-def console_for_tables() -> Console:
-    """As wide as the terminal; what goes to a file or a pipe is as wide as it needs to be."""
-    console = Console()
-    return console if console.is_terminal else Console(width=10_000)
 
 
 def _measured(found: list["TrackedRun"]) -> list["Measured"]:
