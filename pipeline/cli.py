@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline import cli_benchmarks, cli_data, cli_plan, cli_submit
+from pipeline import cli_benchmarks, cli_data, cli_evaluation, cli_plan, cli_submit
 from pipeline.cli_console import console_for_tables, say
 from pipeline.cli_job import (
     Assignments,
@@ -42,6 +42,12 @@ app.add_typer(cli_data.prepare, name="prepare")
 app.add_typer(cli_data.export, name="export")
 app.command()(cli_data.doctor)
 app.command()(cli_data.stage)
+app.command()(cli_evaluation.evaluate)
+app.command()(cli_evaluation.predictions)
+app.command()(cli_evaluation.ensemble)
+app.command()(cli_evaluation.paired)
+app.command()(cli_evaluation.submission)
+app.command()(cli_evaluation.score)
 app.command()(cli_benchmarks.benchmark)
 app.command()(cli_benchmarks.benchmark_store)
 app.command()(cli_benchmarks.benchmark_protection)
@@ -96,26 +102,6 @@ def train(
     if what.expect:
         say(console, f"expected by the recipe: {_expectation(what.expect)}")
     say(console, _how_to_look(uri))
-
-
-@app.command()
-def evaluate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which split.", show_default="the recipe's")
-    ] = None,
-    on: ClusterName = "laptop",
-    set_: Assignments = None,
-) -> None:
-    """Count the errors of a trained network over a whole split, every image once."""
-    from pipeline.launch.driver import run_evaluation
-    from pipeline.launch.run_folder import find_run
-
-    if others := of_recipe(set_):
-        raise UserError(f"--set {others[0]}: a trained run keeps its recipe; set cluster.* only")
-    cluster = load_cluster(on, of_cluster(set_))
-    found = find_run(cluster.runs_dir, run)
-    run_evaluation(found, cluster, split, Console())
 
 
 @app.command()

@@ -11,8 +11,8 @@ from sklearn.svm import SVC
 
 from pipeline.documents import validate
 from pipeline.errors import UserError
-from pipeline.evaluation.protocols import protocol_name
 from pipeline.models.zoo import NETWORKS
+from pipeline.protocol import CenterCrop, protocol_name
 from pipeline.published import (
     Published,
     ResultKey,
@@ -26,7 +26,7 @@ from pipeline.published import (
     published,
     refusal,
 )
-from pipeline.recipe import CenterCrop, read_recipe
+from pipeline.recipe import read_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs" / "recipes").glob("*.yaml"))
 

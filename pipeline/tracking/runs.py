@@ -6,6 +6,7 @@ import os
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -121,6 +122,30 @@ def log_files(uri: str, run_id: str, paths: Iterable[Path], folder: str | None =
         client = connect(uri)
         for path in paths:
             client.log_artifact(run_id, str(path), folder)
+
+
+def log_metrics(uri: str, run_id: str, metrics: Mapping[str, float]) -> None:
+    """Record `metrics` with a run, at step 0."""
+    from mlflow.entities import Metric
+
+    with reaching(uri):
+        now = int(time.time() * 1000)
+        values = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        connect(uri).log_batch(run_id, metrics=values)
+
+
+def run_with_tags(uri: str, experiment: str, tags: Mapping[str, str]) -> str | None:
+    """Return the newest run of `experiment` that has all of `tags`, or None."""
+    with reaching(uri):
+        client = connect(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None or found.lifecycle_stage == "deleted":
+            return None
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        runs = client.search_runs(
+            [found.experiment_id], wanted, max_results=1, order_by=["attributes.start_time DESC"]
+        )
+    return str(runs[0].info.run_id) if runs else None
 
 
 def log_dataset(uri: str, run_id: str, name: str, digest: str, place: str) -> None:
