@@ -7,22 +7,18 @@ answers at once.
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import cli_data
+from pipeline import cli_data, cli_reports
 from pipeline.cli_console import progress, say
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
 from pipeline.recipe import Expectation, Recipe, load_recipe
-
-if TYPE_CHECKING:
-    from pipeline.reports.comparison import Measured
-    from pipeline.tracking.queries import TrackedRun
 
 app = typer.Typer(
     help="Train and reproduce ImageNet's classic networks.",
@@ -36,6 +32,8 @@ app.add_typer(cli_data.prepare, name="prepare")
 app.add_typer(cli_data.export, name="export")
 app.command()(cli_data.doctor)
 app.command()(cli_data.stage)
+app.command()(cli_reports.compare)
+app.command()(cli_reports.published)
 
 RecipeName = Annotated[
     str,
@@ -104,6 +102,7 @@ def train(
     """Train a network, or go on where the same training stopped."""
     from pipeline.launch.driver import conclude, run_training
     from pipeline.reports.comparison import comparison_markdown, comparison_tables
+    from pipeline.reports.measured import measured_from_runs
     from pipeline.tracking.queries import tracked_run
 
     what, where = _job(recipe, on, set_)
@@ -113,7 +112,7 @@ def train(
         say(console, "this training is complete; `ilsvrc compare` shows its result")
         return
     uri = where.tracking.uri
-    results = _measured([tracked_run(uri, outcome.record.tracking_run_id)])
+    results = measured_from_runs([tracked_run(uri, outcome.record.tracking_run_id)])
     conclude(outcome, uri, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
     if what.expect:
@@ -160,25 +159,6 @@ def replay(
     console = Console()
     say(console, replay_line(replayed))
     console.print(replay_table(replayed))
-
-
-@app.command()
-def compare(
-    on: ClusterName = "laptop",
-    experiment: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="An MLflow experiment.", show_default="the cluster's"),
-    ] = None,
-) -> None:
-    """Put the runs of an experiment beside the published results of the same protocol."""
-    from pipeline.reports.comparison import comparison_tables
-    from pipeline.tracking.queries import evaluated_runs
-
-    tracking = load_cluster(on).tracking
-    console = Console()
-    found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
-    for table in comparison_tables(_measured(found)):
-        console.print(table)
 
 
 @app.command()
@@ -284,23 +264,6 @@ def console_for_tables() -> Console:
     """As wide as the terminal; what goes to a file or a pipe is as wide as it needs to be."""
     console = Console()
     return console if console.is_terminal else Console(width=10_000)
-
-
-def _measured(found: list["TrackedRun"]) -> list["Measured"]:
-    from pipeline.reports.comparison import measured_from_run
-
-    return [
-        result
-        for run in found
-        for result in measured_from_run(
-            params=run.params,
-            tags=run.tags,
-            metrics=run.metrics,
-            run_id=run.run_id,
-            date=f"{run.started:%Y-%m-%d}",
-            complete=run.status == "FINISHED",
-        )
-    ]
 
 
 def _expectation(expect: Expectation) -> str:

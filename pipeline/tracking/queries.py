@@ -1,6 +1,6 @@
 """What comparison reads from the tracking store."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -9,7 +9,12 @@ from pipeline.errors import UserError
 from pipeline.tracking.client import MEND, connect, reaching, sqlite_file
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import Run
+
+
+# The tag that tells published results in an experiment from its own runs.
+KIND, PUBLISHED = "kind", "published"
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class TrackedRun:
 
 
 def evaluated_runs(uri: str, experiment: str) -> list[TrackedRun]:
-    """Return the runs of `experiment`, newest first.
+    """Return the runs of `experiment` but for the published ones, newest first.
 
     Raises `UserError` if there is no such store or experiment; it names the experiments there are.
     """
@@ -41,17 +46,37 @@ def evaluated_runs(uri: str, experiment: str) -> list[TrackedRun]:
             raise UserError(
                 f"no experiment '{experiment}' in the tracking store; there are: {known}"
             )
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = client.search_runs(
-                [found.experiment_id], order_by=["attributes.start_time DESC"], page_token=token
-            )
-            runs += page
-            token = page.token
-            if not token:
-                break
-    return [_tracked(run) for run in runs]
+        runs = all_runs(client, found.experiment_id)
+    return [_tracked(run) for run in runs if run.data.tags.get(KIND) != PUBLISHED]
+
+
+def all_runs(client: "MlflowClient", experiment_id: str, filter: str = "") -> "list[Run]":
+    """Return the runs of an experiment that pass MLflow's `filter`, newest first."""
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], filter, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def named_runs(runs: Sequence[TrackedRun], names: Sequence[str] | None) -> list[TrackedRun]:
+    """Return the runs with these names, newest first; all of them without names.
+
+    Raises `UserError` for a name that no run has.
+    """
+    if not names:
+        return list(runs)
+    there = {run.name for run in runs}
+    for name in names:
+        if name not in there:
+            known = ", ".join(sorted(there)) or "none"
+            raise UserError(f"no run '{name}' in the experiment; there are: {known}")
+    return [run for run in runs if run.name in names]
 
 
 def tracked_run(uri: str, run_id: str) -> TrackedRun:
