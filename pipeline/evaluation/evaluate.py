@@ -7,7 +7,8 @@ from torch import nn
 
 from pipeline.data.loaders import Batch
 from pipeline.distributed import Worker, sum_over_workers
-from pipeline.evaluation.metrics import Counts, topk_hits
+from pipeline.evaluation.hits import topk_hits
+from pipeline.evaluation.metrics import Counts
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
