@@ -34,6 +34,8 @@ app.command()(cli_data.doctor)
 app.command()(cli_data.stage)
 app.command()(cli_reports.compare)
 app.command()(cli_reports.published)
+app.command()(cli_reports.register)
+app.command()(cli_reports.visualize)
 
 RecipeName = Annotated[
     str,

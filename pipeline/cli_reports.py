@@ -1,12 +1,14 @@
 """The commands that compare, publish, report and show: parse, call one function each."""
 
+import re
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from pipeline.cli_console import say
+from pipeline.cli_console import progress, say
 from pipeline.cluster import load_cluster
+from pipeline.errors import UserError
 
 On = Annotated[
     str,
@@ -90,3 +92,71 @@ def published(
         return
     for table in published_tables(results):
         console.print(table)
+
+
+def register(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run's name.")],
+    as_: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="As which model.", show_default="its network"),
+    ] = None,
+    on: On = "laptop",
+    experiment: Experiment = None,
+) -> None:
+    """Put a run's network into MLflow's registry with its results as tags; again: new tags."""
+    from pipeline.reports.measured import measured_from_runs, result_tags
+    from pipeline.tracking.queries import evaluated_runs, with_evaluations
+    from pipeline.tracking.registry import register_model
+
+    tracking = load_cluster(on).tracking
+    runs = evaluated_runs(tracking.uri, experiment or tracking.experiment)
+    found = with_evaluations(runs, run)
+    name = as_ or found[0].params["recipe.network.name"]
+    tags = result_tags(measured_from_runs(found))
+    version = register_model(tracking.uri, found[0], name, tags)
+    say(Console(), f"{name}, version {version}, with {len(tags)} results as tags")
+
+
+def visualize(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A trained run's name, or its folder.")],
+    what: Annotated[
+        str,
+        typer.Option(
+            metavar="filters|activations|deconvnet|occlusion",
+            help="The first layer's filters; the patches that excite units most; these with their "
+            "projection back to the pixels; where covering an image costs its class most.",
+        ),
+    ] = "filters",
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default="the last convolution")
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(metavar="0,5,17", help="Units of the layer.", show_default="nine of them"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which images.", show_default="the test's")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many images to cover in parts.")] = 6,
+    on: On = "laptop",
+) -> None:
+    """Draw what a trained network has learned, as a PNG in the run's folder and in MLflow."""
+    from pipeline.launch.run_folder import find_run
+    from pipeline.launch.trained import keep_pictures, trained_subject
+    from pipeline.visualization.show import show
+
+    cluster = load_cluster(on)
+    folder = find_run(cluster.runs_dir, run)
+    with progress("looking") as shown:
+        subject = trained_subject(folder, cluster, split)
+        sheet = show(subject, what, layer, _numbers(units), images, shown)
+    (path,) = keep_pictures(folder, cluster.tracking.uri, [sheet])
+    say(Console(), f"{path}, {sheet.picture.width}×{sheet.picture.height} pixels")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"--units {text}: write numbers from 0, with commas between them")
+    return [int(number) for number in text.split(",")]

@@ -109,3 +109,17 @@ def measured_from_run(
         key = ResultKey(network, data, split, protocol, extra_data=extra_data)
         results.append(Measured(key, counts, run, run_id, date, complete))
     return results
+
+
+def result_tags(results: Iterable[Measured]) -> dict[str, str]:
+    """Return each result as a tag: {"val/center-256-224": "42.80 (…) / 19.70 (…) of 50,000"}.
+
+    Errors are in percent, top-1 and top-5. Of several results of a key, the first.
+    """
+    tags: dict[str, str] = {}
+    for result in results:
+        if result.counts:
+            errors = " / ".join(map(str, errors_of(result.counts)))
+            place = f"{result.key.split}/{result.key.protocol}"
+            tags.setdefault(place, f"{errors} of {result.counts.images:,}")
+    return tags

@@ -79,6 +79,16 @@ def named_runs(runs: Sequence[TrackedRun], names: Sequence[str] | None) -> list[
     return [run for run in runs if run.name in names]
 
 
+def with_evaluations(runs: Sequence[TrackedRun], name: str) -> list[TrackedRun]:
+    """Return run `name` and then its child runs, which evaluated it; `UserError` if it's unknown.
+
+    Of runs with one name, the newest.
+    """
+    run = named_runs(runs, [name])[0]
+    children = [other for other in runs if other.tags.get("mlflow.parentRunId") == run.run_id]
+    return [run, *children]
+
+
 def tracked_run(uri: str, run_id: str) -> TrackedRun:
     """Return one run; raises `UserError` if it is not there."""
     with reaching(uri):

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.metrics import Counts
 from pipeline.published import ResultKey, published
 from pipeline.reports.comparison import comparison_markdown, comparison_tables
-from pipeline.reports.measured import Measured, measured_from_run
+from pipeline.reports.measured import Measured, measured_from_run, result_tags
 
 IMAGES = 50_000
 
@@ -220,3 +220,9 @@ def test_a_run_of_unknown_network_is_refused() -> None:
 def test_a_run_without_evaluations_has_no_results() -> None:
     nothing = measured_from_run({}, {}, {"train/loss": 1.0}, run_id="f", date="", complete=True)
     assert nothing == []
+
+
+def test_results_become_tags_of_a_registered_model() -> None:
+    assert result_tags([RESNET, ALEXNET, Measured(imagenet("resnet18", "flip"))]) == {
+        "val/center-256-224": "30.30 (29.90–30.70) / 11.20 (10.93–11.48) of 50,000"
+    }
