@@ -36,6 +36,7 @@ app.command()(cli_reports.compare)
 app.command()(cli_reports.published)
 app.command()(cli_reports.register)
 app.command()(cli_reports.visualize)
+app.command()(cli_reports.report)
 
 RecipeName = Annotated[
     str,

@@ -1,6 +1,7 @@
 """The commands that compare, publish, report and show: parse, call one function each."""
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ from rich.console import Console
 from pipeline.cli_console import progress, say
 from pipeline.cluster import load_cluster
 from pipeline.errors import UserError
+from pipeline.storage import write_whole
 
 On = Annotated[
     str,
@@ -160,3 +162,27 @@ def _numbers(text: str | None) -> list[int] | None:
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise UserError(f"--units {text}: write numbers from 0, with commas between them")
     return [int(number) for number in text.split(",")]
+
+
+def report(
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An MLflow experiment.")],
+    to: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")],
+    runs: Annotated[
+        list[str] | None,
+        typer.Option("--run", metavar="RUN", help="Can be given again.", show_default="all"),
+    ] = None,
+    on: On = "laptop",
+) -> None:
+    """Write an experiment as one page: results, curves, costs, how to repeat each run."""
+    from pipeline.launch.trained import keep_figures
+    from pipeline.reports.gather import gather
+    from pipeline.reports.page import build_page
+
+    cluster = load_cluster(on)
+    uri = cluster.tracking.uri
+    page = build_page(experiment, gather(uri, experiment, runs, cluster))
+    to.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(to.absolute(), page.html.encode())
+    for run_id, figures in page.figures.items():
+        keep_figures(uri, run_id, figures)
+    say(Console(), f"{to}, {len(page.html) / 1e6:.1f} MB, {len(page.figures)} runs")

@@ -1,7 +1,8 @@
 """A trained run opened to be looked at, in this process, and where its pictures go."""
 
 import io
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -39,6 +40,15 @@ def trained_subject(folder: RunFolder, cluster: Cluster, split: str | None) -> S
         cluster.loading,
         device,
     )
+
+
+def keep_figures(uri: str, run_id: str, figures: Mapping[str, bytes]) -> None:
+    """Store figures, by file name, with an MLflow run, in `pictures`."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in figures]
+        for path, content in zip(paths, figures.values(), strict=True):
+            path.write_bytes(content)
+        runs.log_files(uri, run_id, paths, "pictures")
 
 
 def keep_pictures(folder: RunFolder, uri: str, sheets: Iterable[Sheet]) -> list[Path]:

@@ -126,6 +126,16 @@ def _beside(result: Measured) -> list[str]:
     return [*lines, *([found.words] if found else []), _source(against, result.counts)]
 
 
+def beside_words(result: Measured) -> str:
+    """Return what stands beside a result besides the numbers: the source, or why there is none."""
+    found = verdict(result)
+    same = found.against if found else like_for_like(result.key)
+    if same:
+        return _source(same, result.counts)
+    first, *others = _unlike(result.key)
+    return " ".join([first, ", ".join(others)]).rstrip()
+
+
 def _differences(counts: Counts, published: Published) -> list[tuple[float | None, str]]:
     """Return the published top-1 and top-5 error, and by how many points ours is above it."""
     pairs = []
@@ -173,11 +183,7 @@ def _markdown_row(result: Measured) -> tuple[str, ...]:
     same = found.against if found else like_for_like(key)
     measured = [str(error) for error in errors_of(counts)] if counts else ["", ""]
     differences = _differences(counts, same) if counts and same else []
-    if same:
-        beside = f"{same.errors}, {_source(same, counts)}"
-    else:
-        first, *others = _unlike(key)
-        beside = " ".join([first, ", ".join(others)]).rstrip()
+    beside = ", ".join([*([same.errors] if same else []), beside_words(result)])
     return (
         ", ".join(_run(result)),
         key.network,

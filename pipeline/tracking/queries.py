@@ -1,6 +1,6 @@
 """What comparison reads from the tracking store."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -87,6 +87,29 @@ def with_evaluations(runs: Sequence[TrackedRun], name: str) -> list[TrackedRun]:
     run = named_runs(runs, [name])[0]
     children = [other for other in runs if other.tags.get("mlflow.parentRunId") == run.run_id]
     return [run, *children]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A metric's value at a step."""
+
+    step: int
+    value: float
+
+
+def histories(uri: str, run: TrackedRun, names: Iterable[str]) -> dict[str, list[Point]]:
+    """Return the whole course of each of these metrics that the run has, steps rising."""
+    with reaching(uri):
+        client = connect(uri)
+        courses = {
+            name: client.get_metric_history(run.run_id, name)
+            for name in names
+            if name in run.metrics
+        }
+    return {
+        name: [Point(metric.step, metric.value) for metric in sorted(course, key=lambda m: m.step)]
+        for name, course in courses.items()
+    }
 
 
 def tracked_run(uri: str, run_id: str) -> TrackedRun:

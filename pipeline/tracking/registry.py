@@ -30,9 +30,7 @@ def register_model(uri: str, run: TrackedRun, name: str, tags: Mapping[str, str]
         there = client.search_model_versions(f"run_id = '{run.run_id}'")
         version = next((found.version for found in there if found.name == name), None)
         if version is None:
-            version = client.create_model_version(
-                name, model.artifact_location, run.run_id, model_id=model.model_id
-            ).version
+            version = client.create_model_version(name, model.artifact_location, run.run_id).version
         for key, text in tags.items():
             client.set_model_version_tag(name, str(version), key, text)
     return int(version)

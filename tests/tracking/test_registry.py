@@ -13,17 +13,17 @@ def give_a_model(store: str, run_id: str) -> str:
     model = client.create_logged_model(client.get_run(run_id).info.experiment_id, name="net")
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-    return str(model.model_id)
+    return str(model.artifact_location)
 
 
 def test_a_run_has_one_version_that_carries_its_results(store: str, run_id: str) -> None:
-    model_id = give_a_model(store, run_id)
+    place = give_a_model(store, run_id)
     run = tracked_run(store, run_id)
     assert register_model(store, run, "lenet5", {"val/whole": "2.5"}) == 1
     assert register_model(store, run, "lenet5", {"val/whole": "2.4", "val/flip": "2.3"}) == 1
     (version,) = connect(store).search_model_versions("name = 'lenet5'")
     assert version.tags == {"val/whole": "2.4", "val/flip": "2.3"}
-    assert (version.model_id, version.run_id) == (model_id, run_id)
+    assert (version.source, version.run_id) == (place, run_id)
     assert register_model(store, run, "best", {}) == 1
 
 

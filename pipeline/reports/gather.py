@@ -1,0 +1,81 @@
+"""What the page shows, from the tracking store and from the runs' folders where they are here."""
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipeline.cluster import Cluster
+from pipeline.data.store import Store, store_folder
+from pipeline.errors import UserError
+from pipeline.evaluation.predictions import read_predictions
+from pipeline.models.weights_file import read_weights
+from pipeline.reports.curves import PANELS, Course
+from pipeline.reports.measured import measured_from_runs
+from pipeline.reports.page import Filters, Reported, Seen
+from pipeline.tracking.queries import TrackedRun, evaluated_runs, histories, named_runs
+from pipeline.visualization.filters import first_layer_filters
+from pipeline.visualization.show import filters_picture
+
+
+def gather(
+    uri: str, experiment: str, names: Sequence[str] | None, cluster: Cluster
+) -> list[Reported]:
+    """Read the runs of an experiment, oldest first; the evaluations of each belong to it.
+
+    Curves need the store alone; filters and pictures are left out where a run's folder, or its
+    data, is not on this machine. Raises `UserError` for an experiment without runs.
+    """
+    runs = evaluated_runs(uri, experiment)
+    children = [run for run in runs if _parent(run)]
+    trainings = named_runs([run for run in runs if not _parent(run)], names)
+    if not trainings:
+        raise UserError(f"experiment '{experiment}' has no runs to report; train a network first")
+    reported = []
+    for colour, run in enumerate(reversed(trainings)):
+        own = [run, *(child for child in children if _parent(child) == run.run_id)]
+        folder = cluster.runs_dir / run.name
+        reported.append(
+            Reported(
+                Course(run, histories(uri, run, _metrics(run)), colour),
+                measured_from_runs(own),
+                _filters(folder / "weights.safetensors"),
+                tuple(_seen(folder, cluster)),
+            )
+        )
+    return reported
+
+
+def _parent(run: TrackedRun) -> str:
+    return run.tags.get("mlflow.parentRunId", "")
+
+
+def _metrics(run: TrackedRun) -> list[str]:
+    panels = [panel.train for panel in PANELS]
+    tests = tuple(panel.test for panel in PANELS if panel.test)
+    return panels + [
+        name for name in run.metrics if name.startswith("eval/") and name.endswith(tests)
+    ]
+
+
+def _filters(weights: Path) -> Filters | None:
+    try:
+        filters = first_layer_filters(dict(read_weights(weights)))
+    except UserError:
+        return None
+    picture = filters_picture(filters)
+    png = io.BytesIO()
+    picture.save(png, "PNG", optimize=True)
+    count, channels, height, width = filters.shape
+    return Filters(png.getvalue(), picture.width, f"{count} of {height}×{width}×{channels}")
+
+
+def _seen(folder: Path, cluster: Cluster) -> Iterator[Seen]:
+    for path in sorted((folder / "predictions").glob("*.safetensors")):
+        predictions = read_predictions(path)
+        about = predictions.about
+        try:
+            store = Store.open(store_folder(cluster, about.data), cluster.cache)
+        except UserError:
+            continue
+        if store.digest == about.data_digest and store.contents == "images":
+            yield Seen(predictions, store.split(about.split))
