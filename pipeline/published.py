@@ -4,6 +4,7 @@ The numbers are in `published.yaml`, errors in percent. What may be held against
 `pipeline.like_with_like`.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cache
@@ -119,6 +120,11 @@ def published() -> tuple[Published, ...]:
     return _numbers().results
 
 
+_LOGITS = "-logits"
+# How many, by what a name begins with; or the number in it.
+_PASSES = {"whole|center-": 1, "flip-": 2, "ten-crop-": 10, r"(?:crops|grid|google)-(\d+)": None}
+
+
 def lecture_table() -> tuple[LectureEntry, ...]:
     """Return the lecture's benchmark table, oldest first."""
     by_key = _numbers().by_key
@@ -137,16 +143,24 @@ def lecture_table() -> tuple[LectureEntry, ...]:
 def protocol_words(protocol: str) -> str:
     """Say in words what a protocol's name means; an unlisted one stays its name."""
     meaning = _numbers().protocols.get(protocol)
-    return meaning.words if meaning else protocol
+    if meaning:
+        return meaning.words
+    plain = protocol.removesuffix(_LOGITS)
+    return protocol if plain == protocol else f"{protocol_words(plain)}, logits averaged"
 
 
 def protocol_passes(protocol: str) -> int | None:
     """Return how many times a protocol runs the network for one image; None where unknown.
 
-    An unlisted protocol is one of ours at another size, and so a single view.
+    Unlisted ones are of this project (`pipeline.protocol`), whose names say it.
     """
     meaning = _numbers().protocols.get(protocol)
-    return meaning.passes if meaning else 1
+    if meaning:
+        return meaning.passes
+    for pattern, passes in _PASSES.items():
+        if found := re.match(pattern, protocol):
+            return passes or int(found[1])
+    return None
 
 
 class _Protocol(Section):

@@ -10,9 +10,9 @@ from sklearn.svm import SVC
 
 from pipeline.documents import validate
 from pipeline.errors import UserError
-from pipeline.evaluation.protocols import protocol_name
 from pipeline.like_with_like import like_for_like, refusal
 from pipeline.models.zoo import NETWORKS
+from pipeline.protocol import CenterCrop, protocol_name
 from pipeline.published import (
     Published,
     ResultKey,
@@ -21,7 +21,7 @@ from pipeline.published import (
     protocol_words,
     published,
 )
-from pipeline.recipe import CenterCrop, read_recipe
+from pipeline.recipe import read_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs" / "recipes").glob("*.yaml"))
 
@@ -48,7 +48,7 @@ ENTRIES = {
 PROTOCOL_FORMS = (
     r"whole|human|unstated",
     r"center-(squash-)?(\d+-)?\d+",
-    r"ten-crop-(square-)?\d+-\d+",
+    r"ten-crop-(square-)?\d+-\d+(-logits)?",
     r"(inception|google)-\d+",
     r"(dense|grid-150|dense-and-grid)(-\d+)+",
     r"dense-3-scales",

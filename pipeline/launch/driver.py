@@ -11,7 +11,6 @@ from pipeline.data.store import Store, store_folder
 from pipeline.documents import digest, flatten
 from pipeline.errors import InterruptedByUserError, UserError
 from pipeline.evaluation.metrics import Counts
-from pipeline.evaluation.protocols import protocol_name
 from pipeline.launch.display import Display
 from pipeline.launch.events import Note
 from pipeline.launch.on_ray import run_on_workers
@@ -20,6 +19,7 @@ from pipeline.launch.replay import replay
 from pipeline.launch.run_folder import RunFolder, RunRecord, name_run
 from pipeline.launch.starting import Start, find_start
 from pipeline.launch.worker import Job, evaluate_run, train
+from pipeline.protocol import protocol_name
 from pipeline.recipe import Recipe
 from pipeline.storage import write_whole
 from pipeline.tracking import models, runs

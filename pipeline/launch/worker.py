@@ -15,14 +15,14 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.cluster import Cluster
-from pipeline.data.loaders import Loader, build_loader, evaluation_plan, training_plan
+from pipeline.data.loaders import Loader, build_loader, training_plan
 from pipeline.data.order import Dealing
 from pipeline.data.stage import stage
 from pipeline.data.store import Store, store_folder
 from pipeline.data.views import fill_of
 from pipeline.distributed import Worker, average_buffers, same_on_all_workers
 from pipeline.errors import InterruptedByUserError
-from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.evaluate import Setting, evaluate
 from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Note, Report
 from pipeline.launch.meter import Meter
@@ -212,30 +212,16 @@ def training_batches(job: Job, dealing: Dealing, position: Position, worker: Wor
 
 def test(job: Job, model: nn.Module, worker: Worker, watchdog: Watchdog) -> Counts:
     """Evaluate `model` on the whole test split by the recipe's protocol. A collective call."""
-    recipe, loading = job.recipe, job.cluster.loading
-    images = job.store().split(recipe.data.test_split)
-    batches = build_loader(
-        images,
-        evaluation_plan(
-            recipe.evaluation,
-            recipe.input.size,
-            images,
-            worker.rank,
-            worker.world_size,
-            loading.evaluation_batch_size,
-        ),
-        recipe.input,
-        loading,
-        worker.device,
-        max_batch_size=loading.evaluation_batch_size,
-        fill=None,
-        channels_last=job.cluster.channels_last,
+    recipe, cluster = job.recipe, job.cluster
+    setting = Setting(
+        split=job.store().split(recipe.data.test_split),
+        protocol=recipe.evaluation,
+        input=recipe.input,
+        precision=recipe.precision,
+        loading=cluster.loading,
+        channels_last=cluster.channels_last,
     )
-    try:
-        counted = watchdog.counted(batches)
-        return evaluate(model, counted, len(images), worker, recipe.precision)
-    finally:
-        batches.close()
+    return evaluate(model, setting, worker, watchdog.counted)
 
 
 @contextmanager

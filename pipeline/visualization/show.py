@@ -17,6 +17,7 @@ from pipeline.data.views import evaluation_views
 from pipeline.errors import UserError
 from pipeline.models.anatomy import Layer, dissect
 from pipeline.models.classifier import ImageClassifier
+from pipeline.protocol import CenterCrop, Protocol, SingleView, WholeImage, smallest_side
 from pipeline.recipe import Input, Recipe
 from pipeline.visualization.activations import Activation, strongest
 from pipeline.visualization.deconvnet import project, reversible
@@ -55,10 +56,11 @@ class Subject:
     device: torch.device
 
     def batches(self, images: NDArray[np.int64]) -> Iterator[Batch]:
-        """Load the views of `images` that the recipe's test shows, in this order."""
+        """Load one view of each of `images`, in this order: that of the recipe's test."""
         recipe, split = self.recipe, self.split
+        protocol = _one_view(recipe.evaluation, recipe.input.size)
         views = (
-            evaluation_views(recipe.evaluation, recipe.input.size, chosen, split.sizes[chosen])
+            evaluation_views(protocol, recipe.input.size, chosen, split.sizes[chosen])
             for chosen in np.array_split(images, max(1, -(-len(images) // _BATCH)))
         )
         loader = build_loader(
@@ -109,6 +111,17 @@ def filters_picture(filters: Tensor) -> Image.Image:
     columns = 12 if len(filters) == 96 else None
     pictures = filter_pictures(filters)
     return grid([enlarged(to_pixels(p), side, smooth=False) for p in pictures], columns)
+
+
+def _one_view(protocol: Protocol, size: int) -> SingleView:
+    """Return the protocol itself, or the centre at its smallest side where it has more views."""
+    match protocol:
+        case WholeImage():
+            return protocol
+        case CenterCrop():
+            return protocol.model_copy(update={"flip": False})
+        case _:
+            return CenterCrop(resize=smallest_side(protocol, size))
 
 
 def _filters(subject: Subject) -> Sheet:

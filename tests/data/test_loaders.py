@@ -25,16 +25,15 @@ from pipeline.data.loaders import Loader, build_loader, evaluation_plan
 from pipeline.data.store import Sample, Split, Store
 from pipeline.data.views import Views, evaluation_views, fill_of, training_views
 from pipeline.errors import UserError
+from pipeline.protocol import CenterCrop, WholeImage
 from pipeline.recipe import (
     AlexNetCrop,
     AreaCrop,
     Augmentation,
-    CenterCrop,
     Input,
     NoAugmentation,
     ScaleJitter,
     ShiftScale,
-    WholeImage,
 )
 
 CPU = torch.device("cpu")
@@ -61,6 +60,7 @@ def load(
     device: torch.device = CPU,
     fill: int | None = None,
     channels_last: bool = True,
+    boxes_per_image: int = 1,
     **loading: int,
 ) -> Loader:
     return build_loader(
@@ -72,6 +72,7 @@ def load(
         max_batch_size=len(split),
         fill=fill,
         channels_last=channels_last,
+        boxes_per_image=boxes_per_image,
     )
 
 
@@ -195,8 +196,8 @@ def test_dali_is_told_the_same_boxes(name: str, photos: Split, epoch: int) -> No
     region = told.start + told.region_start
     np.testing.assert_array_equal(region, views.regions[:, :2])
     np.testing.assert_array_equal(told.region_shape, views.regions[:, 2:])
-    np.testing.assert_allclose(region + told.box_start, views.boxes[:, :2], atol=1e-4)
-    np.testing.assert_allclose(told.box_end - told.box_start, views.boxes[:, 2:], atol=1e-4)
+    np.testing.assert_allclose(region + told.boxes[0], views.boxes[:, :2], atol=1e-4)
+    np.testing.assert_allclose(told.boxes[1] - told.boxes[0], views.boxes[:, 2:], atol=1e-4)
     assert (told.start >= 0).all()
     assert (told.shape > 0).all()
     assert (told.start + told.shape <= photos.sizes).all()

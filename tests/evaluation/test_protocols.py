@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.evaluation.protocols import num_views, protocol_name
+from pipeline.protocol import num_views, protocol_name
 from pipeline.published import published
 from pipeline.recipe import CenterCrop, Protocol, WholeImage
 
