@@ -14,7 +14,7 @@ from pipeline.published import (
     published,
 )
 from pipeline.reports.measured import Measured, errors_of
-from pipeline.reports.verdict import hold_against
+from pipeline.reports.verdict import verdict
 
 
 def asked_for(text: str) -> list[Published]:
@@ -61,12 +61,12 @@ def answer(asked: Published, result: Measured) -> list[str]:
     """Say how `result` stands to `asked`: a verdict where they are alike, else a refusal."""
     key = result.key
     if asked.key == key:
-        return [_verdict(asked, result)]
+        return [_verdict(result)]
     twin = on_val(asked)
     if twin and twin.key == key:
         return [
             f"{_compact(asked)} is of {asked.split}; its published twin on val is {_compact(twin)}",
-            _verdict(twin, result),
+            _verdict(result),
         ]
     near = nearest(key)
     if near is None:
@@ -81,7 +81,7 @@ def answer(asked: Published, result: Measured) -> list[str]:
     if twin:
         lines.append(f"its published twin on val: {_compact(twin)}")
     if near.key == key:
-        lines.append(f"this run beside {_compact(near)}: {_verdict(near, result)}")
+        lines.append(f"this run beside {_compact(near)}: {_verdict(result)}")
     elif alike:
         lines.append(f"to measure it: ilsvrc evaluate {result.run} --protocol {near.protocol}")
     return lines
@@ -93,10 +93,10 @@ def _has(result: Published, number: str) -> bool:
     return any(f"{error:.{digits}f}" == number for error in errors)
 
 
-def _verdict(against: Published, result: Measured) -> str:
+def _verdict(result: Measured) -> str:
     if not result.complete:
         return "no verdict: the training is incomplete"
-    found = hold_against(result.counts, [against]) if result.counts else None
+    found = verdict(result)
     return found.words if found else "no verdict: it is of other images"
 
 
@@ -128,6 +128,8 @@ def _protocol(key: ResultKey) -> str:
 
 
 def _compact(result: Published) -> str:
+    if result.top1_error is None:
+        return f"top-5 {result.top5_error}"
     return result.errors.replace(" / ", "/")
 
 

@@ -154,7 +154,8 @@ def _name(figure: Figure, axes: Axes, blobs: Sequence[Blob]) -> None:
         for dx, dy in _PLACES:
             left = x + dx * scale if dx >= 0 else x + dx * scale - width
             box = (left, y + dy * scale - height / 2, left + width, y + dy * scale + height / 2)
-            if box[2] < edge.x1 and not any(_overlap(box, other) for other in taken):
+            inside = edge.x0 < box[0] and box[2] < edge.x1
+            if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 axes.annotate(
                     blob.name,

@@ -123,38 +123,39 @@ def _period(reported: Sequence[Reported]) -> str:
 
 def _results(reported: Sequence[Reported]) -> list[dict[str, Any]]:
     pairs = [(run, result) for run in reported for result in run.results if result.counts]
-    highest: dict[tuple[str, str, str], float] = {}
+    reach: dict[tuple[str, str], float] = {}
     for _, result in pairs:
         assert result.counts
-        same = like_for_like(result.key)
+        same, place = _beside(result), (result.key.training_data, result.key.split)
         for error in errors_of(result.counts):
-            place = (result.key.training_data, result.key.split, error.name)
-            theirs = (same and error_named(same, error.name)) or 0.0
-            highest[place] = max(highest.get(place, 1e-9), error.interval.high, theirs)
+            marks = [error.interval.low, error.interval.high]
+            theirs = error_named(same, error.name) if same else None
+            marks += [] if theirs is None else [theirs]
+            farthest = max(abs(mark - error.value) for mark in marks)
+            reach[place] = max(reach.get(place, 1e-9), farthest)
 
     def sort_key(pair: tuple[Reported, Measured]) -> tuple[str, str, float]:
         key, counts = pair[1].key, pair[1].counts
         return key.training_data, key.split, counts.top1_error if counts else 0.0
 
-    return [_result(run, result, highest) for run, result in sorted(pairs, key=sort_key)]
+    return [_result(run, result, reach) for run, result in sorted(pairs, key=sort_key)]
 
 
 def _result(
-    run: Reported, result: Measured, highest: Mapping[tuple[str, str, str], float]
+    run: Reported, result: Measured, reach: Mapping[tuple[str, str], float]
 ) -> dict[str, Any]:
     key, counts, found = result.key, result.counts, verdict(result)
     assert counts
-    against = found.against if found else like_for_like(key)
+    against = _beside(result)
     errors = []
     for error in errors_of(counts):
         theirs = error_named(against, error.name) if against else None
-        scale = highest[key.training_data, key.split, error.name]
         errors.append(
             {
                 "name": error.name.capitalize(),
                 "value": f"{error.value:.2f}",
                 "interval": f"{error.interval.low:.2f}–{error.interval.high:.2f}",
-                "bar": _bar(error, theirs, 1.05 * scale, run.course.colour),
+                "bar": _bar(error, theirs, reach[key.training_data, key.split], run.course.colour),
             }
         )
     return {
@@ -179,11 +180,19 @@ def _ensemble(key: ResultKey) -> str:
     return "".join(f", {part}" for part in parts)
 
 
-def _bar(error: MeasuredError, theirs: float | None, scale: float, colour: int) -> Markup:
-    """Draw an error with its interval, and the published one as a diamond, on 0 to `scale`."""
+def _beside(result: Measured) -> Published | None:
+    found = verdict(result)
+    return found.against if found else like_for_like(result.key)
+
+
+def _bar(error: MeasuredError, theirs: float | None, reach: float, colour: int) -> Markup:
+    """Draw an error in the middle, its interval, and the published one as a diamond.
+
+    `reach`, in points, is from the middle to either end.
+    """
 
     def place(value: float) -> str:
-        return f"{4 + 144 * value / scale:.1f}"
+        return f"{76 + 70 * (value - error.value) / reach:.1f}"
 
     ours = f"var(--series-{colour % len(SERIES)})"
     low, high, x = (place(v) for v in (error.interval.low, error.interval.high, error.value))

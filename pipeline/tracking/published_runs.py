@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pipeline.published import Published, protocol_words
+from pipeline.published import Published, protocol_words, published
 from pipeline.tracking.client import connect, reaching
 from pipeline.tracking.queries import KIND, PUBLISHED, all_runs
 from pipeline.tracking.runs import experiment_id
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _ID = "published.id"
-
-# They have no date of their own that anyone knows; the first millisecond of 1970 puts them below
-# the experiment's own runs, which MLflow shows newest first.
-_LONG_AGO = 1
 
 
 def record_published(uri: str, experiment: str, results: Iterable[Published]) -> int:
@@ -34,30 +30,37 @@ def record_published(uri: str, experiment: str, results: Iterable[Published]) ->
         place = experiment_id(client, uri, experiment)
         there = {run.data.tags.get(_ID) for run in all_runs(client, place, _FILTER)}
         new = [result for result in results if _identity(result) not in there]
+        # They have no date that anyone knows. The first milliseconds of 1970 put them below the
+        # experiment's own runs, which MLflow shows newest first, in the order of the table.
+        times = {result: len(published()) - i for i, result in enumerate(published())}
         for result in new:
-            _record(client, place, result)
+            _record(client, place, result, times[result])
     return len(new)
 
 
 _FILTER = f"tags.{KIND} = '{PUBLISHED}'"
 
 
-def _record(client: "MlflowClient", experiment: str, result: Published) -> None:
+def _record(client: "MlflowClient", experiment: str, result: Published, time: int) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
     run = client.create_run(
         experiment,
-        start_time=_LONG_AGO,
+        start_time=time,
         run_name=f"{result.network}, {result.protocol}: {result.source}",
     )
     prefix = f"eval/{result.split}/{result.protocol}"
-    metrics = {"top1_error": result.top1_error, "top5_error": result.top5_error}
+    metrics = {
+        "top1_error": result.top1_error,
+        "top5_error": result.top5_error,
+        "images": result.images,
+    }
     client.log_batch(
         run.info.run_id,
         metrics=[
-            Metric(f"{prefix}/{name}", error, _LONG_AGO, 0)
-            for name, error in metrics.items()
-            if error is not None
+            Metric(f"{prefix}/{name}", value, time, 0)
+            for name, value in metrics.items()
+            if value is not None
         ],
         params=[
             Param("recipe.network.name", result.network),
@@ -65,7 +68,7 @@ def _record(client: "MlflowClient", experiment: str, result: Published) -> None:
         ],
         tags=[RunTag(key, text) for key, text in _tags(result).items()],
     )
-    client.set_terminated(run.info.run_id, "FINISHED", end_time=_LONG_AGO)
+    client.set_terminated(run.info.run_id, "FINISHED", end_time=time)
 
 
 def _tags(result: Published) -> dict[str, str]:

@@ -39,7 +39,7 @@ def test_a_test_error_is_compared_through_its_twin_on_val() -> None:
     (asked,) = asked_for("alexnet 15.3")
     ours = measured("alexnet", TEN_CROPS, 15.4, ensemble_size=7, extra_data="fall2011")
     lines = answer(asked, ours)
-    assert lines[0] == "–/15.3 is of test; its published twin on val is 36.7/15.4"
+    assert lines[0] == "top-5 15.3 is of test; its published twin on val is 36.7/15.4"
     assert "points of top-1" in lines[1]
 
 
