@@ -4,16 +4,18 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from pipeline.cluster import Cluster
 from pipeline.data.store import Store, store_folder
 from pipeline.errors import UserError
 from pipeline.evaluation.predictions import read_predictions
-from pipeline.models.weights_file import read_weights
+from pipeline.models.zoo import constructor
 from pipeline.reports.curves import PANELS, Course
 from pipeline.reports.measured import measured_from_runs
 from pipeline.reports.page import Filters, Reported, Seen
 from pipeline.tracking.queries import TrackedRun, evaluated_runs, histories, named_runs
-from pipeline.visualization.filters import first_layer_filters
+from pipeline.visualization.filters import read_filters
 from pipeline.visualization.show import filters_picture
 
 
@@ -38,7 +40,7 @@ def gather(
             Reported(
                 Course(run, histories(uri, run, _metrics(run)), colour),
                 measured_from_runs(own),
-                _filters(folder / "weights.safetensors"),
+                _filters(run, folder / "weights.safetensors"),
                 tuple(_seen(folder, cluster)),
             )
         )
@@ -57,10 +59,15 @@ def _metrics(run: TrackedRun) -> list[str]:
     ]
 
 
-def _filters(weights: Path) -> Filters | None:
+def _filters(run: TrackedRun, weights: Path) -> Filters | None:
+    params = run.params
+    channels = 1 if params.get("recipe.input.color") == "gray" else 3
     try:
-        filters = first_layer_filters(dict(read_weights(weights)))
-    except UserError:
+        with torch.device("meta"):
+            build = constructor(params.get("recipe.network.name", ""))
+            model = build(int(params["recipe.network.num_classes"]), channels)
+        filters = read_filters(weights, model)
+    except (UserError, KeyError):
         return None
     picture = filters_picture(filters)
     png = io.BytesIO()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -24,9 +25,14 @@ def to_pixels(picture: Tensor) -> Pixels:
 
 
 def signed_to_pixels(picture: Tensor) -> Pixels:
-    """Turn a picture around 0 into RGB; 0 is grey, the largest value at the end of the scale."""
-    largest = picture.abs().max().clamp(min=1e-12)
-    return to_pixels(0.5 + 0.5 * picture / largest)
+    """Turn a picture around 0 into RGB; 0 is grey.
+
+    The scale ends where one in a hundred of the values that are not 0 is larger: else a few bright
+    points would leave the rest grey.
+    """
+    sizes = picture[picture != 0].abs()
+    end = torch.quantile(sizes, 0.99) if len(sizes) else torch.tensor(1.0)
+    return to_pixels(0.5 + 0.5 * picture / end)
 
 
 def heat(values: Tensor) -> Pixels:

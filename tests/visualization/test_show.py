@@ -14,11 +14,11 @@ from pipeline.data.store import Store
 from pipeline.errors import UserError
 from pipeline.launch.run_folder import RunFolder
 from pipeline.models.anatomy import dissect
-from pipeline.models.zoo import build_model
+from pipeline.models.zoo import NETWORKS, build_model
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.visualization.activations import Activation
-from pipeline.visualization.filters import filter_pictures, first_layer_filters
-from pipeline.visualization.sheet import heat
+from pipeline.visualization.filters import filter_pictures, first_layer_filters, read_filters
+from pipeline.visualization.sheet import heat, signed_to_pixels
 from pipeline.visualization.show import Subject, _patches, filters_picture, show
 
 
@@ -74,6 +74,17 @@ def test_a_patch_shows_what_the_unit_saw() -> None:
         assert inside or not gradient[0, :, y, x].any()
 
 
+def test_zero_is_grey_and_a_few_bright_points_do_not_hide_the_rest() -> None:
+    picture = torch.zeros(1, 20, 20)
+    picture[0, :10] = torch.linspace(-1, 1, 200).view(10, 20)
+    picture[0, 0, 0] = 100.0
+    pixels = signed_to_pixels(picture)[..., 0]
+    assert (pixels[10:] == 128).all()
+    assert pixels[0, 0] == 255
+    assert pixels[0, 1] < 10
+    assert (signed_to_pixels(torch.zeros(1, 2, 2)) == 128).all()
+
+
 def test_little_is_dark_and_much_is_bright() -> None:
     colours = heat(torch.tensor([[0.0, 0.5, 1.0]])).astype(int).sum(axis=2)[0]
     assert colours[0] < colours[1] < colours[2]
@@ -124,6 +135,17 @@ def test_signals_are_refused(subject: Subject, data_dir: Path) -> None:
 def test_filters_need_a_convolution_over_images() -> None:
     with pytest.raises(UserError, match="no convolution"):
         first_layer_filters(nn.Linear(2, 3))
+
+
+def test_filters_are_read_from_a_file_alone_whatever_its_order(tmp_path: Path) -> None:
+    model = NETWORKS["densenet121"](2)  # of whose names "conv" isn't the first
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    filters = read_filters(tmp_path / "weights.safetensors", model)
+    assert filters.shape == (64, 3, 7, 7)
+    assert torch.equal(filters, first_layer_filters(model))
+    (tmp_path / "weights.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="can't be read"):
+        read_filters(tmp_path / "weights.safetensors", model)
 
 
 def test_the_command_leaves_a_png_in_the_runs_folder(
