@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline import cli_data, cli_reports
+from pipeline import cli_data, cli_evaluation, cli_reports
 from pipeline.cli_console import progress, say
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
@@ -32,6 +32,12 @@ app.add_typer(cli_data.prepare, name="prepare")
 app.add_typer(cli_data.export, name="export")
 app.command()(cli_data.doctor)
 app.command()(cli_data.stage)
+app.command()(cli_evaluation.evaluate)
+app.command()(cli_evaluation.predictions)
+app.command()(cli_evaluation.ensemble)
+app.command()(cli_evaluation.paired)
+app.command()(cli_evaluation.submission)
+app.command()(cli_evaluation.score)
 app.command()(cli_reports.compare)
 app.command()(cli_reports.published)
 app.command()(cli_reports.register)
@@ -115,32 +121,16 @@ def train(
         say(console, "this training is complete; `ilsvrc compare` shows its result")
         return
     uri = where.tracking.uri
-    results = measured_from_runs([tracked_run(uri, outcome.record.tracking_run_id)])
+    run_id = outcome.folder.tracking_run_id()
+    if not run_id:
+        say(console, "the tracking store is still away; the same command records the result later")
+        return
+    results = measured_from_runs([tracked_run(uri, run_id)])
     conclude(outcome, uri, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
     if what.expect:
         say(console, f"expected by the recipe: {_expectation(what.expect)}")
     say(console, _how_to_look(uri))
-
-
-@app.command()
-def evaluate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which split.", show_default="the recipe's")
-    ] = None,
-    on: ClusterName = "laptop",
-    set_: Assignments = None,
-) -> None:
-    """Count the errors of a trained network over a whole split, every image once."""
-    from pipeline.launch.driver import run_evaluation
-    from pipeline.launch.run_folder import find_run
-
-    if others := _of_recipe(set_):
-        raise UserError(f"--set {others[0]}: a trained run keeps its recipe; set cluster.* only")
-    cluster = load_cluster(on, _of_cluster(set_))
-    found = find_run(cluster.runs_dir, run)
-    run_evaluation(found, cluster, split, Console())
 
 
 @app.command()

@@ -107,16 +107,17 @@ def register(
 ) -> None:
     """Put a run's network into MLflow's registry with its results as tags; again: new tags."""
     from pipeline.reports.measured import measured_from_runs, result_tags
-    from pipeline.tracking.queries import evaluated_runs, with_evaluations
+    from pipeline.tracking.queries import evaluated_runs, named_runs
     from pipeline.tracking.registry import register_model
 
     tracking = load_cluster(on).tracking
     runs = evaluated_runs(tracking.uri, experiment or tracking.experiment)
-    found = with_evaluations(runs, run)
-    name = as_ or found[0].params["recipe.network.name"]
+    found = named_runs(runs, [run])
+    training = next(run for run in found if not run.parent)
+    name = as_ or training.params["recipe.network.name"]
     tags = result_tags(measured_from_runs(found))
-    version = register_model(tracking.uri, found[0], name, tags)
-    say(Console(), f"{name}, version {version}, with {len(tags)} results as tags")
+    version = register_model(tracking.uri, training, name, tags)
+    say(Console(), f"{name}, version {version}, tagged with what is known of: {', '.join(tags)}")
 
 
 def visualize(
@@ -144,14 +145,14 @@ def visualize(
 ) -> None:
     """Draw what a trained network has learned, as a PNG in the run's folder and in MLflow."""
     from pipeline.launch.run_folder import find_run
-    from pipeline.launch.trained import keep_pictures, trained_subject
+    from pipeline.launch.trained import keep_pictures, trained_specimen
     from pipeline.visualization.show import show
 
     cluster = load_cluster(on)
     folder = find_run(cluster.runs_dir, run)
     with progress("looking") as shown:
-        subject = trained_subject(folder, cluster, split)
-        sheet = show(subject, what, layer, _numbers(units), images, shown)
+        specimen = trained_specimen(folder, cluster, split)
+        sheet = show(specimen, what, layer, _numbers(units), images, shown)
     (path,) = keep_pictures(folder, cluster.tracking.uri, [sheet])
     say(Console(), f"{path}, {sheet.picture.width}×{sheet.picture.height} pixels")
 

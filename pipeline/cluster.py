@@ -6,9 +6,9 @@ absolute: Ray starts its workers in folders of their own.
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from upath import UPath
 
 from pipeline.documents import Section, find_document, override, read_yaml, validate
@@ -25,20 +25,52 @@ class Workers(Section):
     """How many workers, and what each one gets.
 
     `count: 0` runs the one worker inside the command's own process, without Ray: for tests,
-    debuggers and quick looks. Workers that take no batch for `hang_seconds` are ended, which is a
-    failure as any other: `max_failures` of them are followed by a new start from the checkpoint.
+    debuggers and quick looks. In place of a count, `min` and `max` let the training shrink when
+    nodes go and, looked at every `resize_seconds`, grow when they come; each time it goes on from
+    the last checkpoint.
+
+    Workers that take no batch for `hang_seconds` are ended, which is a failure as any other:
+    `max_failures` of them are followed by a new start from the last checkpoint. A scheduler's
+    signal gives a training `grace_seconds` to save one more and stop.
     """
 
-    count: NonNegativeInt
+    count: NonNegativeInt | None = None
+    min: PositiveInt | None = None
+    max: PositiveInt | None = None
+    resize_seconds: PositiveFloat = 60
     device: Literal["cpu", "gpu"]
     cpus: PositiveInt = 1
     max_failures: NonNegativeInt = 0
     hang_seconds: PositiveFloat = 300
+    grace_seconds: PositiveFloat = 30
     ray_address: str = "local"
 
+    @model_validator(mode="after")
+    def _counted_or_elastic(self) -> Self:
+        if (self.count is None) == (self.min is None or self.max is None):
+            raise ValueError("give either count, or min and max")
+        if self.min and self.max and self.min > self.max:
+            raise ValueError("min must not be above max")
+        return self
+
     @property
-    def world_size(self) -> int:
-        return max(1, self.count)
+    def is_elastic(self) -> bool:
+        return self.count is None
+
+    @property
+    def are_here(self) -> bool:
+        """Whether the one worker is the command's own process."""
+        return self.count == 0
+
+    @property
+    def fewest(self) -> int:
+        """How many workers the training needs."""
+        return self.min or max(1, self.count or 0)
+
+    @property
+    def most(self) -> int:
+        """How many workers it can have."""
+        return self.max or max(1, self.count or 0)
 
 
 class Loading(Section):
@@ -53,19 +85,28 @@ class Loading(Section):
 class Tracking(Section):
     """Where the runs are recorded. `MLFLOW_TRACKING_URI` comes before `uri`.
 
-    Without either, `load_cluster` puts a sqlite file in the working directory.
+    Without either, `load_cluster` puts a sqlite file in the working directory. Where tracking is
+    not `required`, a training starts though the server is away, and is recorded when it is back.
     """
 
     uri: str = ""
     experiment: str = "ilsvrc"
+    required: bool = True
 
 
 class Saving(Section):
-    """How often to log and to save; every epoch's end is always saved."""
+    """How often to log and to save, and what to keep.
+
+    A checkpoint is written at every epoch's end, when `checkpoint_minutes` have passed since the
+    last one, and every so many steps where `checkpoint_every_steps` says so. The newest
+    `checkpoints_to_keep` stay, that of the best epoch, and that of every `keep_every_epochs`.
+    """
 
     log_every_steps: PositiveInt = 50
+    checkpoint_minutes: PositiveFloat = 10
     checkpoint_every_steps: PositiveInt | None = None
     checkpoints_to_keep: Annotated[int, Field(ge=2)] = 3
+    keep_every_epochs: PositiveInt | None = None
 
 
 class Cache(Section):

@@ -7,7 +7,7 @@ the device is a value.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,6 @@ def sum_over_workers(values: Tensor, worker: Worker) -> Tensor:
     if worker.world_size > 1:
         torch.distributed.all_reduce(total)
     return total
-
-
-def average_buffers(model: nn.Module, worker: Worker) -> None:
-    """Average every floating-point buffer over the workers, in place (batch-norm statistics).
-
-    Each worker's running statistics come from its own micro-batches only. A collective call.
-    """
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(sum_over_workers(buffer, worker) / worker.world_size)
 
 
 def same_on_all_workers(value: str | None, worker: Worker) -> str | None:

@@ -63,6 +63,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_mapping(text: str, where: str) -> dict[str, Any]:
+    """Read a YAML mapping that is given as text, as strictly as a file; `UserError` says where."""
+    try:
+        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+    except (UserError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{where} {text}: not a YAML mapping, as {{key: value}}")
+    return content
+
+
 def find_document(name: str, folder: str) -> Path:
     """Find a document by path or by name in `configs/<folder>`.
 

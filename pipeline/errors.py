@@ -10,6 +10,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class DiskFullError(UserError):
+    """There is no room for a file; what was there before stays."""
+
+
 class TrainingStoppedError(UserError):
     """Going on makes no sense; all workers find that at the same step, so that none is retried."""
 

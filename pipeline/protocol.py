@@ -8,10 +8,9 @@ as well. Crops become boxes in `pipeline.data.boxes`; dense protocols show whole
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, assert_never
 
-import yaml
 from pydantic import Field, PositiveInt, model_validator
 
-from pipeline.documents import Section, validate
+from pipeline.documents import Section, read_mapping, validate
 from pipeline.errors import UserError
 
 Sides = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
@@ -284,11 +283,8 @@ class _Choice(Section):
 
 
 def _of_mapping(text: str) -> Protocol:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--protocol {text}: not a YAML mapping") from None
-    return validate(_Choice, {"protocol": content}, "--protocol").protocol
+    content = {"protocol": read_mapping(text, "--protocol")}
+    return validate(_Choice, content, "--protocol").protocol
 
 
 def _fitting(protocol: Protocol, text: str, size: int) -> Protocol:

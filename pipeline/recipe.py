@@ -29,12 +29,32 @@ class Network(Section):
     recompute: bool = False
 
 
+class Stop(Section):
+    """An image that can't be decoded stops the training, which names it."""
+
+    kind: Literal["stop"] = "stop"
+
+
+class LeaveOut(Section):
+    """A view that can't be decoded is left out of its batch and listed with the run.
+
+    Its loss counts as 0. More than `max_share` of the split's images stop the training.
+    """
+
+    kind: Literal["quarantine"] = "quarantine"
+    max_share: Fraction = 1e-4
+
+
 class Data(Section):
-    """Which packed data set, and which of its splits train and test."""
+    """Which packed data set, and which of its splits train and test.
+
+    `bad_images` is about the training split; a test split is evaluated whole or not at all.
+    """
 
     name: str
     train_split: str = "train"
     test_split: str = "val"
+    bad_images: Annotated[Stop | LeaveOut, Field(discriminator="kind")] = Stop()
 
     @model_validator(mode="after")
     def _never_tested_on_what_it_saw(self) -> Self:

@@ -1,12 +1,15 @@
 """Files that are whole or not there, and locks that die with their process."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import DiskFullError, UserError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def sync(path: Path) -> None:
@@ -21,8 +24,9 @@ def sync(path: Path) -> None:
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write `content` beside `path`, sync, rename: no kill or power cut leaves half a file.
 
-    What a killed writer left beside `path` is removed by the next one. Raises `UserError` when
-    the storage is full or can't be written; a file that was at `path` then stays as it was.
+    What a killed writer left beside `path` is removed by the next one. Raises `DiskFullError` when
+    there is no room, and another `UserError` when the storage can't be written; a file that was at
+    `path` then stays as it was.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -34,7 +38,8 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         sync(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(
+        kind = DiskFullError if error.errno in _FULL else UserError
+        raise kind(
             f"{path}: can't be written: {error.strerror}; free space or mend the permissions and "
             f"run the same command again"
         ) from None

@@ -82,9 +82,13 @@ MISTAKES = {
         ["train", "smoke", "--set", "network.name=lenet9"],
         ["lenet9", "near are: lenet5"],
     ),
-    "workers that do not divide the batch": (
-        ["train", "smoke", "--set", "cluster.workers.count=3"],
-        ["3 workers", "batch.micro_batch_size"],
+    "more workers than micro-batches": (
+        ["train", "smoke", "--set", "cluster.workers.count=9"],
+        ["9 workers", "batch.micro_batch_size"],
+    ),
+    "workers counted and elastic": (
+        ["train", "smoke", "--set", "cluster.workers.max=4"],
+        ["cluster", "either count, or min and max"],
     ),
     "more workers than CPUs": (
         ["train", "smoke", "--set", "cluster.workers.count=32",

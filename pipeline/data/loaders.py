@@ -1,6 +1,7 @@
 """Loading, whoever executes it: a plan of views goes in, batches come out in the same order."""
 
 import io
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pipeline.cluster import Loading
 from pipeline.data.boxes import rescaled
 from pipeline.data.colors import jitter_colors
 from pipeline.data.order import Dealing, epoch_order
+from pipeline.data.quarantine import Quarantine
 from pipeline.data.reference import ReferenceImages
 from pipeline.data.signals import Signals, decode_signal
 from pipeline.data.store import Split
@@ -135,7 +137,9 @@ class _Images(Interface):
 class Loader:
     """Yields one `Batch` for each `Views`, in order; ends by `StopIteration`.
 
-    Raises `UserError` naming the first image, of all batches begun, that can't be decoded.
+    With a quarantine, views that can't be shown are left out of their batches. Without one, and
+    where nothing of a batch is left, raises `UserError` naming the first image, of all batches
+    begun, that can't be decoded.
     """
 
     def __init__(
@@ -145,12 +149,16 @@ class Loader:
         input: Input,
         execute: Callable[[Iterator[Views]], _Images],
         device: torch.device,
+        quarantine: Quarantine | None,
     ) -> None:
         self._split = split
         self._input = input
+        self._execute = execute
         self._device = device
+        self._quarantine = quarantine
+        self._views = iter(views)
         self._in_flight: deque[Views] = deque()
-        self._images = execute(self._begin(views))
+        self._images = execute(self._begin(self._views))
 
     def __iter__(self) -> "Loader":
         return self
@@ -161,9 +169,9 @@ class Loader:
         except (StopIteration, UserError):
             raise
         except Exception as error:
-            for views in self._in_flight:
-                _raise_if_damaged(self._split, views.images[:: views.boxes_per_image], error)
-            raise
+            if not self._leave_out(error):
+                raise
+            return next(self)
         views = self._in_flight.popleft()
         images, indices = jitter_colors(images, views, self._input), views.images
         labels = torch.from_numpy(self._split.labels[indices])
@@ -178,6 +186,52 @@ class Loader:
             self._in_flight.append(batch)
             yield batch
 
+    def _leave_out(self, error: Exception) -> bool:
+        """Begin the batches in flight again without what can't be shown, if there is such.
+
+        An executor does not say which image it was, and is of no use afterwards.
+        """
+        begun = list(self._in_flight)
+        kept = [views.take(self._rows_to_show(views, error)) for views in begun]
+        if [len(views.images) for views in kept] == [len(views.images) for views in begun]:
+            return False
+        self._images.close()
+        self._in_flight.clear()
+        self._images = self._execute(self._begin(itertools.chain(kept, self._views)))
+        return True
+
+    def _rows_to_show(self, views: Views, error: Exception) -> list[int]:
+        rows = []
+        for row, image in enumerate(views.images.tolist()):
+            damage = _damage(self._split, image)
+            if damage is None:
+                rows.append(row)
+            elif self._quarantine is None:
+                raise UserError(
+                    f"{self._split.location(image)}: {damage}; run `ilsvrc prepare` again"
+                ) from error
+            # A part of a damaged image may well be shown: asked alone, whatever else is in flight.
+            elif self._is_shown(views.take([row])):
+                rows.append(row)
+            else:
+                self._quarantine.add(image, damage)
+        if not rows:
+            raise UserError(
+                f"{self._split.location(int(views.images[0]))}: no image of its batch can be "
+                "decoded; run `ilsvrc prepare` again"
+            ) from error
+        return rows
+
+    def _is_shown(self, view: Views) -> bool:
+        images = self._execute(iter([view]))
+        try:
+            next(images)
+        except Exception:  # executors have errors of their own
+            return False
+        finally:
+            images.close()
+        return True
+
 
 def build_loader(
     split: Split,
@@ -189,14 +243,15 @@ def build_loader(
     max_batch_size: int,
     fill: int | None,
     channels_last: bool,
+    quarantine: Quarantine | None = None,
     boxes_per_image: int = 1,
 ) -> Loader:
     """Build the loader that `loading.backend` names; every backend shows the same pictures.
 
     No `Views` may hold more than `max_batch_size` images, and all hold `boxes_per_image` views of
     each. `fill` is the grey level outside the images, or None if no box leaves its image
-    (`pipeline.data.views.fill_of`). Signals have one executor.
-    Raises `UserError` where `input` can't see what `split` holds.
+    (`pipeline.data.views.fill_of`). Signals have one executor. `quarantine` takes what can't be
+    decoded. Raises `UserError` where `input` can't see what `split` holds.
     """
     check_contents(split, input)
 
@@ -222,7 +277,7 @@ def build_loader(
             boxes_per_image=boxes_per_image,
         )
 
-    return Loader(split, views, input, execute, device)
+    return Loader(split, views, input, execute, device, quarantine)
 
 
 def check_contents(split: Split, input: Input) -> None:
@@ -245,15 +300,9 @@ def check_contents(split: Split, input: Input) -> None:
             )
 
 
-def _raise_if_damaged(split: Split, images: NDArray[np.int64], error: Exception) -> None:
-    # The executor's own message seldom says which image it was.
+def _damage(split: Split, image: int) -> str | None:
     examine = _damage_of_signal if split.contents == "signals" else _damage_of_image
-    for image in images.tolist():
-        damage = examine(split, image)
-        if damage:
-            raise UserError(
-                f"{split.location(image)}: {damage}; run `ilsvrc prepare` again"
-            ) from error
+    return examine(split, image)
 
 
 def _damage_of_image(split: Split, image: int) -> str | None:

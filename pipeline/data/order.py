@@ -26,7 +26,8 @@ class Dealing:
     """How an epoch's images are cut into global batches, micro-batches and workers' shares.
 
     Every cut is even: sizes differ by at most one, as `numpy.array_split`. So every image is seen
-    exactly once an epoch, and no batch is tiny.
+    exactly once an epoch, and no batch is tiny. Where the workers don't divide the micro-batches of
+    a step, some of them compute one more than others.
     """
 
     num_images: int
@@ -35,10 +36,10 @@ class Dealing:
     world_size: int
 
     def __post_init__(self) -> None:
-        if self.num_micro_batches % self.world_size:
+        if self.num_micro_batches < self.world_size:
             raise UserError(
-                f"batch: {self.num_micro_batches} micro-batches a step can't be dealt evenly to "
-                f"{self.world_size} workers; change workers.count or batch.micro_batch_size"
+                f"batch: {self.num_micro_batches} micro-batches a step are too few for "
+                f"{self.world_size} workers; use fewer, or lower batch.micro_batch_size"
             )
         if self.num_images < self.num_micro_batches:
             raise UserError(
@@ -56,9 +57,11 @@ class Dealing:
         """Optimizer steps in an epoch."""
         return -(-self.num_images // self.global_batch_size)
 
-    @property
-    def micro_batches_per_worker(self) -> int:
-        return self.num_micro_batches // self.world_size
+    def share(self, rank: int) -> range:
+        """Return which of the micro-batches of a step worker `rank` computes."""
+        each, more = divmod(self.num_micro_batches, self.world_size)
+        start = rank * each + min(rank, more)
+        return range(start, start + each + (rank < more))
 
     @property
     def max_micro_batch_size(self) -> int:
@@ -74,8 +77,8 @@ class Dealing:
     ) -> list[NDArray[np.int64]]:
         """Return the micro-batches of global batch `step` that worker `rank` computes."""
         batch = order[self._start(step) : self._start(step + 1)]
-        each = self.micro_batches_per_worker
-        return np.array_split(batch, self.num_micro_batches)[rank * each : (rank + 1) * each]
+        share = self.share(rank)
+        return np.array_split(batch, self.num_micro_batches)[share.start : share.stop]
 
     def _start(self, step: int) -> int:
         size, remainder = divmod(self.num_images, self.num_steps)

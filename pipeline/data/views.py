@@ -7,7 +7,8 @@ Views are computed for a whole batch from the image sizes alone; `pipeline.data.
 Axes are (y, x) throughout. Rounding is the papers'; where they say nothing, torchvision's.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +102,12 @@ class Views:
     color_factors: NDArray[np.float32]
     boxes_per_image: int = 1
 
+    def take(self, rows: Sequence[int]) -> "Views":
+        """Return these views alone; of an image's several, all must be among them."""
+        whole = ("shape", "boxes_per_image")
+        columns = {name: values for name, values in vars(self).items() if name not in whole}
+        return replace(self, **{name: values[list(rows)] for name, values in columns.items()})
+
 
 def evaluation_views(
     protocol: WholeImage | CenterCrop | Crops,
@@ -136,6 +143,15 @@ def whole_views(shape: Shape, images: Integers, sizes: NDArray[np.integer]) -> V
     """Return each image whole, stretched to `shape`; else as `evaluation_views`."""
     boxes = whole_image(sizes.astype(np.int64))
     return _plain(shape, images, boxes, boxes.astype(np.int64))
+
+
+def shifted(views: Views, by: float) -> Views:
+    """Return `views` displaced right and down by so many of their own pixels, within the image."""
+    sides = views.boxes[:, 2:]
+    room = views.regions[:, :2] + views.regions[:, 2:] - (views.boxes[:, :2] + sides)
+    boxes = views.boxes.copy()
+    boxes[:, :2] += np.minimum(by * sides / views.shape, np.maximum(room, 0))
+    return replace(views, boxes=boxes)
 
 
 def training_views(

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.cluster import Loading
 from pipeline.data.loaders import Batch, build_loader, share_of
 from pipeline.data.store import Split
+from pipeline.data.views import shifted
 from pipeline.distributed import Worker, sum_over_workers
 from pipeline.evaluation.hits import topk_hits
 from pipeline.evaluation.metrics import Counts
@@ -21,7 +23,11 @@ from pipeline.recipe import Input
 
 @dataclass(frozen=True)
 class Setting:
-    """What is evaluated on, and how: a split as a network's `input` takes it, by a protocol."""
+    """What is evaluated on, and how: a split as a network's `input` takes it, by a protocol.
+
+    `shift` displaces every box of crops to the right and down, in pixels of the input: a fault on
+    purpose, for those who look for one.
+    """
 
     split: Split
     protocol: Protocol
@@ -29,6 +35,7 @@ class Setting:
     precision: str
     loading: Loading
     channels_last: bool
+    shift: float = 0.0
 
     @property
     def protocol_name(self) -> str:
@@ -53,6 +60,19 @@ class Scored:
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 
 
+class Keeper:
+    """Keeps what a worker scores; this one keeps nothing."""
+
+    def add(self, scored: Scored) -> None:
+        """Take what was scored; every image of the worker's share comes once."""
+
+    def hand_over(self) -> None:
+        """All is there; the workers meet after this."""
+
+
+_NOTHING_KEPT = Keeper()
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """bfloat16 needs no loss scaling, so that this context is all there is to mixed precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
@@ -63,9 +83,9 @@ def evaluate(
     setting: Setting,
     worker: Worker,
     watch: Watch = lambda batches: batches,
-    keep: Callable[[Scored], None] = lambda scored: None,
+    keeper: Keeper = _NOTHING_KEPT,
 ) -> Counts:
-    """Count the hits of `model` over a whole split, and have every worker keep its own scores.
+    """Count the hits of `model` over a whole split; `keeper` keeps what this worker scores.
 
     Workers may hold different numbers of batches, or none: they meet once, at the end, to add
     integers. Images of unknown label are no hit. Raises `RuntimeError` if the workers together did
@@ -74,7 +94,7 @@ def evaluate(
     was_training = model.training
     try:
         scored = scored_images(model.eval(), setting, worker, watch)
-        return count(scored, len(setting.split), worker, keep)
+        return count(scored, len(setting.split), worker, keeper)
     finally:
         model.train(was_training)
 
@@ -83,14 +103,15 @@ def count(
     scored: Iterable[Scored],
     num_images: int,
     worker: Worker,
-    keep: Callable[[Scored], None] = lambda scored: None,
+    keeper: Keeper = _NOTHING_KEPT,
 ) -> Counts:
     """Add up the hits of all workers; see `evaluate`."""
     sums = torch.zeros(3, dtype=torch.int64, device=worker.device)
     for images in scored:
         sums[:2] += topk_hits(images.scores, images.labels)
         sums[2] += len(images.labels)
-        keep(images)
+        keeper.add(images)
+    keeper.hand_over()
     top1_hits, top5_hits, counted = sum_over_workers(sums, worker).tolist()
     if counted != num_images:
         raise RuntimeError(f"evaluated {counted} images of a split of {num_images}")
@@ -114,6 +135,10 @@ def scored_images(
         worker.world_size,
         setting.loading.evaluation_batch_size,
     )
+    if setting.shift:
+        todo = [
+            replace(one, views=map(partial(shifted, by=setting.shift), one.views)) for one in todo
+        ]
     if len(todo) == 1:
         for batch, means in _means(model, setting, todo[0], averages_logits, worker, watch):
             yield _scored(means, averages_logits, batch.labels, batch.indices)

@@ -11,13 +11,13 @@ from pipeline.data.description import ImageClass
 from pipeline.data.loaders import share_of
 from pipeline.data.store import Split
 from pipeline.distributed import Worker
-from pipeline.evaluation.evaluate import Scored
+from pipeline.evaluation.evaluate import Keeper, Scored
 from pipeline.evaluation.hits import best_guesses, label_ranks
 from pipeline.evaluation.predictions import NUM_GUESSES, About, Predictions, write_predictions
 from pipeline.storage import write_whole
 
 
-class Gathered:
+class Gathered(Keeper):
     """One worker's predictions. Workers share the folder of `path`, where the file will be."""
 
     def __init__(self, path: Path, num_images: int, worker: Worker) -> None:

@@ -99,6 +99,29 @@ def predictions_file(folder: Path, split: str, protocol: str) -> Path:
     return folder / "predictions" / f"{split}.{protocol}.safetensors"
 
 
+def find_predictions(folder: Path, split: str | None, protocol: str | None) -> Path:
+    """Return the file of the run in `folder` by its split and protocol, where they are given.
+
+    Raises `UserError` where there is none, or more than one; it names them.
+    """
+    there = sorted((folder / "predictions").glob("*.safetensors"))
+    found = [
+        path
+        for path in there
+        if (split is None or path.name.startswith(f"{split}."))
+        and (protocol is None or path.name.endswith(f".{protocol}.safetensors"))
+    ]
+    if len(found) == 1:
+        return found[0]
+    named = f" of {split or 'any split'} by {protocol or 'any protocol'}"
+    known = ", ".join(path.stem for path in there) or "none"
+    if not found:
+        raise UserError(
+            f"{folder}: no predictions{named}; there are: {known}; `ilsvrc evaluate` makes them"
+        )
+    raise UserError(f"{folder}: several predictions; choose by --split and --protocol: {known}")
+
+
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write `predictions`; the file appears whole. Raises `UserError` where it can't be written."""
     for key in predictions.keys:

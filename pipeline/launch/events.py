@@ -1,7 +1,8 @@
-"""What the first worker tells the driver while it works."""
+"""What workers tell the driver while they work."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.evaluation.metrics import Counts
 
@@ -45,5 +46,22 @@ class Note:
     text: str
 
 
-Event = Progress | Evaluated | Note
+@dataclass(frozen=True)
+class Beat:
+    """A sign of life: the worker runs, and has taken so many batches."""
+
+    rank: int
+    batches: int
+
+
+@dataclass(frozen=True)
+class Hung:
+    """A worker that took no batch for so many seconds ends itself; its stacks are in `folder`."""
+
+    rank: int
+    seconds: float
+    folder: Path
+
+
+Event = Progress | Evaluated | Note | Beat | Hung
 Report = Callable[[Event], None]

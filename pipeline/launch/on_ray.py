@@ -21,32 +21,38 @@ from pipeline.errors import (
     UserError,
     WorkerFailedError,
 )
+from pipeline.launch.asking import asking_on_signals
 from pipeline.launch.events import Event, Note, Report
-from pipeline.launch.stopping import asking_on_signals
-from pipeline.launch.worker import Job
+from pipeline.launch.mailbox import mailbox
+from pipeline.launch.notices import heeding_notices
+from pipeline.launch.watchdog import RollCall
+from pipeline.launch.worker import Assignment
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 Result = TypeVar("Result")
+Work = TypeVar("Work", bound=Assignment)
 
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing may need the internet
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a fit ends 3 s sooner than with 2 s
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one actor less to start
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # a node that has just gone is waited for
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES to the user
 }
 # What all workers raise at the same step, so that none is to be tried again.
 _ENDS = (TrainingStoppedError, InterruptedByUserError)
+_LOCAL = "local"  # the address of a Ray of this command's own
 
 # Before Ray is imported, which functions do. What the user has set stays.
 os.environ.update(_RAY_ENVIRONMENT | os.environ)
 
 
 def run_on_workers(
-    function: Callable[[Job, Worker, Report], Result],
-    job: Job,
+    function: Callable[[Work, Worker, Report], Result],
+    job: Work,
     show: Report,
     *,
     stops_on_request: bool = False,
@@ -54,28 +60,34 @@ def run_on_workers(
     """Call `function` on every worker of the job's cluster and return what rank 0 returned.
 
     Events of the workers reach `show` in this process. A `UserError` of a worker is raised again
-    here. Any other failure of a worker leaves its traceback in the run's folder and becomes a
-    `WorkerFailedError` that names the file. A function that `stops_on_request` is asked to by
-    signals (`pipeline.launch.stopping`); it raises `InterruptedByUserError` when it did.
+    here, and is not tried again. Any other failure of a worker leaves its traceback in the run's
+    folder and becomes a `WorkerFailedError` that names the file. A function that `stops_on_request`
+    is asked to by signals (`pipeline.launch.asking`); it raises `InterruptedByUserError` when it
+    did.
     """
     workers = job.cluster.workers
+    roll_call = RollCall()
+
+    def hear(event: Event) -> None:
+        if told := roll_call.hear(event):
+            show(told)
 
     def asking() -> AbstractContextManager[None]:
         if not stops_on_request:
             return nullcontext()
-        return asking_on_signals(job.folder.stop_request, lambda text: show(Note(text)))
+        return asking_on_signals(job.folder, workers.grace_seconds, lambda text: show(Note(text)))
 
-    if workers.count == 0:
+    if workers.are_here:
         with asking():
             return _in_this_process(function, job, show)
-    with _ray(workers.ray_address), _mailbox(show) as mailbox:
+    with _ray(workers.ray_address), mailbox(hear) as box:
         _refuse_too_few(workers)
         with asking():  # Ray catches signals while it starts
-            return _fit(function, job, mailbox)
+            return _fit(function, job, box)
 
 
 def _in_this_process(
-    function: Callable[[Job, Worker, Report], Result], job: Job, show: Report
+    function: Callable[[Work, Worker, Report], Result], job: Work, show: Report
 ) -> Result:
     device = torch.device("cuda" if job.cluster.workers.device == "gpu" else "cpu")
     threads = torch.get_num_threads()
@@ -92,19 +104,19 @@ def _refuse_too_few(workers: Workers) -> None:
 
     there = ray.cluster_resources()
     wanted = {
-        "CPU": workers.count * workers.cpus,
-        "GPU": workers.count if workers.device == "gpu" else 0,
+        "CPU": workers.fewest * workers.cpus,
+        "GPU": workers.fewest if workers.device == "gpu" else 0,
     }
     for kind, number in wanted.items():
         if number > there.get(kind, 0):
             raise UserError(
-                f"{workers.count} workers need {number} {kind}s, Ray has {there.get(kind, 0):g}; "
-                f"lower cluster.workers.count"
+                f"{workers.fewest} workers need {number} {kind}s, Ray has {there.get(kind, 0):g}; "
+                f"lower cluster.workers.{'min' if workers.is_elastic else 'count'}"
             )
 
 
 def _fit(
-    function: Callable[[Job, Worker, Report], Result], job: Job, mailbox: "ActorHandle[Any]"
+    function: Callable[[Work, Worker, Report], Result], job: Work, box: "ActorHandle[Any]"
 ) -> Result:
     from ray import train
     from ray.train.torch import TorchTrainer
@@ -112,12 +124,18 @@ def _fit(
     workers = job.cluster.workers
     for stale in job.folder.path.glob(".ray-*"):  # a killed driver's
         shutil.rmtree(stale, ignore_errors=True)
+    # Nobody takes this machine's own Ray a node away, and the watcher costs it an actor.
+    watches = "0" if workers.ray_address == _LOCAL else "1"
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", watches)
     # Ray wants a place that all machines share; the run's folder is one.
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.folder.path) as scratch:
         trainer = TorchTrainer(
-            partial(_enter, function, job, mailbox, _credentials()),
+            partial(_enter, function, job, box, _credentials()),
             scaling_config=train.ScalingConfig(
-                num_workers=workers.count,
+                num_workers=(
+                    (workers.fewest, workers.most) if workers.is_elastic else workers.most
+                ),
+                elastic_resize_monitor_interval_s=workers.resize_seconds,
                 use_gpu=workers.device == "gpu",
                 resources_per_worker={"CPU": workers.cpus}
                 | ({"GPU": 1} if workers.device == "gpu" else {}),
@@ -134,7 +152,7 @@ def _fit(
             returned = _in_a_thread(lambda: trainer.fit().return_value)
         except train.TrainingFailedError as error:
             raise _explained(error, job) from None
-    if isinstance(returned, _ENDS):
+    if isinstance(returned, UserError | InterruptedByUserError):
         raise returned
     return returned
 
@@ -162,29 +180,38 @@ def _credentials() -> dict[str, str]:
 
 
 def _enter(
-    function: Callable[[Job, Worker, Report], Result],
-    job: Job,
-    mailbox: "ActorHandle[Any]",
+    function: Callable[[Work, Worker, Report], Result],
+    job: Work,
+    box: "ActorHandle[Any]",
     environment: dict[str, str],
 ) -> Result | Exception:
     """Be one worker of Ray Train: the only code that asks Ray who it is."""
     os.environ.update(environment)
+    import ray
     from ray import train
     from ray.train.torch import get_device
+
+    if mistake := ray.get(box.mistake.remote()):
+        return mistake  # of an earlier attempt; all workers see it
 
     context = train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
 
     def report(event: Event) -> None:
-        mailbox.put.remote(event)
+        box.put.remote(event)
 
     try:
-        return function(job, worker, report)
+        with heeding_notices(job.folder):
+            return function(job, worker, report)
     except _ENDS as error:
         return error  # Ray would try what is raised again
+    except UserError as error:
+        # The others wait for this worker, so that it must fail; the next attempt ends at once.
+        ray.get(box.note_mistake.remote(error))
+        raise
 
 
-def _explained(error: Exception, job: Job) -> Exception:
+def _explained(error: Exception, job: Assignment) -> Exception:
     failures = getattr(error, "worker_failures", {})
     for failure in failures.values():
         for cause in (failure, getattr(failure, "cause", None), failure.__cause__):
@@ -235,39 +262,3 @@ def _ray(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _mailbox(show: Report) -> Iterator["ActorHandle[Any]"]:
-    """Carry events from the workers to `show`, which is called in a thread of this process."""
-    import ray
-
-    mailbox = ray.remote(num_cpus=0)(_Mailbox).remote()
-    is_over = threading.Event()
-
-    def deliver() -> None:
-        over = False
-        while not over:
-            over = is_over.wait(0.3)  # one last round after the end
-            for event in ray.get(mailbox.take.remote()):
-                show(event)
-
-    thread = threading.Thread(target=deliver, name="events", daemon=True)
-    thread.start()
-    try:
-        yield mailbox
-    finally:
-        is_over.set()
-        thread.join(timeout=10)
-
-
-class _Mailbox:
-    def __init__(self) -> None:
-        self._events: list[Event] = []
-
-    def put(self, event: Event) -> None:
-        self._events.append(event)
-
-    def take(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events

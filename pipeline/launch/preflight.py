@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from pipeline.cluster import Cluster
+from pipeline.cluster import Cluster, Workers
 from pipeline.data.loaders import check_contents
 from pipeline.data.order import Dealing
 from pipeline.data.store import Store, store_folder
@@ -19,7 +19,6 @@ from pipeline.recipe import Recipe
 from pipeline.tracking.runs import check_reachable, is_file
 
 TRAINING = ("network", "data set", "batch", "machine", "storage", "tracking")
-EVALUATION = ("network", "data set", "machine", "tracking")
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ def preflight(
         "network": _network,
         "data set": _data,
         "batch": _batch,
-        "machine": _machine,
+        "machine": lambda recipe, cluster: _machine(cluster),
         "storage": partial(_storage, on_disk),
-        "tracking": _tracking,
+        "tracking": lambda recipe, cluster: _tracking(cluster),
     }
     for name in names:
         try:
@@ -53,13 +52,17 @@ def preflight(
             yield Check(name, False, str(error))
 
 
-def refuse_early(
-    recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING, on_disk: int = 0
-) -> None:
+def refuse_early(recipe: Recipe, cluster: Cluster, on_disk: int = 0) -> None:
     """Raise the first thing that `preflight` finds wrong."""
-    for check in preflight(recipe, cluster, names, on_disk):
+    for check in preflight(recipe, cluster, on_disk=on_disk):
         if not check.passed:
             raise UserError(check.message)
+
+
+def refuse_cluster(cluster: Cluster) -> None:
+    """Raise `UserError` where `cluster` can't be had here, or can't record."""
+    _machine(cluster)
+    _tracking(cluster)
 
 
 def _network(recipe: Recipe, cluster: Cluster) -> str:
@@ -110,39 +113,44 @@ def _batch(recipe: Recipe, cluster: Cluster) -> str:
         num_images=len(images),
         global_batch_size=recipe.batch.global_batch_size,
         num_micro_batches=recipe.batch.num_micro_batches,
-        world_size=cluster.workers.world_size,
+        world_size=cluster.workers.most,
     )
-    each = recipe.batch.num_micro_batches // cluster.workers.world_size
+    fewest, most = len(dealing.share(dealing.world_size - 1)), len(dealing.share(0))
+    each = f"{fewest}" if fewest == most else f"{fewest} or {most}, which is uneven,"
     return (
-        f"{dealing.num_steps:,} steps an epoch, {each} micro-batch{'es' * (each > 1)} of "
-        f"{recipe.batch.micro_batch_size} for each of {cluster.workers.world_size} workers"
+        f"{dealing.num_steps:,} steps an epoch, {each} micro-batch{'es' * (most > 1)} of "
+        f"{recipe.batch.micro_batch_size} for each of {dealing.world_size} workers"
     )
 
 
-def _machine(recipe: Recipe, cluster: Cluster) -> str:
+def _machine(cluster: Cluster) -> str:
     workers = cluster.workers
     if workers.ray_address != "local":
-        return f"{workers.count} workers, for Ray at '{workers.ray_address}' to place"
+        return f"{_number(workers)} workers, for Ray at '{workers.ray_address}' to place"
     if workers.device == "gpu" and not torch.cuda.is_available():
         raise UserError(
             "the cluster asks for GPUs and CUDA finds none here; use --on laptop, or check the "
             "driver with nvidia-smi"
         )
-    if workers.count == 0:
+    if workers.are_here:
         return "this process"
-    wanted, there = workers.count * workers.cpus, os.cpu_count() or 1
+    key = f"--set cluster.workers.{'min' if workers.is_elastic else 'count'}"
+    wanted, there = workers.fewest * workers.cpus, os.cpu_count() or 1
     if wanted > there:
         raise UserError(
-            f"{workers.count} workers of {workers.cpus} CPUs need {wanted}, this machine has "
-            f"{there}; add --set cluster.workers.count={max(1, there // workers.cpus)}"
+            f"{workers.fewest} workers of {workers.cpus} CPUs need {wanted}, this machine has "
+            f"{there}; add {key}={max(1, there // workers.cpus)}"
         )
     gpus = torch.cuda.device_count()
-    if workers.device == "gpu" and workers.count > gpus:
+    if workers.device == "gpu" and workers.fewest > gpus:
         raise UserError(
-            f"{workers.count} workers need a GPU each, this machine has {gpus}; add "
-            f"--set cluster.workers.count={gpus}"
+            f"{workers.fewest} workers need a GPU each, this machine has {gpus}; add {key}={gpus}"
         )
-    return f"{workers.count} workers of {workers.cpus} CPUs, {there} there"
+    return f"{_number(workers)} workers of {workers.cpus} CPUs, {there} there"
+
+
+def _number(workers: Workers) -> str:
+    return f"{workers.fewest} to {workers.most}" if workers.is_elastic else f"{workers.most}"
 
 
 def _storage(on_disk: int, recipe: Recipe, cluster: Cluster) -> str:
@@ -174,16 +182,24 @@ def _bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
     # A checkpoint holds weights, momenta (RMSProp: squares too) and perhaps an average; one more is
     # being written; then come the final weights.
     copies = 2 + (recipe.optimizer.kind == "rmsprop") + (recipe.averaging is not None)
-    return weights * (copies * (cluster.saving.checkpoints_to_keep + 1) + 1)
+    saving = cluster.saving
+    spread = recipe.epochs // saving.keep_every_epochs if saving.keep_every_epochs else 0
+    best = 1
+    return weights * (copies * (saving.checkpoints_to_keep + best + spread + 1) + 1)
 
 
-def _tracking(recipe: Recipe, cluster: Cluster) -> str:
+def _tracking(cluster: Cluster) -> str:
     if cluster.workers.ray_address != "local" and is_file(cluster.tracking.uri):
         raise UserError(
             "several machines can't share a sqlite file; set MLFLOW_TRACKING_URI or "
             "cluster.tracking.uri to a tracking server"
         )
-    check_reachable(cluster.tracking.uri)
+    try:
+        check_reachable(cluster.tracking.uri)
+    except UserError as error:
+        if cluster.tracking.required:
+            raise
+        return f"{error}; tracking.required is false, so that metrics wait in the run's folder"
     return f"MLflow experiment '{cluster.tracking.experiment}'"
 
 

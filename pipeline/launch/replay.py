@@ -8,9 +8,8 @@ from pipeline.distributed import Worker
 from pipeline.errors import UserError
 from pipeline.launch.events import Report
 from pipeline.launch.worker import Job, make_model, restore, training_batches
-from pipeline.training.averaging import build_average
+from pipeline.training.learner import build_learner
 from pipeline.training.loop import train_epoch
-from pipeline.training.optimizer import build_optimizer
 from pipeline.training.schedule import Schedule
 from pipeline.training.sight import Replayed, Sight
 
@@ -26,10 +25,8 @@ def replay(job: Job, step: int, worker: Worker, report: Report) -> Replayed:
     if not 0 <= epoch < recipe.epochs:
         last = recipe.epochs * dealing.num_steps
         raise UserError(f"step {step}: run '{job.folder.name}' has the steps 1 to {last}")
-    model = make_model(job, worker)
-    optimizer = build_optimizer(recipe.optimizer, model)
-    average = build_average(recipe.averaging, model)
-    position = restore(job, model, average, optimizer, worker, report, before=(epoch, number))
+    learner = build_learner(recipe, make_model(job, worker))
+    position = restore(job, learner, worker, report, before=(epoch, number))
     if position.epoch != epoch:
         raise UserError(
             f"step {step}: no checkpoint of run '{job.folder.name}' leads to it any more; keep "
@@ -37,10 +34,12 @@ def replay(job: Job, step: int, worker: Worker, report: Report) -> Replayed:
         )
     store = job.store()
     split = store.split(recipe.data.train_split)
-    sight = Sight(model, optimizer, training_batches(job, dealing, position, worker))
+    sight = Sight(
+        learner.model, learner.optimizer, training_batches(job, dealing, position, worker, report)
+    )
     for outcome in train_epoch(
-        recipe, model, optimizer, Schedule(recipe.schedule, recipe.epochs), position.plateau,
-        sight, dealing, worker, epoch, position.step,
+        recipe, learner.model, learner.optimizer, Schedule(recipe.schedule, recipe.epochs),
+        position.plateau, sight, dealing, worker, epoch, position.step,
     ):  # fmt: skip
         if outcome.step == number:
             break

@@ -7,9 +7,10 @@ checkpoints/          pipeline.training.checkpoint
 metrics.jsonl         every metric, whether the tracking server was there or not
 weights.safetensors   the final weights; their presence means that the training is done
 comparison.md         the result beside the published ones
+quarantined.txt       images that the training left out, where its recipe lets it
 errors.log            the workers' traceback, where one failed
 stacks-of-worker-N.txt  what a worker that hung was doing (pipeline.launch.watchdog)
-stop                  asks the training to stop after its next step (pipeline.launch.stopping)
+save, stop            ask for a checkpoint, or to stop, after the next step (pipeline.launch.asking)
 """
 
 import json
@@ -70,12 +71,25 @@ class RunFolder:
         return self.path / "errors.log"
 
     @property
+    def quarantined(self) -> Path:
+        return self.path / "quarantined.txt"
+
+    @property
     def stop_request(self) -> Path:
         return self.path / "stop"
 
     @property
+    def save_request(self) -> Path:
+        return self.path / "save"
+
+    @property
     def is_trained(self) -> bool:
         return self.weights.is_file()
+
+    def results(self) -> list[Path]:
+        """The files that a trained run keeps in the tracking store."""
+        files = (self.recipe_file, self.weights, self.quarantined)
+        return [path for path in files if path.exists()]
 
     def recipe(self) -> Recipe:
         return read_recipe(self.recipe_file)
@@ -91,6 +105,11 @@ class RunFolder:
             raise UserError(
                 f"{path}: not a run's record; give the run another --run name"
             ) from None
+
+    def tracking_run_id(self) -> str:
+        """The id of the run's MLflow run; empty until the tracking store was there."""
+        record = self.record()
+        return record.tracking_run_id if record else ""
 
     def write_recipe(self, recipe: Recipe) -> None:
         write_whole(self.recipe_file, to_yaml(recipe).encode())

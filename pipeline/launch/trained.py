@@ -15,10 +15,10 @@ from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
 from pipeline.storage import write_whole
 from pipeline.tracking import runs
-from pipeline.visualization.show import Sheet, Subject
+from pipeline.visualization.show import Sheet, Specimen
 
 
-def trained_subject(folder: RunFolder, cluster: Cluster, split: str | None) -> Subject:
+def trained_specimen(folder: RunFolder, cluster: Cluster, split: str | None) -> Specimen:
     """Load the final network of a run, and open the split that it is to look at.
 
     `split` defaults to the recipe's test split. Raises `UserError` for a run without final weights.
@@ -32,7 +32,7 @@ def trained_subject(folder: RunFolder, cluster: Cluster, split: str | None) -> S
     device = torch.device("cuda" if cluster.workers.device == "gpu" else "cpu")
     model = build_model(recipe.network, recipe.input)
     model.load_state_dict(read_weights(folder.weights))
-    return Subject(
+    return Specimen(
         model.to(device).eval(),
         recipe,
         store.split(split or recipe.data.test_split),

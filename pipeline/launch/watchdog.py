@@ -1,4 +1,4 @@
-"""Ends a worker that hangs, in a collective or in reading, so that it can be started again."""
+"""Ends workers that hang, in a collective or in reading, so that they can be started again."""
 
 import faulthandler
 import os
@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.distributed import Worker
-from pipeline.launch.events import Note, Report
+from pipeline.launch.events import Beat, Event, Hung, Note, Report
 
 Item = TypeVar("Item")
+
+_MARGIN = 5.0  # seconds that a thread has more than the interpreter's own watchdog grants it
 
 
 class Watchdog:
@@ -20,12 +22,13 @@ class Watchdog:
 
     When none is taken for `patience` seconds, the worker leaves the stacks of all its threads in
     `folder` and ends: Ray Train then starts all workers again, from the last checkpoint. All
-    workers of a hanging collective do so; the one that took fewest batches kept the others waiting.
+    workers of a hanging collective do so. A worker whose threads can't run is ended from outside
+    the interpreter.
     """
 
     def __init__(self, folder: Path, patience: float, worker: Worker, report: Report) -> None:
-        self._folder, self._patience = folder, patience
-        self._worker, self._report = worker, report
+        self._stacks = folder / f"stacks-of-worker-{worker.rank}.txt"
+        self._patience, self._worker, self._report = patience, worker, report
         self._num_taken, self._last = 0, time.monotonic()
 
     def counted(self, batches: Iterable[Item]) -> Iterator[Item]:
@@ -36,30 +39,66 @@ class Watchdog:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch, while inside, a worker that has others or a process of its own."""
+        """Watch while inside."""
         is_over = threading.Event()
+        self._last = time.monotonic()
+        with self._stacks.open("w", encoding="utf-8") as file:
 
-        def watch() -> None:
-            while not is_over.wait(min(1.0, self._patience / 4)):
-                if time.monotonic() - self._last > self._patience:
-                    self._end()
+            def watch() -> None:
+                while not is_over.wait(min(1.0, self._patience / 4)):
+                    faulthandler.dump_traceback_later(
+                        self._patience + _MARGIN, exit=True, file=file
+                    )
+                    self._report(Beat(self._worker.rank, self._num_taken))
+                    if time.monotonic() - self._last > self._patience:
+                        faulthandler.dump_traceback(file, all_threads=True)
+                        self._end()
 
-        thread = threading.Thread(target=watch, name="watchdog", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            is_over.set()
+            thread = threading.Thread(target=watch, name="watchdog", daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                is_over.set()
+                thread.join()
+                faulthandler.cancel_dump_traceback_later()
+        self._stacks.unlink()
 
     def _end(self) -> None:
-        path = self._folder / f"stacks-of-worker-{self._worker.rank}.txt"
-        with path.open("w", encoding="utf-8") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
-        self._report(
-            Note(
-                f"worker {self._worker.rank} took no batch for {self._patience:g} s, "
-                f"{self._num_taken} before; it is ended, its stacks are in {path}"
-            )
-        )
-        time.sleep(1)  # for the note to leave
+        self._report(Hung(self._worker.rank, self._patience, self._stacks.parent))
+        time.sleep(1)  # for the word to leave
         os._exit(1)
+
+
+class RollCall:
+    """Hears the workers' signs of life, and says in one line who hung."""
+
+    def __init__(self) -> None:
+        self._beats: dict[int, tuple[int, float]] = {}
+        self._told = float("-inf")
+
+    def hear(self, event: Event) -> Event | None:
+        """Return what a person should be told, which of most signs of life is nothing."""
+        now = time.monotonic()
+        match event:
+            case Beat(rank=rank, batches=batches):
+                self._beats[rank] = batches, now
+                return None
+            case Hung() if now - self._told < event.seconds:
+                return None  # another worker of the same collective
+            case Hung():
+                self._told = now
+                return Note(self._words(event, now))
+        return event
+
+    def _words(self, event: Hung, now: float) -> str:
+        slowest = min(self._beats, key=lambda rank: self._beats[rank], default=event.rank)
+        batches, heard = self._beats.get(slowest, (0, now))
+        others = {self._beats[rank][0] for rank in self._beats if rank != slowest}
+        beside = f" (the others: {', '.join(map(str, sorted(others)))})" if others else ""
+        self._beats.clear()
+        return (
+            f"no batch was taken for {event.seconds:g} s; the slowest is worker {slowest}, after "
+            f"{batches} batches{beside}, last heard of {now - heard:.0f} s ago. All workers are "
+            f"ended, their stacks are in {event.folder}"
+        )

@@ -28,14 +28,14 @@ def gather(
     data, is not on this machine. Raises `UserError` for an experiment without runs.
     """
     runs = evaluated_runs(uri, experiment)
-    children = [run for run in runs if _parent(run)]
-    trainings = named_runs([run for run in runs if not _parent(run)], names)
+    chosen = named_runs(runs, names)
+    trainings = [run for run in chosen if not run.parent]
     if not trainings:
         raise UserError(f"experiment '{experiment}' has no runs to report; train a network first")
     reported = []
     for colour, run in enumerate(reversed(trainings)):
-        own = [run, *(child for child in children if _parent(child) == run.run_id)]
-        folder = cluster.runs_dir / run.name
+        own = [*(child for child in chosen if child.parent == run.run_id), run]
+        folder = cluster.runs_dir / run.tags.get("evaluation.run", run.name)
         reported.append(
             Reported(
                 Course(run, histories(uri, run, _metrics(run)), colour),
@@ -45,10 +45,6 @@ def gather(
             )
         )
     return reported
-
-
-def _parent(run: TrackedRun) -> str:
-    return run.tags.get("mlflow.parentRunId", "")
 
 
 def _metrics(run: TrackedRun) -> list[str]:

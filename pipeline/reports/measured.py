@@ -53,10 +53,13 @@ def errors_of(counts: Counts) -> tuple[MeasuredError, MeasuredError]:
 
 
 def measured_from_runs(runs: Iterable[TrackedRun]) -> list[Measured]:
-    """Return what `runs` measured, in their order; see `measured_from_run`."""
-    return [
-        result
-        for run in runs
+    """Return what `runs` measured, in their order; see `measured_from_run`.
+
+    An evaluation, and the training that it belongs to, may have measured the same; then the first
+    counts.
+    """
+    found: dict[tuple[str, ResultKey], Measured] = {}
+    for run in runs:
         for result in measured_from_run(
             params=run.params,
             tags=run.tags,
@@ -64,8 +67,9 @@ def measured_from_runs(runs: Iterable[TrackedRun]) -> list[Measured]:
             run_id=run.run_id,
             date=f"{run.started:%Y-%m-%d}",
             complete=run.status == "FINISHED",
-        )
-    ]
+        ):
+            found.setdefault((run.parent or run.run_id, result.key), result)
+    return list(found.values())
 
 
 def measured_from_run(
@@ -79,10 +83,10 @@ def measured_from_run(
 ) -> list[Measured]:
     """Return what a tracked run measured: one result for each split and protocol.
 
-    An evaluation that was tracked only in part is left out. Raises `UserError` for a run that has
+    A run that only evaluates goes by the name of what it evaluated. An evaluation that was tracked only in part is left out. Raises `UserError` for a run that has
     evaluations but does not say of which network or data.
     """
-    run = tags.get("mlflow.runName", run_id)
+    run = tags.get("evaluation.run") or tags.get("mlflow.runName", run_id)
     results = []
     for metric in metrics:
         match metric.split("/"):
@@ -105,8 +109,14 @@ def measured_from_run(
             top5_hits=int(metrics[f"{prefix}/top5_hits"]),
             images=int(metrics[metric]),
         )
-        extra_data = tags.get("dataset.extra", "none")
-        key = ResultKey(network, data, split, protocol, extra_data=extra_data)
+        key = ResultKey(
+            network,
+            data,
+            split,
+            protocol,
+            ensemble_size=int(tags.get("ensemble.size", 1)),
+            extra_data=tags.get("dataset.extra", "none"),
+        )
         results.append(Measured(key, counts, run, run_id, date, complete))
     return results
 

@@ -22,6 +22,7 @@ from pipeline.reports.extremes import extremes_of
 from pipeline.reports.measured import Measured, MeasuredError, errors_of
 from pipeline.reports.operations import (
     Blob,
+    Size,
     is_single_view,
     measured_blob,
     operations_figure,
@@ -63,7 +64,8 @@ class Reported:
 
     @property
     def name(self) -> str:
-        return self.course.run.name
+        """Its name, or that of what it only evaluated: an ensemble, a network from elsewhere."""
+        return self.course.run.tags.get("evaluation.run", self.course.run.name)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,11 @@ def build_page(experiment: str, reported: Sequence[Reported]) -> Page:
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         results=_results(reported),
         lecture=_lecture([result for run in reported for result in run.results]),
-        legend=[{"name": run.name, "colour": run.course.colour} for run in reported],
+        legend=[
+            {"name": run.name, "colour": run.course.colour}
+            for run in reported
+            if run.course.metrics
+        ],
         curves=[{"title": title, "svg": Markup(for_page(svg))} for title, svg in curves.items()],
         operations=[
             Markup(for_page(svg)) for name, svg in operations.items() if name.endswith(".svg")
@@ -254,7 +260,7 @@ def _operations(reported: Sequence[Reported]) -> dict[str, Figure]:
         for result in run.results:
             key = result.key
             if result.counts and is_single_view(key) and key.network in NETWORKS:
-                size = size_of(key.network, *_built_as(run.course.run.params))
+                size = _size(key.network, run.course.run.params)
                 blob = measured_blob(result, size, run.course.colour)
                 blobs.setdefault((key.training_data, key.split), []).append(blob)
     return {
@@ -263,11 +269,13 @@ def _operations(reported: Sequence[Reported]) -> dict[str, Figure]:
     }
 
 
-def _built_as(params: Mapping[str, str]) -> tuple[int, tuple[int, ...]]:
-    """Return the number of classes and the input shape that a run's network was built for."""
+def _size(network: str, params: Mapping[str, str]) -> Size:
+    """Count a network as its run built it; one from elsewhere as it was published."""
+    if "recipe.input.size" not in params:
+        return size_of(network)
     channels = 1 if params["recipe.input.color"] == "gray" else 3
     sides = (int(params["recipe.input.size"]),) * int(params["recipe.input.dimensions"])
-    return int(params["recipe.network.num_classes"]), (channels, *sides)
+    return size_of(network, int(params["recipe.network.num_classes"]), (channels, *sides))
 
 
 def _filters(run: Reported) -> dict[str, Any]:
@@ -318,12 +326,12 @@ def _run(reported: Reported) -> dict[str, Any]:
         "MLflow run": run.run_id,
     }
     return {
-        "name": run.name,
-        "anchor": _file_name(run.name),
+        "name": reported.name,
+        "anchor": _file_name(reported.name),
         "colour": reported.course.colour,
         "summary": f"{run.started:%Y-%m-%d}, {run.status.lower()}",
         "commands": again.lines,
-        "is_exact": again.is_exact,
+        "note": again.note,
         "facts": {name: value for name, value in facts.items() if value},
     }
 

@@ -1,5 +1,6 @@
 """The exact commands that repeat a run, as far as its own records go."""
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,19 @@ _MOST_CHANGES = 8
 
 @dataclass(frozen=True)
 class Repetition:
-    """A line each for a shell; `is_exact` says that the recipe's digest was held against the run's.
+    """A line each for a shell, and what they leave open.
 
-    Otherwise the training starts from the recipe that lies in the run's folder.
+    Without a note, the recipe's digest was held against the run's.
     """
 
     lines: tuple[str, ...]
-    is_exact: bool
+    note: str = ""
 
 
 def repetition(run: TrackedRun, results: Sequence[Measured]) -> Repetition:
     """Say how to train `run` again, and to measure each of its `results`."""
+    if run.tags.get("kind") == "evaluation":
+        return _evaluated_again(run)
     recipe = _recipe_with_changes(run.params, run.tags.get("recipe.digest", ""))
     train = ["ilsvrc", "train", recipe[0] if recipe else f"runs/{run.name}/recipe.yaml"]
     train += _cluster(run.params)
@@ -41,14 +44,29 @@ def repetition(run: TrackedRun, results: Sequence[Measured]) -> Repetition:
         dirty = " # and changes that were not committed" if is_dirty else ""
         lines.insert(0, f"git checkout {commit[:12]}{dirty}")
     lines += sorted(set(_evaluations(run, results)))
-    return Repetition(tuple(lines), bool(recipe))
+    note = "" if recipe else "No recipe of configs/recipes gives this one; its folder's does."
+    return Repetition(tuple(lines), note)
+
+
+def _evaluated_again(run: TrackedRun) -> Repetition:
+    """Say how to evaluate what was trained elsewhere, or an ensemble of other runs."""
+    about = {k.removeprefix("evaluation."): v for k, v in run.params.items()}
+    where = ["--split", about.get("split", ""), "--protocol", about.get("protocol", "")]
+    members = re.findall(r"'([^']*)'", about.get("members", ""))
+    if members:
+        note = "Each of its networks first; weights other than equal are in its predictions."
+        return Repetition((shlex.join(["ilsvrc", "ensemble", *members, *where]),), note)
+    line = shlex.join(["ilsvrc", "evaluate", "--network", about.get("network", ""), *where])
+    digest = run.tags.get("weights.digest", "")[:16]
+    return Repetition((f"{line} --weights FILE",), f"FILE: of weights with the digest {digest}.")
 
 
 def _evaluations(run: TrackedRun, results: Iterable[Measured]) -> Iterator[str]:
     for result in results:
-        if result.run_id == run.run_id and result.key.protocol == run.tags.get("protocol"):
-            continue  # the training's own
         key = result.key
+        own = (run.params.get("recipe.data.test_split"), run.tags.get("protocol"))
+        if (key.split, key.protocol) == own:
+            continue  # as the training itself measures at its end
         yield f"ilsvrc evaluate {run.name}-again --split {key.split} --protocol {key.protocol}"
 
 

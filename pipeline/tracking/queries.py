@@ -29,6 +29,11 @@ class TrackedRun:
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
 
+    @property
+    def parent(self) -> str:
+        """The id of the training that this run evaluates; empty for any other run."""
+        return self.tags.get("mlflow.parentRunId", "")
+
 
 def evaluated_runs(uri: str, experiment: str) -> list[TrackedRun]:
     """Return the runs of `experiment` but for the published ones, newest first.
@@ -65,7 +70,7 @@ def all_runs(client: "MlflowClient", experiment_id: str, filter: str = "") -> "l
 
 
 def named_runs(runs: Sequence[TrackedRun], names: Sequence[str] | None) -> list[TrackedRun]:
-    """Return the runs with these names, newest first; all of them without names.
+    """Return the runs with these names and their evaluations, in order; all of them without names.
 
     Raises `UserError` for a name that no run has.
     """
@@ -76,17 +81,8 @@ def named_runs(runs: Sequence[TrackedRun], names: Sequence[str] | None) -> list[
         if name not in there:
             known = ", ".join(sorted(there)) or "none"
             raise UserError(f"no run '{name}' in the experiment; there are: {known}")
-    return [run for run in runs if run.name in names]
-
-
-def with_evaluations(runs: Sequence[TrackedRun], name: str) -> list[TrackedRun]:
-    """Return run `name` and then its child runs, which evaluated it; `UserError` if it's unknown.
-
-    Of runs with one name, the newest.
-    """
-    run = named_runs(runs, [name])[0]
-    children = [other for other in runs if other.tags.get("mlflow.parentRunId") == run.run_id]
-    return [run, *children]
+    chosen = {run.run_id for run in runs if run.name in names}
+    return [run for run in runs if run.run_id in chosen or run.parent in chosen]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import os
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import UserError
-from pipeline.tracking.client import MEND, connect, reaching, reason, sqlite_file
+from pipeline.tracking.client import MEND, connect, load_mlflow, reaching, reason, sqlite_file
 from pipeline.tracking.client import without_credentials as shown
 
 if TYPE_CHECKING:
@@ -104,6 +105,30 @@ def log_files(uri: str, run_id: str, paths: Iterable[Path], folder: str | None =
             client.log_artifact(run_id, str(path), folder)
 
 
+def log_metrics(uri: str, run_id: str, metrics: Mapping[str, float]) -> None:
+    """Record `metrics` with a run, at step 0."""
+    from mlflow.entities import Metric
+
+    with reaching(uri):
+        now = int(time.time() * 1000)
+        values = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        connect(uri).log_batch(run_id, metrics=values)
+
+
+def run_with_tags(uri: str, experiment: str, tags: Mapping[str, str]) -> str | None:
+    """Return the newest run of `experiment` that has all of `tags`, or None."""
+    with reaching(uri):
+        client = connect(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None or found.lifecycle_stage == "deleted":
+            return None
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        runs = client.search_runs(
+            [found.experiment_id], wanted, max_results=1, order_by=["attributes.start_time DESC"]
+        )
+    return str(runs[0].info.run_id) if runs else None
+
+
 def log_dataset(uri: str, run_id: str, name: str, digest: str, place: str) -> None:
     """Name the data set that the run trains on, without reading it."""
     with reaching(uri):
@@ -118,22 +143,27 @@ def log_dataset(uri: str, run_id: str, name: str, digest: str, place: str) -> No
 
 
 @contextmanager
-def system_metrics(uri: str, run_id: str, seconds_between: float = 10.0) -> Iterator[None]:
+def system_metrics(
+    uri: str, run_id: Callable[[], str], seconds_between: float = 10.0
+) -> Iterator[None]:
     """Record the processor, memory, disk, network and GPUs of this machine while inside.
 
-    Samples of an outage are kept and sent after it. Never raises.
+    Samples of an outage are kept and sent after it; nothing is sampled before `run_id` says one.
+    Never raises.
     """
     stop = threading.Event()
-    with reaching(uri):
-        connect(uri)  # imports here rather than in the thread
-        from mlflow.system_metrics import system_metrics_monitor
+    load_mlflow()  # here rather than in the thread
+    from mlflow.system_metrics import system_metrics_monitor
 
     def record() -> None:
         monitor = None
         while not stop.wait(seconds_between):
+            made = run_id()
+            if not made:
+                continue
             try:
                 monitor = monitor or system_metrics_monitor.SystemMetricsMonitor(
-                    run_id, resume_logging=True, tracking_uri=uri
+                    made, resume_logging=True, tracking_uri=uri
                 )
                 monitor.collect_metrics()
                 monitor.publish_metrics(monitor.aggregate_metrics())

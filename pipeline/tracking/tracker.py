@@ -28,15 +28,16 @@ class Tracker(SilentTracker):
 
     The file is the queue: `log` returns once a line is appended, whatever the server does, and
     records wait there in order until the server has them, through outages, kills and restarts.
-    At its start the thread asks the run for the last step of each metric and passes over what is
-    there already. A batch sent twice counts once, since MLflow drops metrics that are equal in
-    key, step, time and value. Infinities become ±1.8e308 in MLflow, NaN stays NaN.
+    `run_id` is asked until it says one, since a run may be made late. Then the thread asks the run
+    for the last step of each metric and passes over what is there already. A batch sent twice
+    counts once, since MLflow drops metrics that are equal in key, step, time and value. Infinities
+    become ±1.8e308 in MLflow, NaN stays NaN.
     """
 
     def __init__(
         self,
         uri: str,
-        run_id: str,
+        run_id: Callable[[], str],
         folder: Path,
         *,
         warn: Callable[[str], None] = _LOG.warning,
@@ -87,7 +88,7 @@ class Tracker(SilentTracker):
         while not self._given_up.is_set():
             last_round = self._closing.wait(self._pause)
             try:
-                delivery = delivery or _Delivery(self._uri, self._run_id, self._journal)
+                delivery = delivery or _Delivery(self._uri, self._run_id(), self._journal)
                 delivery.send_new()
                 self._problem = ""
             except Exception as error:  # whatever the network does, training goes on
@@ -102,6 +103,8 @@ class _Delivery:
     """Carries the records of a journal to a run, each once and in order."""
 
     def __init__(self, uri: str, run_id: str, journal: Journal) -> None:
+        if not run_id:
+            raise LookupError("the run is not made yet")
         self._client, self._run_id, self._journal = connect(uri), run_id, journal
         there = self._client.get_run(run_id).data.to_proto().metrics
         self._last_steps: dict[str, int] = {metric.key: metric.step for metric in there}
@@ -126,7 +129,7 @@ class _Delivery:
 def build_tracker(
     worker_is_first: bool,
     uri: str,
-    run_id: str,
+    run_id: Callable[[], str],
     folder: Path,
     warn: Callable[[str], None] = _LOG.warning,
 ) -> SilentTracker:

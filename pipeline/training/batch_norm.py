@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
+
+from pipeline.distributed import Worker, sum_over_workers
 
 
 @contextmanager
@@ -13,13 +16,9 @@ def evenly_weighted(model: nn.Module, number: int, count: int) -> Iterator[None]
     A layer's momentum m is meant for a whole step. Plain use would apply it once for each
     micro-batch that a worker computes: 8 times on one worker, once on each of eight. Inside this
     context the momenta are such that `count` updates in a row give
-    `(1 - m) · before + m · mean over the micro-batches`; the mean over workers then completes it.
+    `(1 - m) · before + m · mean over the micro-batches`; `combine_statistics` then completes it.
     """
-    layers = [
-        (layer, layer.momentum)
-        for layer in model.modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.momentum is not None
-    ]
+    layers = [(layer, layer.momentum) for layer in _layers(model) if layer.momentum is not None]
     for layer, momentum in layers:
         later = count - 1 - number
         layer.momentum = (momentum / count) / (1 - momentum * later / count)
@@ -28,3 +27,28 @@ def evenly_weighted(model: nn.Module, number: int, count: int) -> Iterator[None]
     finally:
         for layer, momentum in layers:
             layer.momentum = momentum
+
+
+def combine_statistics(model: nn.Module, weight: float, worker: Worker) -> None:
+    """Give every worker the mean of all workers' running statistics. A collective call.
+
+    `weight` is this worker's share of the micro-batches since the last time. After every step the
+    statistics are those of all micro-batches, whenever a checkpoint is written.
+    """
+    statistics = [
+        values
+        for layer in _layers(model)
+        for values in (layer.running_mean, layer.running_var)
+        if values is not None
+    ]
+    if worker.world_size == 1 or not statistics:
+        return
+    flat = sum_over_workers(torch.cat(statistics) * weight, worker)
+    for values, mean in zip(statistics, flat.split([len(one) for one in statistics]), strict=True):
+        values.copy_(mean)
+
+
+def _layers(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    return [
+        layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    ]

@@ -8,6 +8,7 @@ The state of loading is the position `(epoch, step)` alone, and dropout is seede
 import hashlib
 import io
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.errors import DiskFullError, UserError
 from pipeline.storage import write_whole
 from pipeline.training.schedule import PlateauState
 
@@ -37,35 +39,66 @@ class TrainingState:
     plateau: PlateauState
 
 
-def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Path:
-    """Write `state` to `folder` atomically, then delete all but the newest `keep` checkpoints.
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay: the newest ones, that of the best epoch, that of every k-th epoch."""
 
-    Raises `UserError` when the storage is full or read-only; earlier checkpoints stay.
+    newest: int
+    every_epochs: int | None = None
+
+    def is_kept(self, number: int, path: Path, best_epoch: int) -> bool:
+        """Say so of the checkpoint at `path`, of which `number` newer ones are there."""
+        epoch, step = position_of(path)
+        every = self.every_epochs
+        return number < self.newest or (
+            step == 0 and (epoch == best_epoch or bool(every and epoch % every == 0))
+        )
+
+
+def save_checkpoint(folder: Path, state: TrainingState, retention: Retention) -> Path:
+    """Write `state` to `folder` atomically, then delete the checkpoints that need not stay.
+
+    Raises `DiskFullError` when there is no room, and `UserError` when the folder can't be written;
+    earlier checkpoints stay.
     """
     buffer = io.BytesIO()
     torch.save({**vars(state), "plateau": asdict(state.plateau)}, buffer)
     content = buffer.getbuffer()
     digest = hashlib.sha256(content).hexdigest()[:16]
     path = folder / f"epoch-{state.epoch:04d}-step-{state.step:06d}.{digest}.pt"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: can't be made: {error.strerror}; mend it and run the same command again"
+        ) from None
     for stale in folder.glob(".epoch-*.pt.partial"):  # a killed writer's
         stale.unlink(missing_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < len(content):
+        raise DiskFullError(
+            f"{path}: needs {len(content) / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free; free "
+            "space"
+        )
     write_whole(path, content)
-    for old in checkpoints(folder)[keep:]:
-        old.unlink(missing_ok=True)
+    for number, old in enumerate(checkpoints(folder)):
+        if not retention.is_kept(number, old, state.plateau.best_epoch):
+            old.unlink(missing_ok=True)
     return path
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of `folder`, newest first."""
 
-    def position(path: Path) -> tuple[int, int, float]:
-        match = _NAME.fullmatch(path.name)
-        assert match
-        return int(match[1]), int(match[2]), path.stat().st_mtime
-
     found = [path for path in folder.glob("epoch-*.pt") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=position, reverse=True)
+    return sorted(found, key=lambda path: (*position_of(path), path.stat().st_mtime), reverse=True)
+
+
+def position_of(path: Path) -> tuple[int, int]:
+    """Return the epoch and step of the checkpoint at `path`, from its name."""
+    match = _NAME.fullmatch(path.name)
+    assert match
+    return int(match[1]), int(match[2])
 
 
 def newest_checkpoint(
@@ -76,13 +109,11 @@ def newest_checkpoint(
     With `before`, an (epoch, step), one that leaves that step still to be done.
     """
     for path in checkpoints(folder):
-        match = _NAME.fullmatch(path.name)
-        assert match
-        if before and (int(match[1]), int(match[2])) > before:
+        if before and position_of(path) > before:
             continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest.startswith(match[3]):
+        if digest.startswith(path.suffixes[-2].removeprefix(".")):
             return path
         warn(f"{path}: damaged (its digest differs); the checkpoint before it is used")
     return None

@@ -17,7 +17,7 @@ from pipeline.distributed import Worker
 from pipeline.evaluation.evaluate import autocast
 from pipeline.evaluation.hits import topk_hits
 from pipeline.recipe import Recipe
-from pipeline.training.batch_norm import evenly_weighted
+from pipeline.training.batch_norm import combine_statistics, evenly_weighted
 from pipeline.training.loss import main_logits, objective, summed_loss
 from pipeline.training.mixing import mix
 from pipeline.training.optimizer import set_learning_rate
@@ -57,7 +57,7 @@ def train_epoch(
     its images, DDP's mean over workers is undone by the world size.
     """
     model.train()
-    micro_batches_each = dealing.micro_batches_per_worker
+    micro_batches = dealing.share(worker.rank)
     for step in range(start_step, dealing.num_steps):
         rate = recipe.optimizer.learning_rate * schedule.factor(
             epoch + step / dealing.num_steps, plateau
@@ -66,16 +66,14 @@ def train_epoch(
         share = worker.world_size / dealing.batch_size(step)
         sums = torch.zeros(4, dtype=torch.float64, device=worker.device)
         waiting = 0.0
-        for number in range(micro_batches_each):
+        for micro_batch in micro_batches:
             started = time.perf_counter()
             batch = next(batches)
             waiting += time.perf_counter() - started
-            micro_batch = worker.rank * micro_batches_each + number
             _seed_dropout(worker.device, recipe.seed, epoch, step, micro_batch)
-            is_last = number == micro_batches_each - 1
             with (
-                _synchronized(model, is_last),
-                evenly_weighted(model, number, micro_batches_each),
+                _synchronized(model, is_last=micro_batch == micro_batches[-1]),
+                evenly_weighted(model, micro_batches.index(micro_batch), len(micro_batches)),
                 autocast(recipe.precision, worker.device),
             ):
                 images, targets = mix(
@@ -88,6 +86,7 @@ def train_epoch(
             clip_grad_norm_(model.parameters(), recipe.max_gradient_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        combine_statistics(model, len(micro_batches) / dealing.num_micro_batches, worker)
         yield StepOutcome(epoch, step, rate, sums, waiting)
 
 

@@ -12,11 +12,15 @@ from pipeline import recipe
 
 @dataclass(frozen=True)
 class PlateauState:
-    """The best top-1 error so far, in percent, epochs since then, and drops of the rate."""
+    """The best top-1 error so far, in percent, epochs since then or a drop, drops of the rate.
+
+    `best_epoch` is how many epochs were done when that error was measured.
+    """
 
     best_error: float = math.inf
     epochs_since_best: int = 0
     num_drops: int = 0
+    best_epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,10 @@ class Schedule:
             case recipe.Cosine(final_factor=final):
                 return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
-    def observe(self, state: PlateauState, top1_error: float) -> PlateauState:
-        """Return the plateau's memory after an epoch that ended with `top1_error` (percent)."""
+    def observe(self, state: PlateauState, epoch: int, top1_error: float) -> PlateauState:
+        """Return the plateau's memory after `epoch` epochs, and `top1_error` (percent) then."""
         if top1_error < state.best_error:
-            return replace(state, best_error=top1_error, epochs_since_best=0)
+            return replace(state, best_error=top1_error, epochs_since_best=0, best_epoch=epoch)
         waited = state.epochs_since_best + 1
         settings = self.settings
         if (

@@ -45,7 +45,7 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Specimen:
     """A trained network in `eval` mode, the split that it looks at, its classes' names."""
 
     model: ImageClassifier
@@ -77,7 +77,7 @@ class Subject:
 
 
 def show(
-    subject: Subject,
+    specimen: Specimen,
     what: str,
     layer: str | None = None,
     units: Sequence[int] | None = None,
@@ -91,16 +91,16 @@ def show(
     occlusion: so many images at even distances in the split. Raises `UserError` for a network over
     signals, and for a layer or unit that there is not.
     """
-    if subject.recipe.input.dimensions != 2:
+    if specimen.recipe.input.dimensions != 2:
         raise UserError("signals have no pictures to show; choose a run on images")
     match what:
         case "filters":
-            return _filters(subject)
+            return _filters(specimen)
         case "occlusion":
-            return _occlusions(subject, num_images, progress)
+            return _occlusions(specimen, num_images, progress)
         case "activations" | "deconvnet":
-            seen = _layer(subject, layer)
-            return _activations(subject, seen, units, progress, projected=what == "deconvnet")
+            seen = _layer(specimen, layer)
+            return _activations(specimen, seen, units, progress, projected=what == "deconvnet")
         case _:
             raise UserError(f"--what {what}: choose filters, activations, deconvnet or occlusion")
 
@@ -124,25 +124,25 @@ def _one_view(protocol: Protocol, size: int) -> SingleView:
             return CenterCrop(resize=smallest_side(protocol, size))
 
 
-def _filters(subject: Subject) -> Sheet:
-    return Sheet("filters", filters_picture(first_layer_filters(subject.model)))
+def _filters(specimen: Specimen) -> Sheet:
+    return Sheet("filters", filters_picture(first_layer_filters(specimen.model)))
 
 
 def _activations(
-    subject: Subject,
+    specimen: Specimen,
     layer: Layer,
     units: Sequence[int] | None,
     progress: Callable[[int, int], None],
     projected: bool,
 ) -> Sheet:
-    everything = np.arange(len(subject.split))
-    backwards = reversible(subject.model) if projected else None
-    counted = _counted(subject.batches(everything), len(everything), progress)
-    found = strongest(subject.model, layer.name, counted)
+    everything = np.arange(len(specimen.split))
+    backwards = reversible(specimen.model) if projected else None
+    counted = _counted(specimen.batches(everything), len(everything), progress)
+    found = strongest(specimen.model, layer.name, counted)
     blocks = []
     for unit in _chosen(found, units, layer.name):
-        images = subject.images([activation.image for activation in found[unit]])
-        pictures = [_pixels(image, subject.recipe.input) for image in images]
+        images = specimen.images([activation.image for activation in found[unit]])
+        pictures = [_pixels(image, specimen.recipe.input) for image in images]
         nine = [_patches(pictures, found[unit], layer)]
         if backwards is not None:
             back = project(backwards, layer.name, images, unit, found[unit])
@@ -154,21 +154,21 @@ def _activations(
     return Sheet(f"{name}-{layer.name}", grid(_same_size(blocks), min(columns, len(blocks))))
 
 
-def _occlusions(subject: Subject, num_images: int, progress: Callable[[int, int], None]) -> Sheet:
-    chosen = np.linspace(0, len(subject.split) - 1, min(num_images, len(subject.split)))
+def _occlusions(specimen: Specimen, num_images: int, progress: Callable[[int, int], None]) -> Sheet:
+    chosen = np.linspace(0, len(specimen.split) - 1, min(num_images, len(specimen.split)))
     indices = np.unique(chosen.astype(np.int64))
     rows = []
-    for done, image in enumerate(subject.images(indices.tolist())):
-        label = int(subject.split.labels[indices[done]])
+    for done, image in enumerate(specimen.images(indices.tolist())):
+        label = int(specimen.split.labels[indices[done]])
         if label < 0:
-            raise UserError(f"split '{subject.split.name}' has no labels to look for")
-        found = occlude(subject.model, image, label)
+            raise UserError(f"split '{specimen.split.name}' has no labels to look for")
+        found = occlude(specimen.model, image, label)
         tiles = [
-            enlarged(_pixels(image, subject.recipe.input), _IMAGE, smooth=True),
+            enlarged(_pixels(image, specimen.recipe.input), _IMAGE, smooth=True),
             enlarged(heat(found.probabilities), _IMAGE, smooth=False),
         ]
         low, high = found.probabilities.aminmax()
-        name = subject.class_names[label]
+        name = specimen.class_names[label]
         caption = f"{name}: {found.without:.2f}, covered {low:.2f} to {high:.2f}"
         rows.append(captioned(side_by_side(tiles), caption))
         progress(done + 1, len(indices))
@@ -190,10 +190,10 @@ def _chosen(
     return list(units)
 
 
-def _layer(subject: Subject, name: str | None) -> Layer:
+def _layer(specimen: Specimen, name: str | None) -> Layer:
     """Find a layer by its name, or the last convolution; of those called when it is tested."""
-    channels, size = subject.recipe.input.num_channels, subject.recipe.input.size
-    layers = {found.name: found for found in dissect(subject.model, (channels, size, size)).layers}
+    channels, size = specimen.recipe.input.num_channels, specimen.recipe.input.size
+    layers = {found.name: found for found in dissect(specimen.model, (channels, size, size)).layers}
     if name is None:
         return [found for found in layers.values() if found.kind == "Conv2d"][-1]
     if name not in layers:

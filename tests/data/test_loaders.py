@@ -6,6 +6,7 @@ The reference executor, PIL, is the judge of DALI. Figures in docstrings are in 
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torchvision.transforms import v2
 from pipeline.cluster import Loading
 from pipeline.data.dali import instruct
 from pipeline.data.loaders import Loader, build_loader, evaluation_plan
+from pipeline.data.quarantine import Quarantine
 from pipeline.data.store import Sample, Split, Store
 from pipeline.data.views import Views, evaluation_views, fill_of, training_views
 from pipeline.errors import UserError
@@ -60,7 +62,7 @@ def load(
     device: torch.device = CPU,
     fill: int | None = None,
     channels_last: bool = True,
-    boxes_per_image: int = 1,
+    quarantine: Quarantine | None = None,
     **loading: int,
 ) -> Loader:
     return build_loader(
@@ -72,7 +74,7 @@ def load(
         max_batch_size=len(split),
         fill=fill,
         channels_last=channels_last,
-        boxes_per_image=boxes_per_image,
+        quarantine=quarantine,
     )
 
 
@@ -331,6 +333,62 @@ def test_a_damaged_image_is_named(
     loader.close()
     assert seen == list(range(len(seen)))
     assert len(seen) <= 6
+
+
+@every_backend
+def test_bad_images_are_left_out_and_written_down(backend: str, pack: Pack, tmp_path: Path) -> None:
+    """Batches of three, three ahead; the second image of two batches is cut off by a disk."""
+    samples = list(photo_samples([(90, 120)] * 15))
+    store = pack(samples)
+    split = store.split("train")
+    views = list(evaluation_plan(CENTER, 224, split, 0, 1, 3))
+    healthy = torch.cat([batch.images for batch in load(split, views, backend)])
+    shard = store.folder / "train-000000.tar"
+    content = shard.read_bytes()
+    for number in (4, 10):
+        data = samples[number].data
+        content = content.replace(data, data[: len(data) // 2].ljust(len(data), b"\0"))
+    shard.write_bytes(content)
+
+    told: list[str] = []
+    file = tmp_path / "quarantined.txt"
+    for _ in range(2):  # epochs
+        quarantine = Quarantine(file, split, 0.15, told.append)
+        loader = load(split, views, backend, prefetch=3, quarantine=quarantine)
+        batches = list(loader)
+        loader.close()
+        indices = [batch.indices.tolist() for batch in batches]
+        assert indices == [[0, 1, 2], [3, 5], [6, 7, 8], [9, 11], [12, 13, 14]]
+        assert torch.equal(
+            torch.cat([batch.images for batch in batches]), healthy[list(chain(*indices))]
+        )
+        assert all(len(batch.images) == len(batch.labels) for batch in batches)
+    lines = file.read_text().splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["photo/04", "photo/10"]
+    assert [text.partition(": photo")[0] for text in told] == ["left out train-000000.tar"] * 2
+    assert told[1].endswith("(2 so far, at most 2)")
+
+    file.unlink()
+    strict = Quarantine(file, split, 0.1, told.append)
+    with pytest.raises(UserError, match=r"photo/10.*2 images are bad.*allows 1 of 15"):
+        list(load(split, views, backend, quarantine=strict))
+
+
+@every_backend
+def test_what_can_be_shown_of_a_damaged_image_is(backend: str, pack: Pack, tmp_path: Path) -> None:
+    """Whether an image is left out depends on its own view alone, not on its neighbours'."""
+    samples = list(photo_samples([(400, 300)] * 4))
+    for number in (1, 2):
+        data = samples[number].data
+        samples[number] = replace(samples[number], data=data[: len(data) // 2])
+    split = pack(samples).split("train")
+    views = views_of("area", split, size=64)
+    views.boxes[:] = views.regions[:] = (0, 0, 60, 60)
+    views.boxes[2] = views.regions[2] = (300, 0, 60, 60)  # below the cut
+    quarantine = Quarantine(tmp_path / "quarantined.txt", split, 1.0, lambda text: None)
+    (batch,) = load(split, [views], backend, quarantine=quarantine)
+    # DALI stops decoding at the end of the region; PIL decodes whole images or none.
+    assert batch.indices.tolist() == ([0, 1, 3] if backend == "dali" else [0, 3])
 
 
 def test_an_image_of_another_size_than_indexed_is_named(pack: Pack) -> None:

@@ -90,7 +90,7 @@ def test_an_epoch_is_cut_evenly_and_holds_every_image_once(batch: tuple[int, int
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((100, 32, 4, 3), "4 micro-batches a step can't be dealt evenly to 3 workers"),
+        ((100, 32, 4, 5), "4 micro-batches a step are too few for 5 workers"),
         ((3, 32, 4, 1), "3 images can't fill 4 micro-batches"),
         ((9, 8, 8, 1), "9 images in 2 even steps can't fill 8 micro-batches"),
     ],

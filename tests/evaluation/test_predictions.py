@@ -6,47 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from kept import ABOUT, made_of
 
-from pipeline.data.description import ImageClass
 from pipeline.errors import UserError
 from pipeline.evaluation.hits import best_guesses, label_ranks, topk_hits
 from pipeline.evaluation.predictions import (
-    About,
     Predictions,
+    find_predictions,
     predictions_file,
     read_predictions,
     write_predictions,
 )
 
-ABOUT = About(
-    network="resnet18",
-    training_data="ilsvrc2012",
-    data="ilsvrc2012",
-    data_digest="d" * 64,
-    split="val",
-    protocol="center-256-224",
-    weights_digest="w" * 64,
-    run="resnet18-1a2b3c4d",
-)
 
-
-def predictions(num_images: int = 40, num_classes: int = 12, seed: int = 0) -> Predictions:
-    generator = torch.Generator().manual_seed(seed)
-    scores = 3 * torch.randn(num_images, num_classes, generator=generator)
-    labels = torch.randint(num_classes, (num_images,), generator=generator)
-    return Predictions(
-        keys=tuple(f"val/ä{number:03d}" for number in range(num_images)),
-        labels=labels.numpy(),
-        probabilities=scores.softmax(1).half().numpy(),
-        ranks=label_ranks(scores, labels).numpy().astype(np.int16),
-        guesses=best_guesses(scores, 5).numpy().astype(np.int16),
-        classes=tuple(ImageClass(i, f"n{i:08d}", "a, b", i + 1) for i in range(num_classes)),
-        about=ABOUT,
-    )
+def predictions() -> Predictions:
+    generator = torch.Generator().manual_seed(0)
+    scores = 3 * torch.randn(40, 12, generator=generator)
+    return made_of(scores, torch.randint(12, (40,), generator=generator))
 
 
 def test_they_come_back_as_they_were(tmp_path: Path) -> None:
-    path = predictions_file(tmp_path, "val", "center-256-224")
+    path = predictions_file(tmp_path, "val", "whole")
     before = predictions()
     write_predictions(before, path)
     after = read_predictions(path)
@@ -57,7 +37,7 @@ def test_they_come_back_as_they_were(tmp_path: Path) -> None:
         assert np.array_equal(one, other)
     assert after.digest == before.digest
     assert not after.probabilities.flags.writeable  # mapped, not copied
-    assert path.relative_to(tmp_path) == Path("predictions/val.center-256-224.safetensors")
+    assert path.relative_to(tmp_path) == Path("predictions/val.whole.safetensors")
 
 
 def test_any_k_is_scored_as_the_scores_were() -> None:
@@ -106,3 +86,16 @@ def test_what_is_no_predictions_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(UserError, match="can't be read as predictions"):
             read_predictions(path)
+
+
+def test_the_one_that_is_there_is_found_and_several_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no predictions of any split by any protocol"):
+        find_predictions(tmp_path, None, None)
+    for protocol in ("whole", "flip-256-224"):
+        write_predictions(predictions(), predictions_file(tmp_path, "val", protocol))
+    with pytest.raises(UserError, match=r"val\.flip-256-224, val\.whole"):
+        find_predictions(tmp_path, "val", None)
+    found = find_predictions(tmp_path, None, "whole")
+    assert found == predictions_file(tmp_path, "val", "whole")
+    with pytest.raises(UserError, match="no predictions of test"):
+        find_predictions(tmp_path, "test", "whole")

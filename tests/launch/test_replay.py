@@ -1,39 +1,20 @@
 """A step of the past again: the same images, the same loss, and what is wrong with it."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import torch
+from jobs import MakeJob
 
-from pipeline.cluster import load_cluster
 from pipeline.errors import TrainingStoppedError, UserError
 from pipeline.launch.events import Event
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.replay import replay
-from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.worker import Job, train
-from pipeline.recipe import load_recipe
 from pipeline.reports.replay import replay_table
 from pipeline.tracking.client import connect
-from pipeline.tracking.runs import start_run
 from pipeline.training.checkpoint import checkpoints, load_checkpoint
 from pipeline.training.sight import Replayed
 
-
-@pytest.fixture
-def make_job(data_dir: Path, tracking_uri: str, tmp_path: Path) -> Callable[..., Job]:
-    def make(*recipe: str) -> Job:
-        options = ["workers.count=0", "saving.log_every_steps=1", "saving.checkpoint_every_steps=4"]
-        return Job(
-            load_recipe("smoke", ["epochs=2", *recipe]),
-            load_cluster("laptop", [f"data_dir={data_dir}", *options]),
-            RunFolder(tmp_path),
-            tracking_uri,
-            start_run(tracking_uri, "tests", run_name="test", params={}, tags={}),
-        )
-
-    return make
+SAVING_OFTEN = ["workers.count=0", "saving.log_every_steps=1", "saving.checkpoint_every_steps=4"]
 
 
 def ignore(event: Event) -> None:
@@ -44,10 +25,12 @@ def again(job: Job, step: int) -> Replayed:
     return run_on_workers(lambda job, worker, say: replay(job, step, worker, say), job, ignore)
 
 
-def test_a_step_has_the_loss_that_was_tracked(make_job: Callable[..., Job]) -> None:
-    job = make_job()
+def test_a_step_has_the_loss_that_was_tracked(make_job: MakeJob) -> None:
+    job = make_job("run", ["epochs=2"], SAVING_OFTEN)
     run_on_workers(train, job, ignore)
-    history = connect(job.tracking_uri).get_metric_history(job.tracking_run_id, "train/loss")
+    history = connect(job.tracking_uri).get_metric_history(
+        job.folder.tracking_run_id(), "train/loss"
+    )
     tracked = {metric.step: metric.value for metric in history}
     for step in (24, 27, 30):
         replayed = again(job, step)
@@ -64,21 +47,20 @@ def test_a_step_has_the_loss_that_was_tracked(make_job: Callable[..., Job]) -> N
     ("step", "complaint"),
     [(0, "has the steps 1 to 30"), (31, "has the steps 1 to 30"), (20, "leads to it any more")],
 )
-def test_what_is_not_there_is_said(make_job: Callable[..., Job], step: int, complaint: str) -> None:
-    job = make_job()
+def test_what_is_not_there_is_said(make_job: MakeJob, step: int, complaint: str) -> None:
+    job = make_job("run", ["epochs=2"], SAVING_OFTEN)
     run_on_workers(train, job, ignore)
     with pytest.raises(UserError, match=complaint):
         again(job, step)
 
 
-def test_a_loss_that_is_no_number_is_named_and_never_saved(make_job: Callable[..., Job]) -> None:
-    job = make_job("optimizer.learning_rate=1e30")
+def test_a_loss_that_is_no_number_is_named_and_never_saved(make_job: MakeJob) -> None:
     # A report that comes late all the same names the step, and nothing bad is saved before it.
-    saving = job.cluster.saving.model_copy(update={"log_every_steps": 50})
-    job = Job(
-        job.recipe, job.cluster.model_copy(update={"saving": saving}), job.folder,
-        job.tracking_uri, job.tracking_run_id,
-    )  # fmt: skip
+    job = make_job(
+        "run",
+        ["epochs=2", "optimizer.learning_rate=1e30"],
+        [*SAVING_OFTEN, "saving.log_every_steps=50"],
+    )
     with pytest.raises(TrainingStoppedError, match=r"the loss is (nan|inf) at step [234] ") as stop:
         run_on_workers(train, job, ignore)
     step = int(str(stop.value).split("at step ")[1].split()[0])

@@ -42,18 +42,22 @@ def test_a_training_starts_from_a_trained_run(cluster: Cluster) -> None:
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6)
 
-    digest = outcome.record.start_digest
+    record = outcome.folder.record()
+    assert record
+    digest = record.start_digest
     assert outcome.folder.name.endswith(f"-from-{digest[:8]}")
-    tags = tracked_run(cluster.tracking.uri, outcome.record.tracking_run_id).tags
+    tags = tracked_run(cluster.tracking.uri, record.tracking_run_id).tags
     assert (tags["start.from"], tags["start.digest"]) == ("taught", digest)
     assert tags["dataset.extra"] == "none"  # the same digits
 
     file = str(taught.folder.weights)
     again = run_training(still, "smoke", cluster, "of-file", QUIET, start_from=file)
     assert again
-    assert again.record.start_digest == digest
+    record = again.folder.record()
+    assert record
+    assert record.start_digest == digest
     # Nobody knows what a file's weights have seen.
-    assert again.record.extra_data == f"start {digest[:8]}"
+    assert record.extra_data == f"start {digest[:8]}"
     others = cluster.runs_dir / "others.safetensors"
     save_file({name: value + 1 for name, value in after.items()}, others)
     for other, told in ((None, "not from random weights"), (str(others), "not from weights")):

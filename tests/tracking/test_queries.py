@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ def test_runs_come_newest_first_with_their_last_metrics(store: str, tmp_path: Pa
     for name in ("first", "second"):
         run_id = start_run(store, "ours", run_name=name, params={"seed": 1}, tags={"name": name})
         (tmp_path / name).mkdir()
-        tracker = Tracker(store, run_id, tmp_path / name, seconds_between_batches=0.01)
+        tracker = Tracker(
+            store, partial(str, run_id), tmp_path / name, seconds_between_batches=0.01
+        )
         for step in range(3):
             tracker.log({"eval/top1_error": 30 - step}, step)
         tracker.close()

@@ -112,7 +112,7 @@ def test_the_machine_is_watched_and_numbered_on_when_the_run_goes_on(
 ) -> None:
     key = "system/cpu_utilization_percentage"
     for _ in range(2):
-        with system_metrics(store, run_id, seconds_between=0.05):
+        with system_metrics(store, lambda: run_id, seconds_between=0.05):
             deadline = time.monotonic() + 20
             before = connect(store).get_metric_history(run_id, key)
             while len(connect(store).get_metric_history(run_id, key)) < len(before) + 2:
@@ -131,7 +131,8 @@ def test_processes_share_a_sqlite_file_that_none_of_them_has_made_yet(tmp_path: 
         "from pipeline.tracking.tracker import Tracker\n"
         "uri, name, folder = sys.argv[1:]\n"
         "run_id = start_run(uri, 'shared', run_name=name, params={'a': 1}, tags={'b': '2'})\n"
-        "tracker = Tracker(uri, run_id, pathlib.Path(folder), seconds_between_batches=0.001)\n"
+        "folder = pathlib.Path(folder)\n"
+        "tracker = Tracker(uri, lambda: run_id, folder, seconds_between_batches=0.001)\n"
         "for step in range(200):\n"
         "    tracker.log({'loss': step, 'error': step}, step)\n"
         "tracker.close()\n"

@@ -80,7 +80,7 @@ def test_a_server_killed_midway_gets_each_metric_once_and_in_order(
 ) -> None:
     check_reachable(server.uri)
     run_id = start_run(server.uri, "ours", run_name="a", params={"seed": 1}, tags={"device": "cpu"})
-    tracker = Tracker(server.uri, run_id, tmp_path, seconds_between_batches=0.01)
+    tracker = Tracker(server.uri, lambda: run_id, tmp_path, seconds_between_batches=0.01)
     slowest = 0.0
     for step in range(600):
         if step == 200:

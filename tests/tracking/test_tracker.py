@@ -24,7 +24,7 @@ def in_file(folder: Path, key: str = "loss") -> list[tuple[int, float]]:
 
 
 def track(uri: str, run_id: str, folder: Path, steps: range, scale: float = 1.0) -> None:
-    tracker = Tracker(uri, run_id, folder, seconds_between_batches=0.01)
+    tracker = Tracker(uri, lambda: run_id, folder, seconds_between_batches=0.01)
     for step in steps:
         tracker.log({"loss": scale * step, "error": scale / (step + 1)}, step)
     tracker.close()
@@ -59,7 +59,9 @@ def test_an_absent_server_neither_stalls_nor_fails_and_gets_all_later(
     store: str, run_id: str, tmp_path: Path, closed_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     away = f"http://bob:secret@127.0.0.1:{closed_port}"
-    tracker = Tracker(away, run_id, tmp_path, seconds_between_batches=0.01, seconds_to_close=0.5)
+    tracker = Tracker(
+        away, lambda: run_id, tmp_path, seconds_between_batches=0.01, seconds_to_close=0.5
+    )
     start = time.perf_counter()
     for step in range(3000):
         tracker.log({"loss": step}, step)
@@ -81,7 +83,8 @@ def test_a_step_survives_the_death_of_its_process(store: str, run_id: str, tmp_p
         "import itertools, pathlib, sys, time\n"
         "from pipeline.tracking.tracker import Tracker\n"
         "uri, run_id, folder = sys.argv[1:]\n"
-        "tracker = Tracker(uri, run_id, pathlib.Path(folder), seconds_between_batches=0.01)\n"
+        "folder = pathlib.Path(folder)\n"
+        "tracker = Tracker(uri, lambda: run_id, folder, seconds_between_batches=0.01)\n"
         "for step in itertools.count():\n"
         "    tracker.log({'loss': step, 'error': 0.5}, step)\n"
         "    print(step, flush=True)\n"
@@ -103,7 +106,7 @@ def test_a_step_survives_the_death_of_its_process(store: str, run_id: str, tmp_p
 
 
 def test_values_that_are_not_finite_arrive(store: str, run_id: str, tmp_path: Path) -> None:
-    tracker = Tracker(store, run_id, tmp_path, seconds_between_batches=0.01)
+    tracker = Tracker(store, lambda: run_id, tmp_path, seconds_between_batches=0.01)
     tracker.log({"loss": math.nan, "norm": math.inf}, 1)
     tracker.close()
     assert math.isnan(in_store(store, run_id)[0][1])
@@ -113,7 +116,9 @@ def test_values_that_are_not_finite_arrive(store: str, run_id: str, tmp_path: Pa
 def test_a_store_that_refuses_the_run_is_said_once(
     store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = Tracker(store, "0" * 32, tmp_path, seconds_between_batches=0.01, seconds_to_close=0.5)
+    tracker = Tracker(
+        store, lambda: "0" * 32, tmp_path, seconds_between_batches=0.01, seconds_to_close=0.5
+    )
     tracker.log({"loss": 1.0}, 1)
     tracker.close()
     (warning,) = caplog.records
@@ -121,12 +126,12 @@ def test_a_store_that_refuses_the_run_is_said_once(
 
 
 def test_all_workers_but_the_first_track_nothing(store: str, run_id: str, tmp_path: Path) -> None:
-    tracker = build_tracker(False, store, run_id, tmp_path)
+    tracker = build_tracker(False, store, lambda: run_id, tmp_path)
     tracker.log({"loss": 1.0}, 1)
     tracker.close()
     assert type(tracker) is SilentTracker
     assert not (tmp_path / "metrics.jsonl").exists()
-    first = build_tracker(True, store, run_id, tmp_path)
+    first = build_tracker(True, store, lambda: run_id, tmp_path)
     first.log({"loss": 1.0}, 1)
     first.close()
     assert in_store(store, run_id) == [(1, 1.0)]

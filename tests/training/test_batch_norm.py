@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.data.order import Dealing
 from pipeline.training.batch_norm import evenly_weighted
 
 # One step of 8 micro-batches of 4 images with 3 channels, and a second step.
@@ -11,21 +12,22 @@ STEPS = torch.randn(2, 8, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0)
 
 
 def running_after(num_workers: int) -> dict[str, torch.Tensor]:
-    """The mean over workers of the statistics, each worker with its share of each step."""
+    """The mean over workers of the statistics, weighted by their micro-batches of each step."""
+    dealing = Dealing(32, 32, 8, num_workers)
     sums = {"running_mean": torch.zeros(3), "running_var": torch.zeros(3)}
-    each = 8 // num_workers
     for rank in range(num_workers):
         layer = nn.BatchNorm2d(3)
         for step in STEPS:
-            for number in range(each):
-                with evenly_weighted(layer, number, each):
-                    layer(step[rank * each + number])
+            share = dealing.share(rank)
+            for number, micro_batch in enumerate(share):
+                with evenly_weighted(layer, number, len(share)):
+                    layer(step[micro_batch])
         for name in sums:
-            sums[name] += getattr(layer, name) / num_workers
+            sums[name] += getattr(layer, name) * len(share) / 8
     return sums
 
 
-@pytest.mark.parametrize("num_workers", [1, 2, 4])
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 4, 5])
 def test_statistics_do_not_depend_on_the_number_of_workers(num_workers: int) -> None:
     ours, eight = running_after(num_workers), running_after(8)
     for name in ours:

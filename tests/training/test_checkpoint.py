@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,15 @@ import torch
 from torch import nn
 
 from pipeline import recipe
-from pipeline.errors import UserError
+from pipeline.errors import DiskFullError
+from pipeline.storage import write_whole
 from pipeline.training.checkpoint import (
+    Retention,
     TrainingState,
     checkpoints,
     load_checkpoint,
     newest_checkpoint,
+    position_of,
     save_checkpoint,
 )
 from pipeline.training.optimizer import build_optimizer
@@ -36,7 +40,7 @@ def some_state(epoch: int, step: int) -> TrainingState:
 
 def test_everything_comes_back(tmp_path: Path) -> None:
     state = some_state(3, 7)
-    loaded = load_checkpoint(save_checkpoint(tmp_path, state, keep=2), torch.device("cpu"))
+    loaded = load_checkpoint(save_checkpoint(tmp_path, state, Retention(2)), torch.device("cpu"))
     assert (loaded.epoch, loaded.step, loaded.plateau) == (3, 7, state.plateau)
     assert all(torch.equal(loaded.model[name], state.model[name]) for name in state.model)
     assert torch.equal(loaded.average["module.weight"], state.average["module.weight"])
@@ -49,16 +53,29 @@ def test_everything_comes_back(tmp_path: Path) -> None:
 
 def test_the_newest_by_position_stay(tmp_path: Path) -> None:
     for position in ((0, 5), (1, 0), (0, 10), (1, 5)):
-        save_checkpoint(tmp_path, some_state(*position), keep=2)
+        save_checkpoint(tmp_path, some_state(*position), Retention(2))
     kept = [load_checkpoint(path, torch.device("cpu")) for path in checkpoints(tmp_path)]
     assert [(state.epoch, state.step) for state in kept] == [(1, 5), (1, 0)]
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    ("retention", "expected"),
+    [(Retention(1), [8, 3]), (Retention(2, every_epochs=4), [8, 7, 4, 3])],
+)
+def test_the_best_and_every_kth_epoch_stay(
+    tmp_path: Path, retention: Retention, expected: list[int]
+) -> None:
+    for epoch in range(1, 9):
+        state = replace(some_state(epoch, 0), plateau=PlateauState(best_epoch=min(epoch, 3)))
+        save_checkpoint(tmp_path, state, retention)
+    assert [position_of(path)[0] for path in checkpoints(tmp_path)] == expected
+
+
 @pytest.mark.parametrize("damage", ["torn", "flipped", "empty"])
 def test_a_damaged_newest_one_is_named_and_passed(tmp_path: Path, damage: str) -> None:
-    good = save_checkpoint(tmp_path, some_state(1, 0), keep=5)
-    bad = save_checkpoint(tmp_path, some_state(2, 0), keep=5)
+    good = save_checkpoint(tmp_path, some_state(1, 0), Retention(5))
+    bad = save_checkpoint(tmp_path, some_state(2, 0), Retention(5))
     content = bytearray(bad.read_bytes())
     content[len(content) // 2] ^= 1
     bad.write_bytes({"torn": content[:-100], "flipped": content, "empty": b""}[damage])
@@ -74,7 +91,7 @@ def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
 
 def test_a_foreign_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "epoch-best.pt").write_bytes(b"mine")
-    save_checkpoint(tmp_path, some_state(1, 0), keep=2)
+    save_checkpoint(tmp_path, some_state(1, 0), Retention(2))
     assert (tmp_path / "epoch-best.pt").read_bytes() == b"mine"
 
 
@@ -84,11 +101,13 @@ def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path) -> None:
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        good = save_checkpoint(tmp_path, some_state(1, 0), keep=2)
+        good = save_checkpoint(tmp_path, some_state(1, 0), Retention(2))
         large = some_state(2, 0)
         large.model["more"] = torch.zeros(100_000)
-        with pytest.raises(UserError, match="No space left"):
-            save_checkpoint(tmp_path, large, keep=2)
+        with pytest.raises(DiskFullError, match="MB are free; free space"):
+            save_checkpoint(tmp_path, large, Retention(2))
+        with pytest.raises(DiskFullError, match="No space left"):
+            write_whole(tmp_path / "more", bytes(100_000))
         assert list(tmp_path.iterdir()) == [good]
         assert newest_checkpoint(tmp_path, pytest.fail) == good
     finally:
@@ -104,7 +123,7 @@ def test_a_kill_at_any_moment_leaves_only_whole_ones(tmp_path: Path) -> None:
         "model = {'w': torch.zeros(2_000_000)}\n"
         "for epoch in range(1000):\n"
         "    state = TrainingState(epoch, 0, model, {}, {}, PlateauState())\n"
-        "    save_checkpoint(Path(sys.argv[1]), state, 3)\n"
+        "    save_checkpoint(Path(sys.argv[1]), state, Retention(3))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", writer, str(tmp_path)])
     try:

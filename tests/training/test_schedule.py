@@ -34,16 +34,17 @@ def test_warmup_rises_from_nothing_then_hands_over() -> None:
 def test_plateau_waits_then_drops_and_stops_dropping() -> None:
     schedule = Schedule(recipe.Plateau(patience=2, max_drops=1), epochs=10)
     state, factors = PlateauState(), []
-    for error in (50.0, 40.0, 41.0, 40.0, 39.0, 39.0, 39.0, 39.0):
-        state = schedule.observe(state, error)
+    errors = (50.0, 40.0, 41.0, 40.0, 39.0, 39.0, 39.0, 39.0)
+    for epoch, error in enumerate(errors, 1):
+        state = schedule.observe(state, epoch, error)
         factors.append(schedule.factor(5.0, state))
     assert factors == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1])
-    assert state.best_error == 39.0
+    assert (state.best_error, state.best_epoch) == (39.0, 5)
 
 
 def test_other_schedules_only_remember_the_best() -> None:
     schedule = Schedule(recipe.Constant(), epochs=10)
-    state = schedule.observe(schedule.observe(PlateauState(), 5.0), 7.0)
+    state = schedule.observe(schedule.observe(PlateauState(), 1, 5.0), 2, 7.0)
     assert (state.best_error, state.num_drops) == (5.0, 0)
     assert schedule.factor(9.0, state) == 1.0
 

@@ -19,7 +19,7 @@ from pipeline.recipe import Recipe, load_recipe
 from pipeline.visualization.activations import Activation
 from pipeline.visualization.filters import filter_pictures, first_layer_filters, read_filters
 from pipeline.visualization.sheet import heat, signed_to_pixels
-from pipeline.visualization.show import Subject, _patches, filters_picture, show
+from pipeline.visualization.show import Specimen, _patches, filters_picture, show
 
 
 @pytest.fixture
@@ -28,12 +28,12 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture
-def subject(recipe: Recipe, data_dir: Path) -> Subject:
+def specimen(recipe: Recipe, data_dir: Path) -> Specimen:
     torch.manual_seed(0)
     model = build_model(recipe.network, recipe.input).eval()
     store = Store.open(data_dir / "digits")
     names = [image_class.name for image_class in store.classes]
-    return Subject(
+    return Specimen(
         model, recipe, store.split("val"), names, Loading(backend="reference"), torch.device("cpu")
     )
 
@@ -99,9 +99,9 @@ def test_little_is_dark_and_much_is_bright() -> None:
         ("occlusion", "occlusion"),
     ],
 )
-def test_each_sheet_is_drawn(subject: Subject, what: str, name: str) -> None:
+def test_each_sheet_is_drawn(specimen: Specimen, what: str, name: str) -> None:
     layer = "layers.3" if what in ("activations", "deconvnet") else None
-    sheet = show(subject, what, layer, num_images=2)
+    sheet = show(specimen, what, layer, num_images=2)
     assert sheet.name == name
     pixels = np.asarray(sheet.picture)
     assert pixels.min() < 60
@@ -117,16 +117,16 @@ def test_each_sheet_is_drawn(subject: Subject, what: str, name: str) -> None:
     ],
 )
 def test_what_there_is_not_is_said(
-    subject: Subject, arguments: Sequence[object], message: str
+    specimen: Specimen, arguments: Sequence[object], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        show(subject, *arguments)
+        show(specimen, *arguments)
 
 
-def test_signals_are_refused(subject: Subject, data_dir: Path) -> None:
-    signals = Subject(
-        subject.model, load_recipe("mnist1d_conv"), subject.split, [], subject.loading,
-        subject.device,
+def test_signals_are_refused(specimen: Specimen, data_dir: Path) -> None:
+    signals = Specimen(
+        specimen.model, load_recipe("mnist1d_conv"), specimen.split, [], specimen.loading,
+        specimen.device,
     )  # fmt: skip
     with pytest.raises(UserError, match="signals have no pictures"):
         show(signals, "filters")

@@ -9,36 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jobs import MakeJob, tracked_losses
 from safetensors.torch import load_file
 
-from pipeline.cluster import load_cluster
 from pipeline.errors import InterruptedByUserError
 from pipeline.launch.events import Event, Progress
 from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.worker import Job, train
-from pipeline.recipe import load_recipe
-from pipeline.tracking.client import connect
-from pipeline.tracking.runs import start_run
 from pipeline.training.checkpoint import checkpoints
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
-
-
-@pytest.fixture
-def make_job(data_dir: Path, tracking_uri: str, tmp_path: Path) -> Callable[..., Job]:
-    def make(name: str, *cluster: str) -> Job:
-        folder = tmp_path / name
-        folder.mkdir()
-        return Job(
-            load_recipe("smoke", ["epochs=2"]),
-            load_cluster("laptop", [f"data_dir={data_dir}", *cluster]),
-            RunFolder(folder),
-            tracking_uri,
-            start_run(tracking_uri, "tests", run_name=name, params={}, tags={}),
-        )
-
-    return make
 
 
 def ignore(event: Event) -> None:
@@ -47,10 +27,12 @@ def ignore(event: Event) -> None:
 
 @pytest.mark.parametrize(("workers", "stop"), [(0, 5), (0, 15), (2, 5)])
 def test_a_stopped_training_goes_on_from_its_step(
-    make_job: Callable[..., Job], ray_session: None, workers: int, stop: int
+    make_job: MakeJob, ray_session: None, workers: int, stop: int
 ) -> None:
     options = (f"workers.count={workers}", "saving.log_every_steps=1")
-    undisturbed, stopped = make_job("undisturbed", *options), make_job("stopped", *options)
+    undisturbed, stopped = (
+        make_job(name, ["epochs=2"], options) for name in ("undisturbed", "stopped")
+    )
     run_on_workers(train, undisturbed, ignore)
 
     # The first worker asks as early before `stop` as it takes: with others the vote on it is over a
@@ -74,10 +56,7 @@ def test_a_stopped_training_goes_on_from_its_step(
     run_on_workers(train, stopped, ignore)
     ours, theirs = load_file(stopped.folder.weights), load_file(undisturbed.folder.weights)
     assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
-    history = connect(stopped.tracking_uri).get_metric_history(
-        stopped.tracking_run_id, "train/loss"
-    )
-    assert [metric.step for metric in history] == list(range(1, 31))
+    assert [step for step, _ in tracked_losses(stopped)] == list(range(1, 31))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -100,6 +79,6 @@ def test_a_schedulers_signal_saves_and_the_same_command_goes_on(
     output, errors = process.communicate(timeout=120)
     assert time.monotonic() - asked < 30
     assert process.returncode == 130, errors
-    assert f"{number.name}: stopping after this step" in output
+    assert f"{number.name}: stopping after this step, with a checkpoint; within 30 s" in output
     assert "stopped as asked, after" in errors.replace("\n", " ")
     assert list((workspace / "runs" / "mine" / "checkpoints").glob("*.pt"))

@@ -1,0 +1,115 @@
+"""Checkpoints are written beside the training; a full disk costs it nothing but their age."""
+
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import DiskFullError, UserError
+from pipeline.training.checkpoint import (
+    Retention,
+    TrainingState,
+    checkpoints,
+    load_checkpoint,
+    position_of,
+)
+from pipeline.training.checkpoint_writer import CheckpointWriter
+from pipeline.training.schedule import PlateauState
+
+CPU = torch.device("cpu")
+
+
+def state_of(weights: torch.Tensor, epoch: int) -> TrainingState:
+    return TrainingState(
+        epoch, 0, {"w": weights}, {}, {"state": {0: {"m": weights}}}, PlateauState()
+    )
+
+
+def positions(folder: Path) -> list[int]:
+    return [position_of(path)[0] for path in checkpoints(folder)]
+
+
+def test_the_state_is_that_of_the_moment(tmp_path: Path) -> None:
+    weights = torch.zeros(1_000_000)
+    with closing(CheckpointWriter(tmp_path, Retention(9), pytest.fail)) as writer:
+        for epoch in range(4):
+            writer.write(state_of(weights, epoch))
+            weights += 1  # the next step
+        writer.flush()
+        assert positions(tmp_path) == [3, 2, 1, 0]
+    for path in checkpoints(tmp_path):
+        state = load_checkpoint(path, CPU)
+        assert state.model["w"].unique().tolist() == [state.epoch]
+        assert state.optimizer["state"][0]["m"].unique().tolist() == [state.epoch]
+
+
+def test_closing_finishes_what_is_being_written(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, Retention(9), pytest.fail)
+    writer.write(state_of(torch.zeros(1_000_000), 1))
+    writer.close()
+    assert positions(tmp_path) == [1]
+
+
+def test_what_can_never_be_written_is_said_by_the_next_call(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with closing(CheckpointWriter(tmp_path / "file", Retention(2), pytest.fail)) as writer:
+        writer.write(state_of(torch.zeros(3), 0))
+        with pytest.raises(UserError, match="file: can't be made: File exists"):
+            writer.flush()
+        with pytest.raises(UserError, match="file: can't be made: File exists"):
+            writer.write(state_of(torch.zeros(3), 1))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_is_waited_for_and_the_newest_state_written(small_disk: Path) -> None:
+    told: list[str] = []
+    is_told = threading.Event()
+
+    def warn(text: str) -> None:
+        told.append(text)
+        is_told.set()
+
+    folder, other = small_disk / "run", small_disk / "somebody's"
+    with closing(
+        CheckpointWriter(folder, Retention(2), warn, seconds_between_tries=0.02)
+    ) as writer:
+        writer.write(state_of(torch.zeros(10_000), 0))
+        writer.flush()
+        other.write_bytes(bytes(700_000))
+        for epoch in (1, 2, 3):  # none of these calls waits for room
+            writer.write(state_of(torch.full((50_000,), float(epoch)), epoch))
+        assert is_told.wait(10)
+        assert positions(folder) == [0]
+        other.unlink()
+        writer.flush()
+    assert positions(folder) == [3, 0]
+    assert load_checkpoint(checkpoints(folder)[0], CPU).model["w"][0] == 3
+    assert len(told) == 2
+    assert "The training goes on; its checkpoint is tried again every 0.02 s" in told[0]
+    assert told[1].endswith("there is room again; checkpoints are written")
+
+
+def test_a_disk_that_stays_full_ends_the_waiting(small_disk: Path) -> None:
+    told: list[str] = []
+    writer = CheckpointWriter(
+        small_disk, Retention(2), told.append, seconds_between_tries=0.02, seconds_to_flush=0.1
+    )
+    writer.write(state_of(torch.zeros(1_000_000), 0))
+    with pytest.raises(DiskFullError, match=r"needs 8\.0 MB and 1\.0 MB are free"):
+        writer.flush()
+    writer.close()
+    assert positions(small_disk) == []
+    assert list(small_disk.iterdir()) == []
