@@ -83,8 +83,9 @@ def measured_from_run(
 ) -> list[Measured]:
     """Return what a tracked run measured: one result for each split and protocol.
 
-    A run that only evaluates goes by the name of what it evaluated. An evaluation that was tracked only in part is left out. Raises `UserError` for a run that has
-    evaluations but does not say of which network or data.
+    A run that only evaluates goes by the name of what it evaluated. An evaluation that was tracked
+    only in part is left out. Raises `UserError` for a run that has evaluations but does not say of
+    which network or data.
     """
     run = tags.get("evaluation.run") or tags.get("mlflow.runName", run_id)
     results = []

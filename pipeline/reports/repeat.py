@@ -51,11 +51,15 @@ def repetition(run: TrackedRun, results: Sequence[Measured]) -> Repetition:
 def _evaluated_again(run: TrackedRun) -> Repetition:
     """Say how to evaluate what was trained elsewhere, or an ensemble of other runs."""
     about = {k.removeprefix("evaluation."): v for k, v in run.params.items()}
-    where = ["--split", about.get("split", ""), "--protocol", about.get("protocol", "")]
-    members = re.findall(r"'([^']*)'", about.get("members", ""))
+    protocol = about.get("protocol", "").removesuffix("-weighted")
+    where = ["--split", about.get("split", ""), "--protocol", protocol]
+    # ('0.75 × one', '0.25 × other'), or the names alone where all weigh the same.
+    members = re.findall(r"'(?:(\S+) × )?([^']*)'", about.get("members", ""))
     if members:
-        note = "Each of its networks first; weights other than equal are in its predictions."
-        return Repetition((shlex.join(["ilsvrc", "ensemble", *members, *where]),), note)
+        names, weights = [name for _, name in members], [weight for weight, _ in members]
+        shares = ["--weights", ",".join(weights)] if all(weights) else []
+        line = shlex.join(["ilsvrc", "ensemble", *names, *shares, *where])
+        return Repetition((line,), "Its networks are evaluated first.")
     line = shlex.join(["ilsvrc", "evaluate", "--network", about.get("network", ""), *where])
     digest = run.tags.get("weights.digest", "")[:16]
     return Repetition((f"{line} --weights FILE",), f"FILE: of weights with the digest {digest}.")

@@ -1,6 +1,7 @@
 import io
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,13 @@ from pipeline.errors import UserError
 from pipeline.evaluation.metrics import Counts
 from pipeline.published import ResultKey, published
 from pipeline.reports.comparison import comparison_markdown, comparison_tables
-from pipeline.reports.measured import Measured, measured_from_run, result_tags
+from pipeline.reports.measured import (
+    Measured,
+    measured_from_run,
+    measured_from_runs,
+    result_tags,
+)
+from pipeline.tracking.queries import TrackedRun
 
 IMAGES = 50_000
 
@@ -226,3 +233,23 @@ def test_results_become_tags_of_a_registered_model() -> None:
     assert result_tags([RESNET, ALEXNET, Measured(imagenet("resnet18", "flip"))]) == {
         "val/center-256-224": "30.30 (29.90–30.70) / 11.20 (10.93–11.48) of 50,000"
     }
+
+
+def tracked(run_id: str, name: str, tags: dict[str, str]) -> TrackedRun:
+    day = datetime(2026, 1, 2, tzinfo=UTC)
+    return TrackedRun(run_id, name, "FINISHED", day, PARAMS, tags, METRICS)
+
+
+def test_what_an_evaluation_measured_again_counts_once_under_the_trainings_name() -> None:
+    evaluated = {"mlflow.parentRunId": "f00", "evaluation.run": "mine"}
+    runs = [tracked("f01", "mine val center", evaluated), tracked("f00", "mine", {})]
+    results = measured_from_runs(runs)
+    assert [(result.run, result.run_id) for result in results] == [("mine", "f01")] * 2
+    assert {result.key.split for result in results} == {"val", "train"}
+    assert len(measured_from_runs([*runs, tracked("f02", "other", {})])) == 4
+
+
+def test_an_ensemble_is_compared_as_one() -> None:
+    (first, _) = measured_from_runs([tracked("f00", "e", {"ensemble.size": "2"})])
+    assert first.key.ensemble_size == 2
+    assert "ensemble of 2" in results_text(first)

@@ -74,3 +74,41 @@ def test_every_result_but_the_trainings_own_has_its_evaluation() -> None:
     )
     lines = repetition(run, [own, other]).lines
     assert lines[1:] == ("ilsvrc evaluate mine-again --split val --protocol ten-crop-256-224",)
+
+
+@pytest.mark.parametrize(
+    ("members", "protocol", "options"),
+    [("('one', 'other')", "whole", ""),
+     ("('0.75 × one', '0.25 × other')", "whole-weighted", " --weights 0.75,0.25")],
+)  # fmt: skip
+def test_an_ensemble_is_repeated_from_its_members(
+    members: str, protocol: str, options: str
+) -> None:
+    params = {
+        "evaluation.members": members,
+        "evaluation.split": "val",
+        "evaluation.protocol": protocol,
+    }
+    day = datetime(2026, 1, 2, tzinfo=UTC)
+    run = TrackedRun("f1", "e", "FINISHED", day, params, {"kind": "evaluation"}, {})
+    (line,) = repetition(run, []).lines
+    assert line == f"ilsvrc ensemble one other{options} --split val --protocol whole"
+
+
+def test_weights_from_elsewhere_are_named_by_their_digest() -> None:
+    params = {
+        "evaluation.members": "()",
+        "evaluation.network": "resnet152_v1_5",
+        "evaluation.split": "val",
+        "evaluation.protocol": "center-256-224",
+    }
+    day, tags = (
+        datetime(2026, 1, 2, tzinfo=UTC),
+        {"kind": "evaluation", "weights.digest": "ab" * 32},
+    )
+    again = repetition(TrackedRun("f1", "e", "FINISHED", day, params, tags, {}), [])
+    assert again.lines == (
+        "ilsvrc evaluate --network resnet152_v1_5 --split val --protocol center-256-224 "
+        "--weights FILE",
+    )
+    assert "abababab" in again.note
