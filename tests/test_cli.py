@@ -118,6 +118,13 @@ MISTAKES = {
         ["train", "smoke", "--start-from", "nothing"],
         ["no run 'nothing'"],
     ),
+    "a number that nobody published": (
+        ["compare", "--with", "alexnet 12.3"],
+        ["alexnet 12.3", "`ilsvrc published alexnet`"],
+    ),
+    "a network that nobody published": (["published", "lenet9"], ["lenet9", "lenet5"]),
+    "a report of no trainings": (["report", "mine", "--to", "page.html"], ["mlflow.db", "train"]),
+    "pictures of no run": (["visualize", "nothing"], ["no run 'nothing'"]),
     "a folder that is not there": (["prepare", "folder", "pictures"], ["pictures"]),
 }  # fmt: skip
 
