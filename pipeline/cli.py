@@ -7,12 +7,19 @@ answers at once.
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from pipeline import cli_benchmarks, cli_data, cli_evaluation, cli_plan, cli_submit
+from pipeline import (
+    cli_benchmarks,
+    cli_data,
+    cli_evaluation,
+    cli_plan,
+    cli_reports,
+    cli_submit,
+)
 from pipeline.cli_console import console_for_tables, say
 from pipeline.cli_job import (
     Assignments,
@@ -25,10 +32,6 @@ from pipeline.cli_job import (
 from pipeline.cluster import load_cluster
 from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
 from pipeline.recipe import Expectation
-
-if TYPE_CHECKING:
-    from pipeline.reports.comparison import Measured
-    from pipeline.tracking.queries import TrackedRun
 
 app = typer.Typer(
     help="Train and reproduce ImageNet's classic networks.",
@@ -48,6 +51,11 @@ app.command()(cli_evaluation.ensemble)
 app.command()(cli_evaluation.paired)
 app.command()(cli_evaluation.submission)
 app.command()(cli_evaluation.score)
+app.command()(cli_reports.compare)
+app.command()(cli_reports.published)
+app.command()(cli_reports.register)
+app.command()(cli_reports.visualize)
+app.command()(cli_reports.report)
 app.command()(cli_benchmarks.benchmark)
 app.command()(cli_benchmarks.benchmark_store)
 app.command()(cli_benchmarks.benchmark_protection)
@@ -83,6 +91,7 @@ def train(
     """Train a network, or go on where the same training stopped."""
     from pipeline.launch.driver import conclude, run_training
     from pipeline.reports.comparison import comparison_markdown, comparison_tables
+    from pipeline.reports.measured import measured_from_runs
     from pipeline.tracking.queries import tracked_run
 
     what, where = load_job(recipe, on, set_)
@@ -96,7 +105,7 @@ def train(
     if not run_id:
         say(console, "the tracking store is still away; the same command records the result later")
         return
-    results = _measured([tracked_run(uri, run_id)])
+    results = measured_from_runs([tracked_run(uri, run_id)])
     conclude(outcome, uri, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
     if what.expect:
@@ -126,24 +135,6 @@ def replay(
 
 
 @app.command()
-def compare(
-    on: ClusterName = "laptop",
-    experiment: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="An MLflow experiment.", show_default="the cluster's"),
-    ] = None,
-) -> None:
-    """Put the runs of an experiment beside the published results of the same protocol."""
-    from pipeline.reports.comparison import comparison_tables
-    from pipeline.tracking.queries import evaluated_runs
-
-    tracking = load_cluster(on).tracking
-    console = Console()
-    found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
-    for table in comparison_tables(_measured(found)):
-        console.print(table)
-
-
 @app.command()
 def describe(
     name: Annotated[
@@ -193,23 +184,6 @@ def main() -> None:
         console.print("[red]ilsvrc:[/]", end=" ")
         say(console, str(error))
         sys.exit(error.exit_code)
-
-
-def _measured(found: list["TrackedRun"]) -> list["Measured"]:
-    from pipeline.reports.comparison import measured_from_run
-
-    return [
-        result
-        for run in found
-        for result in measured_from_run(
-            params=run.params,
-            tags=run.tags,
-            metrics=run.metrics,
-            run_id=run.run_id,
-            date=f"{run.started:%Y-%m-%d}",
-            complete=run.status == "FINISHED",
-        )
-    ]
 
 
 def _expectation(expect: Expectation) -> str:
