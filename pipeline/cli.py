@@ -41,31 +41,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-app.add_typer(cli_data.prepare, name="prepare")
-app.add_typer(cli_data.export, name="export")
-app.command()(cli_data.doctor)
-app.command()(cli_data.stage)
-app.command()(cli_evaluation.evaluate)
-app.command()(cli_evaluation.predictions)
-app.command()(cli_evaluation.ensemble)
-app.command()(cli_evaluation.paired)
-app.command()(cli_evaluation.submission)
-app.command()(cli_evaluation.score)
-app.command()(cli_reports.compare)
-app.command()(cli_reports.published)
-app.command()(cli_reports.register)
-app.command()(cli_reports.visualize)
-app.command()(cli_reports.report)
-app.command()(cli_benchmarks.benchmark)
-app.command()(cli_benchmarks.benchmark_store)
-app.command()(cli_benchmarks.benchmark_protection)
-app.command()(cli_plan.plan)
-app.command()(cli_plan.check)
-app.command()(cli_submit.submit)
-app.add_typer(cli_submit.jobs, name="jobs")
 
 
-@app.command()
 def train(
     recipe: RecipeName,
     on: ClusterName = "laptop",
@@ -113,7 +90,6 @@ def train(
     say(console, _how_to_look(uri))
 
 
-@app.command()
 def replay(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
     step: Annotated[int, typer.Argument(metavar="STEP", help="As MLflow counts them, from 1.")],
@@ -134,8 +110,6 @@ def replay(
     console.print(replay_table(replayed))
 
 
-@app.command()
-@app.command()
 def describe(
     name: Annotated[
         str | None, typer.Argument(help="A network's name.", show_default=False)
@@ -173,6 +147,35 @@ def describe(
     console = console_for_tables()
     for part in description_tables(found):
         console.print(part)
+
+
+app.add_typer(cli_data.prepare, name="prepare", rich_help_panel="Data sets")
+app.add_typer(cli_data.export, name="export", rich_help_panel="Data sets")
+app.add_typer(cli_submit.jobs, name="jobs", rich_help_panel="Trainings")
+for panel, commands in {
+    "Data sets": (cli_data.doctor, cli_data.stage),
+    "Trainings": (cli_plan.check, cli_plan.plan, train, cli_submit.submit, replay),
+    "Results": (
+        cli_evaluation.evaluate,
+        cli_evaluation.predictions,
+        cli_evaluation.ensemble,
+        cli_evaluation.paired,
+        cli_evaluation.submission,
+        cli_evaluation.score,
+        cli_reports.compare,
+        cli_reports.published,
+        cli_reports.report,
+        cli_reports.register,
+    ),
+    "Networks": (describe, cli_reports.visualize),
+    "Speed": (
+        cli_benchmarks.benchmark,
+        cli_benchmarks.benchmark_store,
+        cli_benchmarks.benchmark_protection,
+    ),
+}.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 
 
 def main() -> None:
