@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow soak check lint imports types benchmark clean
+.PHONY: help setup demo test test-slow soak check jobs lint imports types benchmark up down image clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode \
-		--constraint constraints.txt --group dev --editable '.[gpu,s3]'
+		--constraint constraints.txt --group dev --editable '.[gpu,kubernetes,s3,server]'
 	@touch $@
 
 demo: $(READY)  ## Train LeNet-5 on real handwritten digits with two workers (2–4 minutes)
@@ -41,6 +41,12 @@ soak: $(READY)  ## Inject 200 random faults into one training (hours); FAULTS an
 	ILSVRC_SOAK_FAULTS=$(or $(FAULTS),200) $(if $(SEED),ILSVRC_SOAK_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -s tests/launch/test_soak.py
 
+jobs: $(READY)  ## Render the ready files of jobs/ again, each by the command in it
+	@for file in jobs/*/*; do \
+		command=$$(sed -n 's/^# ilsvrc //p' $$file | head -n 1); \
+		eval "$(BIN)/ilsvrc $$command --dry-run" > $$file.new && mv $$file.new $$file || exit 1; \
+	done
+
 lint: $(READY)  ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,6 +61,23 @@ check: lint imports types test  ## All checks and the tests
 
 benchmark: $(READY)  ## Measure loading and training speed against torchvision
 	$(BIN)/ilsvrc benchmark resnet50 --against torchvision
+
+# A file each, made once, and readable in containers whose user isn't this one: the folder is closed.
+SECRETS := postgres_password storage_password mlflow_password mlflow_session_key ray_token
+COMPOSE := docker compose --file docker/compose.yaml $(if $(GPU),--file docker/compose.gpu.yaml)
+
+up:  ## Start MLflow, its database and storage, and Ray in containers; GPU=1 with GPUs
+	@mkdir -p -m 700 docker/secrets
+	@for name in $(SECRETS); do [ -s docker/secrets/$$name ] || "$(PYTHON)" -c \
+		'import secrets; print(secrets.token_hex(32), end="")' > docker/secrets/$$name; done
+	@mkdir -p data
+	$(COMPOSE) up --detach --build --wait
+
+down:  ## Stop them; databases, artifacts and runs stay in their volumes
+	$(COMPOSE) down
+
+image:  ## Build the image without a container engine (root, Debian, 40 GB); PIP_CONF=FILE
+	docker/build-image build/image $(PIP_CONF)
 
 clean:  ## Remove .venv and caches; data and runs stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis *.egg-info

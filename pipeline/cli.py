@@ -11,14 +11,20 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from pipeline import cli_data, cli_evaluation, cli_reports
-from pipeline.cli_console import progress, say
-from pipeline.cluster import Cluster, load_cluster
+from pipeline import cli_data, cli_evaluation, cli_plan, cli_reports, cli_submit
+from pipeline.cli_console import console_for_tables, progress, say
+from pipeline.cli_job import (
+    Assignments,
+    ClusterName,
+    RecipeName,
+    load_job,
+    of_cluster,
+    of_recipe,
+)
+from pipeline.cluster import load_cluster
 from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
-from pipeline.recipe import Expectation, Recipe, load_recipe
+from pipeline.recipe import Expectation
 
 app = typer.Typer(
     help="Train and reproduce ImageNet's classic networks.",
@@ -32,6 +38,11 @@ app.add_typer(cli_data.prepare, name="prepare")
 app.add_typer(cli_data.export, name="export")
 app.command()(cli_data.doctor)
 app.command()(cli_data.stage)
+app.command()(cli_data.benchmark_store)
+app.command()(cli_plan.plan)
+app.command()(cli_plan.check)
+app.command()(cli_submit.submit)
+app.add_typer(cli_submit.jobs, name="jobs")
 app.command()(cli_evaluation.evaluate)
 app.command()(cli_evaluation.predictions)
 app.command()(cli_evaluation.ensemble)
@@ -43,46 +54,6 @@ app.command()(cli_reports.published)
 app.command()(cli_reports.register)
 app.command()(cli_reports.visualize)
 app.command()(cli_reports.report)
-
-RecipeName = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE", help="What to train: a name in configs/recipes, or a YAML file."
-    ),
-]
-ClusterName = Annotated[
-    str,
-    typer.Option(
-        "--on",
-        metavar="CLUSTER",
-        help="Where to train: a name in configs/clusters, or a YAML file.",
-    ),
-]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-        help="Change one value of the recipe (epochs=3), or of the cluster "
-        "(cluster.workers.count=1). Can be given again.",
-    ),
-]
-
-
-@app.command()
-def check(recipe: RecipeName, on: ClusterName = "laptop", set_: Assignments = None) -> None:
-    """Look at all that a training needs, before it costs anything."""
-    from pipeline.launch.preflight import preflight
-
-    job = _job(recipe, on, set_)
-    table = Table(box=None, show_header=False, pad_edge=False)
-    checks = list(preflight(*job))
-    for found in checks:
-        tick = "[green]✓[/]" if found.passed else "[red]✗[/]"
-        table.add_row(tick, found.name, Text(found.message))
-    Console().print(table)
-    if not all(found.passed for found in checks):
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -114,7 +85,7 @@ def train(
     from pipeline.reports.measured import measured_from_runs
     from pipeline.tracking.queries import tracked_run
 
-    what, where = _job(recipe, on, set_)
+    what, where = load_job(recipe, on, set_)
     console = Console()
     outcome = run_training(what, Path(recipe).stem, where, run, console, start_from)
     if outcome is None:
@@ -145,9 +116,9 @@ def replay(
     from pipeline.launch.run_folder import find_run
     from pipeline.reports.replay import replay_line, replay_table
 
-    if others := _of_recipe(set_):
+    if others := of_recipe(set_):
         raise UserError(f"--set {others[0]}: a run keeps its recipe; set cluster.* only")
-    cluster = load_cluster(on, _of_cluster(set_))
+    cluster = load_cluster(on, of_cluster(set_))
     replayed = run_replay(find_run(cluster.runs_dir, run), step, cluster, Console())
     console = Console()
     say(console, replay_line(replayed))
@@ -169,8 +140,9 @@ def benchmark(
     """Measure images/s of loading, of training steps, and of both. Makes its own pictures."""
     from pipeline.benchmark.benchmark import run_benchmark
     from pipeline.benchmark.report import benchmark_notes, benchmark_table
+    from pipeline.planning.measured import keep_measurement
 
-    what, where = _job(recipe, on, set_)
+    what, where = load_job(recipe, on, set_)
     with progress("measuring") as show:
         result = run_benchmark(
             what,
@@ -185,6 +157,8 @@ def benchmark(
     console.print(benchmark_table(result))
     for note in benchmark_notes(result):
         say(console, note)
+    path = keep_measurement(where.runs_dir, result.measured_speed())
+    say(console, f"kept in {path}, where `ilsvrc plan` starts from")
 
 
 @app.command()
@@ -236,27 +210,6 @@ def main() -> None:
         console.print("[red]ilsvrc:[/]", end=" ")
         say(console, str(error))
         sys.exit(error.exit_code)
-
-
-def _job(recipe: str, cluster: str, assignments: list[str] | None) -> tuple[Recipe, Cluster]:
-    return load_recipe(recipe, _of_recipe(assignments)), load_cluster(
-        cluster, _of_cluster(assignments)
-    )
-
-
-def _of_recipe(assignments: list[str] | None) -> list[str]:
-    return [text for text in assignments or [] if not text.startswith("cluster.")]
-
-
-def _of_cluster(assignments: list[str] | None) -> list[str]:
-    prefix = "cluster."
-    return [text.removeprefix(prefix) for text in assignments or [] if text.startswith(prefix)]
-
-
-def console_for_tables() -> Console:
-    """As wide as the terminal; what goes to a file or a pipe is as wide as it needs to be."""
-    console = Console()
-    return console if console.is_terminal else Console(width=10_000)
 
 
 def _expectation(expect: Expectation) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pipeline.cli_console import progress, say, transfer
+from pipeline.cli_console import progress, say, transfer, transfers
 from pipeline.cluster import as_folder
 
 if TYPE_CHECKING:
@@ -145,15 +145,15 @@ def ilsvrc2012(
     from pipeline.data.ilsvrc2012 import Sources, Subset
     from pipeline.data.prepare import prepare_ilsvrc2012
 
-    with transfer("packing") as show:
+    with transfers("listing", "comparing MD5 sums", "packing") as (_, compare, pack):
         prepared = prepare_ilsvrc2012(
             Sources(train.absolute(), val.absolute(), devkit.absolute(), test and test.absolute()),
             to or Path("data/ilsvrc2012"),
             subset=Subset(classes, images_per_class),
             shrinking=Shrinking(shorter_side, quality) if shorter_side else None,
-            checksum=checksum,
+            checking=compare if checksum else None,
             num_workers=_workers(workers),
-            progress=show,
+            progress=pack,
         )
     _say_prepared(prepared)
 
@@ -237,6 +237,39 @@ def stage(
     with transfer("copying") as show:
         store = stage(as_folder(source), to.absolute(), show)
     say(Console(), f"{store.name} is in {store.folder}; train with --set cluster.stage_to={to}")
+
+
+def benchmark_store(
+    runs: Annotated[int, typer.Option(min=1, help="Rounds; each thing has a turn in each.")] = 5,
+    images: Annotated[int, typer.Option(min=64, help="Pictures to make and pack.")] = 2048,
+    rows: Annotated[int, typer.Option(min=1000, help="Images of the index to open.")] = 1_281_167,
+    seconds: Annotated[float, typer.Option(help="How long a turn of reading lasts.")] = 5.0,
+    workers: Workers = None,
+) -> None:
+    """Measure packing, opening and reading a data set, against loose files. Makes its own."""
+    from pipeline.benchmark.store import (
+        run_store_benchmark,
+        store_benchmark_notes,
+        store_benchmark_table,
+    )
+    from pipeline.cluster import load_cluster
+    from pipeline.recipe import load_recipe
+
+    with progress("measuring") as show:
+        result = run_store_benchmark(
+            load_recipe("resnet18", []),
+            load_cluster("laptop", []),
+            rounds=runs,
+            num_images=images,
+            num_rows=rows,
+            seconds=seconds,
+            num_workers=max(1, _workers(workers)),
+            progress=show,
+        )
+    console = Console()
+    console.print(store_benchmark_table(result))
+    for note in store_benchmark_notes(result):
+        say(console, note)
 
 
 def _workers(asked: int | None) -> int:

@@ -1,4 +1,4 @@
-"""Where to train: workers, paths, threads, and speed choices that leave the result alone.
+"""Where to train: workers, engine, paths, threads, and speed choices that leave the result alone.
 
 Paths are relative to the working directory of the command until `load_cluster` makes them
 absolute: Ray starts its workers in folders of their own.
@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from upath import UPath
 
 from pipeline.documents import Section, find_document, override, read_yaml, validate
+from pipeline.engine import Engine, KubeRay, Local, RayServer, Slurm
 
 Folder = Path | UPath
 
@@ -47,7 +48,8 @@ class Workers(Section):
 
     @model_validator(mode="after")
     def _counted_or_elastic(self) -> Self:
-        if (self.count is None) == (self.min is None or self.max is None):
+        given = [value is not None for value in (self.count, self.min, self.max)]
+        if given not in ([True, False, False], [False, True, True]):
             raise ValueError("give either count, or min and max")
         if self.min and self.max and self.min > self.max:
             raise ValueError("min must not be above max")
@@ -71,6 +73,25 @@ class Workers(Section):
     def most(self) -> int:
         """How many workers it can have."""
         return self.max or max(1, self.count or 0)
+
+
+class Network(Section):
+    """How workers on several machines meet and talk.
+
+    NCCL and gloo use `interface` (`ib0`), or choose one themselves. Workers meet at an address of
+    the first one, given by environment or by URL. One that waits `timeout_seconds` for the others
+    in a collective fails; `workers.hang_seconds`, where it is less, comes first and says more.
+    """
+
+    interface: str | None = None
+    rendezvous: Literal["env", "tcp"] = "env"
+    timeout_seconds: PositiveInt = 600
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What NCCL and gloo read when they start."""
+        names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+        return dict.fromkeys(names, self.interface) if self.interface else {}
 
 
 class Loading(Section):
@@ -125,6 +146,8 @@ class Cluster(Section):
     """
 
     workers: Workers
+    engine: Engine = Local()
+    network: Network = Network()
     loading: Loading = Loading()
     tracking: Tracking = Tracking()
     saving: Saving = Saving()
@@ -133,6 +156,26 @@ class Cluster(Section):
     cache: Cache | None = None
     runs_dir: Path = Path("runs")
     channels_last: bool = True
+
+    @model_validator(mode="after")
+    def _engine_has_its_ray(self) -> Self:
+        kind, workers = self.engine.kind, self.workers
+        if isinstance(self.engine, RayServer | KubeRay):
+            for key, place in {"data_dir": self.data_dir, "runs_dir": str(self.runs_dir)}.items():
+                if "://" not in place and not Path(place).is_absolute():
+                    raise ValueError(
+                        f"engine.kind {kind} trains elsewhere; {key} must be an absolute path there"
+                    )
+        if kind != "local" and not workers.are_here and workers.ray_address == "local":
+            raise ValueError(f"engine.kind {kind} brings its own Ray; set workers.ray_address=auto")
+        if isinstance(self.engine, KubeRay | Slurm):
+            each = self.engine.workers_per_node
+            if workers.fewest % each or workers.most % each:
+                raise ValueError(
+                    f"{workers.most} workers don't fill nodes of engine.workers_per_node={each}; "
+                    "change one of them"
+                )
+        return self
 
 
 def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:

@@ -174,6 +174,8 @@ def _first_problem(model: type[Section], error: ValidationError, content: dict[s
             return f"'{place}' is missing; add it{more}"
         case _:
             message = problem["msg"].removeprefix("Value error, ")
+            if not problem["loc"]:
+                return f"{message}{more}"
             return f"'{place}': {message}, got {problem['input']!r}{more}"
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from pipeline.data.prepare import prepare_digits
-from pipeline.launch.on_ray import start_ray
+from pipeline.ray_session import LOCAL
+from pipeline.ray_session import ray_session as session_of_ray
 from pipeline.tracking.runs import start_run
 
 
@@ -51,11 +52,8 @@ def workspace(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One Ray for all the tests that can share it; four CPUs are promised, whatever is there."""
-    import ray
-
-    start_ray("local", num_cpus=4)
-    yield
-    ray.shutdown()
+    with session_of_ray(LOCAL, num_cpus=4):
+        yield
 
 
 @pytest.fixture(scope="session")

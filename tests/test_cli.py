@@ -48,8 +48,8 @@ def test_help_lists_every_command_and_comes_without_the_heavy_imports() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    commands = "prepare stage check train evaluate compare published report visualize register"
-    commands += " benchmark describe"
+    commands = "prepare stage check submit jobs train evaluate compare published report visualize"
+    commands += " register benchmark describe"
     for command in commands.split():
         assert f" {command} " in done.stdout
 
@@ -104,6 +104,34 @@ MISTAKES = {
         ["train", "smoke", "--set", "cluster.runs_dir=data/digits/dataset.json"],
         ["data/digits/dataset.json", "cluster.runs_dir"],
     ),
+    "more workers than a batch has parts": (
+        ["submit", "resnet50", "--on", "slurm", "--set", "cluster.workers.count=16"],
+        ["8 micro-batches", "16 workers", "batch.micro_batch_size"],
+    ),
+    "seeds that are no numbers": (
+        ["submit", "smoke", "--on", "laptop", "--seeds", "0-x"], ["--seeds 0-x", "0-2,7"],
+    ),
+    "an engine without a Ray to join": (
+        ["submit", "smoke", "--on", "laptop", "--set", "cluster.engine={kind: slurm}"],
+        ["laptop.yaml", "workers.ray_address=auto"],
+    ),
+    "a folder that another machine can't know": (
+        ["submit", "resnet50", "--on", "ray", "--set", "cluster.runs_dir=runs"],
+        ["ray.yaml", "runs_dir", "absolute"],
+    ),
+    "nodes that the workers don't fill": (
+        ["submit", "resnet50", "--on", "slurm", "--set", "cluster.engine.workers_per_node=3"],
+        ["8 workers", "engine.workers_per_node=3"],
+    ),
+    "no Ray cluster at the address": (
+        ["submit", "smoke", "--on", "ray", "--set", "cluster.engine.address=http://127.0.0.1:9"],
+        ["http://127.0.0.1:9", "engine.address"],
+    ),
+    "no data set that Slurm's nodes see": (
+        ["submit", "resnet50", "--on", "slurm", "--set", "cluster.data_dir=data"],
+        ["data/ilsvrc2012", "ilsvrc prepare"],
+    ),
+    "a job that is not there": (["jobs", "stop", "nothing"], ["no job 'nothing'"]),
     "an unknown run": (["evaluate", "nothing"], ["no run 'nothing'"]),
     "an override without a value": (["train", "smoke", "--set", "epochs"], ["--set epochs"]),
     "a size that a network can't take": (

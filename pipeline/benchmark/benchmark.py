@@ -4,6 +4,7 @@
 - `step`: the training loop alone, on batches that are in the device's memory.
 - `together`: the training loop on the loader.
 - `plain_step`: as `step`, in float32 and the contiguous layout.
+- `without_norm`: as `step`, of the network without its response normalization, where it has one.
 
 The loader has `loading.threads` threads, the step `workers.cpus`, alone as together; so where the
 machine has cores for both, nothing but waiting and traffic can make `together` slower than the
@@ -33,6 +34,9 @@ from pipeline.benchmark.subjects import (
 )
 from pipeline.cluster import Cluster
 from pipeline.errors import UserError
+from pipeline.models.response_norm import ResponseNorm
+from pipeline.models.zoo import build_model
+from pipeline.planning.measured import MeasuredSpeed, now
 from pipeline.recipe import Batch, Recipe
 
 _BATCHES_IN_MEMORY = 4
@@ -62,8 +66,23 @@ class Benchmark:
     loader: Series
     step: Series
     plain_step: Series
+    without_norm: Series | None
     together: Series
     peer: Peer | None
+
+    def measured_speed(self) -> MeasuredSpeed:
+        """Return what a plan wants to know of it."""
+        workers, loading = self.cluster.workers, self.cluster.loading
+        return MeasuredSpeed(
+            date=now(),
+            recipe=self.recipe.without_expectation(),
+            machine=self.machine.gpu or self.machine.cpu,
+            device=workers.device,
+            cpus=workers.cpus,
+            threads=loading.threads,
+            step_images_per_second=self.step.median,
+            loader_images_per_second=self.loader.median,
+        )
 
 
 def run_benchmark(
@@ -85,12 +104,12 @@ def run_benchmark(
     """
     if against not in (None, "torchvision"):
         raise UserError(f"--against {against}: not a known peer; there is: torchvision")
-    device = _device(cluster)
+    device = device_of(cluster)
     machine = look_at_machine(device)
-    recipe = _as_measured(recipe, machine)
+    recipe = as_measured(recipe, machine)
     each = recipe.batch.micro_batch_size
     num_images = -(-num_images // each) * each
-    with TemporaryDirectory(prefix="ilsvrc-") as folder, _threads(cluster.workers.cpus):
+    with TemporaryDirectory(prefix="ilsvrc-") as folder, threads(cluster.workers.cpus):
         split = write_pictures(Path(folder) / "pictures", num_images, recipe.network.num_classes)
         bench = Bench(recipe, split, cluster.loading, cluster.channels_last, device)
         memory = measure_memory(bench, _EPOCHS_OF_MEMORY)
@@ -102,7 +121,12 @@ def run_benchmark(
                 for name, subject in _subjects(bench, num_workers).items()
             }
             rates = take_turns(
-                subjects, rounds, seconds, device, progress, steady=("step", "plain step")
+                subjects,
+                rounds,
+                seconds,
+                device,
+                progress,
+                steady=("step", "plain step", "without norm"),
             )
         peer = None
         if num_workers is not None:
@@ -117,6 +141,7 @@ def run_benchmark(
         loader=rates["loader"],
         step=rates["step"],
         plain_step=rates["plain step"],
+        without_norm=rates.get("without norm"),
         together=rates["together"],
         peer=peer,
     )
@@ -134,7 +159,15 @@ def _subjects(bench: Bench, num_workers: int | None) -> dict[str, Subject]:
     subjects["together"] = stepping(bench, open_loader(bench))
     subjects["step"] = stepping(bench, itertools.cycle(batches))
     subjects["plain step"] = stepping(plain, itertools.cycle(plain_batches))
+    if _has_response_norm(bench.recipe):
+        subjects["without norm"] = stepping(bench, itertools.cycle(batches), without=ResponseNorm)
     return subjects
+
+
+def _has_response_norm(recipe: Recipe) -> bool:
+    with torch.device("meta"):
+        layers = build_model(recipe.network, recipe.input).modules()
+    return any(isinstance(layer, ResponseNorm) for layer in layers)
 
 
 def _fastest(bench: Bench, tried: list[int], seconds: float) -> int:
@@ -145,7 +178,7 @@ def _fastest(bench: Bench, tried: list[int], seconds: float) -> int:
     return max(tried, key=lambda number: rates[number].median)
 
 
-def _as_measured(recipe: Recipe, machine: Machine) -> Recipe:
+def as_measured(recipe: Recipe, machine: Machine) -> Recipe:
     each = recipe.batch.micro_batch_size
     return recipe.model_copy(
         update={
@@ -156,7 +189,7 @@ def _as_measured(recipe: Recipe, machine: Machine) -> Recipe:
     )
 
 
-def _device(cluster: Cluster) -> torch.device:
+def device_of(cluster: Cluster) -> torch.device:
     if cluster.workers.device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -168,7 +201,7 @@ def _device(cluster: Cluster) -> torch.device:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -27,10 +27,12 @@ def benchmark_table(result: Benchmark) -> Table:
     table.add_row("step, float32 contiguous", _rates(result.plain_step))
     table.add_row("loader and step together", _rates(result.together), end_section=True)
     if result.peer:
-        table.add_row("loader ÷ torchvision's", _ratio(result.loader.over(result.peer.rates)))
-    table.add_row("step ÷ float32 contiguous", _ratio(result.step.over(result.plain_step)))
+        table.add_row("loader ÷ torchvision's", ratio(result.loader.over(result.peer.rates)))
+    table.add_row("step ÷ float32 contiguous", ratio(result.step.over(result.plain_step)))
+    if result.without_norm:
+        table.add_row("step ÷ without response norm", ratio(result.step.over(result.without_norm)))
     slower = result.loader.slower(result.step)
-    table.add_row("together ÷ slower of the two", _ratio(result.together.over(slower)))
+    table.add_row("together ÷ slower of the two", ratio(result.together.over(slower)))
     return table
 
 
@@ -63,8 +65,8 @@ def benchmark_notes(result: Benchmark) -> Iterator[str]:
             f"{tried} workers"
         )
     yield (
-        f"memory of the loader: {_megabytes(memory.after_first_epoch)} after the first epoch, "
-        f"{_megabytes(memory.after_last_epoch)} after epoch {memory.epochs} "
+        f"memory of the loader: {megabytes(memory.after_first_epoch)} after the first epoch, "
+        f"{megabytes(memory.after_last_epoch)} after epoch {memory.epochs} "
         f"({memory.growth:+.1f} %)"
     )
 
@@ -86,9 +88,9 @@ def _rates(series: Series) -> str:
     return f"{middle} ({low}–{high})"
 
 
-def _ratio(series: Series) -> str:
+def ratio(series: Series) -> str:
     return f"{series.median:.2f} ({series.lowest:.2f}–{series.highest:.2f})"
 
 
-def _megabytes(count: int) -> str:
+def megabytes(count: int) -> str:
     return f"{count / 1e6:,.0f} MB"

@@ -76,14 +76,15 @@ def take_turns(
 
 def _rate(subject: Subject, seconds: float, device: torch.device) -> float:
     images = 0
-    started = _clock(device)
+    started = clock(device)
     while True:
         images += next(subject)
         if time.perf_counter() - started >= seconds:
-            return images / (_clock(device) - started)
+            return images / (clock(device) - started)
 
 
-def _clock(device: torch.device) -> float:
+def clock(device: torch.device) -> float:
+    """Return seconds, once what was asked of the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # what was asked of the GPU is done only then
     return time.perf_counter()

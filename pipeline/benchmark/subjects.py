@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from pipeline.benchmark.stopwatch import Subject
 from pipeline.cluster import Loading
@@ -16,8 +17,8 @@ from pipeline.data.views import fill_of
 from pipeline.distributed import Worker
 from pipeline.models.zoo import build_model
 from pipeline.recipe import Recipe
-from pipeline.training.loop import train_epoch
-from pipeline.training.optimizer import build_optimizer
+from pipeline.training.learner import Learner, build_learner
+from pipeline.training.loop import StepOutcome, train_epoch
 from pipeline.training.schedule import PlateauState, Schedule
 
 
@@ -72,18 +73,36 @@ def first_batches(bench: Bench, count: int) -> list[Batch]:
         ]
 
 
-def stepping(bench: Bench, batches: Iterator[Batch]) -> Subject:
-    """Train a network from its first step on whatever `batches` yields."""
-    recipe, dealing = bench.recipe, bench.dealing
-    torch.manual_seed(recipe.seed)
+def stepping(
+    bench: Bench, batches: Iterator[Batch], *, without: type[nn.Module] | None = None
+) -> Subject:
+    """Train a network from its first step on whatever `batches` yields.
+
+    Layers of the kind `without` do nothing.
+    """
+    for outcome in steps_of(bench, learner_of(bench, without), batches):
+        yield bench.dealing.batch_size(outcome.step)
+
+
+def learner_of(bench: Bench, without: type[nn.Module] | None = None) -> Learner:
+    """Build the network and optimizer of a training, at its first step."""
+    torch.manual_seed(bench.recipe.seed)
     layout = torch.channels_last if bench.channels_last else torch.contiguous_format
-    model = build_model(recipe.network, recipe.input)
+    model = build_model(bench.recipe.network, bench.recipe.input)
+    for name, layer in list(model.named_modules()):
+        if without and isinstance(layer, without):
+            model.set_submodule(name, nn.Identity())
     model = model.to(bench.device, memory_format=layout)  # type: ignore[call-overload]
-    optimizer = build_optimizer(recipe.optimizer, model)
+    return build_learner(bench.recipe, model)
+
+
+def steps_of(bench: Bench, learner: Learner, batches: Iterator[Batch]) -> Iterator[StepOutcome]:
+    """Take the training's steps on whatever `batches` yields."""
+    recipe = bench.recipe
     schedule = Schedule(recipe.schedule, recipe.epochs)
     worker = Worker(0, 1, bench.device)
     for epoch in range(recipe.epochs):
-        for outcome in train_epoch(
-            recipe, model, optimizer, schedule, PlateauState(), batches, dealing, worker, epoch
-        ):
-            yield dealing.batch_size(outcome.step)
+        yield from train_epoch(
+            recipe, learner.model, learner.optimizer, schedule, PlateauState(), batches,
+            bench.dealing, worker, epoch,
+        )  # fmt: skip

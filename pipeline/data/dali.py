@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import nvidia.dali.backend
 import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
@@ -234,6 +235,11 @@ class DaliImages:
     def close(self) -> None:
         """Give threads and memory back."""
         del self._iterator
+
+
+def dali_versions() -> tuple[str, int]:
+    """Return DALI's version, and that of the CUDA it was built for: 1000 × major + …, as CUDA's."""
+    return nvidia.dali.__version__, nvidia.dali.backend.__cuda_version__  # type: ignore[attr-defined]
 
 
 def _device_id(device: torch.device) -> int | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.data.description import ImageClass
 from pipeline.data.devkit import Devkit, read_devkit
+from pipeline.data.packing import Progress
 from pipeline.data.parts import Images, Listing
 from pipeline.data.tar_listing import Member, list_members
 from pipeline.errors import UserError
@@ -93,7 +94,7 @@ def list_ilsvrc2012(sources: Sources, subset: Subset, edition: Edition = ILSVRC2
     if sources.test and not subset.is_whole:
         raise UserError("--test: a subset has no test images, whose classes nobody knows")
     splits = {
-        "train": _train(sources.train, classes, subset),
+        "train": list_train(sources.train, classes, subset),
         "val": _val(sources.val, kit, len(classes), subset),
     }
     if sources.test:
@@ -105,32 +106,38 @@ def list_ilsvrc2012(sources: Sources, subset: Subset, edition: Edition = ILSVRC2
     return Listing(classes, splits, {"sizes": sizes})
 
 
-def compare_checksums(sources: Sources, edition: Edition = ILSVRC2012) -> None:
+def compare_checksums(sources: Sources, progress: Progress, edition: Edition = ILSVRC2012) -> None:
     """Read every archive whole; raises `UserError` for one whose MD5 sum is not the official one.
 
-    Folders have none, and are passed over.
+    Folders have none, and are passed over. `progress` is told bytes.
     """
     archives = {name: path for name, path in sources.items().items() if path.is_file()}
+    total = sum(path.stat().st_size for path in archives.values())
+    read = dict.fromkeys(archives, 0)
+
+    def md5(name: str) -> str:
+        digest = hashlib.md5(usedforsecurity=False)
+        with archives[name].open("rb") as opened:
+            while block := opened.read(_BLOCK):
+                digest.update(block)
+                read[name] += len(block)
+                progress(sum(read.values()), total)
+        return digest.hexdigest()
+
     with ThreadPoolExecutor() as threads:
-        for (name, path), found in zip(
-            archives.items(), threads.map(_md5, archives.values()), strict=True
-        ):
+        for name, found in zip(archives, threads.map(md5, archives), strict=True):
             if found != edition.md5[name]:
                 raise UserError(
-                    f"{path}: MD5 {found}, the official archive has {edition.md5[name]}; download "
-                    "it again, or use --no-checksum for one that is meant to differ"
+                    f"{archives[name]}: MD5 {found}, the official archive has {edition.md5[name]}; "
+                    "download it again, or use --no-checksum for one that is meant to differ"
                 )
 
 
-def _md5(file: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with file.open("rb") as opened:
-        while block := opened.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+def list_train(place: Path, classes: tuple[ImageClass, ...], subset: Subset = WHOLE) -> Images:
+    """List the training images of `classes` in their archive, or in the folder it was unpacked to.
 
-
-def _train(place: Path, classes: tuple[ImageClass, ...], subset: Subset) -> Images:
+    Raises `UserError` as `list_ilsvrc2012` does.
+    """
     inner = {} if place.is_dir() else {m.name: m for m in list_members(place, _SYNSET)}
     chosen: list[Images] = []
     for each in classes:

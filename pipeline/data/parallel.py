@@ -1,11 +1,12 @@
 """One function on many items, in processes that Ray runs: on this machine, or all of a cluster."""
 
-import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from pipeline.errors import UserError
+from pipeline.ray_session import LOCAL, ray_session
 
 Item = TypeVar("Item")
 
@@ -29,18 +30,13 @@ def run_all(
             function(item)
             finished(number)
         return
-    import ray
-
-    was_up = ray.is_initialized()
-    if not was_up:
-        address = os.environ.get("RAY_ADDRESS", "local")
-        cpus = {"num_cpus": num_workers} if address == "local" else {}
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **cpus)
-    try:
+    with processes(num_workers):
         _run_on_ray(function, items, num_workers, finished)
-    finally:
-        if not was_up:
-            ray.shutdown()
+
+
+def processes(num_workers: int) -> AbstractContextManager[None]:
+    """Have Ray up, for `num_workers` at a time; one that is up before is left up."""
+    return ray_session(os.environ.get("RAY_ADDRESS", LOCAL), num_cpus=num_workers)
 
 
 def _run_on_ray(

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -94,18 +95,18 @@ class Images:
 
     def samples(self, shrinking: Shrinking | None) -> Iterator[Sample]:
         """Yield the images, each decoded once (`pipeline.data.checking.treat_image`)."""
-        columns = zip(*(vars(self).values()), strict=True)
-        for key, file, offset, size, label in columns:
+        by_file = groupby(zip(*vars(self).values(), strict=True), key=itemgetter(1))
+        for file, images in by_file:
             try:
                 with Path(file).open("rb") as opened:
-                    opened.seek(offset)
-                    data = opened.read(size)
+                    for key, _, offset, size, label in images:
+                        opened.seek(offset)
+                        yield treat_image(opened.read(size), key, int(label), shrinking)
             except OSError as error:
                 raise UserError(
                     f"{file}: can't be read ({error.strerror}); mend that and run the same command "
                     "again"
                 ) from None
-            yield treat_image(data, key, int(label), shrinking)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def prepare_ilsvrc2012(
     *,
     subset: Subset = WHOLE,
     shrinking: Shrinking | None = None,
-    checksum: bool = True,
+    checking: Progress | None,
     num_workers: int,
     progress: Progress,
     edition: Edition = ILSVRC2012,
@@ -148,9 +148,10 @@ def prepare_ilsvrc2012(
 ) -> Prepared:
     """Pack ILSVRC-2012 at `to` from its archives or folders (`pipeline.data.ilsvrc2012`).
 
-    `progress` is told bytes. Raises `UserError` for archives that are not whole or of another
-    edition, and when `to` holds something else or can't be written. What was packed by an earlier
-    call that was stopped is kept.
+    `progress` is told bytes; so is `checking`, of the archives whose MD5 sums are compared first
+    (None: they are not). Raises `UserError` for archives that are not whole or of another edition,
+    and when `to` holds something else or can't be written. What was packed by an earlier call that
+    was stopped is kept.
     """
     listing = list_ilsvrc2012(sources, subset, edition)
     made_from = {
@@ -163,8 +164,8 @@ def prepare_ilsvrc2012(
     }
 
     def pack(folder: Path) -> Store:
-        if checksum:
-            compare_checksums(sources, edition)
+        if checking:
+            compare_checksums(sources, checking, edition)
         return pack_parts(
             folder,
             name="ilsvrc2012",

@@ -5,8 +5,8 @@ memory maps, so that an epoch can be shuffled as a whole.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -187,27 +187,33 @@ class _Chosen:
         return self._shards.read(self._chosen[list(images)].tolist())
 
 
+# Python's map keeps a descriptor of its file, and a process may often have no more than 1,024:
+# ILSVRC-2012 has 600 shards. What was used last stays; to map a shard again costs microseconds.
+_MOST_MAPS = 256
+
+
 class MappedShards:
-    """Shards on a local disk, as memory maps."""
+    """Shards on a local disk, as memory maps, of which a bounded number is open at a time."""
 
     def __init__(self, shards: Sequence[Path], index: Index) -> None:
         self._shards = tuple(shards)
         self._index = index
-        self._maps: dict[int, NDArray[np.uint8]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process opens maps of its own.
-        return {**self.__dict__, "_maps": {}}
+        return {name: value for name, value in self.__dict__.items() if name != "_map"}
+
+    @cached_property
+    def _map(self) -> Callable[[Path], NDArray[np.uint8]]:
+        return lru_cache(_MOST_MAPS)(_map)
 
     def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
         return [self._read(i) for i in images]
 
     def _read(self, i: int) -> NDArray[np.uint8]:
-        shard = int(self._index.shards[i])
-        if shard not in self._maps:
-            self._maps[shard] = _map(self._shards[shard])
+        shard = self._map(self._shards[self._index.shards[i]])
         start = int(self._index.offsets[i])
-        return self._maps[shard][start : start + int(self._index.sizes[i])]
+        return shard[start : start + int(self._index.sizes[i])]
 
 
 def store_folder(cluster: Cluster, name: str) -> Folder:

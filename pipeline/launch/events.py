@@ -47,6 +47,26 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Started:
+    """A worker begins, for the first time or again."""
+
+    rank: int
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a worker fared since its last report; seconds are means over its steps.
+
+    `gpu_bytes` are in use on its GPU, by whomever; 0 on a CPU.
+    """
+
+    rank: int
+    step_seconds: float
+    waiting_seconds: float
+    gpu_bytes: int
+
+
+@dataclass(frozen=True)
 class Beat:
     """A sign of life: the worker runs, and has taken so many batches."""
 
@@ -63,5 +83,5 @@ class Hung:
     folder: Path
 
 
-Event = Progress | Evaluated | Note | Beat | Hung
+Event = Progress | Evaluated | Note | Started | Pace | Beat | Hung
 Report = Callable[[Event], None]

@@ -8,7 +8,7 @@ from torch import Tensor
 from pipeline.distributed import Worker, sum_over_workers
 from pipeline.errors import TrainingStoppedError
 from pipeline.evaluation.metrics import Counts
-from pipeline.launch.events import Evaluated, Progress, Report
+from pipeline.launch.events import Evaluated, Pace, Progress, Report
 from pipeline.protocol import protocol_name
 from pipeline.recipe import Recipe
 from pipeline.tracking.tracker import SilentTracker
@@ -16,7 +16,10 @@ from pipeline.training.loop import StepOutcome
 
 
 class Meter:
-    """Collects the steps since its last report. Only rank 0 reports; all take part in the sums."""
+    """Collects the steps since its last report, and tells of them: rank 0 of all, each of its own.
+
+    All take part in the sums.
+    """
 
     def __init__(
         self, recipe: Recipe, num_steps: int, worker: Worker, report: Report, tracker: SilentTracker
@@ -38,6 +41,7 @@ class Meter:
         Raises `TrainingStoppedError` on all workers for the first step whose loss is no number.
         """
         progress = self._progress()
+        self._report(self._pace(progress))
         if self._worker.is_first:
             self._report(progress)
             self._tracker.log(
@@ -48,6 +52,7 @@ class Meter:
                     "train/learning_rate": progress.learning_rate,
                     "train/images_per_second": progress.images_per_second,
                     "train/waiting_share": progress.seconds_waiting / progress.seconds,
+                    "train/epochs": progress.epoch + progress.step / progress.num_steps,
                 },
                 step=progress.epoch * self._num_steps + progress.step,
             )
@@ -84,6 +89,16 @@ class Meter:
                 step=epoch * self._num_steps,
             )
         self._start()
+
+    def _pace(self, progress: Progress) -> Pace:
+        steps, device = len(self._outcomes), self._worker.device
+        used = 0
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            used = total - free
+        return Pace(
+            self._worker.rank, progress.seconds / steps, progress.seconds_waiting / steps, used
+        )
 
     def _progress(self) -> Progress:
         last = self._outcomes[-1]

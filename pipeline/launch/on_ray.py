@@ -1,13 +1,12 @@
 """Runs a function on the workers of a cluster: by Ray Train, or in this very process."""
 
-import logging
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,11 +21,13 @@ from pipeline.errors import (
     WorkerFailedError,
 )
 from pipeline.launch.asking import asking_on_signals
-from pipeline.launch.events import Event, Note, Report
+from pipeline.launch.events import Event, Note, Report, Started
+from pipeline.launch.gauges import Gauges
 from pipeline.launch.mailbox import mailbox
 from pipeline.launch.notices import heeding_notices
 from pipeline.launch.watchdog import RollCall
 from pipeline.launch.worker import Assignment
+from pipeline.ray_session import LOCAL, ray_session
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -34,20 +35,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Work = TypeVar("Work", bound=Assignment)
 
-_RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing may need the internet
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a fit ends 3 s sooner than with 2 s
-    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # a node that has just gone is waited for
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES to the user
-}
 # What all workers raise at the same step, so that none is to be tried again.
 _ENDS = (TrainingStoppedError, InterruptedByUserError)
-_LOCAL = "local"  # the address of a Ray of this command's own
-
-# Before Ray is imported, which functions do. What the user has set stays.
-os.environ.update(_RAY_ENVIRONMENT | os.environ)
 
 
 def run_on_workers(
@@ -66,11 +55,6 @@ def run_on_workers(
     did.
     """
     workers = job.cluster.workers
-    roll_call = RollCall()
-
-    def hear(event: Event) -> None:
-        if told := roll_call.hear(event):
-            show(told)
 
     def asking() -> AbstractContextManager[None]:
         if not stops_on_request:
@@ -80,10 +64,22 @@ def run_on_workers(
     if workers.are_here:
         with asking():
             return _in_this_process(function, job, show)
-    with _ray(workers.ray_address), mailbox(hear) as box:
+    with ray_session(workers.ray_address), mailbox(_hearing(job.folder.name, show)) as box:
         _refuse_too_few(workers)
         with asking():  # Ray catches signals while it starts
             return _fit(function, job, box)
+
+
+def _hearing(run: str, show: Report) -> Report:
+    """Return what hears the workers: the gauges all, `show` what a person should be told."""
+    roll_call, gauges = RollCall(), Gauges(run)
+
+    def hear(event: Event) -> None:
+        gauges.hear(event)
+        if told := roll_call.hear(event):
+            show(told)
+
+    return hear
 
 
 def _in_this_process(
@@ -119,18 +115,21 @@ def _fit(
     function: Callable[[Work, Worker, Report], Result], job: Work, box: "ActorHandle[Any]"
 ) -> Result:
     from ray import train
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
-    workers = job.cluster.workers
+    workers, network = job.cluster.workers, job.cluster.network
     for stale in job.folder.path.glob(".ray-*"):  # a killed driver's
         shutil.rmtree(stale, ignore_errors=True)
     # Nobody takes this machine's own Ray a node away, and the watcher costs it an actor.
-    watches = "0" if workers.ray_address == _LOCAL else "1"
+    watches = "0" if workers.ray_address == LOCAL else "1"
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", watches)
     # Ray wants a place that all machines share; the run's folder is one.
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.folder.path) as scratch:
         trainer = TorchTrainer(
-            partial(_enter, function, job, box, _credentials()),
+            partial(_enter, function, job, box, credentials()),
+            torch_config=TorchConfig(
+                init_method=network.rendezvous, timeout_s=network.timeout_seconds
+            ),
             scaling_config=train.ScalingConfig(
                 num_workers=(
                     (workers.fewest, workers.most) if workers.is_elastic else workers.most
@@ -146,6 +145,7 @@ def _fit(
                 storage_path=scratch,
                 failure_config=train.FailureConfig(max_failures=workers.max_failures),
                 logging_config=train.LoggingConfig(log_level="ERROR"),
+                worker_runtime_env={"env_vars": network.environment},
             ),
         )
         try:
@@ -174,8 +174,8 @@ def _in_a_thread(function: Callable[[], Result]) -> Result:
     return future.result()
 
 
-def _credentials() -> dict[str, str]:
-    # A Ray that was up before knows nothing of this process's environment.
+def credentials() -> dict[str, str]:
+    """Return what a Ray that was up before can't know of this process's environment."""
     return {key: value for key, value in os.environ.items() if key.startswith(("MLFLOW_", "AWS_"))}
 
 
@@ -200,6 +200,7 @@ def _enter(
     def report(event: Event) -> None:
         box.put.remote(event)
 
+    report(Started(worker.rank))
     try:
         with heeding_notices(job.folder):
             return function(job, worker, report)
@@ -232,33 +233,3 @@ def _is_collateral(failure: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0]
-
-
-def start_ray(address: str, num_cpus: int | None = None) -> None:
-    """Start or join Ray without its chatter; `num_cpus` is promised, whatever the machine has."""
-    import ray
-
-    try:
-        ray.init(
-            address=address, num_cpus=num_cpus, log_to_driver=False, logging_level=logging.ERROR
-        )
-    except (ConnectionError, ValueError) as error:
-        raise UserError(
-            f"Ray at '{address}' can't be joined: {_first_line(error)}; start it with `ray start "
-            f"--head`, or set cluster.workers.ray_address"
-        ) from None
-
-
-@contextmanager
-def _ray(address: str) -> Iterator[None]:
-    """Have Ray up; one that was up before is used as it is and left running."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    start_ray(address)
-    try:
-        yield
-    finally:
-        ray.shutdown()

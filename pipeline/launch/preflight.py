@@ -14,9 +14,9 @@ from pipeline.data.order import Dealing
 from pipeline.data.store import Store, store_folder
 from pipeline.data.views import training_size
 from pipeline.errors import UserError
-from pipeline.models.zoo import build_model
+from pipeline.planning.workload import checkpoint_bytes, model_on_paper, weight_bytes
 from pipeline.recipe import Recipe
-from pipeline.tracking.runs import check_reachable, is_file
+from pipeline.tracking.runs import check_recordable, is_file
 
 TRAINING = ("network", "data set", "batch", "machine", "storage", "tracking")
 
@@ -52,9 +52,11 @@ def preflight(
             yield Check(name, False, str(error))
 
 
-def refuse_early(recipe: Recipe, cluster: Cluster, on_disk: int = 0) -> None:
+def refuse_early(
+    recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING, on_disk: int = 0
+) -> None:
     """Raise the first thing that `preflight` finds wrong."""
-    for check in preflight(recipe, cluster, on_disk=on_disk):
+    for check in preflight(recipe, cluster, names, on_disk):
         if not check.passed:
             raise UserError(check.message)
 
@@ -66,8 +68,7 @@ def refuse_cluster(cluster: Cluster) -> None:
 
 
 def _network(recipe: Recipe, cluster: Cluster) -> str:
-    with torch.device("meta"):
-        model = build_model(recipe.network, recipe.input)
+    model = model_on_paper(recipe)
     smallest = training_size(recipe.input.size, recipe.resizing, epoch=0)
     if not model.input_shape.takes(smallest, recipe.input.dimensions):
         raise UserError(
@@ -166,7 +167,7 @@ def _storage(on_disk: int, recipe: Recipe, cluster: Cluster) -> str:
             f"--set cluster.runs_dir=FOLDER"
         ) from None
     free = shutil.disk_usage(folder).free
-    needed = max(0, _bytes_needed(recipe, cluster) - on_disk)
+    needed = max(0, bytes_needed(recipe, cluster) - on_disk)
     if free < needed:
         raise UserError(
             f"{folder}: {_megabytes(free)} free, the checkpoints need {_megabytes(needed)}; free "
@@ -175,17 +176,13 @@ def _storage(on_disk: int, recipe: Recipe, cluster: Cluster) -> str:
     return f"{folder}, {_megabytes(free)} free, {_megabytes(needed)} needed"
 
 
-def _bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
-    with torch.device("meta"):
-        model = build_model(recipe.network, recipe.input)
-    weights = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    # A checkpoint holds weights, momenta (RMSProp: squares too) and perhaps an average; one more is
-    # being written; then come the final weights.
-    copies = 2 + (recipe.optimizer.kind == "rmsprop") + (recipe.averaging is not None)
+def bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
+    """Return how much room a run's checkpoints and weights take at most."""
     saving = cluster.saving
     spread = recipe.epochs // saving.keep_every_epochs if saving.keep_every_epochs else 0
-    best = 1
-    return weights * (copies * (saving.checkpoints_to_keep + best + spread + 1) + 1)
+    # The best one, and one that is being written; then come the final weights.
+    num_checkpoints = saving.checkpoints_to_keep + spread + 2
+    return num_checkpoints * checkpoint_bytes(recipe) + weight_bytes(recipe)
 
 
 def _tracking(cluster: Cluster) -> str:
@@ -195,7 +192,7 @@ def _tracking(cluster: Cluster) -> str:
             "cluster.tracking.uri to a tracking server"
         )
     try:
-        check_reachable(cluster.tracking.uri)
+        check_recordable(cluster.tracking.uri, cluster.tracking.experiment)
     except UserError as error:
         if cluster.tracking.required:
             raise

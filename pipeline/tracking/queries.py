@@ -1,7 +1,8 @@
-"""What comparison reads from the tracking store."""
+"""What comparison and lists of jobs read from the tracking store."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,29 @@ from pipeline.tracking.client import MEND, connect, reaching, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a run's training is: epochs done, of how many, and what its metrics say last.
+
+    Errors are in percent and of the last evaluation; `seconds_left` follows from how fast the last
+    epoch went. None: not known (yet).
+    """
+
+    run_id: str
+    status: str
+    epochs_done: float
+    epochs: int
+    top1_error: float | None
+    top5_error: float | None
+    images_per_second: float | None
+    seconds_left: float | None
+
+    def at_rest(self) -> "TrainingProgress":
+        """The same of a training that doesn't run: it has no speed."""
+        return replace(self, images_per_second=None, seconds_left=None)
 
 
 # The tag that tells published results in an experiment from its own runs.
@@ -112,6 +135,66 @@ def tracked_run(uri: str, run_id: str) -> TrackedRun:
     """Return one run; raises `UserError` if it is not there."""
     with reaching(uri):
         return _tracked(connect(uri).get_run(run_id))
+
+
+def training_progress(uri: str, experiment: str, names: set[str]) -> dict[str, TrainingProgress]:
+    """Return how far the newest run of each of `names` is; those never tracked are left out.
+
+    Raises `UserError` if the tracking store can't be reached; one that is not there yet has no
+    runs.
+    """
+    path = sqlite_file(uri)
+    if not names or (path and not path.exists()):
+        return {}
+    with reaching(uri):
+        client = connect(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return {}
+        newest = {
+            name: client.search_runs(
+                [found.experiment_id],
+                f"attributes.run_name = '{name}'",
+                order_by=["attributes.start_time DESC"],
+                max_results=1,
+            )
+            for name in names
+        }
+        return {name: _progress(client, runs[0]) for name, runs in newest.items() if runs}
+
+
+def _progress(client: "MlflowClient", run: "Run") -> TrainingProgress:
+    metrics, params = run.data.metrics, run.data.params
+    epochs = int(params.get("recipe.epochs", 0))
+    history = client.get_metric_history(run.info.run_id, "train/epochs")
+    done = history[-1].value if history else 0.0
+    return TrainingProgress(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        epochs_done=done,
+        epochs=epochs,
+        top1_error=_last_evaluation(metrics, "top1_error"),
+        top5_error=_last_evaluation(metrics, "top5_error"),
+        images_per_second=metrics.get("train/images_per_second"),
+        seconds_left=_seconds_left(history, epochs),
+    )
+
+
+def _last_evaluation(metrics: Mapping[str, float], name: str) -> float | None:
+    found = [value for key, value in metrics.items() if re.fullmatch(f"eval/.*/{name}", key)]
+    return found[0] if len(found) == 1 else None
+
+
+def _seconds_left(history: list["Metric"], epochs: int) -> float | None:
+    """What is left at the speed of the last epoch, its evaluation included."""
+    if len(history) < 2:
+        return None
+    last = history[-1]
+    first = next(metric for metric in history if metric.value > last.value - 1)
+    if first is last:
+        first = history[-2]
+    seconds = (last.timestamp - first.timestamp) / 1000
+    return seconds * (epochs - last.value) / (last.value - first.value)
 
 
 def _tracked(run: "Run") -> TrackedRun:

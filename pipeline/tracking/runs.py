@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -45,6 +46,19 @@ def check_reachable(uri: str) -> None:
     except (OSError, sqlite3.Error) as error:
         what = getattr(error, "strerror", None) or error
         raise UserError(f"tracking store {path} can't be written: {what}; {MEND}") from None
+
+
+def check_recordable(uri: str, experiment: str) -> None:
+    """Raise `UserError` within seconds if runs of `experiment` can't be written at `uri`.
+
+    On a server the experiment is then there, with the time of this look as its tag.
+    """
+    check_reachable(uri)
+    if sqlite_file(uri) is None:
+        with reaching(uri), _hurried():
+            client = connect(uri)
+            place = experiment_id(client, uri, experiment)
+            client.set_experiment_tag(place, "ilsvrc.checked", f"{datetime.now():%F %T}")
 
 
 def start_run(

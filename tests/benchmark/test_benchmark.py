@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from pipeline.benchmark.benchmark import run_benchmark
@@ -29,6 +30,7 @@ from pipeline.distributed import Worker
 from pipeline.errors import UserError
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.worker import Job, Position, training_batches
+from pipeline.models.zoo import build_model
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.training.schedule import PlateauState
 
@@ -184,6 +186,23 @@ def test_the_command_prints_figures_ratios_and_the_machine() -> None:
     ):
         assert part in done.output
     assert torch.get_num_threads() == threads
+
+
+def test_layers_of_a_kind_are_left_out(pictures: Split) -> None:
+    bench = bench_of(pictures)
+    with torch.device("meta"):
+        kinds = [
+            type(layer) for layer in build_model(bench.recipe.network, bench.recipe.input).modules()
+        ]
+    assert nn.BatchNorm2d in kinds
+    seen: list[type[nn.Module]] = []
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda layer, given, result: seen.append(type(layer))
+    )
+    with hook:
+        next(stepping(bench, open_loader(bench), without=nn.BatchNorm2d))
+    assert nn.Identity in seen
+    assert nn.BatchNorm2d not in seen
 
 
 def test_an_unknown_peer_is_refused() -> None:

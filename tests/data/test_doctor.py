@@ -32,7 +32,7 @@ def store(sources: Sources, tmp_path: Path) -> Store:
 
 def packed(sources: Sources, to: Path) -> Store:
     return prepare_ilsvrc2012(
-        sources, to, checksum=False, num_workers=0, progress=nothing, edition=EDITION,
+        sources, to, checking=None, num_workers=0, progress=nothing, edition=EDITION,
         part_bytes=20_000,
     ).store  # fmt: skip
 
@@ -147,7 +147,7 @@ def test_a_damaged_index_and_other_data_sets_are_not_repaired(store: Store, data
 
 def test_the_command_shows_a_table_and_fails_on_damage(sources: Sources, tmp_path: Path) -> None:
     subset = prepare_ilsvrc2012(
-        replace(sources, test=None), tmp_path / "data", subset=Subset(3), checksum=False,
+        replace(sources, test=None), tmp_path / "data", subset=Subset(3), checking=None,
         num_workers=0, progress=nothing,
     )  # fmt: skip
     folder = Path(str(subset.store.folder))

@@ -32,7 +32,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 @pytest.fixture(scope="module")
 def store(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return prepare_ilsvrc2012(
-        sources, tmp_path_factory.mktemp("packed") / "data", checksum=False, num_workers=0,
+        sources, tmp_path_factory.mktemp("packed") / "data", checking=None, num_workers=0,
         progress=nothing, edition=EDITION, part_bytes=50_000,
     ).store  # fmt: skip
 

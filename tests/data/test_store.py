@@ -98,6 +98,24 @@ def test_a_split_travels_without_its_maps(store: Store) -> None:
     assert len(pickle.dumps(big)) < 100_000
 
 
+def test_few_shards_are_open_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.data.store._MOST_MAPS", 2)
+    split, samples = store.split("train"), some_samples(30)
+    read = split.encoded_batch(range(30))
+    gc.collect()
+    # What was handed out outlives its map's turn, and keeps it open for so long.
+    assert [image.tobytes() for image in read] == [sample.data for sample in samples]
+    assert num_open_shards(store.folder) == 4
+    del read
+    gc.collect()
+    assert num_open_shards(store.folder) == 2
+
+
+def num_open_shards(folder: Path) -> int:
+    links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return sum(link.startswith(str(folder)) and link.endswith(".tar") for link in links)
+
+
 def write_big(folder: Path) -> Store:
     sample = Sample("big", encode(0, "BMP", 400, 400), 0, 400, 400)
     return write_store(folder, name="big", classes=CLASSES, splits={"train": [sample]}, source={})

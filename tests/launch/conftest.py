@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from jobs import MakeJob
 
+from jobs import MakeJob
 from pipeline.cluster import load_cluster
 from pipeline.launch.run_folder import RunFolder, RunRecord
 from pipeline.launch.worker import Job

@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
-from jobs import MakeJob, tracked_losses
 from safetensors.torch import load_file
 
+from jobs import MakeJob, tracked_losses
 from pipeline.errors import InterruptedByUserError
 from pipeline.launch.events import Event, Progress
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.worker import Job, train
-from pipeline.training.checkpoint import checkpoints
+from pipeline.training.checkpoint import checkpoints, position_of
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
 
@@ -82,3 +83,41 @@ def test_a_schedulers_signal_saves_and_the_same_command_goes_on(
     assert f"{number.name}: stopping after this step, with a checkpoint; within 30 s" in output
     assert "stopped as asked, after" in errors.replace("\n", " ")
     assert list((workspace / "runs" / "mine" / "checkpoints").glob("*.pt"))
+
+
+def test_a_checkpoint_is_asked_for_by_a_file_and_by_time(make_job: MakeJob) -> None:
+    asked = make_job("asked", ["epochs=1"], ["workers.count=0", "saving.log_every_steps=1"])
+
+    def ask(event: Event) -> None:
+        if isinstance(event, Progress) and event.step == 5:
+            asked.folder.save_request.touch()
+
+    run_on_workers(train, asked, ask)
+    saved = [position_of(path) for path in checkpoints(asked.folder.checkpoints)]
+    assert saved == [(1, 0), (0, 6)]
+    assert not asked.folder.save_request.exists()
+
+    often = make_job("often", ["epochs=1"], ["workers.count=0", "saving.checkpoint_minutes=1e-6"])
+    run_on_workers(train, often, ignore)
+    saved = [position_of(path) for path in checkpoints(often.folder.checkpoints)]
+    assert saved == [(1, 0), (0, 14), (0, 13)]  # all were written, three stay
+    ours, theirs = load_file(asked.folder.weights), load_file(often.folder.weights)
+    assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+
+
+def test_a_signal_to_a_worker_stops_all(make_job: MakeJob, ray_session: None) -> None:
+    job = make_job("run", ["epochs=40"], ["saving.log_every_steps=1"])
+
+    def signal_one(event: Event) -> None:
+        if isinstance(event, Progress) and (event.epoch, event.step) == (1, 1):
+            workers = [
+                child
+                for child in psutil.Process().children(recursive=True)
+                if "RayTrainWorker" in " ".join(child.cmdline())
+            ]
+            workers[-1].send_signal(signal.SIGUSR1)
+
+    with pytest.raises(InterruptedByUserError, match=r"stopped as asked, after [1-9]"):
+        run_on_workers(train, job, signal_one)
+    newest = checkpoints(job.folder.checkpoints)[0]
+    assert position_of(newest) > (1, 1)

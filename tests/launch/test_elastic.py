@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import MakeJob, tracked_losses
 from safetensors.torch import load_file
 
+from jobs import MakeJob, tracked_losses
 from pipeline.launch.events import Event, Note, Progress
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.worker import Job, train

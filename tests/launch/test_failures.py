@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from jobs import MakeJob
 
+from jobs import MakeJob
 from pipeline.distributed import Worker
 from pipeline.errors import UserError, WorkerFailedError
 from pipeline.launch.events import Event, Note, Progress, Report

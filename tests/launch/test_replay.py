@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from jobs import MakeJob
 
+from jobs import MakeJob
 from pipeline.errors import TrainingStoppedError, UserError
 from pipeline.launch.events import Event
 from pipeline.launch.on_ray import run_on_workers

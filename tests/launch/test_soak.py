@@ -24,7 +24,7 @@ COMMAND = [
     "--set", "cluster.saving.checkpoint_every_steps=4",
     "--set", "cluster.saving.log_every_steps=1",
 ]  # fmt: skip
-FAULTS = ("a worker", "the driver", "all", "SIGTERM", "tear")
+FAULTS = ("a worker", "SIGUSR1 to a worker", "the driver", "all", "SIGTERM", "tear")
 
 
 def test_random_faults_change_nothing(workspace: Path) -> None:
@@ -38,6 +38,7 @@ def test_random_faults_change_nothing(workspace: Path) -> None:
     done = subprocess.run(COMMAND, cwd=calm, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
+    shared = set(Path("/dev/shm").iterdir())
     chance = random.Random(seed)
     steps = sorted(chance.sample(range(1, EPOCHS * STEPS - STEPS), count))
     faults = chance.sample(FAULTS * count, count)
@@ -74,6 +75,8 @@ def test_random_faults_change_nothing(workspace: Path) -> None:
         assert tracked.info.status == "FINISHED"
         losses = client.get_metric_history(tracked.info.run_id, "train/loss")
         assert [metric.step for metric in losses] == list(range(1, EPOCHS * STEPS + 1))
+    assert not [path for pid in sessions for path in Path("/tmp").glob(f"ilsvrc-{pid}-*")]
+    assert not {path for path in Path("/dev/shm").iterdir() if "torch" in path.name} - shared
     left = {path.name for path in (disturbed / run).iterdir()}
     assert left == {path.name for path in (calm / run).iterdir()}
 
@@ -81,9 +84,11 @@ def test_random_faults_change_nothing(workspace: Path) -> None:
 def _inject(fault: str, process: "subprocess.Popen[str]", place: Path) -> bool:
     """Do the harm; return whether the command ends by it."""
     members = [one for one in psutil.process_iter() if _session_of(one) == process.pid]
-    if fault == "a worker":
+    if fault in ("a worker", "SIGUSR1 to a worker"):
         workers = [one for one in members if "RayTrainWorker" in " ".join(one.cmdline())]
-        random.choice(workers).kill()
+        if workers:  # none while they are being started again
+            number = signal.SIGKILL if fault == "a worker" else signal.SIGUSR1
+            random.choice(workers).send_signal(number)
         return False
     if fault == "SIGTERM":
         process.terminate()

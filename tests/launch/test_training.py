@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import MakeJob
 from rich.console import Console
 from safetensors.torch import load_file
 
+from jobs import MakeJob
 from pipeline.cluster import load_cluster
 from pipeline.errors import TrainingStoppedError, UserError
 from pipeline.launch.driver import conclude, run_training
-from pipeline.launch.events import Evaluated, Event, Progress
+from pipeline.launch.events import Evaluated, Event, Pace, Progress, Started
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.worker import Job, train
 from pipeline.recipe import load_recipe
@@ -103,6 +103,10 @@ def test_two_ray_workers_compute_the_steps_of_one(make_job: MakeJob, ray_session
     evaluated = [event for event in events if isinstance(event, Evaluated)]
     assert [event.epoch for event in evaluated] == [1, 2]
     assert evaluated[-1].counts == counts
+    assert {event.rank for event in events if isinstance(event, Started)} == {0, 1}
+    paces = [event for event in events if isinstance(event, Pace)]
+    assert {pace.rank for pace in paces} == {0, 1}
+    assert all(0 < pace.waiting_seconds < pace.step_seconds for pace in paces)
 
 
 def test_a_complete_training_is_left_alone_and_a_run_keeps_to_its_recipe(

@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.models.anatomy import dissect
 from pipeline.models.densenet import DenseNet, densenet121, densenet161
+from pipeline.models.zoo import NETWORKS
 
 
 def test_stages_have_the_sizes_of_table_1() -> None:
@@ -37,9 +38,20 @@ def test_growth_of_48_is_in_every_block() -> None:
     assert [*widths, outputs["bn5"][0]] == [384, 768, 2112, 2208]
 
 
-def test_weights_start_as_published() -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "densenet121",
+        *(
+            pytest.param(f"densenet{number}", marks=pytest.mark.slow)
+            for number in (161, 169, 201, 264)
+        ),
+    ],
+)
+def test_weights_start_as_published(name: str) -> None:
     torch.manual_seed(0)
-    model = densenet121(10)
+    model = NETWORKS[name](10)
+    assert isinstance(model, DenseNet)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             count, std = layer.weight.numel(), math.sqrt(2 / layer.weight[:, 0].numel())
@@ -49,7 +61,8 @@ def test_weights_start_as_published() -> None:
         if isinstance(layer, nn.BatchNorm2d):
             assert (layer.weight == 1).all()
             assert not layer.bias.any()
-    assert model.fc.weight.abs().max().item() == pytest.approx(1 / math.sqrt(1024), rel=1e-2)
+    bound = 1 / math.sqrt(model.fc.in_features)
+    assert model.fc.weight.abs().max().item() == pytest.approx(bound, rel=1e-2)
     assert not model.fc.bias.any()
 
 

@@ -1,6 +1,7 @@
 """GoogLeNet against Table 1, Caffe's replica, and torchvision's once its kernels are mended."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -104,8 +105,10 @@ def test_auxiliary_classifiers_see_4a_and_4d(number: int, unseen: list[str]) -> 
     assert without == {*(f"inception_{place}" for place in unseen), other, "fc"}
 
 
-def test_weights_start_as_caffes(network: GoogLeNet) -> None:
-    for name, layer in network.named_modules():
+@pytest.mark.parametrize("constructor", [googlenet, googlenet_bn])
+def test_weights_start_as_caffes(constructor: Callable[[int], GoogLeNet]) -> None:
+    torch.manual_seed(0)
+    for name, layer in constructor(1000).named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = math.sqrt(3 / layer.weight[0].numel())
             size = layer.weight.numel()
@@ -115,7 +118,9 @@ def test_weights_start_as_caffes(network: GoogLeNet) -> None:
             # A uniform variable's fourth moment is 1.8 squared variances.
             close = pytest.approx(std, rel=5 * math.sqrt(0.2 / size))
             assert layer.weight.std().item() == close, name
-            assert layer.bias is not None
+            assert (layer.bias is None) == (constructor is googlenet_bn and "conv" in name), name
+            if layer.bias is None:
+                continue
             gives_logits = name in ("fc", "auxiliary1.fc2", "auxiliary2.fc2")
             assert (layer.bias == (0.0 if gives_logits else 0.2)).all(), name
 

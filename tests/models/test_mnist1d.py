@@ -1,12 +1,13 @@
 """The networks for MNIST-1D: the lecture's sizes, and how they start."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from pipeline.models.mnist1d import mnist1d_conv, mnist1d_dense
+from pipeline.models.mnist1d import SignalClassifier, mnist1d_conv, mnist1d_dense
 
 
 def test_three_convolutions_leave_four_positions() -> None:
@@ -23,13 +24,16 @@ def test_the_dense_network_has_as_many_units() -> None:
     assert [layer.out_features for layer in linear] == [15 * 19, 15 * 9, 15 * 4, 10]
 
 
-def test_weights_start_for_relu() -> None:
+@pytest.mark.parametrize("constructor", [mnist1d_conv, mnist1d_dense])
+def test_weights_start_for_relu(constructor: Callable[[int], SignalClassifier]) -> None:
     torch.manual_seed(0)
-    for layer in mnist1d_dense(10).layers:
-        if isinstance(layer, nn.Linear):
-            count, fan_in = layer.weight.numel(), layer.in_features
+    for layer in constructor(10).layers:
+        if isinstance(layer, nn.Conv1d | nn.Linear):
+            count, fan_in = layer.weight.numel(), layer.weight[0].numel()
             expected = math.sqrt(2 / fan_in)
+            assert abs(layer.weight.mean().item()) < 5 * expected / math.sqrt(count)
             assert layer.weight.std().item() == pytest.approx(
                 expected, rel=5 / math.sqrt(2 * count)
             )
+            assert layer.bias is not None
             assert not layer.bias.any()

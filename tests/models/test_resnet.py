@@ -10,6 +10,7 @@ from torch import nn
 
 from pipeline.models.anatomy import dissect
 from pipeline.models.resnet import ResNet, resnet18, resnet50, resnet50_v1_5
+from pipeline.models.zoo import NETWORKS
 
 
 def stir(model: nn.Module) -> None:
@@ -87,13 +88,21 @@ def test_stages_have_the_sizes_of_table_1() -> None:
     ]
 
 
-def test_weights_start_as_published() -> None:
+IN_MOMENTS = ["resnet18", "resnet50"]
+FAMILY = [name for name in NETWORKS if name.startswith(("resnet", "plain"))]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in IN_MOMENTS else pytest.mark.slow) for name in FAMILY],
+)
+def test_weights_start_as_published(name: str) -> None:
     torch.manual_seed(0)
-    for name, module in resnet18(1000).named_modules():
+    for layer, module in NETWORKS[name](1000).named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            std = 0.01 if name == "fc" else math.sqrt(2 / module.weight[0].numel())
+            std = 0.01 if layer == "fc" else math.sqrt(2 / module.weight[0].numel())
             count = module.weight.numel()
-            assert abs(module.weight.mean().item()) < 5 * std / math.sqrt(count), name
+            assert abs(module.weight.mean().item()) < 5 * std / math.sqrt(count), layer
             assert module.weight.std().item() == pytest.approx(std, rel=5 / math.sqrt(2 * count))
             assert module.bias is None or not module.bias.any()
         if isinstance(module, nn.BatchNorm2d):

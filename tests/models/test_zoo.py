@@ -1,9 +1,12 @@
 """The hard questions, asked of every network: published counts, shapes, gradients, modes."""
 
+import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline import recipe
@@ -11,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.models.anatomy import dissect
 from pipeline.models.classifier import ImageClassifier, WithAuxiliary
 from pipeline.models.resnet import ResNet
+from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import NETWORKS, build_model
 
 # Parameters and multiply-adds with the published number of classes, at the published input size;
@@ -63,9 +67,8 @@ PUBLISHED = {
 }
 NUM_CLASSES = 7
 BATCH = 2
-# Deeper ones of a family are made of the same blocks; VGG and Inception-v3, which are costly, run
-# in their own tests.
-SEEN_RUNNING = [
+# The others are made of the same blocks, or costly, and run in `make test-slow`.
+IN_MOMENTS = [
     "lenet5",
     "lenet5_modern",
     "alexnet",
@@ -83,7 +86,13 @@ SEEN_RUNNING = [
 ]
 
 
-@pytest.fixture(scope="module", params=SEEN_RUNNING)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[] if name in IN_MOMENTS else pytest.mark.slow)
+        for name in NETWORKS
+    ],
+)
 def network(request: pytest.FixtureRequest) -> ImageClassifier:
     torch.manual_seed(0)
     return NETWORKS[request.param](NUM_CLASSES)
@@ -158,6 +167,18 @@ def test_modes_differ_only_where_there_is_dropout_or_batch_norm(network: ImageCl
         training = all_logits(network.train()(images))[0]
         testing = network.eval()(images)
     assert torch.equal(training, testing) == (not modal)
+
+
+def test_what_is_saved_is_loaded(network: ImageClassifier, tmp_path: Path) -> None:
+    images = images_for(network)
+    file = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), file)
+    again = copy.deepcopy(network)
+    for value in again.state_dict().values():
+        value.zero_()
+    again.start_from(read_weights(file))
+    with torch.no_grad():
+        assert torch.equal(again.eval()(images), network.eval()(images))
 
 
 def test_testing_is_repeatable_and_each_image_stands_alone(network: ImageClassifier) -> None:

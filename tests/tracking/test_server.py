@@ -1,17 +1,14 @@
 """A real MLflow server that dies without a word and comes back."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tracking_servers import Server
 
 from pipeline.tracking.client import connect
 from pipeline.tracking.queries import evaluated_runs
@@ -21,55 +18,18 @@ from pipeline.tracking.tracker import Tracker
 pytestmark = pytest.mark.slow
 
 
-class Server:
-    """A real `mlflow server` in a process group of its own."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.uri = f"http://127.0.0.1:{port}"
-        self._command = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-            "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-            "--artifacts-destination", str(folder / "artifacts"),
-        ]  # fmt: skip
-        self._log = folder / "server.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-                cwd=self._log.parent,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 90
-        while not self._is_healthy():
-            assert time.monotonic() < deadline, self._log.read_text()
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        if self._process:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-    def _is_healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-
 @pytest.fixture(scope="module")
 def server(
     empty_store: Path, tmp_path_factory: pytest.TempPathFactory, closed_port: int
 ) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_store, folder / "mlflow.db")
-    server = Server(folder, closed_port)
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(closed_port),
+        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    server = Server(command, closed_port, folder / "server.log", {})
     server.start()
     yield server
     server.kill()

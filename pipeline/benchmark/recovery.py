@@ -1,0 +1,100 @@
+"""How long a training stands still when one of its workers dies."""
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+
+from pipeline.benchmark.stopwatch import Series
+from pipeline.cluster import load_cluster
+from pipeline.data.prepare import prepare_digits
+from pipeline.errors import InterruptedByUserError
+from pipeline.launch.events import Event, Note, Progress
+from pipeline.launch.on_ray import run_on_workers
+from pipeline.launch.run_folder import RunFolder, RunRecord
+from pipeline.launch.worker import Job, train
+from pipeline.recipe import load_recipe
+from pipeline.tracking.runs import start_run
+
+_CPUS_OF_DIGITS = ["workers.count=2", "workers.cpus=1", "workers.device=cpu", "loading.threads=1"]
+_STEPS_BETWEEN_DEATHS = 10
+_ENDLESS = 10**6  # epochs
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Seconds, a value a death of a worker.
+
+    `detection` lasts from the death to the start of the first new worker's process, `restart` to
+    the checkpoint's being loaded, `first_step` to the end of the next optimizer step.
+    """
+
+    detection: Series
+    restart: Series
+    first_step: Series
+
+    @property
+    def total(self) -> Series:
+        parts = zip(self.detection.values, self.restart.values, self.first_step.values, strict=True)
+        return Series(tuple(map(sum, parts)))
+
+
+def measure_recovery(folder: Path, deaths: int) -> Recovery:
+    """Train LeNet-5 on the digits with two workers, and kill one of them `deaths` times."""
+    prepare_digits(folder / "digits", lambda done, total: None)
+    uri = f"sqlite:///{folder}/mlflow.db"
+    run = RunFolder(folder / "run")
+    run.path.mkdir()
+    run.write_record(
+        RunRecord("", start_run(uri, "recovery", run_name="recovery", params={}, tags={}))
+    )
+    assignments = [*_CPUS_OF_DIGITS, f"workers.max_failures={deaths}", f"data_dir={folder}"]
+    assignments.append("saving={log_every_steps: 1, checkpoint_every_steps: 5}")
+    job = Job(
+        load_recipe("smoke", [f"epochs={_ENDLESS}"]), load_cluster("laptop", assignments), run, uri
+    )
+    killer = _Killer(run, deaths)
+    with suppress(InterruptedByUserError):
+        run_on_workers(train, job, killer.hear)
+    return killer.recovery()
+
+
+class _Killer:
+    """Kills a worker every few steps, and notes when the training is back."""
+
+    def __init__(self, run: RunFolder, deaths: int) -> None:
+        self._run, self._deaths = run, deaths
+        self._steps = 0
+        self._times: list[list[float]] = []  # of death, birth, restoration, first step
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, Note) and event.text.startswith("goes on"):
+            births = [worker.create_time() for worker in _workers()]
+            self._times[-1] += [min(births), time.time()]
+        elif isinstance(event, Progress):
+            self._steps += 1
+            if self._times and len(self._times[-1]) == 3:
+                self._times[-1].append(time.time())
+                self._steps = 0
+            if self._steps == _STEPS_BETWEEN_DEATHS:
+                self._kill()
+
+    def recovery(self) -> Recovery:
+        spans = [[b - a for a, b in pairwise(times)] for times in self._times]
+        return Recovery(*(Series(tuple(values)) for values in zip(*spans, strict=True)))
+
+    def _kill(self) -> None:
+        if len(self._times) == self._deaths:
+            self._run.stop_request.touch()
+            return
+        victim = _workers()[-1]
+        self._times.append([time.time()])
+        victim.kill()
+
+
+def _workers() -> list[psutil.Process]:
+    family = psutil.Process().children(recursive=True)
+    return [one for one in family if "RayTrainWorker" in " ".join(one.cmdline())]

@@ -1,0 +1,47 @@
+"""How a command names a training: a recipe, a cluster, and values set in both."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cluster import Cluster, load_cluster
+from pipeline.recipe import Recipe, load_recipe
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="What to train: a name in configs/recipes, or a YAML file."
+    ),
+]
+ClusterName = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="CLUSTER",
+        help="Where to train: a name in configs/clusters, or a YAML file.",
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change one value of the recipe (epochs=3), or of the cluster "
+        "(cluster.workers.count=1). Can be given again.",
+    ),
+]
+
+
+def load_job(recipe: str, cluster: str, assignments: list[str] | None) -> tuple[Recipe, Cluster]:
+    return load_recipe(recipe, of_recipe(assignments)), load_cluster(
+        cluster, of_cluster(assignments)
+    )
+
+
+def of_recipe(assignments: list[str] | None) -> list[str]:
+    return [text for text in assignments or [] if not text.startswith("cluster.")]
+
+
+def of_cluster(assignments: list[str] | None) -> list[str]:
+    prefix = "cluster."
+    return [text.removeprefix(prefix) for text in assignments or [] if text.startswith(prefix)]

@@ -1,0 +1,103 @@
+"""From the command's words to trainings, and from a cluster to the engine that takes them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.cluster import Cluster, load_cluster
+from pipeline.data.order import Dealing
+from pipeline.documents import digest
+from pipeline.engine import KubeRay, RayServer, Slurm
+from pipeline.errors import UserError
+from pipeline.launch.engines.submission import JobEngine, SubmittedJob, Training
+from pipeline.recipe import Recipe, load_recipe
+
+
+def read_trainings(
+    recipe: str,
+    of_recipe: list[str],
+    cluster: str,
+    of_cluster: list[str],
+    seeds: Sequence[int | None],
+) -> list[Training]:
+    """Return one training a seed of `seeds`, or one with the recipe's own where there are none.
+
+    `of_recipe` and `of_cluster` are `key=value` overrides. Runs get the names that `ilsvrc train`
+    gives them.
+    """
+    where = load_cluster(cluster, of_cluster)
+    assignments = (*of_recipe, *(f"cluster.{text}" for text in of_cluster))
+    trainings = []
+    for seed in seeds or [None]:
+        chosen = [] if seed is None else [f"seed={seed}"]
+        what = load_recipe(recipe, [*of_recipe, *chosen])
+        _refuse_too_many_workers(what, where)
+        run = f"{Path(recipe).stem}-{digest(what.without_expectation())[:8]}"
+        trainings.append(Training(what, recipe, where, cluster, assignments, seed, run))
+    return trainings
+
+
+def _refuse_too_many_workers(recipe: Recipe, cluster: Cluster) -> None:
+    batch = recipe.batch
+    Dealing(
+        num_images=batch.global_batch_size,  # as if: only the cluster knows the data set
+        global_batch_size=batch.global_batch_size,
+        num_micro_batches=batch.num_micro_batches,
+        world_size=cluster.workers.most,
+    )
+
+
+def read_seeds(text: str | None) -> list[int]:
+    """Read `0-2,7` as [0, 1, 2, 7]."""
+    seeds: list[int] = []
+    for part in text.split(",") if text else []:
+        first, _, last = part.partition("-")
+        try:
+            seeds += range(int(first), int(last or first) + 1)
+        except ValueError:
+            raise UserError(f"--seeds {text}: write numbers and ranges, as 0-2,7") from None
+    if len(set(seeds)) < len(seeds) or (text and not seeds):
+        raise UserError(f"--seeds {text}: name each seed once, ranges from low to high")
+    return seeds
+
+
+def refuse_unfit(recipe: Recipe, cluster: Cluster) -> None:
+    """Raise `UserError` for what is wrong wherever the training runs, before it costs anything.
+
+    What only the nodes can know (their data, GPUs and disks) the training looks at when it starts.
+    """
+    from pipeline.launch.preflight import refuse_early
+
+    shared = isinstance(cluster.engine, Slurm)
+    names = ("network", "data set", "batch", "storage", "tracking") if shared else ("network",)
+    refuse_early(recipe, cluster, names)
+
+
+def engine_of(cluster: Cluster) -> JobEngine:
+    """Return the engine that a cluster names; what it needs is imported only for it."""
+    match cluster.engine:
+        case RayServer() as engine:
+            from pipeline.launch.engines.ray_server import RayJobs
+
+            return RayJobs(engine, cluster)
+        case KubeRay() as engine:
+            from pipeline.launch.engines.kubernetes_api import KubernetesJobs
+
+            return KubernetesJobs(engine, cluster)
+        case Slurm() as engine:
+            from pipeline.launch.engines.slurm import SlurmJobs
+
+            return SlurmJobs(engine, cluster)
+        case _:
+            from pipeline.launch.engines.local import LocalRuns
+
+            return LocalRuns(cluster)
+
+
+def find_job(engine: JobEngine, name: str) -> SubmittedJob:
+    """Return the newest job with this id or of this run."""
+    found = engine.jobs()
+    for job in found:
+        if name in (job.id, job.run):
+            return job
+    known = ", ".join(job.id for job in found[:10]) or "none"
+    raise UserError(f"no job '{name}'; there are: {known}")

@@ -1,0 +1,125 @@
+"""How long one optimizer step takes on n workers: a sum of parts, of which one is the bottleneck.
+
+A worker computes each of its micro-batches, forward and backward, in the time that its arithmetic
+takes at the device's efficiency, and then its memory traffic at the memory's bandwidth; no faster
+than a CPU can start the kernels. Gradients travel by rings, first in each node, then between nodes,
+while the last micro-batch's backward pass, two thirds of its time, goes on; the last bucket can't
+hide. Loading goes on beside all this and counts only where it is slower.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+from pipeline.planning.hardware import Device, Hardware
+from pipeline.planning.workload import Workload
+
+# A weight's float32 crosses the bus when it is cast, read and written by the optimizer, and so do
+# its gradient and momentum, and DDP's copy.
+_WEIGHT_PASSES = 8
+# Forward, and backward with respect to inputs and to weights; a multiply-add is two operations.
+_OPERATIONS_PER_MULTIPLY_ADD = 2 * 3
+_BUCKET_BYTES = 25 * 2**20  # DDP's
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Workers of one kind: `cores` of the device for each (GPUs: 1), `threads` to load.
+
+    `correction` is measured ÷ modelled time of a step, and `loaded_per_thread` images/s, from
+    `ilsvrc benchmark` where that has run.
+    """
+
+    hardware: Hardware
+    device: Device
+    is_gpu: bool
+    cores: int
+    threads: int
+    workers_per_node: int
+    correction: float = 1.0
+    loaded_per_thread: float | None = None
+
+    @property
+    def images_loaded_per_second(self) -> float:
+        """By one worker."""
+        facts = self.hardware
+        stated = facts.decoded_with_gpu if self.is_gpu else facts.decoded_by_cpu
+        return self.threads * (self.loaded_per_thread or stated.value)
+
+
+@dataclass(frozen=True)
+class StepParts:
+    """Seconds of one optimizer step, by what they are spent on; together they are the step."""
+
+    arithmetic: float
+    memory_traffic: float
+    kernel_launches: float
+    optimizer: float
+    gradient_exchange: float
+    loader: float
+
+    @property
+    def seconds(self) -> float:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def bottleneck(self) -> str:
+        name = max((field.name for field in fields(self)), key=lambda name: getattr(self, name))
+        return name.replace("_", " ")
+
+
+def step_parts(
+    workload: Workload, machine: Machine, num_workers: int, micro_batches_each: int
+) -> StepParts:
+    """Take one step of `micro_batches_each` micro-batches on each of `num_workers` apart."""
+    device, facts = machine.device, machine.hardware
+    images = workload.recipe.batch.micro_batch_size * workload.mean_area
+    precision = workload.recipe.precision
+    peak = device.peak[precision].value * 1e12 * device.efficiency[precision].value
+    bandwidth = device.bandwidth.value * 1e9
+    slow = machine.correction / machine.cores
+    arithmetic = slow * images * workload.multiply_adds * _OPERATIONS_PER_MULTIPLY_ADD / peak
+    traffic = slow * images * workload.activation_bytes * facts.activation_passes.value / bandwidth
+    launch = machine.correction * workload.layers * facts.launch.value / 1e3 * machine.is_gpu
+    optimizer = slow * workload.gradient_bytes * _WEIGHT_PASSES / bandwidth
+    waiting = max(0.0, launch - arithmetic - traffic)
+    micro_batch = arithmetic + traffic + waiting
+    exchange = _exposed(workload, machine, num_workers, micro_batch)
+    computing = micro_batches_each * micro_batch + optimizer + exchange
+    loading = (
+        micro_batches_each
+        * workload.recipe.batch.micro_batch_size
+        / machine.images_loaded_per_second
+    )
+    return StepParts(
+        arithmetic=micro_batches_each * arithmetic,
+        memory_traffic=micro_batches_each * traffic,
+        kernel_launches=micro_batches_each * waiting,
+        optimizer=optimizer,
+        gradient_exchange=exchange,
+        loader=max(0.0, loading - computing),
+    )
+
+
+def bytes_between_nodes(workload: Workload, machine: Machine, num_workers: int) -> float:
+    """Return what each node sends to others, and receives, in one step."""
+    nodes = math.ceil(num_workers / machine.workers_per_node)
+    return _ring(nodes) * workload.gradient_bytes
+
+
+def _exposed(workload: Workload, machine: Machine, num_workers: int, micro_batch: float) -> float:
+    """Seconds of the gradients' exchange that no backward pass hides."""
+    device, facts = machine.device, machine.hardware
+    near = min(num_workers, machine.workers_per_node)
+    between = bytes_between_nodes(workload, machine, num_workers)
+    seconds = (
+        _ring(near) * workload.gradient_bytes / (device.peers.value * 1e9)
+        + between / (device.network.value * facts.network_share.value * 1e9)
+        + 2 * math.ceil(math.log2(num_workers)) * facts.delay.value / 1e3
+    )
+    last_bucket = min(1.0, _BUCKET_BYTES / workload.gradient_bytes)
+    return max(seconds - micro_batch * 2 / 3, seconds * last_bucket)
+
+
+def _ring(members: int) -> float:
+    """How often a ring all-reduce of `members` has each of them send the whole."""
+    return 2 * (members - 1) / members

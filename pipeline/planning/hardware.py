@@ -1,0 +1,87 @@
+"""What is known of machines, as data: `hardware.yaml` beside this file, with sources."""
+
+from functools import cache
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import PositiveFloat, PositiveInt, model_validator
+
+from pipeline.documents import Section, read_yaml, validate
+from pipeline.errors import UserError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Fact(Section):
+    """A value, how sure it is, and the name of its source."""
+
+    value: PositiveFloat
+    certainty: Literal["published", "derived", "estimated"]
+    source: str
+
+
+class Device(Section):
+    """A GPU, or one core of a CPU, and the node it stands in; units are in the file."""
+
+    title: str
+    reported_as: str = ""
+    workers_per_node: PositiveInt
+    memory: Fact
+    bandwidth: Fact
+    peak: dict[Precision, Fact]
+    efficiency: dict[Precision, Fact]
+    peers: Fact
+    network: Fact
+    remark: str = ""
+
+
+class DataFacts(Section):
+    """A data set's images by split, and the mean size of one in bytes."""
+
+    train: PositiveInt
+    val: PositiveInt
+    bytes: PositiveInt
+    source: str
+
+
+class Hardware(Section):
+    """The whole file."""
+
+    sources: dict[str, str]
+    devices: dict[str, Device]
+    activation_passes: Fact
+    launch: Fact
+    decoded_by_cpu: Fact
+    decoded_with_gpu: Fact
+    network_share: Fact
+    delay: Fact
+    other_memory: Fact
+    largest_batch: Fact
+    data: dict[str, DataFacts]
+
+    @model_validator(mode="after")
+    def _every_source_is_listed(self) -> Self:
+        parts: list[Section] = [self, *self.devices.values()]
+        facts = [fact for part in parts for fact in _facts(part)]
+        named = [fact.source for fact in facts] + [data.source for data in self.data.values()]
+        for name in named:
+            if name not in self.sources:
+                raise ValueError(f"source '{name}' is not listed under sources")
+        return self
+
+    def device(self, name: str) -> Device:
+        if name not in self.devices:
+            raise UserError(f"--gpu {name}: not known; there are: {', '.join(self.devices)}")
+        return self.devices[name]
+
+
+@cache
+def read_hardware() -> Hardware:
+    path = Path(__file__).with_name("hardware.yaml")
+    return validate(Hardware, read_yaml(path), path)
+
+
+def _facts(section: Section) -> list[Fact]:
+    values = [getattr(section, name) for name in type(section).model_fields]
+    nested = [list(value.values()) if isinstance(value, dict) else [value] for value in values]
+    return [fact for group in nested for fact in group if isinstance(fact, Fact)]

@@ -1,0 +1,167 @@
+"""A training's cost before it starts: time, GPU-hours, memory, loading, traffic, checkpoints."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from pipeline.cluster import Cluster
+from pipeline.errors import UserError
+from pipeline.planning.cost import Machine, bytes_between_nodes, step_parts
+from pipeline.planning.hardware import Hardware, read_hardware
+from pipeline.planning.measured import MeasuredSpeed, newest_measurement
+from pipeline.planning.workload import Workload, data_facts, measure_workload
+from pipeline.recipe import Recipe
+
+WORLD_SIZES = (1, 8, 64, 512, 4096)
+MICRO_BATCHES = (8, 16, 32, 64, 128, 256)
+# Twice the workers must bring this many times the images/s.
+WORTHWHILE = 1.5
+
+
+@dataclass(frozen=True)
+class Row:
+    """The training on `num_workers`; rates are of all together, needs of one node, in 1/s."""
+
+    num_workers: int
+    batch_size: int
+    images_per_second: float
+    epoch_seconds: float
+    total_seconds: float
+    bottleneck: str
+    node_images_per_second: float
+    node_bytes_loaded: float
+    node_bytes_sent: float
+
+    @property
+    def worker_hours(self) -> float:
+        return self.num_workers * self.total_seconds / 3600
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that `ilsvrc plan` says; `memory` is bytes of a worker by images of a micro-batch."""
+
+    workload: Workload
+    machine: Machine
+    device_name: str
+    calibration: MeasuredSpeed | None
+    rows: tuple[Row, ...]
+    memory: dict[int, float]
+    own_workers: int
+    checkpoints_written: int
+    last_worthwhile: int
+    last_fitting_batch: int
+
+
+def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan:
+    """Plan `recipe` on workers as `cluster` has them, of another device if one is named.
+
+    Raises `UserError` for a device that isn't known or can't compute in the recipe's precision, and
+    for a data set that is neither packed nor known.
+    """
+    hardware = read_hardware()
+    name = device_name or _device_of(cluster, hardware)
+    device = hardware.device(name)
+    if recipe.precision not in device.peak:
+        raise UserError(f"{device.title} has no {recipe.precision}; add --set precision=float32")
+    workload = measure_workload(recipe, data_facts(recipe, cluster, hardware))
+    workers = cluster.workers
+    is_gpu = name != "cpu"
+    machine = Machine(
+        hardware,
+        device,
+        is_gpu=is_gpu,
+        cores=1 if is_gpu else workers.cpus,
+        threads=cluster.loading.threads,
+        workers_per_node=device.workers_per_node,
+    )
+    measured = newest_measurement(cluster.runs_dir, recipe, machine)
+    if measured:
+        machine = replace(
+            machine,
+            correction=_correction(measured, machine),
+            loaded_per_thread=measured.loader_images_per_second / measured.threads,
+        )
+    sizes = sorted({*WORLD_SIZES, workers.most})
+    own = _row(workload, machine, workers.most)
+    return Plan(
+        workload=workload,
+        machine=machine,
+        device_name=name,
+        calibration=measured,
+        rows=tuple(_row(workload, machine, size) for size in sizes),
+        memory={size: _memory(workload, hardware, size, is_gpu) for size in MICRO_BATCHES},
+        own_workers=own.num_workers,
+        checkpoints_written=_checkpoints(workload, cluster, own.epoch_seconds),
+        last_worthwhile=_last_worthwhile(workload, machine),
+        last_fitting_batch=int(hardware.largest_batch.value) // recipe.batch.micro_batch_size,
+    )
+
+
+def _row(workload: Workload, machine: Machine, num_workers: int) -> Row:
+    batch, data = workload.recipe.batch, workload.data
+    each = math.ceil(batch.num_micro_batches / num_workers)
+    size = max(batch.num_micro_batches, num_workers) * batch.micro_batch_size
+    step = step_parts(workload, machine, num_workers, each)
+    images_per_second = size / step.seconds
+    # An evaluation is a forward pass, a third of the work of training.
+    epoch = (data.train + data.val / 3) / images_per_second
+    nodes = math.ceil(num_workers / machine.workers_per_node)
+    return Row(
+        num_workers=num_workers,
+        batch_size=size,
+        images_per_second=images_per_second,
+        epoch_seconds=epoch,
+        total_seconds=epoch * workload.recipe.epochs,
+        bottleneck=step.bottleneck,
+        node_images_per_second=images_per_second / nodes,
+        node_bytes_loaded=images_per_second / nodes * data.bytes,
+        node_bytes_sent=bytes_between_nodes(workload, machine, num_workers) / step.seconds,
+    )
+
+
+def _device_of(cluster: Cluster, hardware: Hardware) -> str:
+    """Name the device that the cluster computes on: this machine's GPU, or a core."""
+    if cluster.workers.device == "cpu":
+        return "cpu"
+    reported = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    for name, device in hardware.devices.items():
+        if device.reported_as and device.reported_as in reported:
+            return name
+    gpus = ", ".join(name for name in hardware.devices if name != "cpu")
+    raise UserError(f"which GPU the cluster has can't be seen from here; add --gpu {gpus}")
+
+
+def _correction(measured: MeasuredSpeed, machine: Machine) -> float:
+    """Measured ÷ modelled seconds of the step that was measured."""
+    workload = measure_workload(measured.recipe, machine.hardware.data["ilsvrc2012"])
+    there = replace(machine, cores=measured.cpus if not machine.is_gpu else 1)
+    step = step_parts(workload, there, 1, 1)
+    modelled = step.seconds - step.loader
+    return measured.recipe.batch.micro_batch_size / measured.step_images_per_second / modelled
+
+
+def _memory(workload: Workload, hardware: Hardware, micro_batch: int, is_gpu: bool) -> float:
+    other = hardware.other_memory.value * 1e9 * is_gpu
+    return workload.state_bytes + micro_batch * workload.activation_bytes + other
+
+
+def _checkpoints(workload: Workload, cluster: Cluster, epoch_seconds: float) -> int:
+    """Every epoch's, and those within one: by steps or by the clock, whichever are more."""
+    saving = cluster.saving
+    steps = math.ceil(workload.data.train / workload.recipe.batch.global_batch_size)
+    by_steps = (steps - 1) // saving.checkpoint_every_steps if saving.checkpoint_every_steps else 0
+    by_clock = int(epoch_seconds / (60 * saving.checkpoint_minutes))
+    return workload.recipe.epochs * (1 + max(by_steps, by_clock))
+
+
+def _last_worthwhile(workload: Workload, machine: Machine) -> int:
+    """The workers after which twice as many bring less than `WORTHWHILE` times the images/s."""
+    size = 1
+    while size < WORLD_SIZES[-1]:
+        now, twice = (_row(workload, machine, n).images_per_second for n in (size, 2 * size))
+        if twice < WORTHWHILE * now:
+            break
+        size *= 2
+    return size

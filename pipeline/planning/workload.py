@@ -1,0 +1,114 @@
+"""What a recipe asks of any machine: operations, bytes, images."""
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.cluster import Cluster
+from pipeline.data.store import Store, store_folder
+from pipeline.data.views import training_size
+from pipeline.errors import UserError
+from pipeline.models.activation_memory import activation_bytes
+from pipeline.models.anatomy import dissect
+from pipeline.models.classifier import ImageClassifier
+from pipeline.models.zoo import build_model
+from pipeline.planning.hardware import DataFacts, Hardware
+from pipeline.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One training, whoever runs it.
+
+    `multiply_adds` (forward, without auxiliary classifiers) and `activation_bytes` (kept for the
+    backward pass, in the recipe's precision) are of one image at full size; `mean_area` is what
+    `resizing` makes of it over all epochs. `parameters` are trained ones, `layers` modules that
+    start kernels of their own.
+    """
+
+    recipe: Recipe
+    parameters: int
+    layers: int
+    multiply_adds: int
+    activation_bytes: float
+    checkpoint_bytes: int
+    state_bytes: float
+    mean_area: float
+    data: DataFacts
+
+    @property
+    def gradient_bytes(self) -> int:
+        return 4 * self.parameters  # DDP sends float32
+
+
+def measure_workload(recipe: Recipe, data: DataFacts) -> Workload:
+    """Add up what `recipe` needs; the network stands on the meta device, nothing is allocated."""
+    model = model_on_paper(recipe)
+    sizes = (recipe.input.size,) * recipe.input.dimensions
+    shape = (recipe.input.num_channels, *sizes)
+    anatomy = dissect(model, shape)
+    kept = activation_bytes(model, shape)
+    return Workload(
+        recipe=recipe,
+        parameters=anatomy.trained_parameters,
+        layers=len(anatomy.layers),
+        multiply_adds=anatomy.multiply_adds,
+        activation_bytes=kept / (2 if recipe.precision == "bfloat16" else 1),
+        checkpoint_bytes=_size(model) * _copies_in_checkpoint(recipe),
+        state_bytes=4 * anatomy.trained_parameters * _copies_while_training(recipe),
+        mean_area=_mean_area(recipe),
+        data=data,
+    )
+
+
+def model_on_paper(recipe: Recipe) -> ImageClassifier:
+    """Build the recipe's network without memory for its weights."""
+    with torch.device("meta"):
+        return build_model(recipe.network, recipe.input)
+
+
+def checkpoint_bytes(recipe: Recipe) -> int:
+    """Return the size of a checkpoint: weights, momenta (RMSProp: squares too), any average."""
+    return weight_bytes(recipe) * _copies_in_checkpoint(recipe)
+
+
+def weight_bytes(recipe: Recipe) -> int:
+    """Return the size of the final weights."""
+    return _size(model_on_paper(recipe))
+
+
+def data_facts(recipe: Recipe, cluster: Cluster, hardware: Hardware) -> DataFacts:
+    """Look the recipe's data set up: as it is packed, else as it is known; else `UserError`."""
+    name, folder = recipe.data.name, store_folder(cluster, recipe.data.name)
+    try:
+        store = Store.open(folder)
+    except UserError:
+        if name in hardware.data:
+            return hardware.data[name]
+        raise
+    train, test = store.split(recipe.data.train_split), store.split(recipe.data.test_split)
+    size = sum(shard.size for shard in store.description(recipe.data.train_split).shards)
+    return DataFacts(
+        train=len(train), val=len(test), bytes=max(1, size // len(train)), source=str(folder)
+    )
+
+
+def _size(model: ImageClassifier) -> int:
+    return sum(value.numel() * value.element_size() for value in model.state_dict().values())
+
+
+def _mean_area(recipe: Recipe) -> float:
+    """Return the mean area of a training image, of that at full size."""
+    full, resizing = recipe.input.size, recipe.resizing
+    growing = min(recipe.epochs, resizing.full_size_from) if resizing else 0
+    areas = [(training_size(full, resizing, epoch) / full) ** 2 for epoch in range(growing)]
+    return (sum(areas) + recipe.epochs - growing) / recipe.epochs
+
+
+def _copies_in_checkpoint(recipe: Recipe) -> int:
+    return 2 + (recipe.optimizer.kind == "rmsprop") + (recipe.averaging is not None)
+
+
+def _copies_while_training(recipe: Recipe) -> float:
+    # What a checkpoint holds, gradients, DDP's buckets of them, and autocast's weights of 2 bytes.
+    return _copies_in_checkpoint(recipe) + 2 + 0.5 * (recipe.precision == "bfloat16")

@@ -1,0 +1,89 @@
+"""Submitted trainings as tables for a terminal: what the engine says beside what is tracked."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.reports.tables import titled_table
+from pipeline.tracking.queries import TrainingProgress
+
+_FIGURES = ("epoch", "top-1 error %", "top-5 error %", "images/s", "time left")
+_COLORS = {"running": "green", "failed": "red", "waiting": "yellow"}
+
+
+class Job(Protocol):
+    """What an engine says of a job."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def run(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+
+
+def jobs_table(jobs: Iterable[Job], progress: Mapping[str, TrainingProgress]) -> Table:
+    """Return a line a job; figures that nobody knows stay empty."""
+    table = titled_table("jobs")
+    for name in ("job", "run", "state"):
+        table.add_column(name)
+    for name in _FIGURES:
+        table.add_column(name, justify="right")
+    table.add_column("reason")
+    for job in jobs:
+        row = _figures(_believed(job, progress.get(job.run))).values()
+        table.add_row(job.id, job.run, _state(job), *row, Text(job.reason))
+    return table
+
+
+def job_table(job: Job, progress: TrainingProgress | None) -> Table:
+    """Return one job, a line a fact."""
+    table = titled_table(f"job {job.id}")
+    table.add_column("")
+    table.add_column("")
+    facts = {"run": job.run, "MLflow run": progress.run_id if progress else ""}
+    table.add_row("state", _state(job))
+    for name, fact in (facts | _figures(_believed(job, progress)) | {"reason": job.reason}).items():
+        if fact:
+            table.add_row(name, Text(fact))
+    return table
+
+
+def _state(job: Job) -> Text:
+    return Text(job.state, _COLORS.get(job.state, ""))
+
+
+def _believed(job: Job, progress: TrainingProgress | None) -> TrainingProgress | None:
+    # Before a run starts again, what is tracked is of the time before; it stays true but for speed.
+    return progress if job.state == "running" or not progress else progress.at_rest()
+
+
+def _figures(progress: TrainingProgress | None) -> dict[str, str]:
+    if progress is None:
+        return dict.fromkeys(
+            ("epoch", "top-1 error %", "top-5 error %", "images/s", "time left"), ""
+        )
+    figures = (
+        f"{progress.epochs_done:.2f}/{progress.epochs}",
+        _number(progress.top1_error, ".2f"),
+        _number(progress.top5_error, ".2f"),
+        _number(progress.images_per_second, ",.0f"),
+        _duration(progress.seconds_left),
+    )
+    return dict(zip(_FIGURES, figures, strict=True))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    days, rest = divmod(round(seconds), 86_400)
+    hours, rest = divmod(rest, 3600)
+    return f"{days} d {hours} h" if days else f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -1,0 +1,45 @@
+"""What the cluster says about the network reaches NCCL and gloo."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.cluster import load_cluster
+from pipeline.distributed import Worker, sum_over_workers
+from pipeline.launch.events import Event
+from pipeline.launch.on_ray import run_on_workers
+from pipeline.launch.run_folder import RunFolder
+from pipeline.launch.worker import Job
+from pipeline.recipe import load_recipe
+
+
+def test_without_a_choice_nothing_is_set() -> None:
+    assert load_cluster("laptop").network.environment == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rendezvous", ["env", "tcp"])
+def test_workers_meet_on_the_interface_that_was_chosen(
+    data_dir: Path, tmp_path: Path, ray_session: None, rendezvous: str
+) -> None:
+    @dataclass(frozen=True)
+    class Seen:
+        interface: str | None
+        timeout: float
+        total: float
+
+    def look(job: Job, worker: Worker, report: Callable[[Event], None]) -> Seen:
+        backend = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
+        total = sum_over_workers(torch.tensor(float(worker.rank + 1)), worker)
+        seconds = backend.options._timeout.total_seconds()
+        return Seen(os.environ.get("GLOO_SOCKET_IFNAME"), seconds, total.item())
+
+    network = f"network={{interface: lo, rendezvous: {rendezvous}, timeout_seconds: 77}}"
+    cluster = load_cluster("laptop", [f"data_dir={data_dir}", network])
+    job = Job(load_recipe("smoke"), cluster, RunFolder(tmp_path), "", "")
+    seen = run_on_workers(look, job, lambda event: None)
+    assert (seen.interface, seen.timeout, seen.total) == ("lo", 77, 3)
