@@ -114,15 +114,22 @@ def _yaml(text: str) -> str:
 
 
 def _cluster(params: Mapping[str, str]) -> list[str]:
-    """Name a cluster of `configs/clusters` with as many workers; the result needs no more."""
-    count, device = (params.get(f"cluster.workers.{key}", "") for key in ("count", "device"))
-    known: dict[str, Cluster] = {}
+    """Name the cluster of `configs/clusters` that differs least, and another number of workers.
+
+    The result needs no more.
+    """
+    prefix = "cluster."
+    theirs = {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
+    known = {}
     for path in documents("clusters"):
-        known[path.stem] = validate(Cluster, read_yaml(path), path)
-    same = [name for name, cluster in known.items() if cluster.workers.device == device]
-    exact = [name for name in same if str(known[name].workers.count) == count]
-    if not same:
-        return []
-    chosen = (exact or same)[0]
-    changed = [] if exact else ["--set", f"cluster.workers.count={count}"]
-    return ["--on", chosen, *changed]
+        own = flatten(validate(Cluster, read_yaml(path), path))
+        known[path.stem] = {key: str(value) for key, value in own.items()}
+
+    def num_differences(name: str) -> int:
+        return sum(theirs.get(key) != value for key, value in known[name].items())
+
+    chosen = min(known, key=num_differences)
+    count = theirs.get("workers.count", "None")
+    if count in ("None", known[chosen].get("workers.count")):
+        return ["--on", chosen]
+    return ["--on", chosen, "--set", f"cluster.workers.count={count}"]

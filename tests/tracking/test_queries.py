@@ -57,7 +57,7 @@ def test_a_run_is_chosen_by_its_name_with_its_evaluations(store: str, run_id: st
 def test_a_metrics_whole_course_comes_in_order_of_its_steps(
     store: str, run_id: str, tmp_path: Path
 ) -> None:
-    tracker = Tracker(store, run_id, tmp_path, seconds_between_batches=0.01)
+    tracker = Tracker(store, lambda: run_id, tmp_path, seconds_between_batches=0.01)
     for step in range(3):
         tracker.log({"train/loss": 3.0 - step}, step)
     tracker.close()
