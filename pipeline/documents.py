@@ -85,17 +85,23 @@ def find_document(name: str, folder: str) -> Path:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         return path.absolute()
-    project = Path(__file__).parent.parent
-    folders = [base / "configs" / folder for base in (Path.cwd(), project)]
-    for directory in folders:
-        path = directory / f"{name}.yaml"
-        if path.is_file():
-            return path
-    known = sorted({path.stem for directory in folders for path in directory.glob("*.yaml")})
+    known = {path.stem: path for path in documents(folder)}
+    if name in known:
+        return known[name]
     raise UserError(
-        f"no {folder.removesuffix('s')} '{name}' in {folders[0]}; there are: "
+        f"no {folder.removesuffix('s')} '{name}' in {Path.cwd() / 'configs' / folder}; there are: "
         f"{', '.join(known) or 'none'}, or give the path of a .yaml file"
     )
+
+
+def documents(folder: str) -> list[Path]:
+    """Return what there is in `configs/<folder>`, by name; the working directory's comes first."""
+    project = Path(__file__).parent.parent
+    found: dict[str, Path] = {}
+    for base in (Path.cwd(), project):
+        for path in sorted((base / "configs" / folder).glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return [found[name] for name in sorted(found)]
 
 
 def override(content: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

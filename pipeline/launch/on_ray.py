@@ -145,7 +145,7 @@ def _fit(
                 storage_path=scratch,
                 failure_config=train.FailureConfig(max_failures=workers.max_failures),
                 logging_config=train.LoggingConfig(log_level="ERROR"),
-                worker_runtime_env={"env_vars": network.environment},
+                worker_runtime_env={"env_vars": _network_device(network.interface)},
             ),
         )
         try:
@@ -172,6 +172,12 @@ def _in_a_thread(function: Callable[[], Result]) -> Result:
     while not future.done():
         wait([future], timeout=0.2)
     return future.result()
+
+
+def _network_device(interface: str | None) -> dict[str, str]:
+    """What NCCL and gloo read when they start."""
+    names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+    return dict.fromkeys(names, interface) if interface else {}
 
 
 def credentials() -> dict[str, str]:

@@ -23,44 +23,51 @@ _PORTS_A_JOB = 20
 
 
 def main() -> None:
-    """Be this task's node until the command has ended; exit with its status."""
+    """Be this task's node until the command has ended; the first one exits with its status."""
     environment, number = os.environ, int(os.environ["SLURM_JOB_ID"])
     # Jobs that share a machine have ports of their own, below those that systems give out.
     first_port = 20_000 + number % 500 * _PORTS_A_JOB
-    address = f"{environment['SLURM_LAUNCH_NODE_IPADDR']}:{first_port}"
-    scratch = Path(f"/tmp/ilsvrc-{number}")
-    is_head = environment["SLURM_PROCID"] == "0"
-    ray = _start_ray(address, first_port, scratch, is_head)
+    host, scratch = environment["SLURM_LAUNCH_NODE_IPADDR"], Path(f"/tmp/ilsvrc-{number}")
     try:
-        if not is_head:
-            sys.exit(ray.wait())
-        _wait_for_nodes(address, int(environment["SLURM_NNODES"]), ray)
-        command = [sys.executable, "-m", "pipeline", *sys.argv[1:]]
-        ran = subprocess.run(command, env={**environment, "RAY_ADDRESS": address}, check=False)
-        sys.exit(ran.returncode)
+        if environment["SLURM_PROCID"] == "0":
+            sys.exit(_lead(host, first_port, scratch))
+        _follow(host, first_port)
     except UserError as error:
         sys.exit(f"ilsvrc: {error}")
     finally:
-        ray.terminate()
-        ray.wait()
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _start_ray(
-    address: str, first_port: int, scratch: Path, is_head: bool
-) -> "subprocess.Popen[bytes]":
-    host, _, port = address.rpartition(":")
+def _lead(host: str, port: int, scratch: Path) -> int:
+    """Be Ray's head, run the command when all nodes are there, and return its status."""
+    address = f"{host}:{port}"
+    ray = _start_ray(
+        port, "--head", f"--node-ip-address={host}", f"--port={port}", f"--temp-dir={scratch}",
+        f"--dashboard-port={port + 1}", f"--ray-client-server-port={port + 2}",
+    )  # fmt: skip
+    try:
+        _wait_for_nodes(host, port, int(os.environ["SLURM_NNODES"]), ray)
+        command = [sys.executable, "-m", "pipeline", *sys.argv[1:]]
+        return subprocess.run(
+            command, env={**os.environ, "RAY_ADDRESS": address}, check=False
+        ).returncode
+    finally:
+        ray.terminate()
+        ray.wait()
+
+
+def _follow(host: str, port: int) -> None:
+    """Be a node of the head's Ray, again if that ends, until the head is gone: all is over then."""
+    _wait_for_port(host, port)
+    while _is_open(host, port):
+        _start_ray(port, f"--address={host}:{port}").wait()
+        time.sleep(1)
+
+
+def _start_ray(first_port: int, *place: str) -> "subprocess.Popen[bytes]":
     environment = os.environ
     # Nodes that are one machine, as where this is tested, must not meet here.
     agent_port = first_port + 3 + int(environment["SLURM_NODEID"]) % (_PORTS_A_JOB - 3)
-    if is_head:
-        place = [
-            "--head", f"--node-ip-address={host}", f"--port={port}", f"--temp-dir={scratch}",
-            f"--dashboard-port={first_port + 1}", f"--ray-client-server-port={first_port + 2}",
-        ]  # fmt: skip
-    else:
-        _wait_for_port(host, int(port))
-        place = [f"--address={address}"]
     gpus = environment.get("SLURM_GPUS_ON_NODE")
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *place,
@@ -73,25 +80,28 @@ def _start_ray(
     return subprocess.Popen(command, env=at_once, stdout=subprocess.DEVNULL)
 
 
+def _is_open(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
 def _wait_for_port(host: str, port: int) -> None:
     deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=5).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise UserError(f"Ray's head at {host}:{port} didn't start") from None
-            time.sleep(1)
+    while not _is_open(host, port):
+        if time.monotonic() > deadline:
+            raise UserError(f"Ray's head at {host}:{port} didn't start; see above")
+        time.sleep(1)
 
 
-def _wait_for_nodes(address: str, number: int, head: "subprocess.Popen[bytes]") -> None:
+def _wait_for_nodes(host: str, port: int, number: int, head: "subprocess.Popen[bytes]") -> None:
     import ray
 
-    host, _, port = address.rpartition(":")
-    _wait_for_port(host, int(port))
+    _wait_for_port(host, port)
     deadline = time.monotonic() + _PATIENCE
-    with ray_session(address):
+    with ray_session(f"{host}:{port}"):
         while len(there := [node for node in ray.nodes() if node["Alive"]]) < number:
             if time.monotonic() > deadline or head.poll() is not None:
                 names = ", ".join(node["NodeManagerHostname"] for node in there)

@@ -25,6 +25,11 @@ _STATES: dict[str, State] = {
 }
 _FIELDS = {"JobArrayID": 30, "State": 30, "Reason": 60, "exit_code": 10, "Comment": 2000}
 _STOPPED_CODE = 130  # of a training that saved and ended as asked
+_MENDS = {
+    "configuration source": "; set SLURM_CONF, or run this on a machine of the Slurm cluster",
+    "contact slurm controller": "; have slurmctld started, or set SLURM_CONF to another cluster's",
+    "invalid partition": "; `sinfo` lists them: set engine.partition",
+}
 _SECONDS_BETWEEN_LOOKS = 3.0
 
 
@@ -51,11 +56,7 @@ class SlurmJobs:
 
     def jobs(self) -> list[SubmittedJob]:
         """Return the jobs that the controller remembers, and older ones where accounts are kept."""
-        fields = ",".join(f"{name}:.{width}|" for name, width in _FIELDS.items())
-        lines = _run(
-            "squeue", "--me", "--states=all", "--array", "--noheader", f"--Format={fields}"
-        )
-        found = dict(read_lines(lines))
+        found = dict(read_lines(_queue("--me")))
         for number, job in read_lines(_accounts()):
             found.setdefault(number, job)
         return sorted(found.values(), key=lambda job: _in_order(job.id), reverse=True)
@@ -67,7 +68,7 @@ class SlurmJobs:
         position = 0
         while True:
             # Looked at before the file is read, so that its last words are.
-            is_over = not follow or self._state(job.id) not in ("waiting", "running")
+            is_over = not follow or not _goes_on(job.id)
             if path.exists():
                 with path.open(encoding="utf-8", errors="replace") as file:
                     file.seek(position)
@@ -77,15 +78,23 @@ class SlurmJobs:
                 return
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
-    def _state(self, number: str) -> State:
-        return next((job.state for job in self.jobs() if job.id == number), "stopped")
-
     def stop(self, job: SubmittedJob) -> str:
         if job.state == "waiting":
             _run("scancel", job.id)
             return "it waited, and is taken out of the queue"
         _run("scancel", "--batch", "--signal=USR2", job.id)
         return "it saves after its step, and ends"
+
+
+def _goes_on(number: str) -> bool:
+    states = [job.state for _, job in read_lines(_queue(f"--jobs={number}"))]
+    return any(state in ("waiting", "running") for state in states)
+
+
+def _queue(which: str) -> str:
+    """What the controller says of jobs that it has, or had until minutes ago."""
+    fields = ",".join(f"{name}:.{width}|" for name, width in _FIELDS.items())
+    return _run("squeue", which, "--states=all", "--array", "--noheader", f"--Format={fields}")
 
 
 def _accounts() -> str:
@@ -151,6 +160,7 @@ def _run(command: str, *arguments: str) -> str:
     except subprocess.TimeoutExpired:
         raise UserError(f"{command} got no answer from Slurm's controller in 60 s") from None
     if done.returncode:
-        problem = " ".join(done.stderr.split()).removeprefix(f"{command}: ")
-        raise UserError(f"{command} says: {problem}")
+        problem = done.stderr.strip().splitlines()[-1].removeprefix(f"{command}: ")
+        mends = (mend for words, mend in _MENDS.items() if words in problem)
+        raise UserError(f"{command} says: {problem}{next(mends, '')}")
     return done.stdout

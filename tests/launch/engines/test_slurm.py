@@ -86,7 +86,7 @@ def test_an_array_of_seeds_and_a_stop(
 
 
 def test_what_slurm_refuses_is_told(on_slurm: list[str]) -> None:
-    with pytest.raises(UserError, match=r"sbatch says: .*invalid partition"):
+    with pytest.raises(UserError, match=r"sbatch says: .*invalid partition.*engine\.partition"):
         submit([*on_slurm, "engine.partition=nowhere"])
     assert "nowhere" not in str(jobs_of(on_slurm).jobs())
 
@@ -100,7 +100,8 @@ def test_two_nodes_train_as_one_and_go_on_after_preemption(
     job = submit(settings, "epochs=30")
     log = tmp_path / "runs" / f"slurm-{job.id}.log"
     await_(lambda: log.exists() and "epoch 2/30" in log.read_text())
-    slurm.ask("sbatch", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=sleep 1")
+    important = ["--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"]
+    slurm.ask("sbatch", *important, "--wrap=sleep 1")
     jobs = jobs_of(settings)
     await_(lambda: state_of(job, jobs) == "waiting")
     begin_now(job, slurm)
