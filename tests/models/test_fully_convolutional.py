@@ -95,14 +95,14 @@ def test_every_square_of_a_larger_image_where_no_border_matters(name: str) -> No
     Every stride, pooling, window and weight of the last layers is in it; borders aren't.
     """
     model = without_neighbours(network(name))
-    images = torch.randn(1, 3, SIZE, SIZE + 2 * JUMP)
+    images = torch.randn(1, 3, SIZE + JUMP, SIZE + JUMP)
     logits = fully_convolutional(model, SIZE)(images)
     expected = by_brute_force(model, images)
-    assert expected.std(dim=(2, 3)).min() > 1e-3 * expected.std()  # squares do differ
+    assert expected.std(dim=(2, 3)).max() > 1e-2 * expected.std()  # squares do differ
     torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
 
 
-@pytest.mark.parametrize("name", ["alexnet", "vgg_a"])
+@pytest.mark.parametrize("name", ["alexnet", pytest.param("vgg_a", marks=pytest.mark.slow)])
 @torch.inference_mode()
 def test_whole_kernels_agree_exactly_without_padding(name: str) -> None:
     """Convolutions as they are, but for their padding; the square grows by what they then take."""
