@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.utils import extract_archive
 
+from pipeline.background import in_background
 from pipeline.benchmark.stopwatch import Progress, Series
 from pipeline.data.ilsvrc2012 import list_train
 from pipeline.data.parallel import processes
@@ -153,11 +154,11 @@ def _watched_memory() -> Iterator[_Peaks]:
 
     A page that several of them share counts for each of them in part.
     """
-    peaks, ended, me = _Peaks(), threading.Event(), psutil.Process()
+    peaks, me = _Peaks(), psutil.Process()
     before = me.memory_full_info().pss
 
-    def watch() -> None:
-        while not ended.wait(0.2):
+    def watch(is_over: threading.Event) -> None:
+        while not is_over.wait(0.2):
             ours, others = -before, 0
             for process in me, *me.children(recursive=True):
                 try:
@@ -168,10 +169,5 @@ def _watched_memory() -> Iterator[_Peaks]:
                 ours, others = ours + is_ours * pss, others + (not is_ours) * pss
             peaks.taken, peaks.by_ray = max(peaks.taken, ours), max(peaks.by_ray, others)
 
-    watching = threading.Thread(target=watch, daemon=True)
-    watching.start()
-    try:
+    with in_background("memory", watch):
         yield peaks
-    finally:
-        ended.set()
-        watching.join()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pipeline.background import in_background
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,20 +39,16 @@ def mailbox(show: Callable[[Any], None]) -> Iterator["ActorHandle[Any]"]:
     import ray
 
     actor = ray.remote(num_cpus=0)(Mailbox).remote()
-    is_over = threading.Event()
 
-    def deliver() -> None:
+    def deliver(is_over: threading.Event) -> None:
         over = False
         while not over:
             over = is_over.wait(0.3)  # one last round after the end
             for event in ray.get(actor.take.remote()):
                 show(event)
 
-    thread = threading.Thread(target=deliver, name="events", daemon=True)
-    thread.start()
     try:
-        yield actor
+        with in_background("events", deliver, patience=10):
+            yield actor
     finally:
-        is_over.set()
-        thread.join(timeout=10)
         ray.kill(actor)

@@ -7,8 +7,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from pipeline.background import in_background
 from pipeline.launch.run_folder import RunFolder
 
 
@@ -26,16 +28,8 @@ def heeding_notices(folder: RunFolder) -> Iterator[None]:
     # handler.
     actor = ray.get_runtime_context().current_actor
     ray.get(actor.execute.remote(_hear_signal, folder.stop_request))
-    is_over = threading.Event()
-    thread = threading.Thread(
-        target=_await_notice, args=(folder.save_request, is_over), name="notices", daemon=True
-    )
-    thread.start()
-    try:
+    with in_background("notices", partial(_await_notice, folder.save_request)):
         yield
-    finally:
-        is_over.set()
-        thread.join()
 
 
 def _hear_signal(request: Path) -> None:

@@ -5,9 +5,11 @@ The run's folder remembers its id, from where the workers' tracker takes it.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
+from pipeline.background import in_background
 from pipeline.cluster import Cluster
 from pipeline.data.store import Store
 from pipeline.documents import digest, flatten
@@ -100,28 +102,14 @@ def registered(registration: Registration, say: Callable[[str], None]) -> Iterat
         if tracking.required:
             raise
         say(f"{error}. The training goes on without it; metrics wait in {registration.folder.path}")
-        with _made_later(registration.make):
+        with in_background("registering", partial(_make_later, registration)):
             yield
     else:
         yield
 
 
-@contextmanager
-def _made_later(make: Callable[[], None]) -> Iterator[None]:
-    is_over = threading.Event()
-
-    def keep_trying() -> None:
-        while not is_over.wait(_SECONDS_BETWEEN_TRIES):
-            try:
-                make()
-            except UserError:
-                continue
+def _make_later(registration: Registration, is_over: threading.Event) -> None:
+    while not is_over.wait(_SECONDS_BETWEEN_TRIES):
+        with suppress(UserError):
+            registration.make()
             return
-
-    thread = threading.Thread(target=keep_trying, name="registering", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()

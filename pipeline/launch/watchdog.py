@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.background import in_background
 from pipeline.distributed import Worker
 from pipeline.launch.events import Beat, Event, Hung, Note, Report
 
@@ -40,11 +41,10 @@ class Watchdog:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch while inside."""
-        is_over = threading.Event()
         self._last = time.monotonic()
         with self._stacks.open("w", encoding="utf-8") as file:
 
-            def watch() -> None:
+            def watch(is_over: threading.Event) -> None:
                 while not is_over.wait(min(1.0, self._patience / 4)):
                     faulthandler.dump_traceback_later(
                         self._patience + _MARGIN, exit=True, file=file
@@ -54,15 +54,12 @@ class Watchdog:
                         faulthandler.dump_traceback(file, all_threads=True)
                         self._end()
 
-            thread = threading.Thread(target=watch, name="watchdog", daemon=True)
-            thread.start()
             try:
-                yield
+                with in_background("watchdog", watch):
+                    yield
             finally:
-                is_over.set()
-                thread.join()
                 faulthandler.cancel_dump_traceback_later()
-        self._stacks.unlink()
+                self._stacks.unlink()
 
     def _end(self) -> None:
         self._report(Hung(self._worker.rank, self._patience, self._stacks.parent))

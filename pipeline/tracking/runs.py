@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.background import in_background
 from pipeline.errors import UserError
 from pipeline.tracking.client import MEND, connect, load_mlflow, reaching, reason, sqlite_file
 from pipeline.tracking.client import without_credentials as shown
@@ -165,13 +166,12 @@ def system_metrics(
     Samples of an outage are kept and sent after it; nothing is sampled before `run_id` says one.
     Never raises.
     """
-    stop = threading.Event()
     load_mlflow()  # here rather than in the thread
     from mlflow.system_metrics import system_metrics_monitor
 
-    def record() -> None:
+    def record(is_over: threading.Event) -> None:
         monitor = None
-        while not stop.wait(seconds_between):
+        while not is_over.wait(seconds_between):
             made = run_id()
             if not made:
                 continue
@@ -184,13 +184,8 @@ def system_metrics(
             except Exception as error:
                 _LOG.debug("no system metrics: %s", reason(error, uri))
 
-    thread = threading.Thread(target=record, name="system-metrics", daemon=True)
-    thread.start()
-    try:
+    with in_background("system-metrics", record, patience=5):
         yield
-    finally:
-        stop.set()
-        thread.join(timeout=5)
 
 
 def _find_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
