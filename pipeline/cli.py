@@ -7,13 +7,20 @@ answers at once.
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from pipeline import cli_data, cli_plan, cli_submit
-from pipeline.cli_console import console_for_tables, progress, say
+from pipeline import (
+    cli_benchmarks,
+    cli_data,
+    cli_evaluation,
+    cli_plan,
+    cli_reports,
+    cli_submit,
+)
+from pipeline.cli_console import console_for_tables, say
 from pipeline.cli_job import (
     Assignments,
     ClusterName,
@@ -26,10 +33,6 @@ from pipeline.cluster import load_cluster
 from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
 from pipeline.recipe import Expectation
 
-if TYPE_CHECKING:
-    from pipeline.reports.comparison import Measured
-    from pipeline.tracking.queries import TrackedRun
-
 app = typer.Typer(
     help="Train and reproduce ImageNet's classic networks.",
     no_args_is_help=True,
@@ -38,18 +41,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-app.add_typer(cli_data.prepare, name="prepare")
-app.add_typer(cli_data.export, name="export")
-app.command()(cli_data.doctor)
-app.command()(cli_data.stage)
-app.command()(cli_data.benchmark_store)
-app.command()(cli_plan.plan)
-app.command()(cli_plan.check)
-app.command()(cli_submit.submit)
-app.add_typer(cli_submit.jobs, name="jobs")
 
 
-@app.command()
 def train(
     recipe: RecipeName,
     on: ClusterName = "laptop",
@@ -75,6 +68,7 @@ def train(
     """Train a network, or go on where the same training stopped."""
     from pipeline.launch.driver import conclude, run_training
     from pipeline.reports.comparison import comparison_markdown, comparison_tables
+    from pipeline.reports.measured import measured_from_runs
     from pipeline.tracking.queries import tracked_run
 
     what, where = load_job(recipe, on, set_)
@@ -88,7 +82,7 @@ def train(
     if not run_id:
         say(console, "the tracking store is still away; the same command records the result later")
         return
-    results = _measured([tracked_run(uri, run_id)])
+    results = measured_from_runs([tracked_run(uri, run_id)])
     conclude(outcome, uri, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
     if what.expect:
@@ -96,27 +90,6 @@ def train(
     say(console, _how_to_look(uri))
 
 
-@app.command()
-def evaluate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
-    split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Which split.", show_default="the recipe's")
-    ] = None,
-    on: ClusterName = "laptop",
-    set_: Assignments = None,
-) -> None:
-    """Count the errors of a trained network over a whole split, every image once."""
-    from pipeline.launch.driver import run_evaluation
-    from pipeline.launch.run_folder import find_run
-
-    if others := of_recipe(set_):
-        raise UserError(f"--set {others[0]}: a trained run keeps its recipe; set cluster.* only")
-    cluster = load_cluster(on, of_cluster(set_))
-    found = find_run(cluster.runs_dir, run)
-    run_evaluation(found, cluster, split, Console())
-
-
-@app.command()
 def replay(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
     step: Annotated[int, typer.Argument(metavar="STEP", help="As MLflow counts them, from 1.")],
@@ -137,62 +110,6 @@ def replay(
     console.print(replay_table(replayed))
 
 
-@app.command()
-def compare(
-    on: ClusterName = "laptop",
-    experiment: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="An MLflow experiment.", show_default="the cluster's"),
-    ] = None,
-) -> None:
-    """Put the runs of an experiment beside the published results of the same protocol."""
-    from pipeline.reports.comparison import comparison_tables
-    from pipeline.tracking.queries import evaluated_runs
-
-    tracking = load_cluster(on).tracking
-    console = Console()
-    found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
-    for table in comparison_tables(_measured(found)):
-        console.print(table)
-
-
-@app.command()
-def benchmark(
-    recipe: RecipeName,
-    on: ClusterName = "laptop",
-    set_: Assignments = None,
-    against: Annotated[
-        str | None, typer.Option(metavar="torchvision", help="Measure this loader as well.")
-    ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Rounds; each thing has a turn in each.")] = 5,
-    images: Annotated[int, typer.Option(min=1, help="Pictures to make, and to use again.")] = 512,
-    seconds: Annotated[float, typer.Option(help="How long a turn lasts, at least.")] = 5.0,
-) -> None:
-    """Measure images/s of loading, of training steps, and of both. Makes its own pictures."""
-    from pipeline.benchmark.benchmark import run_benchmark
-    from pipeline.benchmark.report import benchmark_notes, benchmark_table
-    from pipeline.planning.measured import keep_measurement
-
-    what, where = load_job(recipe, on, set_)
-    with progress("measuring") as show:
-        result = run_benchmark(
-            what,
-            where,
-            against=against,
-            rounds=runs,
-            num_images=images,
-            seconds=seconds,
-            progress=show,
-        )
-    console = Console()
-    console.print(benchmark_table(result))
-    for note in benchmark_notes(result):
-        say(console, note)
-    path = keep_measurement(where.runs_dir, result.measured_speed())
-    say(console, f"kept in {path}, where `ilsvrc plan` starts from")
-
-
-@app.command()
 def describe(
     name: Annotated[
         str | None, typer.Argument(help="A network's name.", show_default=False)
@@ -232,6 +149,35 @@ def describe(
         console.print(part)
 
 
+app.add_typer(cli_data.prepare, name="prepare", rich_help_panel="Data sets")
+app.add_typer(cli_data.export, name="export", rich_help_panel="Data sets")
+app.add_typer(cli_submit.jobs, name="jobs", rich_help_panel="Trainings")
+for panel, commands in {
+    "Data sets": (cli_data.doctor, cli_data.stage),
+    "Trainings": (cli_plan.check, cli_plan.plan, train, cli_submit.submit, replay),
+    "Results": (
+        cli_evaluation.evaluate,
+        cli_evaluation.predictions,
+        cli_evaluation.ensemble,
+        cli_evaluation.paired,
+        cli_evaluation.submission,
+        cli_evaluation.score,
+        cli_reports.compare,
+        cli_reports.published,
+        cli_reports.report,
+        cli_reports.register,
+    ),
+    "Networks": (describe, cli_reports.visualize),
+    "Speed": (
+        cli_benchmarks.benchmark,
+        cli_benchmarks.benchmark_store,
+        cli_benchmarks.benchmark_protection,
+    ),
+}.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+
+
 def main() -> None:
     """Run the command; what went wrong is one line on stderr, a user's mistake exit code 2."""
     try:
@@ -241,23 +187,6 @@ def main() -> None:
         console.print("[red]ilsvrc:[/]", end=" ")
         say(console, str(error))
         sys.exit(error.exit_code)
-
-
-def _measured(found: list["TrackedRun"]) -> list["Measured"]:
-    from pipeline.reports.comparison import measured_from_run
-
-    return [
-        result
-        for run in found
-        for result in measured_from_run(
-            params=run.params,
-            tags=run.tags,
-            metrics=run.metrics,
-            run_id=run.run_id,
-            date=f"{run.started:%Y-%m-%d}",
-            complete=run.status == "FINISHED",
-        )
-    ]
 
 
 def _expectation(expect: Expectation) -> str:

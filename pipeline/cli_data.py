@@ -239,39 +239,6 @@ def stage(
     say(Console(), f"{store.name} is in {store.folder}; train with --set cluster.stage_to={to}")
 
 
-def benchmark_store(
-    runs: Annotated[int, typer.Option(min=1, help="Rounds; each thing has a turn in each.")] = 5,
-    images: Annotated[int, typer.Option(min=64, help="Pictures to make and pack.")] = 2048,
-    rows: Annotated[int, typer.Option(min=1000, help="Images of the index to open.")] = 1_281_167,
-    seconds: Annotated[float, typer.Option(help="How long a turn of reading lasts.")] = 5.0,
-    workers: Workers = None,
-) -> None:
-    """Measure packing, opening and reading a data set, against loose files. Makes its own."""
-    from pipeline.benchmark.store import (
-        run_store_benchmark,
-        store_benchmark_notes,
-        store_benchmark_table,
-    )
-    from pipeline.cluster import load_cluster
-    from pipeline.recipe import load_recipe
-
-    with progress("measuring") as show:
-        result = run_store_benchmark(
-            load_recipe("resnet18", []),
-            load_cluster("laptop", []),
-            rounds=runs,
-            num_images=images,
-            num_rows=rows,
-            seconds=seconds,
-            num_workers=max(1, _workers(workers)),
-            progress=show,
-        )
-    console = Console()
-    console.print(store_benchmark_table(result))
-    for note in store_benchmark_notes(result):
-        say(console, note)
-
-
 def _workers(asked: int | None) -> int:
     return len(os.sched_getaffinity(0)) if asked is None else asked
 

@@ -87,12 +87,6 @@ class Network(Section):
     rendezvous: Literal["env", "tcp"] = "env"
     timeout_seconds: PositiveInt = 600
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """What NCCL and gloo read when they start."""
-        names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
-        return dict.fromkeys(names, self.interface) if self.interface else {}
-
 
 class Loading(Section):
     """How a worker loads: which executor of the plan, with how many threads and batches ahead."""

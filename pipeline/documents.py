@@ -63,6 +63,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_mapping(text: str, where: str) -> dict[str, Any]:
+    """Read a YAML mapping that is given as text, as strictly as a file; `UserError` says where."""
+    try:
+        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+    except (UserError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{where} {text}: not a YAML mapping, as {{key: value}}")
+    return content
+
+
 def find_document(name: str, folder: str) -> Path:
     """Find a document by path or by name in `configs/<folder>`.
 
@@ -74,17 +85,23 @@ def find_document(name: str, folder: str) -> Path:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         return path.absolute()
-    project = Path(__file__).parent.parent
-    folders = [base / "configs" / folder for base in (Path.cwd(), project)]
-    for directory in folders:
-        path = directory / f"{name}.yaml"
-        if path.is_file():
-            return path
-    known = sorted({path.stem for directory in folders for path in directory.glob("*.yaml")})
+    known = {path.stem: path for path in documents(folder)}
+    if name in known:
+        return known[name]
     raise UserError(
-        f"no {folder.removesuffix('s')} '{name}' in {folders[0]}; there are: "
+        f"no {folder.removesuffix('s')} '{name}' in {Path.cwd() / 'configs' / folder}; there are: "
         f"{', '.join(known) or 'none'}, or give the path of a .yaml file"
     )
+
+
+def documents(folder: str) -> list[Path]:
+    """Return what there is in `configs/<folder>`, by name; the working directory's comes first."""
+    project = Path(__file__).parent.parent
+    found: dict[str, Path] = {}
+    for base in (Path.cwd(), project):
+        for path in sorted((base / "configs" / folder).glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return [found[name] for name in sorted(found)]
 
 
 def override(content: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

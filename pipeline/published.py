@@ -1,11 +1,13 @@
-"""Every published number under the key that makes it a result, and what may be held against it.
+"""Every published number under the key that makes it a result.
 
-The numbers are in `published.yaml`. Errors are in percent.
+The numbers are in `published.yaml`, errors in percent. What may be held against what is said by
+`pipeline.like_with_like`.
 """
 
+import re
+from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cache
-from math import inf, log2
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -36,7 +38,12 @@ class ResultKey:
 
 
 class Published(Section):
-    """One published result. `variant` tells apart the results that share a key."""
+    """One published result. `variant` tells apart the results that share a key.
+
+    `members` names the networks of an ensemble one by one, where the source does. `certainty` says
+    whether the number was read in the source (or a transcription), computed by us from what was
+    read, or comes from memory.
+    """
 
     network: Text
     training_data: Text
@@ -45,6 +52,7 @@ class Published(Section):
     ensemble_size: PositiveInt | None = 1
     extra_data: Text = "none"
     variant: str = ""
+    members: tuple[Text, ...] = ()
     top1_error: Percent | None = None
     top5_error: Percent | None = None
     images: PositiveInt | None = None
@@ -69,6 +77,20 @@ class Published(Section):
         if self.certainty == "memory":
             remarks.append("from memory")
         return f"{self.source} ({'; '.join(remarks)})" if remarks else self.source
+
+    @property
+    def composition(self) -> str:
+        """The members of an ensemble, as "5 × alexnet, 2 × wide"; empty where none are named."""
+        return ", ".join(
+            f"{count} × {member}" if count > 1 else member
+            for member, count in Counter(self.members).items()
+        )
+
+    @model_validator(mode="after")
+    def _members_are_counted(self) -> Self:
+        if self.members and len(self.members) != self.ensemble_size:
+            raise ValueError(f"{len(self.members)} members of an ensemble of {self.ensemble_size}")
+        return self
 
     @model_validator(mode="after")
     def _errors_are_possible(self) -> Self:
@@ -98,6 +120,11 @@ def published() -> tuple[Published, ...]:
     return _numbers().results
 
 
+_LOGITS = "-logits"
+# How many, by what a name begins with; or the number in it.
+_PASSES = {"whole|center-": 1, "flip-": 2, "ten-crop-": 10, r"(?:crops|grid|google)-(\d+)": None}
+
+
 def lecture_table() -> tuple[LectureEntry, ...]:
     """Return the lecture's benchmark table, oldest first."""
     by_key = _numbers().by_key
@@ -116,81 +143,24 @@ def lecture_table() -> tuple[LectureEntry, ...]:
 def protocol_words(protocol: str) -> str:
     """Say in words what a protocol's name means; an unlisted one stays its name."""
     meaning = _numbers().protocols.get(protocol)
-    return meaning.words if meaning else protocol
+    if meaning:
+        return meaning.words
+    plain = protocol.removesuffix(_LOGITS)
+    return protocol if plain == protocol else f"{protocol_words(plain)}, logits averaged"
 
 
-def like_for_like(key: ResultKey) -> Published | None:
-    """Return the published result of exactly `key`, or None."""
-    return _numbers().by_key.get(key)
+def protocol_passes(protocol: str) -> int | None:
+    """Return how many times a protocol runs the network for one image; None where unknown.
 
-
-def nearest(key: ResultKey) -> Published | None:
-    """Return the result nearest to `key` of the same network and training data, or None.
-
-    Nearest is, in this order: the same extra data, the nearest ensemble size, the nearest number
-    of passes over an image (both by ratio), the same split, the same protocol, and the first in
-    the file.
+    Unlisted ones are of this project (`pipeline.protocol`), whose names say it.
     """
-    return min(
-        (
-            result
-            for result in published()
-            if (result.network, result.training_data) == (key.network, key.training_data)
-        ),
-        key=lambda result: (
-            result.extra_data != key.extra_data,
-            _octaves(result.ensemble_size, key.ensemble_size),
-            _octaves(_passes(result.protocol), _passes(key.protocol)),
-            result.split != key.split,
-            result.protocol != key.protocol,
-        ),
-        default=None,
-    )
-
-
-def neighbours(key: ResultKey) -> tuple[Published, ...]:
-    """Return what other single networks or methods reach on the same split by the same protocol."""
-    return tuple(
-        result
-        for result in published()
-        if result.network != key.network
-        and (result.training_data, result.split, result.protocol, result.ensemble_size)
-        == (key.training_data, key.split, key.protocol, 1)
-    )
-
-
-def difference(a: ResultKey, b: ResultKey) -> str:
-    """Say in words what `a` is instead of `b`; empty when they are alike."""
-    parts = []
-    if a.network != b.network:
-        parts.append(f"{a.network} instead of {b.network}")
-    if a.training_data != b.training_data:
-        parts.append(f"trained on {a.training_data} instead of {b.training_data}")
-    if a.split != b.split:
-        parts.append(f"{a.split} instead of {b.split}")
-    if a.protocol != b.protocol:
-        parts.append(f"{protocol_words(a.protocol)} instead of {protocol_words(b.protocol)}")
-    if a.ensemble_size != b.ensemble_size:
-        parts.append(f"{_ensemble(a.ensemble_size)} instead of {b.ensemble_size or 'unknown'}")
-    if a.extra_data != b.extra_data:
-        parts.append(f"extra data {a.extra_data} instead of {b.extra_data}")
-    return ", ".join(parts)
-
-
-def refusal(key: ResultKey, result: Published) -> str | None:
-    """Say why `result` must not stand beside a result of `key`, and what may; None if it may."""
-    if result.key == key:
-        return None
-    near = nearest(key)
-    which = "the nearest, " if result == near else ""
-    reason = (
-        f"not comparable with {which}{result.errors} of {result.citation}: "
-        f"{difference(result.key, key)}"
-    )
-    if near is None or near == result:
-        return reason
-    kind = "like for like" if near.key == key else "nearest"
-    return f"{reason}; {kind}: {near.errors} of {near.citation}"
+    meaning = _numbers().protocols.get(protocol)
+    if meaning:
+        return meaning.passes
+    for pattern, passes in _PASSES.items():
+        if found := re.match(pattern, protocol):
+            return passes or int(found[1])
+    return None
 
 
 class _Protocol(Section):
@@ -260,21 +230,3 @@ def _numbers() -> _Numbers:
     for result in results:
         by_key.setdefault(result.key, result)
     return _Numbers(results, by_key, document.protocols, document.lecture)
-
-
-def _passes(protocol: str) -> int | None:
-    # An unlisted protocol is one of ours at another size, and so a single view.
-    meaning = _numbers().protocols.get(protocol)
-    return meaning.passes if meaning else 1
-
-
-def _octaves(a: int | None, b: int | None) -> float:
-    if a is None or b is None:
-        return 0.0 if a == b else inf
-    return abs(log2(a / b))
-
-
-def _ensemble(size: int | None) -> str:
-    if size is None:
-        return "ensemble of unknown size"
-    return "1 network" if size == 1 else f"ensemble of {size}"

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.documents import Section, find_document, override, read_yaml, validate
 from pipeline.errors import UserError
+from pipeline.protocol import Protocol, smallest_side
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -88,7 +89,7 @@ class Input(Section):
 
 
 class NoAugmentation(Section):
-    """Train on the very views that the evaluation protocol's first view shows."""
+    """Train on the very view that the evaluation protocol shows; it must show a single one."""
 
     kind: Literal["none"] = "none"
 
@@ -178,22 +179,6 @@ Augmentation = Annotated[
     NoAugmentation | ShiftScale | AlexNetCrop | ScaleJitter | AreaCrop,
     Field(discriminator="kind"),
 ]
-
-
-class WholeImage(Section):
-    """The whole image, stretched to the input size."""
-
-    kind: Literal["whole"] = "whole"
-
-
-class CenterCrop(Section):
-    """Shorter side to `resize` (longer side rounded down), then the centre square of input size."""
-
-    kind: Literal["center"] = "center"
-    resize: PositiveInt = 256
-
-
-Protocol = Annotated[WholeImage | CenterCrop, Field(discriminator="kind")]
 
 
 class Resizing(Section):
@@ -421,7 +406,7 @@ class Recipe(Section):
     def _crops_fit(self) -> Self:
         size = self.input.size
         for section, side in (
-            ("evaluation.resize", getattr(self.evaluation, "resize", size)),
+            ("evaluation.resize", smallest_side(self.evaluation, size)),
             ("augmentation.resize", getattr(self.augmentation, "resize", size)),
             ("augmentation.min_side", getattr(self.augmentation, "min_side", size)),
         ):
@@ -431,6 +416,22 @@ class Recipe(Section):
             if self.input.color == "gray" and getattr(self.augmentation, key, None):
                 raise ValueError(f"augmentation.{key} needs input.color: rgb; {mend}")
         return self
+
+    @model_validator(mode="after")
+    def _trains_on_one_view(self) -> Self:
+        if self.augmentation.kind == "none" and self.evaluation.kind not in ("whole", "center"):
+            raise ValueError("augmentation: {kind: none} needs evaluation of kind whole or center")
+        return self
+
+    @property
+    def trained_sides(self) -> tuple[int, int] | None:
+        """The smallest and the largest shorter side trained at, where there are such."""
+        match self.augmentation:
+            case ScaleJitter(min_side=small, max_side=large):
+                return small, large
+            case AlexNetCrop(resize=side):
+                return side, side
+        return None
 
     @model_validator(mode="after")
     def _targets_can_be_mixed(self) -> Self:

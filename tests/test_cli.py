@@ -48,7 +48,8 @@ def test_help_lists_every_command_and_comes_without_the_heavy_imports() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    commands = "prepare stage check submit jobs train evaluate compare benchmark describe"
+    commands = "prepare stage check submit jobs train evaluate compare published report visualize"
+    commands += " register benchmark describe"
     for command in commands.split():
         assert f" {command} " in done.stdout
 
@@ -145,6 +146,13 @@ MISTAKES = {
         ["train", "smoke", "--start-from", "nothing"],
         ["no run 'nothing'"],
     ),
+    "a number that nobody published": (
+        ["compare", "--with", "alexnet 12.3"],
+        ["alexnet 12.3", "`ilsvrc published alexnet`"],
+    ),
+    "a network that nobody published": (["published", "lenet9"], ["lenet9", "lenet5"]),
+    "a report of no trainings": (["report", "mine", "--to", "page.html"], ["mlflow.db", "train"]),
+    "pictures of no run": (["visualize", "nothing"], ["no run 'nothing'"]),
     "a folder that is not there": (["prepare", "folder", "pictures"], ["pictures"]),
 }  # fmt: skip
 

@@ -131,14 +131,18 @@ def test_defaults_written_out_change_nothing() -> None:
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_a_clusters_example_command_deals_imagenet_evenly(name: str) -> None:
     text = (PROJECT / f"configs/clusters/{name}.yaml").read_text()
-    (command,) = re.findall(r"^#   ilsvrc (train [^\\\n]*(?:\\\n#[^\\\n]*)*)", text, re.MULTILINE)
-    words = shlex.split(command.replace("\\\n#", " "))
-    assignments = [word for flag, word in pairwise(words) if flag == "--set"]
-    shown = load_recipe(words[1], [text for text in assignments if not text.startswith("cluster.")])
-    dealing = Dealing(
-        num_images=1_281_167,
-        global_batch_size=shown.batch.global_batch_size,
-        num_micro_batches=shown.batch.num_micro_batches,
-        world_size=load_cluster(name).workers.most,
+    commands = re.findall(
+        r"^#   ilsvrc ((?:train|submit) [^\\\n]*(?:\\\n#[^\\\n]*)*)", text, re.MULTILINE
     )
-    assert len({len(dealing.share(rank)) for rank in range(dealing.world_size)}) == 1
+    assert commands
+    for command in commands:
+        words = shlex.split(command.replace("\\\n#", " "))
+        values = [word for flag, word in pairwise(words) if flag == "--set"]
+        shown = load_recipe(words[1], [text for text in values if not text.startswith("cluster.")])
+        dealing = Dealing(
+            num_images=1_281_167,
+            global_batch_size=shown.batch.global_batch_size,
+            num_micro_batches=shown.batch.num_micro_batches,
+            world_size=load_cluster(name).workers.most,
+        )
+        assert len({len(dealing.share(rank)) for rank in range(dealing.world_size)}) == 1

@@ -14,15 +14,8 @@ from pipeline.benchmark.subjects import Bench
 from pipeline.data.loaders import Batch
 from pipeline.data.order import epoch_order
 from pipeline.data.store import Split
-from pipeline.recipe import (
-    AlexNetCrop,
-    AreaCrop,
-    CenterCrop,
-    Input,
-    Protocol,
-    ScaleJitter,
-    ShiftScale,
-)
+from pipeline.protocol import CenterCrop, Protocol
+from pipeline.recipe import AlexNetCrop, AreaCrop, Input, ScaleJitter, ShiftScale
 
 
 @dataclass(frozen=True)

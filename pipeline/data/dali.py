@@ -39,36 +39,38 @@ _BYTE, _INTEGER, _FLOAT = (
 
 @dataclass(frozen=True)
 class Instructions:
-    """What DALI is told about one batch of n views, in the order of the graph's inputs.
+    """What DALI is told about one batch of n images, in the order of the graph's inputs.
 
     encoded: n arrays of bytes. start, shape: int32 (n, 2), the part of each image to decode.
-    box_start, box_end: float32 (n, 2), relative to the region. mean: float32 (n, channels).
-    size: float32 (n, 2), of the result. mirror: int32 (n,). region_start, region_shape: int32
-    (n, 2), relative to the decoded part; only a graph with a fill takes them, the others decode the
-    region and no more.
+    mean: float32 (n, channels). size: float32 (n, 2), of the result. mirror: int32 (n,).
+    region_start, region_shape: int32 (n, 2), relative to the decoded part; only a graph with a fill
+    takes them, the others decode the region and no more. boxes: for each box of an image, where it
+    starts and ends, float32 (n, 2) each, relative to the region.
     """
 
     encoded: list[NDArray[np.uint8]]
     start: NDArray[np.int32]
     shape: NDArray[np.int32]
-    box_start: NDArray[np.float32]
-    box_end: NDArray[np.float32]
     size: NDArray[np.float32]
     mean: NDArray[np.float32]
     mirror: NDArray[np.int32]
     region_start: NDArray[np.int32]
     region_shape: NDArray[np.int32]
+    boxes: tuple[NDArray[np.float32], ...]
+
+    def inputs(self, fill: int | None) -> tuple[Any, ...]:
+        """Return what a graph with this `fill` takes."""
+        *fields, boxes = vars(self).values()
+        return (*fields[: len(_input_types(fill))], *boxes)
 
 
-_INPUT_TYPES = (
-    _BYTE, _INTEGER, _INTEGER, _FLOAT, _FLOAT, _FLOAT, _FLOAT, _INTEGER, _INTEGER, _INTEGER
-)  # fmt: skip
-_INPUT_DIMENSIONS = (1, 1, 1, 1, 1, 1, 1, 0, 1, 1)
-_NUM_REGION_INPUTS = 2
+_TYPES = (_BYTE, _INTEGER, _INTEGER, _FLOAT, _FLOAT, _INTEGER)
+_DIMENSIONS = (1, 1, 1, 1, 1, 0)
+_REGION_TYPES = (_INTEGER, _INTEGER)
 
 
-def _num_inputs(fill: int | None) -> int:
-    return len(_INPUT_TYPES) - (_NUM_REGION_INPUTS if fill is None else 0)
+def _input_types(fill: int | None) -> tuple[types.DALIDataType, ...]:
+    return _TYPES if fill is None else _TYPES + _REGION_TYPES
 
 
 def instruct(split: Split, views: Views, input: Input) -> Instructions:
@@ -76,43 +78,60 @@ def instruct(split: Split, views: Views, input: Input) -> Instructions:
 
     Only pixels inside the image can be decoded; the rest of a region is filled afterwards.
     """
-    sizes = split.sizes[views.images].astype(np.int64)
-    low, high = views.regions[:, :2], views.regions[:, :2] + views.regions[:, 2:]
+    each = views.boxes_per_image
+    images = views.images[::each]
+    sizes = split.sizes[images].astype(np.int64)
+    lows, sides = views.regions[:, :2], views.regions[:, 2:]
+    low = lows.reshape(-1, each, 2).min(axis=1)
+    high = (lows + sides).reshape(-1, each, 2).max(axis=1)
     start = np.clip(low, 0, sizes - 1)
     end = np.clip(high, start + 1, sizes)
-    box_start = views.boxes[:, :2] - low
-    mean = np.array(input.mean, dtype=np.float32) - views.color_shifts[:, : input.num_channels]
+    boxes = views.boxes.reshape(-1, each, 4)
+    box_starts = (boxes[..., :2] - low[:, None]).astype(np.float32)
+    box_ends = (boxes[..., :2] - low[:, None] + boxes[..., 2:]).astype(np.float32)
+    shifts = views.color_shifts[::each, : input.num_channels]
     return Instructions(
-        encoded=split.encoded_batch(views.images.tolist()),
+        encoded=split.encoded_batch(images.tolist()),
         start=start.astype(np.int32),
         shape=(end - start).astype(np.int32),
-        box_start=box_start.astype(np.float32),
-        box_end=(box_start + views.boxes[:, 2:]).astype(np.float32),
-        size=np.full((len(views.images), 2), views.size, dtype=np.float32),
-        mean=mean,
-        mirror=views.flips.astype(np.int32),
+        size=np.full((len(images), 2), views.shape, dtype=np.float32),
+        mean=np.array(input.mean, dtype=np.float32) - shifts,
+        mirror=views.flips[::each].astype(np.int32),
         region_start=(low - start).astype(np.int32),
         region_shape=(high - low).astype(np.int32),
+        boxes=tuple(
+            np.ascontiguousarray(edges[:, box])
+            for box in range(each)
+            for edges in (box_starts, box_ends)
+        ),
     )
 
 
 @pipeline_def
 def view_graph(
-    source: Any, device: Literal["cpu", "gpu"], input: Input, fill: int | None, channels_last: bool
+    source: Any,
+    device: Literal["cpu", "gpu"],
+    input: Input,
+    fill: int | None,
+    channels_last: bool,
+    boxes_per_image: int = 1,
 ) -> DataNode:
-    """Decode each region, stretch each box to its size, mirror, tint and normalize.
+    """Decode each region once, stretch its boxes to their size, mirror, tint and normalize.
 
-    `source` gives the fields of `Instructions`. The output is float32, HWC or CHW.
+    `source` gives the `inputs` of `Instructions`. The output is float32, HWC or CHW, with an axis
+    of an image's boxes before these where there are several.
     """
-    num_inputs = _num_inputs(fill)
-    encoded, start, shape, box_start, box_end, size, mean, mirror, *region = fn.external_source(
+    num_edges = 2 * boxes_per_image
+    data_types = [*_input_types(fill), *[_FLOAT] * num_edges]
+    encoded, start, shape, size, mean, mirror, *others = fn.external_source(
         source=source,
-        num_outputs=num_inputs,
+        num_outputs=len(data_types),
         batch=True,
         no_copy=True,
-        dtype=list(_INPUT_TYPES[:num_inputs]),
-        ndim=list(_INPUT_DIMENSIONS[:num_inputs]),
+        dtype=data_types,
+        ndim=[*_DIMENSIONS, *[1] * (len(data_types) - len(_DIMENSIONS))],
     )
+    region, edges = others[:-num_edges], others[-num_edges:]
     images: Any = fn.decoders.image_slice(
         encoded,
         device="mixed" if device == "gpu" else "cpu",
@@ -133,20 +152,25 @@ def view_graph(
             out_of_bounds_policy="pad",
             fill_values=[fill],
         )
-    images = fn.resize(
-        images,
-        device=device,
-        size=size,
-        roi_start=box_start,
-        roi_end=box_end,
-        interp_type=types.DALIInterpType.INTERP_LINEAR,
-        antialias=True,
-    )
+    views: list[Any] = [
+        fn.resize(
+            images,
+            device=device,
+            size=size,
+            roi_start=box_start,
+            roi_end=box_end,
+            interp_type=types.DALIInterpType.INTERP_LINEAR,
+            antialias=True,
+        )
+        for box_start, box_end in zip(edges[::2], edges[1::2], strict=True)
+    ]
+    several = boxes_per_image > 1
+    images = fn.stack(*views, device=device, axis_name="F") if several else views[0]
     return fn.crop_mirror_normalize(
         images,
         device=device,
         dtype=_FLOAT,
-        output_layout="HWC" if channels_last else "CHW",
+        output_layout="F" * several + ("HWC" if channels_last else "CHW"),
         mirror=mirror,
         mean=mean,  # per image: the colour shift is in it
         std=list(input.std),
@@ -170,6 +194,7 @@ class DaliImages:
         max_batch_size: int,
         fill: int | None,
         channels_last: bool,
+        boxes_per_image: int = 1,
     ) -> None:
         self._channels_last = channels_last
         # DALI reads the arrays in place and keeps no reference to them.
@@ -177,7 +202,7 @@ class DaliImages:
 
         def next_instructions() -> tuple[Any, ...]:
             in_use.append(instruct(split, next(views), input))
-            return tuple(vars(in_use[-1]).values())[: _num_inputs(fill)]
+            return in_use[-1].inputs(fill)
 
         graph: Pipeline = view_graph(
             next_instructions,
@@ -185,6 +210,7 @@ class DaliImages:
             input=input,
             fill=fill,
             channels_last=channels_last,
+            boxes_per_image=boxes_per_image,
             batch_size=max_batch_size,
             num_threads=loading.threads,
             prefetch_queue_depth=loading.prefetch,
@@ -203,6 +229,7 @@ class DaliImages:
 
     def __next__(self) -> Tensor:
         images: Tensor = next(self._iterator)[0]["images"]
+        images = images.reshape(-1, *images.shape[-3:])  # an image's boxes one after another
         return images.permute(0, 3, 1, 2) if self._channels_last else images
 
     def close(self) -> None:

@@ -97,6 +97,17 @@ class Index:
     sizes: NDArray[np.int64]
     image_sizes: NDArray[np.int32]
 
+    def take(self, images: NDArray[np.int64]) -> "Index":
+        """Return the columns of `images` alone."""
+        return Index(
+            self.keys.take(images),
+            self.labels[images],
+            self.shards[images],
+            self.offsets[images],
+            self.sizes[images],
+            self.image_sizes[images],
+        )
+
 
 def read_index(path: Folder) -> Index:
     """Read the rows whose status is "ok"; raises `OSError` or pyarrow's errors on a bad file."""

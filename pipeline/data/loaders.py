@@ -9,24 +9,33 @@ from typing import Protocol as Interface
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pipeline.cluster import Loading
+from pipeline.data.boxes import rescaled
 from pipeline.data.colors import jitter_colors
 from pipeline.data.order import Dealing, epoch_order
 from pipeline.data.quarantine import Quarantine
 from pipeline.data.reference import ReferenceImages
 from pipeline.data.signals import Signals, decode_signal
 from pipeline.data.store import Split
-from pipeline.data.views import Views, evaluation_views, training_size, training_views
+from pipeline.data.views import (
+    Views,
+    evaluation_views,
+    training_size,
+    training_views,
+    whole_views,
+)
 from pipeline.errors import UserError
-from pipeline.recipe import Input, Protocol, Recipe
+from pipeline.protocol import CenterCrop, Crops, WholeImage
+from pipeline.recipe import Input, Recipe
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a worker computes on at once.
+    """What a worker computes on at once, in the order of its views.
 
     images: float32 (n, c, h, w), or signals (n, 1, length), normalized. labels: int64 (n,).
     indices: int64 (n,), into the split. Images and labels are on the worker's device, indices stay
@@ -62,16 +71,56 @@ def training_plan(
 
 
 def evaluation_plan(
-    protocol: Protocol, size: int, split: Split, rank: int, world_size: int, batch_size: int
+    protocol: WholeImage | CenterCrop | Crops,
+    size: int,
+    split: Split,
+    rank: int,
+    world_size: int,
+    batch_size: int,
 ) -> Iterator[Views]:
-    """Yield the views of worker `rank`'s share of `split`, at most `batch_size` at a time.
+    """Yield the views of worker `rank`'s share of `split`, about `batch_size` at a time.
 
-    The workers' shares hold every image exactly once; a share may be empty.
+    The workers' shares hold every image exactly once; a share may be empty. Views of one image
+    stay together, however many.
     """
-    share = np.array_split(np.arange(len(split)), world_size)[rank]
-    for start in range(0, len(share), batch_size):
-        images = share[start : start + batch_size]
+    share = share_of(len(split), rank, world_size)
+    num_images = images_a_batch(protocol, batch_size)
+    for start in range(0, len(share), num_images):
+        images = share[start : start + num_images]
         yield evaluation_views(protocol, size, images, split.sizes[images])
+
+
+def dense_plan(
+    side: int, size: int, split: Split, rank: int, world_size: int, batch_size: int
+) -> Iterator[Views]:
+    """Yield worker `rank`'s share as whole images of shorter side `side`, batched by shape.
+
+    A batch has no more pixels than `batch_size` images of `size`, unless one image has.
+    """
+    share = share_of(len(split), rank, world_size)
+    shapes = rescaled(split.sizes[share].astype(np.int64), side)
+    for shape in np.unique(shapes, axis=0):
+        alike = share[(shapes == shape).all(axis=1)]
+        num_images = dense_images_a_batch(int(shape.prod()), size, batch_size)
+        height, width = shape.tolist()
+        for start in range(0, len(alike), num_images):
+            images = alike[start : start + num_images]
+            yield whole_views((height, width), images, split.sizes[images])
+
+
+def share_of(num_images: int, rank: int, world_size: int) -> NDArray[np.int64]:
+    """Return the images that worker `rank` evaluates, int64 in rising order."""
+    return np.array_split(np.arange(num_images), world_size)[rank]
+
+
+def images_a_batch(protocol: WholeImage | CenterCrop | Crops, batch_size: int) -> int:
+    """Return how many images give about `batch_size` views at once, mirrored ones not counted."""
+    return max(1, batch_size // (protocol.num_boxes if isinstance(protocol, Crops) else 1))
+
+
+def dense_images_a_batch(num_pixels: int, size: int, batch_size: int) -> int:
+    """Return how many images of `num_pixels` have those of `batch_size` images of `size`."""
+    return max(1, batch_size * size * size // num_pixels)
 
 
 class _Images(Interface):
@@ -195,13 +244,14 @@ def build_loader(
     fill: int | None,
     channels_last: bool,
     quarantine: Quarantine | None = None,
+    boxes_per_image: int = 1,
 ) -> Loader:
     """Build the loader that `loading.backend` names; every backend shows the same pictures.
 
-    No `Views` may hold more than `max_batch_size`. `fill` is the grey level outside the images, or
-    None if no box leaves its image (`pipeline.data.views.fill_of`). Signals have one executor.
-    `quarantine` takes what can't be decoded. Raises `UserError` where `input` can't see what
-    `split` holds.
+    No `Views` may hold more than `max_batch_size` images, and all hold `boxes_per_image` views of
+    each. `fill` is the grey level outside the images, or None if no box leaves its image
+    (`pipeline.data.views.fill_of`). Signals have one executor. `quarantine` takes what can't be
+    decoded. Raises `UserError` where `input` can't see what `split` holds.
     """
     check_contents(split, input)
 
@@ -224,6 +274,7 @@ def build_loader(
             max_batch_size=max_batch_size,
             fill=fill,
             channels_last=channels_last,
+            boxes_per_image=boxes_per_image,
         )
 
     return Loader(split, views, input, execute, device, quarantine)

@@ -44,16 +44,25 @@ class ReferenceImages:
 
     def __next__(self) -> Tensor:
         views = next(self._views)
-        encoded = self._split.encoded_batch(views.images.tolist())
-        images = np.stack([self._image(data, views, row) for row, data in enumerate(encoded)])
+        each = views.boxes_per_image
+        encoded = self._split.encoded_batch(views.images[::each].tolist())
+        images = np.stack(
+            [
+                self._view(image, views, row)
+                for number, image in enumerate(map(self._decoded, encoded))
+                for row in range(number * each, (number + 1) * each)
+            ]
+        )
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)
         return batch.contiguous(memory_format=self._layout).to(self._device)
 
     def close(self) -> None:
         """There is nothing to give back."""
 
-    def _image(self, data: NDArray[np.uint8], views: Views, row: int) -> NDArray[np.float32]:
-        image = _decode(data).convert("RGB" if self._input.color == "rgb" else "L")
+    def _decoded(self, data: NDArray[np.uint8]) -> Image.Image:
+        return _decode(data).convert("RGB" if self._input.color == "rgb" else "L")
+
+    def _view(self, image: Image.Image, views: Views, row: int) -> NDArray[np.float32]:
         y, x, region_height, region_width = views.regions[row].tolist()
         region = self._cut(image, y, x, region_height, region_width)
         top, left, height, width = views.boxes[row].tolist()
@@ -64,11 +73,11 @@ class ReferenceImages:
             min(left - x + width, region_width),
             min(top - y + height, region_height),
         )
-        side = views.size
-        view = region.resize((side, side), Image.Resampling.BILINEAR, box=box)
+        rows, columns = views.shape
+        view = region.resize((columns, rows), Image.Resampling.BILINEAR, box=box)
         if views.flips[row]:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = np.asarray(view, dtype=np.float32).reshape(side, side, self._input.num_channels)
+        pixels = np.asarray(view, dtype=np.float32).reshape(rows, columns, self._input.num_channels)
         shift = views.color_shifts[row, : self._input.num_channels]
         return (pixels + shift - self._mean) / self._std
 

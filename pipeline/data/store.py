@@ -4,6 +4,7 @@ The shards can be read in order by any WebDataset reader; here they are read by 
 memory maps, so that an epoch can be shuffled as a whole.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -66,6 +67,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def spread(self, count: int) -> "Split":
+        """Return `count` images, or all if there are fewer, spread evenly over the split."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
+        part = copy.copy(self)
+        part.__dict__.pop("keys", None)
+        part._index = self._index.take(chosen)
+        part.labels, part.sizes = part._index.labels, part._index.image_sizes
+        part._shards = _Chosen(self._shards, chosen)
+        return part
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -164,6 +175,16 @@ class Store:
     @property
     def _files(self) -> list[File]:
         return [file for split in self._splits.values() for file in split.files]
+
+
+class _Chosen:
+    """Some images of other shards, by their place among them."""
+
+    def __init__(self, shards: Shards, chosen: NDArray[np.int64]) -> None:
+        self._shards, self._chosen = shards, chosen
+
+    def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
+        return self._shards.read(self._chosen[list(images)].tolist())
 
 
 # Python's map keeps a descriptor of its file, and a process may often have no more than 1,024:

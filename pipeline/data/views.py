@@ -1,4 +1,4 @@
-"""Every augmentation and test protocol of the papers as boxes: what is seen, not how it is decoded.
+"""Every augmentation and test protocol of the papers as views: what is seen, not how it is decoded.
 
 A view is a box in source pixels that is stretched to the input size, perhaps mirrored and tinted.
 Views are computed for a whole batch from the image sizes alone; `pipeline.data.dali` and
@@ -13,23 +13,29 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.data.boxes import (
+    Floats,
+    Integers,
+    Shape,
+    around,
+    center,
+    crop_of_rescaled,
+    protocol_boxes,
+    rescaled,
+    whole_image,
+)
 from pipeline.data.philox import uniforms
+from pipeline.protocol import CenterCrop, Crops, Protocol, WholeImage
 from pipeline.recipe import (
     AlexNetCrop,
     AreaCrop,
     Augmentation,
-    CenterCrop,
     ColorJitter,
     NoAugmentation,
-    Protocol,
     Resizing,
     ScaleJitter,
     ShiftScale,
-    WholeImage,
 )
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 # Principal components of ImageNet's RGB pixels, from the input_meta file of cuda-convnet2, with
 # which AlexNet was trained: standard deviations in grey levels (0–255), and eigenvectors as
@@ -74,7 +80,7 @@ _CROP = 5
 class Views:
     """The n views of one batch.
 
-    size: the side in pixels of the squares that the boxes are stretched to.
+    shape: height and width in pixels that the boxes are stretched to.
     images: int64 (n,), indices into the split.
     boxes: float64 (n, 4), (y, x, height, width) in source pixels. A box leaves its image only
         where the augmentation has a `fill`.
@@ -83,44 +89,69 @@ class Views:
     color_shifts: float32 (n, 3), added to R, G, B in 0–255.
     color_factors: float32 (n, 3), of brightness, contrast and saturation before the shifts
         (`pipeline.data.colors`); 1 leaves the colours alone.
+    boxes_per_image: so many views in a row are of one image, which is decoded once for them. They
+        share its first one's flip and shifts, and what any of them may read.
     """
 
-    size: int
+    shape: Shape
     images: Integers
     boxes: Floats
     regions: Integers
     flips: NDArray[np.bool_]
     color_shifts: NDArray[np.float32]
     color_factors: NDArray[np.float32]
+    boxes_per_image: int = 1
 
     def take(self, rows: Sequence[int]) -> "Views":
-        """Return these views alone."""
-        columns = {name: values for name, values in vars(self).items() if name != "size"}
+        """Return these views alone; of an image's several, all must be among them."""
+        whole = ("shape", "boxes_per_image")
+        columns = {name: values for name, values in vars(self).items() if name not in whole}
         return replace(self, **{name: values[list(rows)] for name, values in columns.items()})
 
 
 def evaluation_views(
-    protocol: Protocol,
+    protocol: WholeImage | CenterCrop | Crops,
     size: int,
     images: Integers,
     sizes: NDArray[np.integer],
     shown_size: int | None = None,
 ) -> Views:
-    """Return the views of a test protocol.
+    """Return the views of a test protocol but for the mirrored ones, those of an image in a row.
 
     images: int64 (n,). sizes: (n, 2), height and width of each of `images`. size: the side of the
     network's input, for which the boxes are made; `shown_size` is what they are stretched to where
-    that is another.
+    that is another. Mirroring is left to what computes on the views: it costs no second resizing.
     """
-    shown_size = shown_size or size
+    shape = (shown_size or size,) * 2
     whole = sizes.astype(np.int64)
+    boxes = protocol_boxes(protocol, size, whole)
     if isinstance(protocol, WholeImage):
-        regions = np.concatenate([np.zeros_like(whole), whole], axis=1)
-        boxes = regions.astype(np.float64)
+        regions = [whole_image(whole).astype(np.int64)]
     else:
-        boxes = _center_crop(protocol, size, whole)
-        regions = _around(boxes, shown_size, whole)
-    return _plain(shown_size, images, boxes, regions)
+        regions = [around(box, shape, whole) for box in boxes]
+    each = len(boxes)
+    return _plain(
+        shape,
+        np.repeat(images, each),
+        np.stack(boxes, axis=1).reshape(-1, 4),
+        np.stack(regions, axis=1).reshape(-1, 4),
+        each,
+    )
+
+
+def whole_views(shape: Shape, images: Integers, sizes: NDArray[np.integer]) -> Views:
+    """Return each image whole, stretched to `shape`; else as `evaluation_views`."""
+    boxes = whole_image(sizes.astype(np.int64))
+    return _plain(shape, images, boxes, boxes.astype(np.int64))
+
+
+def shifted(views: Views, by: float) -> Views:
+    """Return `views` displaced right and down by so many of their own pixels, within the image."""
+    sides = views.boxes[:, 2:]
+    room = views.regions[:, :2] + views.regions[:, 2:] - (views.boxes[:, :2] + sides)
+    boxes = views.boxes.copy()
+    boxes[:, :2] += np.minimum(by * sides / views.shape, np.maximum(room, 0))
+    return replace(views, boxes=boxes)
 
 
 def training_views(
@@ -137,9 +168,10 @@ def training_views(
 
     Without augmentation these are the views of `protocol`.
     """
-    shown_size = shown_size or size
     if isinstance(augmentation, NoAugmentation):
+        assert isinstance(protocol, WholeImage | CenterCrop)  # says the recipe
         return evaluation_views(protocol, size, images, sizes, shown_size)
+    shape = (shown_size or size,) * 2
     whole = sizes.astype(np.int64)
     jitter = _CROP + _num_crop_numbers(augmentation)
     numbers = uniforms(seed, epoch, images, jitter + _NUM_JITTERS)
@@ -147,7 +179,7 @@ def training_views(
     if isinstance(augmentation, ShiftScale):
         boxes = _shift_scale(augmentation, whole, crop)
         # Fill takes part in the filter like any pixel, so that the region may leave the image.
-        return _plain(shown_size, images, boxes, _around(boxes, shown_size))
+        return _plain(shape, images, boxes, around(boxes, shape))
     if isinstance(augmentation, AreaCrop):
         boxes = _area(augmentation, whole, crop)
         regions = boxes.astype(np.int64)
@@ -158,11 +190,11 @@ def training_views(
             boxes = _alexnet(augmentation, size, whole, crop)
         else:
             boxes = _scale_jitter(augmentation, size, whole, crop)
-        regions = _around(boxes, shown_size, whole)
+        regions = around(boxes, shape, whole)
         components = "cuda-convnet"
         factors = _unjittered(images)
     return Views(
-        size=shown_size,
+        shape=shape,
         images=images,
         boxes=boxes,
         regions=regions,
@@ -192,57 +224,19 @@ def _num_crop_numbers(augmentation: Augmentation) -> int:
     return 2 if isinstance(augmentation, AlexNetCrop) else 3
 
 
-def _plain(size: int, images: Integers, boxes: Floats, regions: Integers) -> Views:
+def _plain(
+    shape: Shape, images: Integers, boxes: Floats, regions: Integers, boxes_per_image: int = 1
+) -> Views:
     return Views(
-        size=size,
+        shape=shape,
         images=images,
         boxes=boxes,
         regions=regions,
         flips=np.zeros(len(images), dtype=np.bool_),
         color_shifts=np.zeros((len(images), 3), dtype=np.float32),
         color_factors=_unjittered(images),
+        boxes_per_image=boxes_per_image,
     )
-
-
-def _around(boxes: Floats, size: int, sizes: Integers | None = None) -> Integers:
-    """Return the hull of what a linear filter reads around `boxes`, clipped to images of `sizes`.
-
-    When it shrinks, the triangle reaches one output pixel's width to each side, and one source
-    pixel when it enlarges.
-    """
-    starts, sides = boxes[:, :2], boxes[:, 2:]
-    support = np.maximum(sides / size, 1.0)
-    low = np.floor(starts - support).astype(np.int64)
-    high = np.ceil(starts + sides + support).astype(np.int64)
-    if sizes is not None:
-        low, high = np.maximum(low, 0), np.minimum(high, sizes)
-    return np.concatenate([low, high - low], axis=1)
-
-
-def _rescaled(sizes: Integers, shorter_side: Integers | int) -> Integers:
-    """Return the sizes after the shorter side became `shorter_side`; the longer one rounds down.
-
-    As torchvision's `Resize`.
-    """
-    shortest = sizes.min(axis=1, keepdims=True)
-    return np.broadcast_to(shorter_side, (len(sizes), 1)) * sizes // shortest
-
-
-def _crop_of_rescaled(offsets: Integers, side: int, rescaled: Integers, sizes: Integers) -> Floats:
-    """Return, in source pixels, the square of `side` at `offsets` (n, 2) in rescaled images."""
-    pixel = sizes / rescaled
-    return np.concatenate([offsets * pixel, side * pixel], axis=1)
-
-
-def _center(rescaled: Integers, side: int) -> Integers:
-    # torchvision's CenterCrop: Python's round, which takes halves to the even neighbour.
-    return np.rint((rescaled - side) / 2).astype(np.int64)
-
-
-def _center_crop(protocol: CenterCrop, size: int, sizes: Integers) -> Floats:
-    """Shorter side to `resize`, then the centre square of `size` (VGG §3.2, ResNet §3.4)."""
-    rescaled = _rescaled(sizes, protocol.resize)
-    return _crop_of_rescaled(_center(rescaled, size), size, rescaled, sizes)
 
 
 def _integers(numbers: Floats, count: Integers | int) -> Integers:
@@ -252,19 +246,19 @@ def _integers(numbers: Floats, count: Integers | int) -> Integers:
 
 def _alexnet(augmentation: AlexNetCrop, size: int, sizes: Integers, numbers: Floats) -> Floats:
     """A random square of `size` in the central square of the rescaled image (AlexNet §2, §4.1)."""
-    rescaled = _rescaled(sizes, augmentation.resize)
+    resized = rescaled(sizes, augmentation.resize)
     offsets = _integers(numbers[:, :2], augmentation.resize - size + 1)
-    square = _center(rescaled, augmentation.resize)
-    return _crop_of_rescaled(square + offsets, size, rescaled, sizes)
+    square = center(resized, augmentation.resize)
+    return crop_of_rescaled(square + offsets, size, resized, sizes)
 
 
 def _scale_jitter(augmentation: ScaleJitter, size: int, sizes: Integers, numbers: Floats) -> Floats:
     """A random square of `size` in the image at a random scale (VGG §3.1, ResNet §3.4)."""
     num_sides = augmentation.max_side - augmentation.min_side + 1
     shorter_sides = augmentation.min_side + _integers(numbers[:, 2:3], num_sides)
-    rescaled = _rescaled(sizes, shorter_sides)
-    offsets = _integers(numbers[:, :2], rescaled - size + 1)
-    return _crop_of_rescaled(offsets, size, rescaled, sizes)
+    resized = rescaled(sizes, shorter_sides)
+    offsets = _integers(numbers[:, :2], resized - size + 1)
+    return crop_of_rescaled(offsets, size, resized, sizes)
 
 
 def _shift_scale(augmentation: ShiftScale, sizes: Integers, numbers: Floats) -> Floats:

@@ -1,13 +1,76 @@
-"""A whole split, every image once, counted in integers."""
+"""A whole split, every image once by a test protocol, counted in integers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pipeline.data.loaders import Batch
+from pipeline.cluster import Loading
+from pipeline.data.loaders import Batch, build_loader, share_of
+from pipeline.data.store import Split
+from pipeline.data.views import shifted
 from pipeline.distributed import Worker, sum_over_workers
-from pipeline.evaluation.metrics import Counts, topk_hits
+from pipeline.evaluation.hits import topk_hits
+from pipeline.evaluation.metrics import Counts
+from pipeline.evaluation.passes import Pass, passes
+from pipeline.models.fully_convolutional import fully_convolutional
+from pipeline.protocol import Protocol, num_views, protocol_name
+from pipeline.recipe import Input
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is evaluated on, and how: a split as a network's `input` takes it, by a protocol.
+
+    `shift` displaces every box of crops to the right and down, in pixels of the input: a fault on
+    purpose, for those who look for one.
+    """
+
+    split: Split
+    protocol: Protocol
+    input: Input
+    precision: str
+    loading: Loading
+    channels_last: bool
+    shift: float = 0.0
+
+    @property
+    def protocol_name(self) -> str:
+        return protocol_name(self.protocol, self.input.size)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a network says of some images, on its device.
+
+    scores: float32 (n, c), by whose order classes are guessed. probabilities: float32 (n, c).
+    labels: int64 (n,), −1 where nobody knows. indices: int64 (n,), into the split, on the CPU.
+    """
+
+    scores: Tensor
+    probabilities: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+# Sees the batches pass, to know that a worker is alive.
+Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
+
+
+class Keeper:
+    """Keeps what a worker scores; this one keeps nothing."""
+
+    def add(self, scored: Scored) -> None:
+        """Take what was scored; every image of the worker's share comes once."""
+
+    def hand_over(self) -> None:
+        """All is there; the workers meet after this."""
+
+
+_NOTHING_KEPT = Keeper()
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -15,26 +78,135 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-@torch.inference_mode()
 def evaluate(
-    model: nn.Module, batches: Iterable[Batch], num_images: int, worker: Worker, precision: str
+    model: nn.Module,
+    setting: Setting,
+    worker: Worker,
+    watch: Watch = lambda batches: batches,
+    keeper: Keeper = _NOTHING_KEPT,
 ) -> Counts:
-    """Count the hits of `model` over the batches of all workers.
+    """Count the hits of `model` over a whole split; `keeper` keeps what this worker scores.
 
     Workers may hold different numbers of batches, or none: they meet once, at the end, to add
-    integers. Raises `RuntimeError` if the workers together did not see `num_images` images.
-    The model is left in the mode it came in. A collective call.
+    integers. Images of unknown label are no hit. Raises `RuntimeError` if the workers together did
+    not see every image. The model is left in the mode it came in. A collective call.
     """
     was_training = model.training
-    model.eval()
+    try:
+        scored = scored_images(model.eval(), setting, worker, watch)
+        return count(scored, len(setting.split), worker, keeper)
+    finally:
+        model.train(was_training)
+
+
+def count(
+    scored: Iterable[Scored],
+    num_images: int,
+    worker: Worker,
+    keeper: Keeper = _NOTHING_KEPT,
+) -> Counts:
+    """Add up the hits of all workers; see `evaluate`."""
     sums = torch.zeros(3, dtype=torch.int64, device=worker.device)
-    for batch in batches:
-        with autocast(precision, worker.device):
-            logits = model(batch.images)
-        sums[:2] += topk_hits(logits.float(), batch.labels)
-        sums[2] += len(batch.labels)
-    model.train(was_training)
-    top1_hits, top5_hits, images = sum_over_workers(sums, worker).tolist()
-    if images != num_images:
-        raise RuntimeError(f"evaluated {images} images of a split of {num_images}")
-    return Counts(top1_hits=top1_hits, top5_hits=top5_hits, images=images)
+    for images in scored:
+        sums[:2] += topk_hits(images.scores, images.labels)
+        sums[2] += len(images.labels)
+        keeper.add(images)
+    keeper.hand_over()
+    top1_hits, top5_hits, counted = sum_over_workers(sums, worker).tolist()
+    if counted != num_images:
+        raise RuntimeError(f"evaluated {counted} images of a split of {num_images}")
+    return Counts(top1_hits=top1_hits, top5_hits=top5_hits, images=counted)
+
+
+@torch.inference_mode()
+def scored_images(
+    model: nn.Module, setting: Setting, worker: Worker, watch: Watch
+) -> Iterator[Scored]:
+    """Yield what `model` says of every image of this worker's share, once.
+
+    One pass is scored batch by batch; the averages of several are there at the end.
+    """
+    averages_logits = num_views(setting.protocol) == 1 or _averages_logits(setting.protocol)
+    todo = passes(
+        setting.protocol,
+        setting.input.size,
+        setting.split,
+        worker.rank,
+        worker.world_size,
+        setting.loading.evaluation_batch_size,
+    )
+    if setting.shift:
+        todo = [
+            replace(one, views=map(partial(shifted, by=setting.shift), one.views)) for one in todo
+        ]
+    if len(todo) == 1:
+        for batch, means in _means(model, setting, todo[0], averages_logits, worker, watch):
+            yield _scored(means, averages_logits, batch.labels, batch.indices)
+        return
+    share = torch.from_numpy(share_of(len(setting.split), worker.rank, worker.world_size))
+    if not len(share):
+        return
+    total = None
+    for one in todo:
+        for batch, means in _means(model, setting, one, averages_logits, worker, watch):
+            if total is None:
+                total = torch.zeros(len(share), means.shape[1])
+            total[batch.indices - share[0]] += one.weight * means.cpu()
+    assert total is not None  # each pass sees every image
+    labels = torch.from_numpy(setting.split.labels)[share]
+    yield _scored(total, averages_logits, labels, share)
+
+
+def _averages_logits(protocol: Protocol) -> bool:
+    return getattr(protocol, "average", "probabilities") == "logits"
+
+
+def _scored(means: Tensor, averages_logits: bool, labels: Tensor, indices: Tensor) -> Scored:
+    return Scored(means, means.softmax(1) if averages_logits else means, labels, indices)
+
+
+def _means(
+    model: nn.Module,
+    setting: Setting,
+    one: Pass,
+    averages_logits: bool,
+    worker: Worker,
+    watch: Watch,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yield batches of one view an image, and what the model says on average over all views."""
+    network = fully_convolutional(model, setting.input.size) if one.is_dense else model
+    loader = build_loader(
+        setting.split,
+        one.views,
+        setting.input,
+        setting.loading,
+        worker.device,
+        max_batch_size=one.max_images,
+        fill=None,
+        channels_last=setting.channels_last,
+        boxes_per_image=one.boxes_per_image,
+    )
+    with closing(loader):
+        for batch in watch(loader):
+            means = view_means(network, batch, one, averages_logits, setting.precision)
+            first = slice(None, None, one.boxes_per_image)
+            yield Batch(batch.images[first], batch.labels[first], batch.indices[first]), means
+
+
+def view_means(
+    network: nn.Module, batch: Batch, one: Pass, averages_logits: bool, precision: str
+) -> Tensor:
+    """Return the mean over each image's views of their softmax, or of the logits: float32 (n, c).
+
+    Each is at first the mean of the logits over the positions of a map, where there is one.
+    """
+    total: Tensor | None = None
+    for mirrored in (False, True)[: 1 + one.flip]:
+        images = batch.images.flip(-1) if mirrored else batch.images
+        with autocast(precision, images.device):
+            logits = network(images)
+        logits = logits.float().flatten(2).mean(2) if logits.dim() > 2 else logits.float()
+        values = logits if averages_logits else logits.softmax(1)
+        total = values if total is None else total + values
+    assert total is not None
+    return total.unflatten(0, (-1, one.boxes_per_image)).mean(1) / (1 + one.flip)

@@ -1,11 +1,8 @@
-"""Top-k hits as integers, and how much an error measured on so many images can be trusted."""
+"""Hits as integers, and how much an error measured on so many images can be trusted."""
 
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
-
-import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,24 +45,6 @@ class Interval:
 
     def __contains__(self, error: float) -> bool:
         return self.low <= error <= self.high
-
-
-def topk_hits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Count the images whose label is the highest, and among the five highest, of the logits.
-
-    `logits` is floating point (n, c), `labels` int64 (n,) on the same device; the result is int64
-    (2,) there. As the devkit's `eval_flat.m`: a label either is among the guesses or not. Of equal
-    logits the lower class is guessed first, on every device; a NaN counts as higher than any
-    label's logit, so that a network that diverged hits nothing. With fewer than five classes all
-    of them are guessed.
-    """
-    num_classes = logits.shape[1]
-    labels = labels[:, None]
-    own = logits.gather(1, labels)
-    is_lower_class = torch.arange(num_classes, device=logits.device) < labels
-    is_ahead = torch.where(is_lower_class, ~(logits < own), ~(logits <= own))
-    rank = is_ahead.sum(dim=1)
-    return torch.stack([(rank < k).sum() for k in (1, min(5, num_classes))])
 
 
 def wilson_interval(errors: int, images: int, confidence: float = 0.95) -> Interval:

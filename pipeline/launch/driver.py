@@ -1,4 +1,4 @@
-"""A training or an evaluation as the command sees it: checks, the tracked run, the workers."""
+"""A training as the command sees it: checks, the tracked run, the workers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,12 +13,12 @@ from pipeline.evaluation.metrics import Counts
 from pipeline.launch.display import Display
 from pipeline.launch.events import Note
 from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.preflight import EVALUATION, refuse_early
+from pipeline.launch.preflight import refuse_early
 from pipeline.launch.registering import Registration, registered
 from pipeline.launch.replay import replay
 from pipeline.launch.run_folder import RunFolder, RunRecord, name_run
 from pipeline.launch.starting import find_start
-from pipeline.launch.worker import Job, evaluate_run, train
+from pipeline.launch.worker import Job, train
 from pipeline.recipe import Recipe
 from pipeline.storage import write_whole
 from pipeline.tracking import models, runs
@@ -82,28 +82,6 @@ def conclude(outcome: Outcome, uri: str, comparison: str) -> None:
     write_whole(folder.comparison, comparison.encode())
     runs.log_files(uri, record.tracking_run_id, [folder.comparison])
     folder.write_record(replace(record, is_recorded=True))
-
-
-def run_evaluation(
-    folder: RunFolder, cluster: Cluster, split: str | None, console: Console
-) -> Counts:
-    """Evaluate a trained run by its recipe's protocol; show the counts and record them with it.
-
-    `split` defaults to the recipe's test split. Counts that are recorded already stay.
-    """
-    recipe, record = folder.recipe(), folder.record()
-    if record is None or not folder.is_trained:
-        raise UserError(
-            f"run '{folder.name}' has no final weights yet; `ilsvrc train` goes on training it"
-        )
-    if split:
-        data = recipe.data.model_copy(update={"test_split": split})
-        recipe = recipe.model_copy(update={"data": data})
-    refuse_early(recipe, cluster, EVALUATION)
-    _refuse_other_data(folder, record, Store.open(store_folder(cluster, recipe.data.name)))
-    job = Job(recipe, cluster, folder, cluster.tracking.uri)
-    with Display(console) as display:
-        return run_on_workers(evaluate_run, job, display.show)
 
 
 def run_replay(folder: RunFolder, step: int, cluster: Cluster, console: Console) -> Replayed:

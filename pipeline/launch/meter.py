@@ -8,8 +8,8 @@ from torch import Tensor
 from pipeline.distributed import Worker, sum_over_workers
 from pipeline.errors import TrainingStoppedError
 from pipeline.evaluation.metrics import Counts
-from pipeline.evaluation.protocols import protocol_name
 from pipeline.launch.events import Evaluated, Pace, Progress, Report
+from pipeline.protocol import protocol_name
 from pipeline.recipe import Recipe
 from pipeline.tracking.tracker import SilentTracker
 from pipeline.training.loop import StepOutcome

@@ -26,21 +26,22 @@ from pipeline.launch.gauges import Gauges
 from pipeline.launch.mailbox import mailbox
 from pipeline.launch.notices import heeding_notices
 from pipeline.launch.watchdog import RollCall
-from pipeline.launch.worker import Job
+from pipeline.launch.worker import Assignment
 from pipeline.ray_session import LOCAL, ray_session
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 Result = TypeVar("Result")
+Work = TypeVar("Work", bound=Assignment)
 
 # What all workers raise at the same step, so that none is to be tried again.
 _ENDS = (TrainingStoppedError, InterruptedByUserError)
 
 
 def run_on_workers(
-    function: Callable[[Job, Worker, Report], Result],
-    job: Job,
+    function: Callable[[Work, Worker, Report], Result],
+    job: Work,
     show: Report,
     *,
     stops_on_request: bool = False,
@@ -82,7 +83,7 @@ def _hearing(run: str, show: Report) -> Report:
 
 
 def _in_this_process(
-    function: Callable[[Job, Worker, Report], Result], job: Job, show: Report
+    function: Callable[[Work, Worker, Report], Result], job: Work, show: Report
 ) -> Result:
     device = torch.device("cuda" if job.cluster.workers.device == "gpu" else "cpu")
     threads = torch.get_num_threads()
@@ -111,7 +112,7 @@ def _refuse_too_few(workers: Workers) -> None:
 
 
 def _fit(
-    function: Callable[[Job, Worker, Report], Result], job: Job, box: "ActorHandle[Any]"
+    function: Callable[[Work, Worker, Report], Result], job: Work, box: "ActorHandle[Any]"
 ) -> Result:
     from ray import train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -144,7 +145,7 @@ def _fit(
                 storage_path=scratch,
                 failure_config=train.FailureConfig(max_failures=workers.max_failures),
                 logging_config=train.LoggingConfig(log_level="ERROR"),
-                worker_runtime_env={"env_vars": network.environment},
+                worker_runtime_env={"env_vars": _network_device(network.interface)},
             ),
         )
         try:
@@ -173,14 +174,20 @@ def _in_a_thread(function: Callable[[], Result]) -> Result:
     return future.result()
 
 
+def _network_device(interface: str | None) -> dict[str, str]:
+    """What NCCL and gloo read when they start."""
+    names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+    return dict.fromkeys(names, interface) if interface else {}
+
+
 def credentials() -> dict[str, str]:
     """Return what a Ray that was up before can't know of this process's environment."""
     return {key: value for key, value in os.environ.items() if key.startswith(("MLFLOW_", "AWS_"))}
 
 
 def _enter(
-    function: Callable[[Job, Worker, Report], Result],
-    job: Job,
+    function: Callable[[Work, Worker, Report], Result],
+    job: Work,
     box: "ActorHandle[Any]",
     environment: dict[str, str],
 ) -> Result | Exception:
@@ -211,7 +218,7 @@ def _enter(
         raise
 
 
-def _explained(error: Exception, job: Job) -> Exception:
+def _explained(error: Exception, job: Assignment) -> Exception:
     failures = getattr(error, "worker_failures", {})
     for failure in failures.values():
         for cause in (failure, getattr(failure, "cause", None), failure.__cause__):

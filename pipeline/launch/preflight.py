@@ -19,7 +19,6 @@ from pipeline.recipe import Recipe
 from pipeline.tracking.runs import check_recordable, is_file
 
 TRAINING = ("network", "data set", "batch", "machine", "storage", "tracking")
-EVALUATION = ("network", "data set", "machine", "tracking")
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ def preflight(
         "network": _network,
         "data set": _data,
         "batch": _batch,
-        "machine": _machine,
+        "machine": lambda recipe, cluster: _machine(cluster),
         "storage": partial(_storage, on_disk),
-        "tracking": _tracking,
+        "tracking": lambda recipe, cluster: _tracking(cluster),
     }
     for name in names:
         try:
@@ -60,6 +59,12 @@ def refuse_early(
     for check in preflight(recipe, cluster, names, on_disk):
         if not check.passed:
             raise UserError(check.message)
+
+
+def refuse_cluster(cluster: Cluster) -> None:
+    """Raise `UserError` where `cluster` can't be had here, or can't record."""
+    _machine(cluster)
+    _tracking(cluster)
 
 
 def _network(recipe: Recipe, cluster: Cluster) -> str:
@@ -119,7 +124,7 @@ def _batch(recipe: Recipe, cluster: Cluster) -> str:
     )
 
 
-def _machine(recipe: Recipe, cluster: Cluster) -> str:
+def _machine(cluster: Cluster) -> str:
     workers = cluster.workers
     if workers.ray_address != "local":
         return f"{_number(workers)} workers, for Ray at '{workers.ray_address}' to place"
@@ -180,7 +185,7 @@ def bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
     return num_checkpoints * checkpoint_bytes(recipe) + weight_bytes(recipe)
 
 
-def _tracking(recipe: Recipe, cluster: Cluster) -> str:
+def _tracking(cluster: Cluster) -> str:
     if cluster.workers.ray_address != "local" and is_file(cluster.tracking.uri):
         raise UserError(
             "several machines can't share a sqlite file; set MLFLOW_TRACKING_URI or "

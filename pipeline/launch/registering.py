@@ -12,9 +12,9 @@ from pipeline.cluster import Cluster
 from pipeline.data.store import Store
 from pipeline.documents import digest, flatten
 from pipeline.errors import UserError
-from pipeline.evaluation.protocols import protocol_name
 from pipeline.launch.run_folder import RunFolder, RunRecord
 from pipeline.launch.starting import Start
+from pipeline.protocol import protocol_name
 from pipeline.recipe import Recipe
 from pipeline.tracking import runs
 from pipeline.tracking.environment import environment_tags

@@ -3,17 +3,17 @@
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.cluster import Cluster
-from pipeline.data.loaders import Loader, build_loader, evaluation_plan, training_plan
+from pipeline.cluster import Cluster, Folder
+from pipeline.data.loaders import Loader, build_loader, training_plan
 from pipeline.data.order import Dealing
 from pipeline.data.quarantine import Quarantine
 from pipeline.data.stage import stage
@@ -21,7 +21,7 @@ from pipeline.data.store import Store, store_folder
 from pipeline.data.views import fill_of
 from pipeline.distributed import Worker, same_on_all_workers
 from pipeline.errors import InterruptedByUserError
-from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.evaluate import Setting, evaluate
 from pipeline.evaluation.metrics import Counts
 from pipeline.launch.asking import Asked, Ballot
 from pipeline.launch.events import Note, Report
@@ -42,6 +42,16 @@ from pipeline.training.loop import train_epoch
 from pipeline.training.schedule import Schedule
 
 
+class Assignment(Protocol):
+    """What any work on workers says: on which cluster, and the folder that all of them see."""
+
+    @property
+    def cluster(self) -> Cluster: ...
+
+    @property
+    def folder(self) -> RunFolder: ...
+
+
 @dataclass(frozen=True)
 class Job:
     """What every worker is told: what to train, where, in which run, from which weights."""
@@ -53,9 +63,8 @@ class Job:
     start: Path | None = None
 
     def store(self) -> Store:
-        """Open the data set, on this node's own disk where the cluster has it staged."""
-        folder, stage_to = store_folder(self.cluster, self.recipe.data.name), self.cluster.stage_to
-        return stage(folder, stage_to) if stage_to else Store.open(folder, self.cluster.cache)
+        """Open the data set of the recipe."""
+        return open_data(self.cluster, store_folder(self.cluster, self.recipe.data.name))
 
     def dealing(self, worker: Worker) -> Dealing:
         batch = self.recipe.batch
@@ -65,6 +74,13 @@ class Job:
             num_micro_batches=batch.num_micro_batches,
             world_size=worker.world_size,
         )
+
+
+def open_data(cluster: Cluster, folder: Folder) -> Store:
+    """Open the data set in `folder`, on this node's own disk where the cluster has it staged."""
+    if cluster.stage_to:
+        return stage(folder, cluster.stage_to)
+    return Store.open(folder, cluster.cache)
 
 
 def train(job: Job, worker: Worker, report: Report) -> Counts:
@@ -148,20 +164,6 @@ def _epochs(
     return counts
 
 
-def evaluate_run(job: Job, worker: Worker, report: Report) -> Counts:
-    """Evaluate the final weights of a run on the test split of its recipe. A collective call."""
-    model = make_model(job, worker)
-    model.load_state_dict(load_file(job.folder.weights, device=str(worker.device)))
-    with watching(job, worker, report) as watchdog:
-        counts = test(job, model, worker, watchdog)
-    # The number of steps does not depend on the workers, which here need not divide a batch.
-    num_steps = job.dealing(replace(worker, world_size=1)).num_steps
-    with closing(open_tracker(job, worker, report)) as tracker:
-        meter = Meter(job.recipe, num_steps, worker, report, tracker)
-        meter.report_evaluation(job.recipe.epochs, counts)
-    return counts
-
-
 def make_model(job: Job, worker: Worker) -> ImageClassifier:
     """Build the recipe's network with its seed's initial weights, on the worker's device."""
     torch.manual_seed(job.recipe.seed)
@@ -206,34 +208,20 @@ def training_batches(
 
 def test(job: Job, model: nn.Module, worker: Worker, watchdog: Watchdog) -> Counts:
     """Evaluate `model` on the whole test split by the recipe's protocol. A collective call."""
-    recipe, loading = job.recipe, job.cluster.loading
-    images = job.store().split(recipe.data.test_split)
-    batches = build_loader(
-        images,
-        evaluation_plan(
-            recipe.evaluation,
-            recipe.input.size,
-            images,
-            worker.rank,
-            worker.world_size,
-            loading.evaluation_batch_size,
-        ),
-        recipe.input,
-        loading,
-        worker.device,
-        max_batch_size=loading.evaluation_batch_size,
-        fill=None,
-        channels_last=job.cluster.channels_last,
+    recipe, cluster = job.recipe, job.cluster
+    setting = Setting(
+        split=job.store().split(recipe.data.test_split),
+        protocol=recipe.evaluation,
+        input=recipe.input,
+        precision=recipe.precision,
+        loading=cluster.loading,
+        channels_last=cluster.channels_last,
     )
-    try:
-        counted = watchdog.counted(batches)
-        return evaluate(model, counted, len(images), worker, recipe.precision)
-    finally:
-        batches.close()
+    return evaluate(model, setting, worker, watchdog.counted)
 
 
 @contextmanager
-def watching(job: Job, worker: Worker, report: Report) -> Iterator[Watchdog]:
+def watching(job: Assignment, worker: Worker, report: Report) -> Iterator[Watchdog]:
     """Have a worker that hangs ended, unless it is the user's own command."""
     workers = job.cluster.workers
     if workers.are_here:

@@ -23,7 +23,8 @@ class Layer:
     `multiply_adds` counts those of convolutions and fully connected layers for one image, without
     biases, as papers do under the name FLOPs; all else counts 0. `windows` has one entry an axis,
     height first, and none where a layer sees each position alone. `receptive_field` and `jump`, in
-    input pixels, have one entry an axis of the input.
+    input pixels, have one entry an axis of the input. Position p sees the pixels from
+    `first_pixel + p · jump` on, as many as the field has; below 0 lies the padding.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Layer:
     groups: int
     receptive_field: tuple[int, ...]
     jump: tuple[int, ...]
+    first_pixel: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ class _Walk(fx.Interpreter):
                 groups=layer.groups if isinstance(layer, nn.Conv1d | nn.Conv2d) else 1,
                 receptive_field=seen.receptive_field,
                 jump=tuple(axis.jump for axis in seen.axes),
+                first_pixel=tuple(axis.first for axis in seen.axes),
             )
         )
 

@@ -4,86 +4,20 @@ A number of another key never stands beside a result: the cell names the nearest
 it differs. The lecture's benchmark table stands apart, with what each of its numbers is.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import UserError
-from pipeline.evaluation.metrics import Counts, Interval, wilson_interval
-from pipeline.published import (
-    Published,
-    ResultKey,
-    lecture_table,
-    like_for_like,
-    nearest,
-    neighbours,
-    protocol_words,
-    refusal,
-)
+from pipeline.evaluation.metrics import Counts
+from pipeline.like_with_like import like_for_like, nearest, neighbours, on_test, refusal
+from pipeline.published import Published, ResultKey, lecture_table, protocol_words
+from pipeline.reports.measured import Measured, errors_of
 from pipeline.reports.tables import titled_table
+from pipeline.reports.verdict import error_named, verdict
 
 _LECTURE = "The lecture's table: no number here is of one network on one crop"
 _INSTEAD = "One network on the validation set: what a run may be held against"
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The result of one run on one split by one protocol; `counts` is None before it is measured.
-
-    `complete` says that the training has reached its end.
-    """
-
-    key: ResultKey
-    counts: Counts | None = None
-    run: str = ""
-    run_id: str = ""
-    date: str = ""
-    complete: bool = True
-
-
-def measured_from_run(
-    params: Mapping[str, str],
-    tags: Mapping[str, str],
-    metrics: Mapping[str, float],
-    *,
-    run_id: str,
-    date: str,
-    complete: bool,
-) -> list[Measured]:
-    """Return what a tracked run measured: one result for each split and protocol.
-
-    An evaluation that was tracked only in part is left out. Raises `UserError` for a run that has
-    evaluations but does not say of which network or data.
-    """
-    run = tags.get("mlflow.runName", run_id)
-    results = []
-    for metric in metrics:
-        match metric.split("/"):
-            case ["eval", split, protocol, "images"]:
-                prefix = f"eval/{split}/{protocol}"
-            case _:
-                continue
-        if f"{prefix}/top1_hits" not in metrics or f"{prefix}/top5_hits" not in metrics:
-            continue
-        try:
-            network = params["recipe.network.name"]
-            data = tags.get("dataset.name") or params["recipe.data.name"]
-        except KeyError as error:
-            raise UserError(
-                f"run '{run}': its param {error} is missing; delete the run or compare another "
-                f"experiment"
-            ) from None
-        counts = Counts(
-            top1_hits=int(metrics[f"{prefix}/top1_hits"]),
-            top5_hits=int(metrics[f"{prefix}/top5_hits"]),
-            images=int(metrics[metric]),
-        )
-        extra_data = tags.get("dataset.extra", "none")
-        key = ResultKey(network, data, split, protocol, extra_data=extra_data)
-        results.append(Measured(key, counts, run, run_id, date, complete))
-    return results
 
 
 def comparison_tables(results: Sequence[Measured]) -> list[Table]:
@@ -131,6 +65,7 @@ def comparison_markdown(results: Sequence[Measured]) -> str:
             "Top-5 error, % (95 %)",
             "Published",
             "Difference",
+            "Verdict",
         ),
         (_markdown_row(result) for result in results),
     )
@@ -172,38 +107,7 @@ def _protocol(key: ResultKey) -> str:
 def _measured(result: Measured) -> list[str]:
     if result.counts is None:
         return []
-    top1, top5 = _errors(result.counts, None)
-    return [f"top-1 {top1.measured}", f"top-5 {top5.measured}"]
-
-
-@dataclass(frozen=True)
-class _Error:
-    """A measured top-k error and the published one of the same key, in percent."""
-
-    value: float
-    interval: Interval
-    published: float | None
-
-    @property
-    def measured(self) -> str:
-        return f"{self.value:.2f} ({self.interval.low:.2f}–{self.interval.high:.2f})"
-
-    @property
-    def difference(self) -> str:
-        if self.published is None:
-            return ""
-        place = "inside" if self.published in self.interval else "outside"
-        return f"{self.value - self.published:+.2f}, {place}".replace("-", "−")
-
-
-def _errors(counts: Counts, published: Published | None) -> tuple[_Error, _Error]:
-    def error(value: float, hits: int, other: float | None) -> _Error:
-        return _Error(value, wilson_interval(counts.images - hits, counts.images), other)
-
-    return (
-        error(counts.top1_error, counts.top1_hits, published.top1_error if published else None),
-        error(counts.top5_error, counts.top5_hits, published.top5_error if published else None),
-    )
+    return [f"{error.name} {error}" for error in errors_of(result.counts)]
 
 
 def _beside(result: Measured) -> list[str]:
@@ -213,17 +117,42 @@ def _beside(result: Measured) -> list[str]:
         return _unlike(result.key)
     if result.counts is None:
         return [same.errors, _source(same, None)]
+    found = verdict(result)
+    against = found.against if found else same
     lines = [
-        "–" if error.published is None else f"{error.published}: {error.difference}"
-        for error in _errors(result.counts, same)
+        f"{theirs}: {difference}" if theirs is not None else "–"
+        for theirs, difference in _differences(result.counts, against)
     ]
-    return [*lines, _source(same, result.counts)]
+    return [*lines, *([found.words] if found else []), _source(against, result.counts)]
+
+
+def beside_words(result: Measured) -> str:
+    """Return what stands beside a result besides the numbers: the source, or why there is none."""
+    found = verdict(result)
+    same = found.against if found else like_for_like(result.key)
+    if same:
+        return _source(same, result.counts)
+    first, *others = _unlike(result.key)
+    return " ".join([first, ", ".join(others)]).rstrip()
+
+
+def _differences(counts: Counts, published: Published) -> list[tuple[float | None, str]]:
+    """Return the published top-1 and top-5 error, and by how many points ours is above it."""
+    pairs = []
+    for error in errors_of(counts):
+        theirs = error_named(published, error.name)
+        ours_above = "" if theirs is None else f"{error.value - theirs:+.2f}".replace("-", "−")
+        pairs.append((theirs, ours_above))
+    return pairs
 
 
 def _source(published: Published, counts: Counts | None) -> str:
-    if counts is None or published.images in (None, counts.images):
-        return published.citation
-    return f"{published.citation}; on {published.images:,} images"
+    notes = [published.citation]
+    if counts and published.images not in (None, counts.images):
+        notes.append(f"on {published.images:,} images")
+    if test := on_test(published):
+        notes.append(f"on test it has {test.errors}")
+    return "; ".join(notes)
 
 
 def _unlike(key: ResultKey) -> list[str]:
@@ -250,14 +179,11 @@ def _instead_rows() -> list[tuple[str, ...]]:
 
 
 def _markdown_row(result: Measured) -> tuple[str, ...]:
-    key, counts, same = result.key, result.counts, like_for_like(result.key)
-    errors = _errors(counts, same) if counts else ()
-    measured = [error.measured for error in errors] or ["", ""]
-    if same:
-        beside = f"{same.errors}, {_source(same, counts)}"
-    else:
-        first, *others = _unlike(key)
-        beside = " ".join([first, ", ".join(others)]).rstrip()
+    key, counts, found = result.key, result.counts, verdict(result)
+    same = found.against if found else like_for_like(key)
+    measured = [str(error) for error in errors_of(counts)] if counts else ["", ""]
+    differences = _differences(counts, same) if counts and same else []
+    beside = ", ".join([*([same.errors] if same else []), beside_words(result)])
     return (
         ", ".join(_run(result)),
         key.network,
@@ -266,7 +192,8 @@ def _markdown_row(result: Measured) -> tuple[str, ...]:
         f"{counts.images:,}" if counts else "",
         *measured,
         beside,
-        " / ".join(error.difference or "–" for error in errors) if same else "",
+        " / ".join(difference or "–" for _, difference in differences),
+        found.words if found else "",
     )
 
 

@@ -1,7 +1,7 @@
 """What comparison and lists of jobs read from the tracking store."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -36,6 +36,10 @@ class TrainingProgress:
         return replace(self, images_per_second=None, seconds_left=None)
 
 
+# The tag that tells published results in an experiment from its own runs.
+KIND, PUBLISHED = "kind", "published"
+
+
 @dataclass(frozen=True)
 class TrackedRun:
     """A run as the store knows it; `metrics` holds the value of each metric's last step."""
@@ -48,9 +52,14 @@ class TrackedRun:
     tags: Mapping[str, str]
     metrics: Mapping[str, float]
 
+    @property
+    def parent(self) -> str:
+        """The id of the training that this run evaluates; empty for any other run."""
+        return self.tags.get("mlflow.parentRunId", "")
+
 
 def evaluated_runs(uri: str, experiment: str) -> list[TrackedRun]:
-    """Return the runs of `experiment`, newest first.
+    """Return the runs of `experiment` but for the published ones, newest first.
 
     Raises `UserError` if there is no such store or experiment; it names the experiments there are.
     """
@@ -65,17 +74,61 @@ def evaluated_runs(uri: str, experiment: str) -> list[TrackedRun]:
             raise UserError(
                 f"no experiment '{experiment}' in the tracking store; there are: {known}"
             )
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = client.search_runs(
-                [found.experiment_id], order_by=["attributes.start_time DESC"], page_token=token
-            )
-            runs += page
-            token = page.token
-            if not token:
-                break
-    return [_tracked(run) for run in runs]
+        runs = all_runs(client, found.experiment_id)
+    return [_tracked(run) for run in runs if run.data.tags.get(KIND) != PUBLISHED]
+
+
+def all_runs(client: "MlflowClient", experiment_id: str, filter: str = "") -> "list[Run]":
+    """Return the runs of an experiment that pass MLflow's `filter`, newest first."""
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], filter, order_by=["attributes.start_time DESC"], page_token=token
+        )
+        runs += page
+        token = page.token
+        if not token:
+            return runs
+
+
+def named_runs(runs: Sequence[TrackedRun], names: Sequence[str] | None) -> list[TrackedRun]:
+    """Return the runs with these names and their evaluations, in order; all of them without names.
+
+    Raises `UserError` for a name that no run has.
+    """
+    if not names:
+        return list(runs)
+    there = {run.name for run in runs}
+    for name in names:
+        if name not in there:
+            known = ", ".join(sorted(there)) or "none"
+            raise UserError(f"no run '{name}' in the experiment; there are: {known}")
+    chosen = {run.run_id for run in runs if run.name in names}
+    return [run for run in runs if run.run_id in chosen or run.parent in chosen]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A metric's value at a step."""
+
+    step: int
+    value: float
+
+
+def histories(uri: str, run: TrackedRun, names: Iterable[str]) -> dict[str, list[Point]]:
+    """Return the whole course of each of these metrics that the run has, steps rising."""
+    with reaching(uri):
+        client = connect(uri)
+        courses = {
+            name: client.get_metric_history(run.run_id, name)
+            for name in names
+            if name in run.metrics
+        }
+    return {
+        name: [Point(metric.step, metric.value) for metric in sorted(course, key=lambda m: m.step)]
+        for name, course in courses.items()
+    }
 
 
 def tracked_run(uri: str, run_id: str) -> TrackedRun:

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -56,8 +57,8 @@ def check_recordable(uri: str, experiment: str) -> None:
     if sqlite_file(uri) is None:
         with reaching(uri), _hurried():
             client = connect(uri)
-            experiment_id = _experiment_id(client, experiment, None)
-            client.set_experiment_tag(experiment_id, "ilsvrc.checked", f"{datetime.now():%F %T}")
+            place = experiment_id(client, uri, experiment)
+            client.set_experiment_tag(place, "ilsvrc.checked", f"{datetime.now():%F %T}")
 
 
 def start_run(
@@ -71,21 +72,16 @@ def start_run(
 ) -> str:
     """Make a run of `experiment` with `params` and `tags`, or go on with one; return its id.
 
-    The experiment is made if need be; the files of a sqlite store's runs lie beside it, in
-    `mlartifacts`. A run that goes on keeps its params, and its tags say what it goes on with; one
-    that is no longer there, since it or its store was deleted, is made anew.
+    The experiment is made if need be. A run that goes on keeps its params, and its tags say what it
+    goes on with; one that is no longer there, since it or its store was deleted, is made anew.
     """
-    path = sqlite_file(uri)
     with reaching(uri):
         client = connect(uri)
         run = _find_run(client, existing_run_id)
         if run:
             client.update_run(run.info.run_id, status="RUNNING")
         else:
-            artifacts = (path.parent / "mlartifacts").as_uri() if path else None
-            run = client.create_run(
-                _experiment_id(client, experiment, artifacts), run_name=run_name
-            )
+            run = client.create_run(experiment_id(client, uri, experiment), run_name=run_name)
         run_id: str = run.info.run_id
         new = {key: value for key, value in params.items() if key not in run.data.params}
         # A server's address may hold a password, and everyone who sees the run sees its params.
@@ -121,6 +117,30 @@ def log_files(uri: str, run_id: str, paths: Iterable[Path], folder: str | None =
         client = connect(uri)
         for path in paths:
             client.log_artifact(run_id, str(path), folder)
+
+
+def log_metrics(uri: str, run_id: str, metrics: Mapping[str, float]) -> None:
+    """Record `metrics` with a run, at step 0."""
+    from mlflow.entities import Metric
+
+    with reaching(uri):
+        now = int(time.time() * 1000)
+        values = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        connect(uri).log_batch(run_id, metrics=values)
+
+
+def run_with_tags(uri: str, experiment: str, tags: Mapping[str, str]) -> str | None:
+    """Return the newest run of `experiment` that has all of `tags`, or None."""
+    with reaching(uri):
+        client = connect(uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None or found.lifecycle_stage == "deleted":
+            return None
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        runs = client.search_runs(
+            [found.experiment_id], wanted, max_results=1, order_by=["attributes.start_time DESC"]
+        )
+    return str(runs[0].info.run_id) if runs else None
 
 
 def log_dataset(uri: str, run_id: str, name: str, digest: str, place: str) -> None:
@@ -187,9 +207,15 @@ def _find_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def _experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:
+def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
+    """Return the id of experiment `name`, which is made if need be; `UserError` if it is deleted.
+
+    The files of a sqlite store's runs lie beside it, in `mlartifacts`.
+    """
     from mlflow.exceptions import MlflowException
 
+    path = sqlite_file(uri)
+    artifacts = (path.parent / "mlartifacts").as_uri() if path else None
     found = client.get_experiment_by_name(name)
     if found is None:
         try:

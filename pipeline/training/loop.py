@@ -15,7 +15,7 @@ from pipeline.data.loaders import Batch
 from pipeline.data.order import Dealing
 from pipeline.distributed import Worker
 from pipeline.evaluation.evaluate import autocast
-from pipeline.evaluation.metrics import topk_hits
+from pipeline.evaluation.hits import topk_hits
 from pipeline.recipe import Recipe
 from pipeline.training.batch_norm import combine_statistics, evenly_weighted
 from pipeline.training.loss import main_logits, objective, summed_loss

@@ -93,10 +93,10 @@ def test_pictures_are_like_imagenets_and_all_different(pictures: Split) -> None:
 def test_the_loader_is_that_of_a_training(data_folder: Path, pictures: Split) -> None:
     bench = bench_of(pictures)
     cluster = Cluster(workers=Workers(count=0, device="cpu"), data_dir=str(data_folder))
-    job = Job(bench.recipe, cluster, RunFolder(data_folder / "run"), "", "")
+    job = Job(bench.recipe, cluster, RunFolder(data_folder / "run"), "")
     worker = Worker(0, 1, CPU)
     start = Position(0, 0, PlateauState())
-    trained = list(training_batches(job, job.dealing(worker), start, worker))
+    trained = list(training_batches(job, job.dealing(worker), start, worker, print))
     measured = list(open_loader(bench))
     assert len(measured) == len(trained) == 2 * NUM_PICTURES / 4
     for ours, theirs in zip(measured, trained, strict=True):

@@ -12,17 +12,8 @@ from pipeline.data.loaders import evaluation_plan, training_plan
 from pipeline.data.order import Dealing
 from pipeline.data.store import Split
 from pipeline.data.views import Views
-from pipeline.recipe import (
-    SGD,
-    AreaCrop,
-    Batch,
-    CenterCrop,
-    Constant,
-    Data,
-    Input,
-    Network,
-    Recipe,
-)
+from pipeline.protocol import CenterCrop
+from pipeline.recipe import SGD, AreaCrop, Batch, Constant, Data, Input, Network, Recipe
 
 CENTER = CenterCrop(resize=256)
 RECIPE = Recipe(

@@ -22,7 +22,8 @@ from pipeline.data.signals import decode_signal, encode_signal
 from pipeline.data.store import ImageClass, Sample, Split, Store, write_store
 from pipeline.errors import UserError
 from pipeline.launch.preflight import preflight
-from pipeline.recipe import Input, Recipe, WholeImage, load_recipe
+from pipeline.protocol import WholeImage
+from pipeline.recipe import Input, Recipe, load_recipe
 from pipeline.tracking.models import _signature
 
 CPU = torch.device("cpu")

@@ -1,57 +1,170 @@
 """Every image once, whoever holds it; and a refusal when the sum is off."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from pipeline.data.loaders import Batch
+from pipeline.cluster import Loading
+from pipeline.data.store import Split, Store
 from pipeline.distributed import Worker
-from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.evaluate import Scored, Setting, count, evaluate, scored_images
+from pipeline.evaluation.keeping import Gathered
 from pipeline.evaluation.metrics import Counts
+from pipeline.evaluation.predictions import About, Predictions, read_predictions
+from pipeline.protocol import CenterCrop, Crops, Dense, DenseAndCrops, Protocol, WholeImage
+from pipeline.recipe import Input
 
-CLASSES = 7
-LOGITS = torch.randn(64, CLASSES, generator=torch.Generator().manual_seed(3))
-LABELS = torch.arange(64) % CLASSES
-WORKER = Worker(0, 1, torch.device("cpu"))
-
-
-def batches(start: int, end: int, size: int) -> Iterator[Batch]:
-    for first in range(start, end, size):
-        chosen = torch.arange(first, min(first + size, end))
-        yield Batch(LOGITS[chosen], LABELS[chosen], chosen)
-
-
-def count(start: int, end: int, size: int) -> Counts:
-    return evaluate(nn.Identity(), batches(start, end, size), end - start, WORKER, "float32")
+CPU = torch.device("cpu")
+ALONE = Worker(0, 1, CPU)
+TINY = Input(size=8, mean=(30,), std=(70,), color="gray")
+PROTOCOLS: dict[str, Protocol] = {
+    "whole": WholeImage(),
+    "flip": CenterCrop(resize=10, flip=True),
+    "crops": Crops(resize=(9, 12), positions="corners-and-center"),
+    "logits": Crops(resize=(9,), positions=2, average="logits"),
+}
 
 
-@settings(max_examples=40, deadline=None)
-@given(num_images=st.integers(1, 64), world_size=st.integers(1, 8), batch_size=st.integers(1, 64))
-def test_the_workers_counts_add_up_to_those_of_one(
-    num_images: int, world_size: int, batch_size: int
+class Linear(nn.Module):
+    """A network that is quick, and never the same for two pictures."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(num_classes, 64, generator=generator))
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not self.training
+        return images.flatten(1) @ self.weight.T
+
+
+@pytest.fixture(scope="module")
+def digits(data_dir: Path) -> Split:
+    return Store.open(data_dir / "digits").split("val")
+
+
+class Some:
+    """The first images of a split, as evaluation looks at one."""
+
+    def __init__(self, split: Split, num_images: int) -> None:
+        self.labels, self.sizes = split.labels[:num_images], split.sizes[:num_images]
+        self.keys, self.contents = split.keys[:num_images], split.contents
+        self.encoded_batch = split.encoded_batch
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def setting_of(split: Split | Some, protocol: Protocol, batch_size: int = 64) -> Setting:
+    loading = Loading(backend="reference", evaluation_batch_size=batch_size)
+    return Setting(split, protocol, TINY, "float32", loading, channels_last=False)  # type: ignore[arg-type]
+
+
+def scored_by(setting: Setting, rank: int = 0, world_size: int = 1) -> Iterator[Scored]:
+    worker = Worker(rank, world_size, CPU)
+    return scored_images(Linear().eval(), setting, worker, lambda batches: batches)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@settings(max_examples=8, deadline=None)
+@given(num_images=st.integers(1, 24), world_size=st.integers(1, 8), batch_size=st.integers(1, 30))
+def test_any_number_of_workers_counts_what_one_counts(
+    digits: Split, name: str, num_images: int, world_size: int, batch_size: int
 ) -> None:
-    cuts = [rank * num_images // world_size for rank in range(world_size + 1)]
-    shares = [count(low, high, batch_size) for low, high in pairwise(cuts)]
+    some, protocol = Some(digits, num_images), PROTOCOLS[name]
     total = Counts(0, 0, 0)
-    for share in shares:
-        total += share
-    assert total == count(0, num_images, 64)
-    ranked = LOGITS[:num_images].argsort(dim=1, descending=True)
-    hits = ranked == LABELS[:num_images, None]
-    assert total == Counts(int(hits[:, 0].sum()), int(hits[:, :5].sum()), num_images)
+    seen: list[int] = []
+    for rank in range(world_size):
+        scored = list(scored_by(setting_of(some, protocol, batch_size), rank, world_size))
+        images = sum(len(batch.labels) for batch in scored)
+        total += count(scored, images, ALONE)
+        seen += [i for batch in scored for i in batch.indices.tolist()]
+    assert total == evaluate(Linear(), setting_of(some, protocol), ALONE)
+    assert seen == list(range(num_images))
 
 
-def test_a_missing_image_is_an_error_not_a_number() -> None:
+def test_the_views_of_an_image_are_averaged(digits: Split) -> None:
+    some = Some(digits, 20)
+    mirrored = CenterCrop(resize=10, flip=True)
+    (plain,) = scored_by(setting_of(some, CenterCrop(resize=10)))
+    (both,) = scored_by(setting_of(some, mirrored))
+    (logits,) = scored_by(setting_of(some, mirrored.model_copy(update={"average": "logits"})))
+    assert torch.equal(plain.probabilities, plain.scores.softmax(1))
+    other = 2 * logits.scores - plain.scores  # of the mirrored view alone
+    expected = (plain.scores.softmax(1) + other.softmax(1)) / 2
+    torch.testing.assert_close(both.probabilities, expected)
+    assert torch.equal(both.scores, both.probabilities)
+    assert (both.probabilities - logits.probabilities).abs().max() > 1e-3
+
+
+def test_a_missing_image_is_an_error_not_a_number(digits: Split) -> None:
+    scored = list(scored_by(setting_of(Some(digits, 9), WholeImage(), 4)))
     with pytest.raises(RuntimeError, match="9 images of a split of 10"):
-        evaluate(nn.Identity(), batches(0, 9, 4), 10, WORKER, "float32")
+        count(scored, 10, ALONE)
 
 
-def test_the_model_is_evaluated_as_such_and_left_as_it_was() -> None:
-    model = nn.Sequential(nn.Dropout(0.9))
-    assert evaluate(model, batches(0, 64, 16), 64, WORKER, "float32") == count(0, 64, 64)
+def test_the_model_is_evaluated_as_such_and_left_as_it_was(digits: Split) -> None:
+    model = nn.Sequential(nn.Dropout(0.9), nn.Flatten(), nn.Linear(64, 10))
+    once, again = (evaluate(model, setting_of(digits, WholeImage()), ALONE) for _ in range(2))
+    assert once == again
     assert model.training
+
+
+@pytest.mark.parametrize(("num_images", "world_size"), [(23, 3), (2, 4)])
+def test_kept_predictions_are_those_counted(
+    digits: Split, tmp_path: Path, num_images: int, world_size: int
+) -> None:
+    some = Some(digits, num_images)
+    protocol = PROTOCOLS["crops"]
+    about = About(
+        network="linear", training_data="digits", data="digits", data_digest="d", split="val",
+        protocol="crops", weights_digest="w", run="run",
+    )  # fmt: skip
+
+    def kept(path: Path, world_size: int) -> Predictions:
+        workers = [Worker(rank, world_size, CPU) for rank in range(world_size)]
+        gathered = [Gathered(path, num_images, worker) for worker in workers]
+        for rank, one in enumerate(gathered):
+            for scored in scored_by(setting_of(some, protocol, 60), rank, world_size):
+                one.add(scored)
+            one.hand_over()
+        return read_predictions(gathered[0].join(some, (), about))  # type: ignore[arg-type]
+
+    alone, together = kept(tmp_path / "alone", 1), kept(tmp_path / "together", world_size)
+    assert replace(alone).digest == together.digest
+    assert alone.counts == evaluate(Linear(), setting_of(some, protocol), ALONE)
+    assert alone.keys == digits.keys[:num_images]
+    assert np.allclose(alone.probabilities.astype(float).sum(1), 1, atol=5e-3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together"]
+
+
+def test_dense_passes_and_crops_have_a_half_each(digits: Split) -> None:
+    """Each pass alone, then all together: the mean over two sides, and over that and the crops."""
+    torch.manual_seed(0)
+    layers = {"conv": nn.Conv2d(1, 4, 3, 1, 1), "pool": nn.MaxPool2d(4), "flatten": nn.Flatten()}
+    model = nn.Sequential(OrderedDict(layers | {"fc": nn.Linear(16, 10)})).eval()
+    some = Some(digits, 7)
+
+    def probabilities(protocol: Protocol) -> Tensor:
+        scored = list(
+            scored_images(model, setting_of(some, protocol), ALONE, lambda batches: batches)
+        )
+        assert torch.cat([batch.indices for batch in scored]).tolist() == list(range(7))
+        return torch.cat([batch.probabilities for batch in scored])
+
+    dense, crops = Dense(resize=(8, 16)), Crops(resize=(10,), positions="center")
+    sides = [probabilities(Dense(resize=(side,))) for side in dense.resize]
+    assert (sides[0] - sides[1]).abs().max() > 1e-3
+    torch.testing.assert_close(sides[0], probabilities(CenterCrop(resize=8, flip=True)))
+    expected = (sides[0] + sides[1]) / 2
+    torch.testing.assert_close(probabilities(dense), expected)
+    both = probabilities(DenseAndCrops(dense=dense, crops=crops))
+    torch.testing.assert_close(both, (expected + probabilities(crops)) / 2)

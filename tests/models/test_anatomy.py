@@ -39,11 +39,12 @@ def test_a_small_network_by_hand() -> None:
         groups=2,
         receptive_field=(3, 3),
         jump=(1, 1),
+        first_pixel=(-1, -1),
     )
     assert anatomy.layers == (
         first,
-        replace(first, parameters=0, receptive_field=(5, 5)),
-        Layer("norm", "BatchNorm2d", (4, 5, 6), 8, 0, (), 1, (5, 5), (1, 1)),
+        replace(first, parameters=0, receptive_field=(5, 5), first_pixel=(-2, -2)),
+        Layer("norm", "BatchNorm2d", (4, 5, 6), 8, 0, (), 1, (5, 5), (1, 1), (-2, -2)),
     )
     assert (anatomy.depth, anatomy.receptive_field) == (2, (5, 5))
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.evaluation.protocols import protocol_name
 from pipeline.models.zoo import build_model
+from pipeline.protocol import protocol_name
 from pipeline.recipe import read_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "recipes").glob("*.yaml"))

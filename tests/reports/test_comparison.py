@@ -1,6 +1,7 @@
 import io
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
@@ -9,12 +10,14 @@ from rich.table import Table
 from pipeline.errors import UserError
 from pipeline.evaluation.metrics import Counts
 from pipeline.published import ResultKey, published
-from pipeline.reports.comparison import (
+from pipeline.reports.comparison import comparison_markdown, comparison_tables
+from pipeline.reports.measured import (
     Measured,
-    comparison_markdown,
-    comparison_tables,
     measured_from_run,
+    measured_from_runs,
+    result_tags,
 )
+from pipeline.tracking.queries import TrackedRun
 
 IMAGES = 50_000
 
@@ -66,6 +69,10 @@ def test_every_published_result_fits_and_no_word_is_cut(width: int) -> None:
         assert words(row[7]) <= shown
 
 
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
 def words(text: str) -> set[str]:
     return set(re.split(r"[\s,:;/]+", text))
 
@@ -91,21 +98,24 @@ def test_markup_in_a_name_is_only_a_name() -> None:
 
 def test_like_for_like_stands_beside_with_difference_and_source() -> None:
     text = results_text(RESNET)
-    assert "top-1 30.30 (29.90–30.70)   30.43: −0.13, inside" in text
-    assert "top-5 11.20 (10.93–11.48)   10.76: +0.44, outside" in text
+    assert "top-1 30.30 (29.90–30.70)   30.43: −0.13 " in text
+    assert "top-5 11.20 (10.93–11.48)   10.76: +0.44 " in text
+    assert "not reproduced by 0.44 points of top-5 (p = 0.0015)" in flat(
+        results_text(RESNET, width=120)
+    )
     assert "fb.resnet.torch" in text
     assert markdown_rows(RESNET)[0] == [
         "a-run, 2026-01-02", "resnet18", "ilsvrc2012 val", "center-256-224", "50,000",
         "30.30 (29.90–30.70)", "11.20 (10.93–11.48)", "30.43 / 10.76, fb.resnet.torch",
-        "−0.13, inside / +0.44, outside",
+        "−0.13 / +0.44", "not reproduced by 0.44 points of top-5 (p = 0.0015)",
     ]  # fmt: skip
 
 
 def test_an_error_that_was_never_published_is_a_dash() -> None:
     googlenet = measured(imagenet("googlenet"), 31.0, 10.0)
     assert re.search(r"top-1 31\.00 \S+ +– *\n", results_text(googlenet))
-    assert "10.07: −0.07, inside" in results_text(googlenet)
-    assert markdown_rows(googlenet)[0][8] == "– / −0.07, inside"
+    assert "10.07: −0.07 " in results_text(googlenet)
+    assert markdown_rows(googlenet)[0][8] == "– / −0.07"
 
 
 def test_one_crop_alexnet_has_no_number_beside_it() -> None:
@@ -113,8 +123,7 @@ def test_one_crop_alexnet_has_no_number_beside_it() -> None:
     flat = " ".join(text.split())
     assert "not comparable with the nearest, 40.7 / 18.2" in flat
     assert "15.3" not in flat
-    assert "inside" not in flat
-    assert "outside" not in flat
+    assert "reproduced" not in flat
     row = markdown_rows(ALEXNET)[0]
     assert "10 crops (224 of the centre 256) instead of 1 crop (224 of 256)" in row[7]
     assert row[8] == ""
@@ -218,3 +227,29 @@ def test_a_run_of_unknown_network_is_refused() -> None:
 def test_a_run_without_evaluations_has_no_results() -> None:
     nothing = measured_from_run({}, {}, {"train/loss": 1.0}, run_id="f", date="", complete=True)
     assert nothing == []
+
+
+def test_results_become_tags_of_a_registered_model() -> None:
+    assert result_tags([RESNET, ALEXNET, Measured(imagenet("resnet18", "flip"))]) == {
+        "val/center-256-224": "30.30 (29.90–30.70) / 11.20 (10.93–11.48) of 50,000"
+    }
+
+
+def tracked(run_id: str, name: str, tags: dict[str, str]) -> TrackedRun:
+    day = datetime(2026, 1, 2, tzinfo=UTC)
+    return TrackedRun(run_id, name, "FINISHED", day, PARAMS, tags, METRICS)
+
+
+def test_what_an_evaluation_measured_again_counts_once_under_the_trainings_name() -> None:
+    evaluated = {"mlflow.parentRunId": "f00", "evaluation.run": "mine"}
+    runs = [tracked("f01", "mine val center", evaluated), tracked("f00", "mine", {})]
+    results = measured_from_runs(runs)
+    assert [(result.run, result.run_id) for result in results] == [("mine", "f01")] * 2
+    assert {result.key.split for result in results} == {"val", "train"}
+    assert len(measured_from_runs([*runs, tracked("f02", "other", {})])) == 4
+
+
+def test_an_ensemble_is_compared_as_one() -> None:
+    (first, _) = measured_from_runs([tracked("f00", "e", {"ensemble.size": "2"})])
+    assert first.key.ensemble_size == 2
+    assert "ensemble of 2" in results_text(first)

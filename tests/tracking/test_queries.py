@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.tracking.queries import evaluated_runs
+from pipeline.tracking.queries import Point, evaluated_runs, histories, named_runs
 from pipeline.tracking.runs import finish_run, start_run
 from pipeline.tracking.tracker import Tracker
 
@@ -41,3 +41,26 @@ def test_asking_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="doesn't exist: train a network first"):
         evaluated_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "ours")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_chosen_by_its_name_with_its_evaluations(store: str, run_id: str) -> None:
+    parent = {"mlflow.parentRunId": run_id}
+    start_run(store, "ours", run_name="first val", params={}, tags=parent)
+    start_run(store, "ours", run_name="second", params={}, tags={})
+    runs = evaluated_runs(store, "ours")
+    assert len(named_runs(runs, None)) == 3
+    assert {run.name for run in named_runs(runs, ["first"])} == {"first", "first val"}
+    with pytest.raises(UserError, match="no run 'third' in the experiment; there are: first, "):
+        named_runs(runs, ["first", "third"])
+
+
+def test_a_metrics_whole_course_comes_in_order_of_its_steps(
+    store: str, run_id: str, tmp_path: Path
+) -> None:
+    tracker = Tracker(store, run_id, tmp_path, seconds_between_batches=0.01)
+    for step in range(3):
+        tracker.log({"train/loss": 3.0 - step}, step)
+    tracker.close()
+    (run,) = evaluated_runs(store, "ours")
+    courses = histories(store, run, ["train/loss", "train/nothing"])
+    assert courses == {"train/loss": [Point(0, 3.0), Point(1, 2.0), Point(2, 1.0)]}

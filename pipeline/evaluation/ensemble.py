@@ -1,0 +1,90 @@
+"""Several networks as one: the average of what they say (VGG §4.4, GoogLeNet §7, ResNet §3.4)."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from pipeline.errors import UserError
+from pipeline.evaluation.hits import best_guesses, label_ranks
+from pipeline.evaluation.paired import refuse_other_images
+from pipeline.evaluation.predictions import NUM_GUESSES, About, Predictions
+
+_ROWS_AT_ONCE = 4096
+
+
+def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = None) -> Predictions:
+    """Average the members' probabilities, by `weights` that are then made to add up to 1.
+
+    What one network says of an image is averaged over its views before, so that this is what the
+    networks would say together, but for the rounding of kept probabilities to float16. Raises
+    `UserError` where images, labels or classes differ, or weights are none.
+    """
+    if len(members) < 2:
+        raise UserError("an ensemble has at least two members")
+    first = members[0]
+    for other in members[1:]:
+        refuse_other_images(first, other)
+        if other.probabilities.shape != first.probabilities.shape:
+            raise UserError(f"{other.about.run} tells other classes apart than {first.about.run}")
+    shares = np.asarray(weights or [1.0] * len(members))
+    if len(shares) != len(members) or (shares < 0).any() or not shares.sum() > 0:
+        raise UserError(f"--weights: {len(members)} numbers of 0 or more are needed, one a member")
+    shares = shares / shares.sum()
+    probabilities = np.empty(first.probabilities.shape, np.float16)
+    ranks = np.empty(len(first), np.int16)
+    guesses = np.empty(first.guesses.shape, np.int16)
+    for start in range(0, len(first), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        scores = torch.zeros(first.probabilities[rows].shape)
+        for member, share in zip(members, shares.tolist(), strict=True):
+            scores += share * torch.from_numpy(member.probabilities[rows].astype(np.float32))
+        labels = torch.from_numpy(first.labels[rows].copy())
+        probabilities[rows] = scores.numpy()
+        ranks[rows] = label_ranks(scores, labels).numpy()
+        guesses[rows] = best_guesses(scores, NUM_GUESSES).numpy()
+    return Predictions(
+        keys=first.keys,
+        labels=first.labels,
+        probabilities=probabilities,
+        ranks=ranks,
+        guesses=guesses,
+        classes=first.classes,
+        about=_about([member.about for member in members], shares.tolist()),
+    )
+
+
+def _about(members: Sequence[About], shares: Sequence[float]) -> About:
+    """Say what an ensemble is; what is not the same in all members is joined with +."""
+    equal = len(set(shares)) == 1
+    names = [
+        member.run if equal else f"{share:.4g} × {member.run}"
+        for member, share in zip(members, shares, strict=True)
+    ]
+    seen = [f"{member.weights_digest} {member.protocol}" for member in members]
+    digest = hashlib.sha256("\n".join([*seen, *names]).encode()).hexdigest()
+
+    def joined(field: str) -> str:
+        return "+".join(sorted({str(getattr(member, field)) for member in members}))
+
+    return members[0].model_copy(
+        update={
+            "network": _networks({member.network for member in members}),
+            "training_data": joined("training_data"),
+            "protocol": joined("protocol") + ("" if equal else "-weighted"),
+            "extra_data": joined("extra_data"),
+            "weights_digest": digest,
+            "run": f"ensemble-{digest[:8]}",
+            "ensemble_size": sum(member.ensemble_size for member in members),
+            "members": tuple(names),
+        }
+    )
+
+
+def _networks(names: set[str]) -> str:
+    """Name the networks as the published ensembles do."""
+    *others, last = sorted(names)
+    if len(others) == 1:
+        return f"{others[0]} and {last}"
+    return ", ".join([*others, last])

@@ -1,0 +1,193 @@
+"""What a network said of every image, kept with what said it, and scored again without running it.
+
+One file holds one evaluation: `predictions/<split>.<protocol>.safetensors` in a run's folder. Its
+tensors are `keys` (UTF-8, a line an image), `labels`, `probabilities`, `ranks` and `guesses`; its
+metadata are `about` and `classes` (JSON) and `digest`, the SHA-256 of all the rest.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import PositiveInt
+from safetensors.numpy import save as to_safetensors
+
+from pipeline.data.description import ImageClass
+from pipeline.documents import Section, validate
+from pipeline.errors import UserError
+from pipeline.evaluation.metrics import Counts
+from pipeline.storage import write_whole
+
+NUM_GUESSES = 5  # as many as ILSVRC takes
+
+_TENSORS = {"U8": np.uint8, "I16": np.int16, "I64": np.int64, "F16": np.float16}
+_FIELDS = ("keys", "labels", "probabilities", "ranks", "guesses")
+
+
+class About(Section):
+    """What predicted which images, how: the key of a result (`pipeline.published.ResultKey`) and
+    where it comes from.
+
+    `data` is the packed data set that was seen, `training_data` the one that was learnt.
+    `weights_digest` is the SHA-256 of the file of weights; of an ensemble it is that of its
+    members' digests, and `members` names their runs.
+    """
+
+    network: str
+    training_data: str
+    data: str
+    data_digest: str
+    split: str
+    protocol: str
+    weights_digest: str
+    run: str
+    ensemble_size: PositiveInt = 1
+    members: tuple[str, ...] = ()
+    extra_data: str = "none"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions of n images, in the order of the split.
+
+    keys: of the images, n. labels: int64 (n,), −1 where nobody knows it. probabilities: float16
+    (n, classes). What their rounding would lose is kept beside them, both from float32 scores (of
+    equal ones the lower class comes first): ranks, int16 (n,), how many classes were before the
+    label, or as many as there are where it is unknown; guesses, int16 (n, at most 5), the classes
+    of the highest scores.
+    """
+
+    keys: tuple[str, ...]
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float16]
+    ranks: NDArray[np.int16]
+    guesses: NDArray[np.int16]
+    classes: tuple[ImageClass, ...]
+    about: About
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of all of it, as hexadecimal digits."""
+        return _digest(_arrays(self), _texts(self))
+
+    @property
+    def counts(self) -> Counts:
+        """Top-1 and top-5 hits; raises `UserError` where labels are unknown."""
+        return Counts(self.hits(1), self.hits(NUM_GUESSES), len(self))
+
+    def hits(self, k: int) -> int:
+        """Count the images whose label is among the k highest; `UserError` for unknown labels."""
+        if (self.labels < 0).any():
+            raise UserError(
+                f"{self.about.split} of {self.about.data} has images of unknown class, whose "
+                "predictions can't be scored; `ilsvrc submission` writes them for the server"
+            )
+        return int((self.ranks < k).sum())
+
+
+def predictions_file(folder: Path, split: str, protocol: str) -> Path:
+    """Return where the run in `folder` keeps its predictions."""
+    return folder / "predictions" / f"{split}.{protocol}.safetensors"
+
+
+def find_predictions(folder: Path, split: str | None, protocol: str | None) -> Path:
+    """Return the file of the run in `folder` by its split and protocol, where they are given.
+
+    Raises `UserError` where there is none, or more than one; it names them.
+    """
+    there = sorted((folder / "predictions").glob("*.safetensors"))
+    found = [
+        path
+        for path in there
+        if (split is None or path.name.startswith(f"{split}."))
+        and (protocol is None or path.name.endswith(f".{protocol}.safetensors"))
+    ]
+    if len(found) == 1:
+        return found[0]
+    named = f" of {split or 'any split'} by {protocol or 'any protocol'}"
+    known = ", ".join(path.stem for path in there) or "none"
+    if not found:
+        raise UserError(
+            f"{folder}: no predictions{named}; there are: {known}; `ilsvrc evaluate` makes them"
+        )
+    raise UserError(f"{folder}: several predictions; choose by --split and --protocol: {known}")
+
+
+def write_predictions(predictions: Predictions, path: Path) -> None:
+    """Write `predictions`; the file appears whole. Raises `UserError` where it can't be written."""
+    for key in predictions.keys:
+        if "\n" in key:
+            raise ValueError(f"a key of two lines: {key!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {**_texts(predictions), "digest": predictions.digest}
+    write_whole(path, to_safetensors(_arrays(predictions), metadata))
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Map the file at `path`: pages of it are read as they are used.
+
+    Raises `UserError` for a file that is not there, holds anything else, or has changed.
+    """
+    try:
+        arrays, metadata = _mapped(path)
+        labels, keys = arrays["labels"], arrays["keys"].tobytes().decode().split("\n")
+        whole = metadata["digest"] == _digest(arrays, metadata)
+        classes = tuple(ImageClass(**known) for known in json.loads(metadata["classes"]))
+        about = validate(About, json.loads(metadata["about"]), path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no predictions there; `ilsvrc evaluate` makes them") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: can't be read as predictions ({error})") from None
+    if not whole or len(keys) != len(labels):
+        raise UserError(f"{path}: its bytes have changed; evaluate again")
+    others = {name: arrays[name] for name in ("probabilities", "ranks", "guesses")}
+    return Predictions(keys=tuple(keys), labels=labels, classes=classes, about=about, **others)
+
+
+def _mapped(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return the tensors of a safetensors file as views of its mapped bytes, and its metadata.
+
+    The library would copy them all.
+    """
+    file = np.memmap(path, np.uint8, "r").view(np.ndarray)
+    start = 8 + int.from_bytes(file[:8].tobytes(), "little")
+    header = json.loads(file[8:start].tobytes())
+    metadata = header.pop("__metadata__")
+    arrays = {}
+    for name in _FIELDS:
+        low, high = header[name]["data_offsets"]
+        values = file[start + low : start + high].view(_TENSORS[header[name]["dtype"]])
+        arrays[name] = values.reshape(header[name]["shape"])
+    return arrays, metadata
+
+
+def _arrays(predictions: Predictions) -> dict[str, NDArray[Any]]:
+    keys = np.frombuffer("\n".join(predictions.keys).encode(), np.uint8)
+    others = {name: getattr(predictions, name) for name in _FIELDS[1:]}
+    return {"keys": keys, **{name: np.ascontiguousarray(array) for name, array in others.items()}}
+
+
+def _texts(predictions: Predictions) -> dict[str, str]:
+    classes = [vars(known) for known in predictions.classes]
+    about = predictions.about.model_dump(mode="json")
+    return {"about": json.dumps(about), "classes": json.dumps(classes)}
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for name in ("about", "classes"):
+        digest.update(texts[name].encode() + b"\n")
+    for name in _FIELDS:
+        array = arrays[name]
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

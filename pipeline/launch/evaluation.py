@@ -1,0 +1,232 @@
+"""An evaluation by any protocol: on the workers, and as the command sees it."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from pipeline.cluster import Cluster, Folder
+from pipeline.data.loaders import Batch, check_contents, share_of
+from pipeline.data.store import Store
+from pipeline.distributed import Worker
+from pipeline.documents import flatten
+from pipeline.errors import UserError
+from pipeline.evaluation.evaluate import Setting, evaluate
+from pipeline.evaluation.keeping import Gathered
+from pipeline.evaluation.metrics import Counts
+from pipeline.evaluation.predictions import About, Predictions, predictions_file, read_predictions
+from pipeline.launch.display import Display
+from pipeline.launch.events import Note, Report
+from pipeline.launch.on_ray import run_on_workers
+from pipeline.launch.preflight import refuse_cluster
+from pipeline.launch.run_folder import RunFolder
+from pipeline.launch.subject import Subject
+from pipeline.launch.worker import open_data, watching
+from pipeline.protocol import Protocol, num_views, protocol_name
+from pipeline.tracking import runs
+from pipeline.tracking.environment import environment_tags
+
+_SECONDS_BETWEEN_NOTES = 30.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What every worker is told: which network, on which images, how, and where to keep it."""
+
+    subject: Subject
+    data: Folder
+    split: str
+    protocol: Protocol
+    cluster: Cluster
+    folder: RunFolder
+    about: About
+
+    @property
+    def file(self) -> Path:
+        return predictions_file(self.folder.path, self.about.split, self.about.protocol)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a network's weights belong: its run's data and MLflow run, where it has one."""
+
+    folder: RunFolder
+    tracking_run_id: str | None = None
+    training_data: str | None = None
+    dataset_digest: str | None = None
+    extra_data: str = "none"
+
+
+def origin_of_run(folder: RunFolder) -> Origin:
+    """Return the origin of a trained run's weights."""
+    record, recipe = folder.record(), folder.recipe()
+    assert record
+    return Origin(
+        folder,
+        record.tracking_run_id,
+        recipe.data.name,
+        record.dataset_digest,
+        record.extra_data,
+    )
+
+
+def origin_from_elsewhere(subject: Subject, runs_dir: Path) -> Origin:
+    """Return a folder for a network from elsewhere, named by its weights."""
+    return Origin(RunFolder(runs_dir / f"{subject.name}-{subject.weights_digest()[:8]}"))
+
+
+def run_evaluation(
+    subject: Subject,
+    origin: Origin,
+    data: Folder,
+    split: str,
+    protocol: Protocol,
+    cluster: Cluster,
+    console: Console,
+) -> Predictions:
+    """Evaluate `subject` on `split` of the data set in `data`; keep and return its predictions.
+
+    The MLflow run is a child of the one that trained the network, and the same evaluation's
+    repetition goes on with it. Where labels are unknown nothing is scored. Raises `UserError` for
+    what can be known before any worker starts.
+    """
+    refuse_cluster(cluster)
+    store = Store.open(data, cluster.cache)
+    images = store.split(split)
+    check_contents(images, subject.input)
+    subject.refuse_unfit(len(store.classes))
+    if origin.dataset_digest and data.name == origin.training_data:
+        _refuse_other_data(origin, store)
+    about = About(
+        network=subject.name,
+        training_data=origin.training_data or store.name,
+        data=store.name,
+        data_digest=store.digest,
+        split=split,
+        protocol=protocol_name(protocol, subject.input.size),
+        weights_digest=subject.weights_digest(),
+        run=origin.folder.name,
+        extra_data=origin.extra_data,
+    )
+    origin.folder.path.mkdir(parents=True, exist_ok=True)
+    evaluation = Evaluation(subject, data, split, protocol, cluster, origin.folder, about)
+    with Display(console) as display:
+        views = num_views(protocol)
+        display.show(
+            Note(f"{len(images):,} images of {split}, {views} view{'s' * (views > 1)} of each")
+        )
+        run_on_workers(evaluate_on_worker, evaluation, display.show)
+    predictions = read_predictions(evaluation.file)
+    track(predictions, evaluation.file, cluster, origin.tracking_run_id)
+    return predictions
+
+
+def evaluate_on_worker(evaluation: Evaluation, worker: Worker, report: Report) -> Counts:
+    """Evaluate this worker's share, and keep its predictions. A collective call."""
+    cluster, subject = evaluation.cluster, evaluation.subject
+    store = open_data(cluster, evaluation.data)
+    split = store.split(evaluation.split)
+    layout = torch.channels_last if cluster.channels_last else torch.contiguous_format
+    model = subject.build(len(store.classes))
+    model.to(worker.device, memory_format=layout)  # type: ignore[call-overload]
+    setting = Setting(
+        split=split,
+        protocol=evaluation.protocol,
+        input=subject.input,
+        precision=subject.precision,
+        loading=cluster.loading,
+        channels_last=cluster.channels_last,
+    )
+    gathered = Gathered(evaluation.file, len(split), worker)
+    share = len(share_of(len(split), worker.rank, worker.world_size))
+    with watching(evaluation, worker, report) as watchdog:
+
+        def watch(batches: Iterable[Batch]) -> Iterator[Batch]:
+            batches = watchdog.counted(batches)
+            return _noted(batches, share, report) if worker.is_first else iter(batches)
+
+        counts = evaluate(model, setting, worker, watch, gathered)
+        if worker.is_first:
+            gathered.join(split, store.classes, evaluation.about)
+    return counts
+
+
+def track(
+    predictions: Predictions, file: Path, cluster: Cluster, parent_run_id: str | None = None
+) -> str:
+    """Record an evaluation in MLflow, its predictions as an artifact; return the run's id."""
+    about, uri, experiment = predictions.about, cluster.tracking.uri, cluster.tracking.experiment
+    identity = {
+        "kind": "evaluation",
+        "evaluation.run": about.run,
+        "split": about.split,
+        "protocol": about.protocol,
+        "evaluation.data": about.data,
+    }
+    if parent_run_id and runs.is_there(uri, parent_run_id):
+        identity["mlflow.parentRunId"] = parent_run_id
+    run_id = runs.start_run(
+        uri,
+        experiment,
+        run_name=f"{about.run} {about.split} {about.protocol}",
+        params={
+            "recipe.network.name": about.network,
+            **{f"evaluation.{key}": value for key, value in about.model_dump().items()},
+            **{f"cluster.{key}": value for key, value in flatten(cluster).items()},
+        },
+        tags={
+            **environment_tags(cluster.workers.device),
+            **identity,
+            "dataset.name": about.training_data,
+            "dataset.digest": about.data_digest,
+            "dataset.extra": about.extra_data,
+            "ensemble.size": str(about.ensemble_size),
+            "weights.digest": about.weights_digest,
+        },
+        existing_run_id=runs.run_with_tags(uri, experiment, identity),
+    )
+    if (predictions.labels >= 0).all():
+        # Images of a data set that wasn't trained on are a split of their own.
+        foreign = "" if about.data == about.training_data else f"{about.data}."
+        runs.log_metrics(uri, run_id, _metrics(predictions, foreign))
+    runs.log_files(uri, run_id, [file], "predictions")
+    runs.finish_run(uri, run_id, "FINISHED")
+    return run_id
+
+
+def _metrics(predictions: Predictions, foreign: str) -> dict[str, float]:
+    counts, about = predictions.counts, predictions.about
+    prefix = f"eval/{foreign}{about.split}/{about.protocol}"
+    return {
+        f"{prefix}/top1_error": counts.top1_error,
+        f"{prefix}/top5_error": counts.top5_error,
+        f"{prefix}/top1_hits": counts.top1_hits,
+        f"{prefix}/top5_hits": counts.top5_hits,
+        f"{prefix}/images": counts.images,
+    }
+
+
+def _noted(batches: Iterable[Batch], share: int, report: Report) -> Iterator[Batch]:
+    """Yield `batches`, and tell now and then how many images of this pass are done."""
+    started = told = time.monotonic()
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += len(batch.indices.unique())
+        now = time.monotonic()
+        if now - told > _SECONDS_BETWEEN_NOTES:
+            told, rate = now, seen / (now - started)
+            report(
+                Note(f"the first worker has seen {seen:,} of its {share:,}, {rate:,.1f} a second")
+            )
+
+
+def _refuse_other_data(origin: Origin, store: Store) -> None:
+    if origin.dataset_digest != store.digest:
+        raise UserError(
+            f"run '{origin.folder.name}' belongs to another data set than {store.folder} holds "
+            "now; bring that one back, or name the one to evaluate on with --data"
+        )

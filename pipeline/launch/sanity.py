@@ -1,0 +1,126 @@
+"""Does a network like another preprocessing better than the one it is said to want?
+
+Wrong preprocessing loses a few points in silence. Each trial changes one thing, on the same images.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from rich.console import Console
+
+from pipeline.cluster import Cluster, Folder
+from pipeline.distributed import Worker
+from pipeline.errors import UserError
+from pipeline.evaluation.evaluate import Keeper, Scored, Setting, evaluate
+from pipeline.evaluation.hits import label_ranks
+from pipeline.evaluation.paired import Trial, mcnemar
+from pipeline.launch.display import Display
+from pipeline.launch.events import Note, Report
+from pipeline.launch.on_ray import run_on_workers
+from pipeline.launch.run_folder import RunFolder
+from pipeline.launch.subject import Subject, swaps_colors
+from pipeline.launch.worker import open_data, watching
+from pipeline.protocol import CenterCrop
+from pipeline.recipe import Input
+
+_IMAGES = 2000
+_CLEARLY = 0.001  # of McNemar's test, small since several are tried
+
+
+@dataclass(frozen=True)
+class _Variant:
+    name: str
+    input: Input
+    protocol: CenterCrop
+    swaps_colors: bool = False
+    shift: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """What every worker is told."""
+
+    subject: Subject
+    variants: tuple[_Variant, ...]
+    data: Folder
+    split: str
+    cluster: Cluster
+    folder: RunFolder
+
+
+def run_sanity(
+    subject: Subject, data: Folder, split: str, cluster: Cluster, console: Console
+) -> list[Trial]:
+    """Try the declared preprocessing and its common faults on up to 2,000 images, by centre crops.
+
+    In this process. Raises `UserError` for a network that isn't tested by a centre crop.
+    """
+    if not isinstance(subject.protocol, CenterCrop):
+        raise UserError("--sanity: this network is tested on whole images, not on centre crops")
+    alone = cluster.workers.model_copy(update={"count": 0})
+    cluster = cluster.model_copy(update={"workers": alone})
+    variants = tuple(_variants(subject.input, subject.protocol))
+    trials = _Trials(subject, variants, data, split, cluster, RunFolder(cluster.runs_dir))
+    with Display(console) as display:
+        return run_on_workers(_try_all, trials, display.show)
+
+
+def _variants(input: Input, protocol: CenterCrop) -> list[_Variant]:
+    zero, one = (0.0,) * input.num_channels, (1.0,) * input.num_channels
+    declared = _Variant("as declared", input, protocol)
+
+    def seen(name: str, **changed: object) -> _Variant:
+        return replace(declared, name=name, input=input.model_copy(update=changed))
+
+    found = [
+        declared,
+        seen("no mean", mean=zero),
+        seen("no std, pixels to 1", std=tuple(255 * value for value in one)),
+        seen("no std, pixels to 255", std=one),
+        replace(
+            declared,
+            name="keeps its shape" if protocol.squash else "squashed",
+            protocol=protocol.model_copy(update={"squash": not protocol.squash}),
+        ),
+        replace(declared, name="half a pixel aside", shift=0.5),
+    ]
+    if input.color == "rgb":
+        found.append(replace(declared, name="colours swapped", swaps_colors=True))
+    return [declared, *(one for one in found[1:] if replace(one, name=declared.name) != declared)]
+
+
+class _Ranks(Keeper):
+    def __init__(self, num_images: int) -> None:
+        self.values = torch.zeros(num_images, dtype=torch.int64)
+
+    def add(self, scored: Scored) -> None:
+        self.values[scored.indices] = label_ranks(scored.scores, scored.labels).cpu()
+
+
+def _try_all(trials: _Trials, worker: Worker, report: Report) -> list[Trial]:
+    cluster, subject = trials.cluster, trials.subject
+    store = open_data(cluster, trials.data)
+    images = store.split(trials.split).spread(_IMAGES)
+    layout = torch.channels_last if cluster.channels_last else torch.contiguous_format
+    plain = subject.build(len(store.classes))
+    plain.to(worker.device, memory_format=layout)  # type: ignore[call-overload]
+    found: list[Trial] = []
+    declared = None
+    for variant in trials.variants:
+        ranks = _Ranks(len(images))
+        setting = Setting(
+            images, variant.protocol, variant.input, subject.precision, cluster.loading,
+            cluster.channels_last, variant.shift,
+        )  # fmt: skip
+        model = swaps_colors(plain) if variant.swaps_colors else plain
+        with watching(trials, worker, report) as watchdog:
+            counts = evaluate(model, setting, worker, watchdog.counted, ranks)
+        report(Note(f"{variant.name}: top-1 error {counts.top1_error:.2f} %"))
+        right = ranks.values == 0
+        if declared is None:
+            declared = right
+        only_this, only_declared = int((right & ~declared).sum()), int((declared & ~right).sum())
+        p_value = mcnemar(only_this, only_declared)
+        better = only_this > only_declared and p_value < _CLEARLY
+        found.append(Trial(variant.name, counts, p_value, better))
+    return found

@@ -1,0 +1,238 @@
+"""A network to evaluate: a run's, or one whose weights come from elsewhere."""
+
+import hashlib
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from pydantic import PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from pipeline.documents import Section
+from pipeline.errors import UserError
+from pipeline.launch.run_folder import RunFolder
+from pipeline.models.classifier import ImageClassifier
+from pipeline.models.torchvision_weights import load_torchvision
+from pipeline.models.weights_file import read_weights
+from pipeline.models.zoo import build_model, constructor
+from pipeline.protocol import CenterCrop, Protocol
+from pipeline.recipe import Input, Network
+
+Origin = Literal["zoo", "torchvision", "module"]
+
+
+class Preprocessing(Section):
+    """What a network from elsewhere was made to see; the defaults are torchvision's.
+
+    Shorter side to `resize` (with `squash`, both), then the centre square of `crop`; pixels from 0
+    to `value_range`, in the order `colors`, become `(pixel - mean) / std`. Mean and std are in that
+    range and that order.
+    """
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[PositiveFloat, ...] = (0.229, 0.224, 0.225)
+    colors: Literal["rgb", "bgr", "gray"] = "rgb"
+    value_range: Literal[1, 255] = 1
+    resize: PositiveInt = 256
+    crop: PositiveInt = 224
+    squash: bool = False
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        channels = 1 if self.colors == "gray" else 3
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(f"mean and std need {channels} values each for {self.colors}")
+        return self
+
+    @property
+    def input(self) -> Input:
+        """The same as a recipe says it: red first, in grey levels of 0 to 255."""
+        scale, order = 255 / self.value_range, -1 if self.colors == "bgr" else 1
+        return Input(
+            size=self.crop,
+            color="gray" if self.colors == "gray" else "rgb",
+            mean=tuple(scale * value for value in self.mean[::order]),
+            std=tuple(scale * value for value in self.std[::order]),
+        )
+
+    @property
+    def protocol(self) -> CenterCrop:
+        if self.resize < self.crop:
+            raise UserError(f"preprocessing: resize ({self.resize}) is smaller than crop")
+        return CenterCrop(resize=self.resize, squash=self.squash)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network by its name, its weights, and what it takes.
+
+    `network` says how a run built it. `module`, "package.module:callable", is imported with
+    `module_folder` first on the path. `takes_bgr` swaps the colours. `protocol` is its own, and
+    `trained_sides` the range of shorter sides it trained at, where that is known.
+    """
+
+    name: str
+    origin: Origin
+    input: Input
+    protocol: Protocol
+    weights: Path | None = None
+    network: Network | None = None
+    module: str = ""
+    module_folder: Path = Path()
+    takes_bgr: bool = False
+    precision: str = "float32"
+    trained_sides: tuple[int, int] | None = None
+
+    def build(self, num_classes: int) -> nn.Module:
+        """Build the network for `num_classes` with its weights, on the CPU.
+
+        Raises `UserError` where they don't fit.
+        """
+        if self.origin == "torchvision":
+            assert self.weights
+            model: nn.Module = load_torchvision(self.name, self.weights)
+        elif self.origin == "module":
+            model = _called(self.module, self.module_folder)
+            if self.weights:
+                _load(model, self.weights)
+        else:
+            network = self.network or Network(name=self.name, num_classes=num_classes)
+            assert self.weights
+            own = build_model(network, self.input)
+            # All of them: a deeper VGG would start from a part.
+            ImageClassifier.start_from(own, read_weights(self.weights))
+            model = own
+        return swaps_colors(model) if self.takes_bgr else model
+
+    def refuse_unfit(self, num_classes: int) -> None:
+        """Raise `UserError` where the network can't be built, or tells other classes apart.
+
+        One from elsewhere is built and shown one grey picture.
+        """
+        found = self.network.num_classes if self.network else None
+        if found is None:
+            shape = (1, self.input.num_channels, self.input.size, self.input.size)
+            with torch.inference_mode():
+                found = self.build(num_classes).eval()(torch.zeros(shape)).shape[-1]
+        if found != num_classes:
+            raise UserError(
+                f"{self.name} tells {found} classes apart, the data set has {num_classes}; name "
+                "another with --data"
+            )
+
+    def weights_digest(self) -> str:
+        """Return the SHA-256 of the file of weights, or of the weights that a module came with."""
+        if self.weights:
+            with self.weights.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for name, value in _called(self.module, self.module_folder).state_dict().items():
+            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def subject_of_run(folder: RunFolder) -> Subject:
+    """Return the network that a run trained; raises `UserError` for one that isn't trained yet."""
+    if folder.record() is None or not folder.is_trained:
+        raise UserError(
+            f"run '{folder.name}' has no final weights yet; `ilsvrc train` goes on training it"
+        )
+    recipe = folder.recipe()
+    return Subject(
+        name=recipe.network.name,
+        origin="zoo",
+        input=recipe.input,
+        protocol=recipe.evaluation,
+        weights=folder.weights,
+        network=recipe.network,
+        precision=recipe.precision,
+        trained_sides=recipe.trained_sides,
+    )
+
+
+def subject_from_elsewhere(
+    weights: str | None, network: str | None, module: str | None, given: Preprocessing | None
+) -> Subject:
+    """Return the network that the command names.
+
+    weights: "torchvision:FILE", or a FILE of this project's (safetensors, or torch's). network: its
+    name in the zoo; of a module, what to call it. given: its preprocessing, by default as
+    torchvision's weights of that network have it. Raises `UserError`.
+    """
+    prefix, _, path = (weights or "").rpartition(":")
+    if prefix not in ("", "torchvision"):
+        raise UserError(f"--weights {weights}: write torchvision:FILE, or a FILE of this project's")
+    file = Path(path).absolute() if path else None
+    if file and not file.is_file():
+        raise UserError(f"--weights {weights}: no such file")
+    if module:
+        seen = given or Preprocessing()
+        name = network or module.replace(":", ".")
+        origin: Origin = "module"
+    elif file and network:
+        seen = given or _torchvisions(network)
+        name, origin = network, "torchvision" if prefix else "zoo"
+        constructor(name)
+    else:
+        raise UserError("give a RUN, or --weights FILE with --network NAME, or --module")
+    return Subject(
+        name=name,
+        origin=origin,
+        input=seen.input,
+        protocol=seen.protocol,
+        weights=file,
+        module=module or "",
+        module_folder=Path.cwd(),
+        takes_bgr=seen.colors == "bgr",
+    )
+
+
+def _torchvisions(network: str) -> Preprocessing:
+    """Return the preprocessing of torchvision's weights, see `models.torchvision_weights`."""
+    if network == "inception_v3":
+        half = (0.5, 0.5, 0.5)
+        return Preprocessing(mean=half, std=half, resize=342, crop=299)
+    return Preprocessing()
+
+
+def swaps_colors(model: nn.Module) -> nn.Module:
+    """Return `model` with its colours in the other order."""
+    return _SwapsColors(model)
+
+
+class _SwapsColors(nn.Module):
+    """Gives a network that was made for BGR what it wants."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images.flip(1))
+        return logits
+
+
+def _called(module: str, folder: Path) -> nn.Module:
+    """Import "package.module:callable" and call it without arguments."""
+    name, _, attribute = module.partition(":")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    try:
+        found = getattr(importlib.import_module(name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"--module {module}: write package.module:callable ({error})") from None
+    model = found()
+    if not isinstance(model, nn.Module):
+        raise UserError(f"--module {module}: returns a {type(model).__name__}, not an nn.Module")
+    return model.eval()
+
+
+def _load(model: nn.Module, file: Path) -> None:
+    try:
+        with torch.no_grad():
+            model.load_state_dict(read_weights(file))
+    except RuntimeError as error:
+        raise UserError(f"{file}: {' '.join(str(error).split())[:200]}") from None

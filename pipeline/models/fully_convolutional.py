@@ -1,0 +1,92 @@
+"""A network that sees squares of one size, made to see whole images of any size at once.
+
+Sermanet et al. (OverFeat, ICLR 2014, §3.5), VGG §3.2, ResNet §3.4: fully connected layers become
+convolutions, and a global pooling a sliding one, so that a larger image gives a map of logits, one
+for each place of the network's own square on it. Weights are shared, not copied.
+
+A map's position is what the network says of the square there but for the borders: inside a larger
+image, convolutions see pixels where the square alone has zero padding.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+
+
+def fully_convolutional(model: nn.Module, size: int) -> nn.Module:
+    """Return `model`, in evaluation mode, as a map from images to logits at every position.
+
+    Images are float (n, c, h, w), each side at least `size`, which is the side of the squares that
+    the network was trained on; logits are (n, num_classes, positions down, positions across). On
+    images of `size` there is one position, with the network's own logits. Raises `UserError` for a
+    network whose last layers aren't convolutions or poolings, then `Flatten`, then `Linear`.
+    """
+    dense = copy.copy(model)  # the same parameters; what is replaced is a child of the top
+    dense._modules = dict(model._modules)
+    seen = _inputs_of_last_layers(model, size)
+    replaced = {
+        name: _sliding(layer, seen[name])
+        for name, layer in model.named_children()
+        if name in seen and isinstance(layer, nn.AdaptiveAvgPool2d | nn.Flatten | nn.Linear)
+    }
+    if not any(isinstance(layer, nn.Conv2d) for layer in replaced.values()):
+        raise UserError(
+            f"{type(model).__name__} can't be made fully convolutional; choose a protocol of crops"
+        )
+    dense._modules.update(replaced)
+    return dense.eval()
+
+
+def _inputs_of_last_layers(model: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
+    """Return what the top's children after the last map see, by their names, for one square.
+
+    A layer after `Flatten` is told the shape of the map that was flattened until the first
+    `Linear`, which joins its positions; from there on maps have one position.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    flattened: list[tuple[int, ...]] = []
+
+    def look(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        shape = tuple(inputs[0].shape[1:])
+        if isinstance(layer, nn.Flatten):
+            flattened.append(shape)
+        if isinstance(layer, nn.Linear):
+            shape = flattened.pop() if flattened else (*shape, 1, 1)
+        shapes[name] = shape
+
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, inputs, name=name: look(name, layer, inputs))
+        for name, layer in model.named_children()
+    ]
+    was_training = model.training
+    first = next(model.parameters())
+    channels = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).in_channels
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, channels, size, size, device=first.device))
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return shapes
+
+
+def _sliding(layer: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """Return what does to every window of a map what `layer` does to one map of `shape`."""
+    if isinstance(layer, nn.Flatten):
+        return nn.Identity()
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return nn.AvgPool2d((shape[1], shape[2]), stride=1)
+    assert isinstance(layer, nn.Linear)
+    channels, height, width = shape
+    with torch.device("meta"):  # the weights that are there are taken
+        convolution = nn.Conv2d(
+            channels, layer.out_features, (height, width), bias=layer.bias is not None
+        )
+    kernels = layer.weight.view(layer.out_features, channels, height, width)
+    convolution.weight = nn.Parameter(kernels, requires_grad=False)
+    convolution.bias = layer.bias
+    return convolution

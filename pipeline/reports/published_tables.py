@@ -1,0 +1,67 @@
+"""The published results as tables for a terminal."""
+
+from collections.abc import Iterable
+
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.errors import UserError
+from pipeline.published import Published, protocol_words, published
+from pipeline.reports.tables import titled_table
+
+
+def results_of(network: str | None) -> list[Published]:
+    """Return what is published of a network, and of ensembles with it; of all where None.
+
+    Raises `UserError` that names the networks which have results.
+    """
+    found = [r for r in published() if network is None or network in _names(r)]
+    if not found:
+        known = sorted({result.network for result in published() if " " not in result.network})
+        raise UserError(f"nothing is published of '{network}'; there are: {', '.join(known)}")
+    return found
+
+
+def published_tables(results: Iterable[Published]) -> list[Table]:
+    """Return one table for each data set, split and protocol, in 80 columns; errors in percent."""
+    tables: dict[tuple[str, str, str], list[Published]] = {}
+    for result in results:
+        place = (result.training_data, result.split, result.protocol)
+        tables.setdefault(place, []).append(result)
+    return [_table(*place, rows) for place, rows in tables.items()]
+
+
+def _names(result: Published) -> set[str]:
+    members = [name for part in result.network.split(", ") for name in part.split(" and ")]
+    return {result.network, *members, *(member.partition(" ")[0] for member in result.members)}
+
+
+def _table(data: str, split: str, protocol: str, rows: list[Published]) -> Table:
+    table = titled_table(f"{data} {split}, {protocol}: {protocol_words(protocol)}")
+    table.add_column("Network", max_width=24, overflow="fold")
+    table.add_column("Top-1", justify="right", no_wrap=True)
+    table.add_column("Top-5", justify="right", no_wrap=True)
+    table.add_column("Source", ratio=1)
+    for row in rows:
+        errors = ("" if error is None else f"{error}" for error in (row.top1_error, row.top5_error))
+        table.add_row(Text(_network(row)), *errors, Text(_source(row)))
+    return table
+
+
+def _network(row: Published) -> str:
+    if row.ensemble_size == 1:
+        return row.network
+    return f"{row.ensemble_size or 'several'} × {row.network}"
+
+
+def _source(row: Published) -> str:
+    notes = [row.citation]
+    if len(set(row.members)) > 1:
+        notes.append(row.composition)
+    if row.extra_data != "none":
+        notes.append(f"extra data {row.extra_data}")
+    if row.images not in (None, 50_000, 100_000):
+        notes.append(f"{row.images:,} images")
+    if row.certainty == "computed":
+        notes.append("computed here")
+    return "; ".join(notes)

@@ -1,0 +1,93 @@
+"""Published results as finished runs of an experiment, beside its own.
+
+They have the names of metrics and params that our evaluations have, so that MLflow's compare view
+shows theirs and ours side by side, and the tag `kind=published`.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pipeline.published import Published, protocol_words, published
+from pipeline.tracking.client import connect, reaching
+from pipeline.tracking.queries import KIND, PUBLISHED, all_runs
+from pipeline.tracking.runs import experiment_id
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_ID = "published.id"
+
+
+def record_published(uri: str, experiment: str, results: Iterable[Published]) -> int:
+    """Have each of `results` in the experiment once; return how many were added.
+
+    A result that has changed since, or is not published any more, is a new one: the run of the
+    former one stays as it is. The experiment is made if need be.
+    """
+    with reaching(uri):
+        client = connect(uri)
+        place = experiment_id(client, uri, experiment)
+        there = {run.data.tags.get(_ID) for run in all_runs(client, place, _FILTER)}
+        new = [result for result in results if _identity(result) not in there]
+        # They have no date that anyone knows. The first milliseconds of 1970 put them below the
+        # experiment's own runs, which MLflow shows newest first, in the order of the table.
+        times = {result: len(published()) - i for i, result in enumerate(published())}
+        for result in new:
+            _record(client, place, result, times[result])
+    return len(new)
+
+
+_FILTER = f"tags.{KIND} = '{PUBLISHED}'"
+
+
+def _record(client: "MlflowClient", experiment: str, result: Published, time: int) -> None:
+    from mlflow.entities import Metric, Param, RunTag
+
+    run = client.create_run(
+        experiment,
+        start_time=time,
+        run_name=f"{result.network}, {result.protocol}: {result.source}",
+    )
+    prefix = f"eval/{result.split}/{result.protocol}"
+    metrics = {
+        "top1_error": result.top1_error,
+        "top5_error": result.top5_error,
+        "images": result.images,
+    }
+    client.log_batch(
+        run.info.run_id,
+        metrics=[
+            Metric(f"{prefix}/{name}", value, time, 0)
+            for name, value in metrics.items()
+            if value is not None
+        ],
+        params=[
+            Param("recipe.network.name", result.network),
+            Param("recipe.data.name", result.training_data),
+        ],
+        tags=[RunTag(key, text) for key, text in _tags(result).items()],
+    )
+    client.set_terminated(run.info.run_id, "FINISHED", end_time=time)
+
+
+def _tags(result: Published) -> dict[str, str]:
+    tags = {
+        KIND: PUBLISHED,
+        _ID: _identity(result),
+        "dataset.name": result.training_data,
+        "dataset.extra": result.extra_data,
+        "protocol": result.protocol,
+        "ensemble.size": str(result.ensemble_size or "unknown"),
+        "ensemble.members": result.composition,
+        "source": result.source,
+        "variant": result.variant,
+        "certainty": result.certainty,
+        "mlflow.note.content": f"{result.errors} % (top-1 / top-5 error) on {result.split} by "
+        f"{protocol_words(result.protocol)}. {result.citation}.",
+    }
+    return {key: text for key, text in tags.items() if text}
+
+
+def _identity(result: Published) -> str:
+    return hashlib.sha256(result.model_dump_json().encode()).hexdigest()[:16]

@@ -1,0 +1,93 @@
+"""What in the image a unit answers to: its activation projected back to the pixels.
+
+Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks" (ECCV 2014), §2.1. One
+activation is kept, all others of its layer are set to zero, and the way back through the network is
+
+    maximum pooling    each value goes to the place that the maximum came from (the "switches");
+                       where windows overlap and share it, the values add up
+    ReLU               what is negative on the way back becomes 0, whatever it was on the way there
+    convolution        the same filters, transposed; biases take no part
+
+These are PyTorch's own gradients but for the ReLU, so one backward pass does it all, and branches
+and shortcuts add up as they should. The paper says nothing of response normalization, which passes
+values back unchanged here; batch normalization, which is a scaling when tested, scales.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.models.response_norm import ResponseNorm, SameMapNorm
+from pipeline.visualization.activations import Activation, maps_of
+
+# Linear on the way back but for the ReLU, or, as dropout and flattening, without effect in testing.
+_KNOWN = (
+    *(nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d),
+    *(nn.AdaptiveAvgPool2d, nn.Dropout, nn.Flatten, nn.Identity, nn.ZeroPad2d, nn.ConstantPad3d),
+    *(ResponseNorm, SameMapNorm),
+)
+
+
+def reversible(model: nn.Module) -> nn.Module:
+    """Return a copy of `model`, as it is tested, whose gradients are the projections.
+
+    Raises `UserError` for a layer that has no way back here, such as LeNet-5's of 1998.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for name, layer in list(model.named_modules()):
+        if not any(layer.children()) and not isinstance(layer, _KNOWN):
+            raise UserError(
+                f"no projection through {name} ({type(layer).__name__}): it is known for networks "
+                f"of convolutions, ReLUs and pooling only"
+            )
+        match layer:
+            case nn.ReLU():
+                model.set_submodule(name, _RectifiedBackwards())
+            case ResponseNorm() | SameMapNorm():
+                model.set_submodule(name, _UnchangedBackwards(layer))
+    return model
+
+
+def project(
+    model: nn.Module, layer: str, images: Tensor, unit: int, at: list[Activation]
+) -> Tensor:
+    """Project `unit` of `layer` back, for image `i` from the position of `at[i]`.
+
+    `model` comes from `reversible`; images (n, c, h, w). Returns the same shape.
+    """
+    images = images.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        maps = maps_of(model, layer, images)
+        kept = [maps[i, unit, *activation.position] for i, activation in enumerate(at)]
+        # Half the square of a value has the value as its gradient, which so sets out, rectified.
+        (projection,) = torch.autograd.grad(
+            torch.stack(kept).clamp(min=0).square().sum() / 2, images
+        )
+    return projection
+
+
+class _Rectify(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].clamp(min=0)
+
+
+class _RectifiedBackwards(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return _Rectify.apply(values)
+
+
+class _UnchangedBackwards(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, values: Tensor) -> Tensor:
+        return values + (self.layer(values) - values).detach()

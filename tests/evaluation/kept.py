@@ -1,0 +1,33 @@
+"""Predictions made of scores, as an evaluation would keep them."""
+
+import numpy as np
+from torch import Tensor
+
+from pipeline.data.description import ImageClass
+from pipeline.evaluation.hits import best_guesses, label_ranks
+from pipeline.evaluation.predictions import About, Predictions
+
+ABOUT = About(
+    network="resnet18",
+    training_data="ilsvrc2012",
+    data="ilsvrc2012",
+    data_digest="d" * 64,
+    split="val",
+    protocol="whole",
+    weights_digest="w" * 64,
+    run="resnet18-1a2b3c4d",
+)
+
+
+def made_of(scores: Tensor, labels: Tensor) -> Predictions:
+    """Return the predictions of logits (n, c); class c has the ILSVRC2012_ID 1000 − c."""
+    num_images, num_classes = scores.shape
+    return Predictions(
+        keys=tuple(f"val/ä{number:05d}" for number in range(num_images)),
+        labels=labels.numpy(),
+        probabilities=scores.softmax(1).half().numpy(),
+        ranks=label_ranks(scores, labels).numpy().astype(np.int16),
+        guesses=best_guesses(scores, 5).numpy().astype(np.int16),
+        classes=tuple(ImageClass(i, f"n{i:08d}", "a, b", 1000 - i) for i in range(num_classes)),
+        about=ABOUT,
+    )

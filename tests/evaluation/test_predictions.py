@@ -1,0 +1,101 @@
+"""Kept predictions come back as they were, scored as they were, or not at all."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kept import ABOUT, made_of
+
+from pipeline.errors import UserError
+from pipeline.evaluation.hits import best_guesses, label_ranks, topk_hits
+from pipeline.evaluation.predictions import (
+    Predictions,
+    find_predictions,
+    predictions_file,
+    read_predictions,
+    write_predictions,
+)
+
+
+def predictions() -> Predictions:
+    generator = torch.Generator().manual_seed(0)
+    scores = 3 * torch.randn(40, 12, generator=generator)
+    return made_of(scores, torch.randint(12, (40,), generator=generator))
+
+
+def test_they_come_back_as_they_were(tmp_path: Path) -> None:
+    path = predictions_file(tmp_path, "val", "whole")
+    before = predictions()
+    write_predictions(before, path)
+    after = read_predictions(path)
+    assert (after.keys, after.classes, after.about) == (before.keys, before.classes, ABOUT)
+    for name in ("labels", "probabilities", "ranks", "guesses"):
+        one, other = getattr(before, name), getattr(after, name)
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+    assert after.digest == before.digest
+    assert not after.probabilities.flags.writeable  # mapped, not copied
+    assert path.relative_to(tmp_path) == Path("predictions/val.whole.safetensors")
+
+
+def test_any_k_is_scored_as_the_scores_were() -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randint(4, (200, 9), generator=generator).float()  # ties are the rule
+    labels = torch.randint(9, (200,), generator=generator)
+    ranks, guesses = label_ranks(scores, labels), best_guesses(scores, 9)
+    for k in range(1, 10):
+        assert ((ranks < k) == (guesses[:, :k] == labels[:, None]).any(1)).all()
+    assert [(ranks < 1).sum(), (ranks < 5).sum()] == topk_hits(scores, labels).tolist()
+
+
+def test_what_rounds_to_the_same_probability_keeps_its_rank() -> None:
+    scores = torch.tensor([[0.0, 40.0, 5.0, 4.0]])  # float16 has 0 for the chances of all but one
+    assert (scores.softmax(1).half()[0, [0, 2, 3]] == 0).all()
+    label = torch.tensor([2])
+    assert label_ranks(scores, label).tolist() == [1]
+    assert best_guesses(scores, 5).tolist() == [[1, 2, 3, 0]]
+
+
+def test_unknown_labels_are_not_scored() -> None:
+    some = predictions()
+    unknown = replace(some, labels=np.full_like(some.labels, -1))
+    with pytest.raises(UserError, match=r"val of ilsvrc2012.*submission"):
+        _ = unknown.counts
+    assert some.counts.images == 40
+    assert label_ranks(torch.eye(3), torch.tensor([-1, 1, 0])).tolist() == [3, 0, 1]
+
+
+@pytest.mark.parametrize("place", [-1, -500, 20])
+def test_one_changed_byte_is_refused(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "some.safetensors"
+    write_predictions(predictions(), path)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=str(path)):
+        read_predictions(path)
+
+
+def test_what_is_no_predictions_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "some.safetensors"
+    with pytest.raises(UserError, match="ilsvrc evaluate"):
+        read_predictions(path)
+    for content in (b"", b"short", b"\x10" + b"\0" * 7 + b"{}              ", bytes(4000)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="can't be read as predictions"):
+            read_predictions(path)
+
+
+def test_the_one_that_is_there_is_found_and_several_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no predictions of any split by any protocol"):
+        find_predictions(tmp_path, None, None)
+    for protocol in ("whole", "flip-256-224"):
+        write_predictions(predictions(), predictions_file(tmp_path, "val", protocol))
+    with pytest.raises(UserError, match=r"val\.flip-256-224, val\.whole"):
+        find_predictions(tmp_path, "val", None)
+    found = find_predictions(tmp_path, None, "whole")
+    assert found == predictions_file(tmp_path, "val", "whole")
+    with pytest.raises(UserError, match="no predictions of test"):
+        find_predictions(tmp_path, "test", "whole")

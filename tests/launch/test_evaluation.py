@@ -1,0 +1,220 @@
+"""Networks evaluated by protocol: a run's, on any workers, and those from elsewhere."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import save_file
+
+from pipeline.cli import main
+from pipeline.cluster import Cluster, load_cluster
+from pipeline.data.prepare import prepare_folder
+from pipeline.data.store import store_folder
+from pipeline.evaluation.predictions import Predictions, read_predictions
+from pipeline.launch.driver import Outcome, run_training
+from pipeline.launch.evaluation import (
+    origin_from_elsewhere,
+    origin_of_run,
+    run_evaluation,
+)
+from pipeline.launch.subject import Preprocessing, subject_from_elsewhere, subject_of_run
+from pipeline.models.zoo import NETWORKS
+from pipeline.protocol import CenterCrop, Crops, Protocol, ten_crop
+from pipeline.recipe import load_recipe
+from pipeline.tracking.client import connect
+from pipeline.tracking.queries import evaluated_runs
+
+QUIET = Console(quiet=True)
+CROPS = Crops(resize=(36,), positions="corners-and-center")
+
+
+@dataclass(frozen=True)
+class Trained:
+    outcome: Outcome
+    cluster: Cluster
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir: Path, tracking_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("evaluated")
+    cluster = load_cluster(
+        "laptop",
+        [
+            f"data_dir={data_dir}",
+            f"runs_dir={folder}",
+            "workers.count=0",
+            f"tracking={{uri: '{tracking_uri}', experiment: evaluated}}",
+        ],
+    )
+    outcome = run_training(load_recipe("smoke", ["epochs=1"]), "smoke", cluster, "mine", QUIET)
+    assert outcome
+    return Trained(outcome, cluster)
+
+
+def evaluated(trained: Trained, protocol: Protocol, workers: int = 0) -> Predictions:
+    folder, cluster = trained.outcome.folder, trained.cluster
+    some = cluster.workers.model_copy(update={"count": workers})
+    return run_evaluation(
+        subject_of_run(folder),
+        origin_of_run(folder),
+        store_folder(cluster, "digits"),
+        "val",
+        protocol,
+        cluster.model_copy(update={"workers": some}),
+        QUIET,
+    )
+
+
+def test_an_evaluation_is_a_child_run_with_its_predictions(
+    trained: Trained, tracking_uri: str
+) -> None:
+    own = subject_of_run(trained.outcome.folder).protocol
+    assert evaluated(trained, own).counts == trained.outcome.counts
+    crops = evaluated(trained, CROPS)
+    for _ in range(2):  # the same again goes on with the same run
+        evaluated(trained, CROPS)
+    parent = trained.outcome.folder.tracking_run_id()
+    children = {
+        run.tags["protocol"]: run
+        for run in evaluated_runs(tracking_uri, "evaluated")
+        if run.tags.get("mlflow.parentRunId") == parent
+    }
+    assert len(children) == 2
+    assert len(evaluated_runs(tracking_uri, "evaluated")) == 3
+    name = "ten-crop-36-32"
+    child = children[name]
+    assert child.status == "FINISHED"
+    assert child.params["recipe.network.name"] == "lenet5_modern"
+    assert child.metrics[f"eval/val/{name}/top1_hits"] == crops.counts.top1_hits
+    (file,) = connect(tracking_uri).list_artifacts(child.run_id, "predictions")
+    assert file.path == f"predictions/val.{name}.safetensors"
+    kept = read_predictions(trained.outcome.folder.path / file.path)
+    assert kept.digest == crops.digest
+    assert kept.about.run == "mine"
+
+
+def test_two_ray_workers_predict_what_one_does(trained: Trained, ray_session: None) -> None:
+    alone = evaluated(trained, CROPS)
+    together = evaluated(trained, CROPS, workers=2)
+    assert together.keys == alone.keys
+    assert (together.ranks == alone.ranks).mean() > 0.995
+    assert abs(together.counts.top1_hits - alone.counts.top1_hits) <= 1
+    assert abs(together.probabilities - alone.probabilities).max() < 2e-3
+
+
+def test_the_commands_score_what_is_kept(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(trained, CROPS)
+    folder = trained.outcome.folder.path / "predictions"
+    crops = folder / "val.ten-crop-36-32.safetensors"
+
+    def told(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["ilsvrc", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+        return capsys.readouterr().out
+
+    error = read_predictions(crops).counts.top1_error
+    scored = told("predictions", str(crops), "--topk", "1,3", "--count", "2")
+    for part in (f"{error:.2f}", "Taken for", "expected error"):
+        assert part in scored
+    beside = told("paired", str(crops), str(crops))
+    assert "0 : 0" in beside
+
+
+def packed(source: Path, to: Path) -> None:
+    prepare_folder(
+        source, to, to.name, val_share=0.3, on_bad="stop", num_workers=0,
+        progress=lambda done, total: None,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def elsewhere(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packed photographs of two classes, and weights of a network for them, by two names."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    packed(photo_folder, folder / "photos")
+    torch.manual_seed(0)
+    save_file(NETWORKS["resnet18"](num_classes=2).state_dict(), folder / "own.safetensors")
+    return folder
+
+
+def test_weights_from_elsewhere_are_evaluated(
+    elsewhere: Path, trained: Trained, tmp_path: Path
+) -> None:
+    file = elsewhere / "own.safetensors"
+    seen = Preprocessing(resize=72, crop=64)
+    subject = subject_from_elsewhere(str(file), "resnet18", None, seen)
+    origin = origin_from_elsewhere(subject, tmp_path)
+    place = elsewhere / "photos"
+    found = run_evaluation(subject, origin, place, "val", ten_crop(72), trained.cluster, QUIET)
+    assert found.about.network == "resnet18"
+    assert found.about.run == f"resnet18-{found.about.weights_digest[:8]}"
+    assert 0 <= found.counts.top1_hits <= len(found)
+
+
+def test_a_declared_order_and_range_reach_the_network() -> None:
+    seen = Preprocessing(
+        mean=(100, 110, 120), std=(1, 2, 3), colors="bgr", value_range=255, resize=64, crop=64
+    )
+    assert seen.input.mean == (120, 110, 100)
+    assert seen.input.std == (3, 2, 1)
+    assert Preprocessing().input.mean == pytest.approx((123.675, 116.28, 103.53))
+    assert isinstance(seen.protocol, CenterCrop)
+
+
+MODULE = """
+import torch
+from torch import nn
+
+class Red(nn.Module):
+    # Class 1 is redder; what it says depends on the mean and the order of colours.
+    def forward(self, images):
+        blue, _, red = images.mean(dim=(2, 3)).T
+        return torch.stack([blue - red, red - blue], dim=1)
+"""
+
+
+def test_a_module_is_evaluated_and_a_wrong_declaration_noticed(
+    trained: Trained,
+    tmp_path: Path,
+    tracking_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Red and blue squares: with its colours swapped, the network takes each for the other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "seeing_red.py").write_text(MODULE)
+    for name, color in (("blue", (40, 90, 160)), ("red", (160, 90, 40))):
+        (tmp_path / "pictures" / "val" / name).mkdir(parents=True)
+        (tmp_path / "pictures" / "train" / name).mkdir(parents=True)
+        for number in range(12):
+            picture = Image.new("RGB", (40 + number, 40), color)
+            for part in ("train", "val"):
+                picture.save(tmp_path / "pictures" / part / name / f"{number}.jpg")
+    packed(tmp_path / "pictures", tmp_path / "data" / "pictures")
+
+    def told(colors: str, *more: str) -> str:
+        seen = f"{{mean: [0, 0, 0], std: [1, 1, 1], colors: {colors}, resize: 32, crop: 32}}"
+        monkeypatch.setattr(
+            sys, "argv",
+            ["ilsvrc", "evaluate", "--module", "seeing_red:Red", "--data", "pictures",
+             "--preprocessing", seen, "--set", "cluster.workers.count=0", *more],
+        )  # fmt: skip
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+        return capsys.readouterr().out
+
+    assert "top-1 error 0.00 %" in told("bgr")
+    assert "top-1 error 100.00 %" in told("rgb")
+    assert "no other preprocessing is clearly better" in told("bgr", "--sanity")
+    assert "warning: 'colours swapped' is clearly better" in told("rgb", "--sanity")

@@ -1,0 +1,156 @@
+"""Dense networks against brute force: the fixed-size network on every square of a larger image."""
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.models.fully_convolutional import fully_convolutional
+from pipeline.models.zoo import NETWORKS
+
+SIZE = 224
+FAMILIES = ["alexnet", "vgg_a", "googlenet", "resnet18", "densenet121"]
+JUMP = 32  # pixels between neighbouring positions, in every family
+
+
+@cache
+def network(name: str) -> nn.Module:
+    """A network whose layers all do something: He's deviations, and statistics of their own."""
+    torch.manual_seed(0)
+    model = NETWORKS[name](num_classes=5, num_channels=3)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, std=0.1)
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -0.1, 0.1)
+            nn.init.uniform_(layer.running_var, 0.8, 1.2)
+    return model.eval()
+
+
+class CentreOfWindow(nn.Module):
+    """What a pooling of 3 in steps of 2 looks at if it sees no neighbours."""
+
+    def __init__(self, pool: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.stride = pool.stride
+        self.start = 1 - pool.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., self.start :: self.stride, self.start :: self.stride]
+
+
+def without_neighbours(model: nn.Module) -> nn.Module:
+    """Return the network with every kernel 0 but for its centre, so that no border matters.
+
+    The centre grows, so that activations stay as large. The last layers keep their windows, which
+    lie in the map.
+    """
+    model = copy.deepcopy(model)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            kernel = torch.zeros_like(layer.weight)
+            y, x = (side // 2 for side in layer.kernel_size)
+            kernel[..., y, x] = layer.weight.data[..., y, x] * layer.kernel_size[0]
+            layer.weight.data = kernel
+        for name, child in layer.named_children():
+            if isinstance(child, nn.MaxPool2d) and child.kernel_size == 3:
+                setattr(layer, name, CentreOfWindow(child))
+    return model
+
+
+def by_brute_force(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits of every square of `SIZE`, `JUMP` pixels apart."""
+    down, across = ((side - SIZE) // JUMP + 1 for side in images.shape[2:])
+    squares = [
+        images[:, :, JUMP * y : JUMP * y + SIZE, JUMP * x : JUMP * x + SIZE]
+        for y in range(down)
+        for x in range(across)
+    ]
+    logits = torch.cat([model(square) for square in squares])
+    return logits.reshape(down, across, len(images), -1).permute(2, 3, 0, 1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.inference_mode()
+def test_one_square_is_the_network_itself(name: str) -> None:
+    model = network(name)
+    images = torch.randn(1, 3, SIZE, SIZE)
+    logits = fully_convolutional(model, SIZE)(images)
+    assert logits.shape == (1, 5, 1, 1)
+    torch.testing.assert_close(logits.flatten(1), model(images), rtol=1e-4, atol=1e-4)
+    assert model.training is False
+    assert isinstance(model.flatten, nn.Flatten)  # the network itself is as before
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.inference_mode()
+def test_every_square_of_a_larger_image_where_no_border_matters(name: str) -> None:
+    """With kernels that see only their centre, all positions must agree: the same grid of squares.
+
+    Every stride, pooling, window and weight of the last layers is in it; borders aren't.
+    """
+    model = without_neighbours(network(name))
+    images = torch.randn(1, 3, SIZE, SIZE + 2 * JUMP)
+    logits = fully_convolutional(model, SIZE)(images)
+    expected = by_brute_force(model, images)
+    assert expected.std(dim=(2, 3)).min() > 1e-3 * expected.std()  # squares do differ
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
+
+
+@pytest.mark.parametrize("name", ["alexnet", "vgg_a"])
+@torch.inference_mode()
+def test_whole_kernels_agree_exactly_without_padding(name: str) -> None:
+    """Convolutions as they are, but for their padding; the square grows by what they then take."""
+    model = copy.deepcopy(network(name))
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.padding = (0, 0)
+    if name == "alexnet":
+        model.edge = nn.Identity()
+    side = smallest_square(model)
+    images = torch.randn(1, 3, side + JUMP, side + JUMP)
+    dense = fully_convolutional(model, side)(images)
+    squares = [images[:, :, y : y + side, x : x + side] for y in (0, JUMP) for x in (0, JUMP)]
+    expected = torch.cat([model(square) for square in squares]).T.reshape(1, 5, 2, 2)
+    torch.testing.assert_close(dense, expected, rtol=1e-3, atol=1e-3 * float(expected.std()))
+
+
+def smallest_square(model: nn.Module) -> int:
+    """Return the side at which the first fully connected layer gets what it takes."""
+    shapes = copy.deepcopy(model).to("meta")
+    for side in range(SIZE, 2 * SIZE):
+        x = torch.zeros(1, 3, side, side, device="meta")
+        for layer in shapes.children():
+            if isinstance(layer, nn.Flatten):
+                break
+            x = layer(x)
+        if x[0].numel() == model.fc6.in_features:
+            return side
+    raise AssertionError("no side fits")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.inference_mode()
+def test_how_far_borders_go(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The squares' zero padding is what differs. Its share of the logits' spread over squares and
+    classes is printed; random weights make it larger than trained ones would.
+    """
+    model = network(name)
+    images = torch.rand(1, 3, SIZE + 2 * JUMP, SIZE + 2 * JUMP)
+    difference = fully_convolutional(model, SIZE)(images) - by_brute_force(model, images)
+    share = difference.square().mean(dim=(0, 1)).sqrt() / by_brute_force(model, images).std()
+    with capsys.disabled():
+        print(f"\n{name}: {share.min():.3f} to {share.max():.3f} of the logits' deviation")
+    assert share.max() > 0
+
+
+def test_what_has_no_last_layers_of_that_kind_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
+    with pytest.raises(UserError, match="choose a protocol of crops"):
+        fully_convolutional(model, 32)

@@ -1,0 +1,120 @@
+import re
+from datetime import UTC, datetime
+
+import pytest
+
+from pipeline.evaluation.metrics import Counts
+from pipeline.models.zoo import NETWORKS
+from pipeline.published import ResultKey
+from pipeline.reports.cost import cost_of, seconds_of
+from pipeline.reports.curves import Course, curve_figures, thinned
+from pipeline.reports.measured import Measured
+from pipeline.reports.operations import (
+    measured_blob,
+    operations_figure,
+    published_blobs,
+    size_of,
+)
+from pipeline.reports.theme import LIGHT, as_png, as_svg, for_page
+from pipeline.tracking.queries import Point, TrackedRun
+
+STEPS, EPOCHS, BATCH = 10, 4, 64
+
+
+def course(device: str = "gpu", workers: int = 8, images_per_second: float = 640.0) -> Course:
+    params = {
+        "recipe.batch.global_batch_size": str(BATCH),
+        "cluster.workers.count": str(workers),
+        "recipe.epochs": str(EPOCHS),
+    }
+    run = TrackedRun(
+        "f00", "a-run", "FINISHED", datetime(2026, 1, 2, tzinfo=UTC), params, {"device": device}, {}
+    )
+    reports = range(5, STEPS * EPOCHS + 1, 5)
+    ends = range(STEPS, STEPS * EPOCHS + 1, STEPS)
+    metrics = {
+        "train/loss": [Point(step, 1 / step) for step in reports],
+        "train/top1_error": [Point(step, 90.0 - step) for step in reports],
+        "train/images_per_second": [Point(step, images_per_second) for step in reports],
+        "eval/val/whole/top1_error": [Point(step, 80.0 - step) for step in ends],
+    }
+    return Course(run, metrics, colour=1)
+
+
+def test_each_panel_with_points_is_drawn_over_epochs() -> None:
+    figures = curve_figures([course(), course()])
+    assert list(figures) == ["Loss", "Top-1 error, %", "Images/s"]
+    (axes,) = figures["Top-1 error, %"].axes
+    assert axes.get_xlabel() == "epochs"
+    assert len(axes.lines) == 4  # training and testing of two runs
+    test = axes.lines[1]
+    assert list(test.get_xdata()) == [1, 2, 3, 4]
+    assert list(test.get_ydata()) == [70.0, 60.0, 50.0, 40.0]
+    assert test.get_linewidth() > axes.lines[0].get_linewidth()
+    assert curve_figures([]) == {}
+
+
+def test_a_run_without_an_epoch_has_steps_below_its_curves() -> None:
+    early = course()
+    early = Course(early.run, {"train/loss": early.metrics["train/loss"][:1]}, 0)
+    (axes,) = curve_figures([early])["Loss"].axes
+    assert axes.get_xlabel() == "steps"
+
+
+def test_long_courses_are_drawn_as_means() -> None:
+    points = [Point(step, float(step)) for step in range(1, 1001)]
+    few = thinned(points, 10)
+    assert [point.step for point in few] == list(range(100, 1001, 100))
+    assert few[0].value == pytest.approx(50.5)
+    assert thinned(points[:10], 10) == points[:10]
+
+
+def test_costs_count_the_steps_images_over_the_workers_time() -> None:
+    # 40 steps of 64 images at 640 images/s: 4 s, on 8 workers.
+    cost = cost_of(course())
+    assert cost.worker_hours == pytest.approx(8 * 4 / 3600)
+    assert cost.words == "32 GPU-seconds"
+    assert cost.words_an_epoch == "8 GPU-seconds"
+    slow = cost_of(course("cpu", 0, 0.064))
+    assert slow.words == "11.1 CPU-worker-hours"
+    assert seconds_of([Point(5, 10.0), Point(10, 20.0)], 10) == 5 + 2.5
+    assert cost_of(Course(course().run, {}, 0)) is None
+
+
+def test_sizes_are_the_papers() -> None:
+    size = size_of("alexnet")
+    assert (size.operations, size.parameters) == (2 * 724_406_816, 60_965_224)
+    small = size_of("lenet5_modern", 10, (1, 32, 32))
+    assert (small.operations, small.parameters) == (2 * 416_520, 61_706)
+
+
+def test_published_networks_of_one_crop_are_grey_and_ours_is_named_in_colour() -> None:
+    blobs = published_blobs()
+    by_name = {blob.name: blob for blob in blobs}
+    assert by_name["alexnet_caffe"].accuracy == pytest.approx(57.1)
+    assert by_name["googlenet"].accuracy == pytest.approx(68.7)  # the paper gives no top-1 error
+    assert "resnet152" in by_name
+    assert {blob.colour for blob in blobs} == {None}
+    assert by_name.keys() <= NETWORKS.keys()
+    key = ResultKey("resnet18", "ilsvrc2012", "val", "center-256-224")
+    ours = measured_blob(
+        Measured(key, Counts(34_850, 44_400, 50_000), run="mine"), size_of("resnet18"), 2
+    )
+    assert (ours.accuracy, ours.colour) == (pytest.approx(69.7), 2)
+    assert 0.3 < ours.above < 0.5
+    svg = as_svg(operations_figure([*blobs, ours], "ilsvrc2012 val"))
+    for name in ("mine", "vgg19", "resnet152", "densenet201"):
+        assert f">{name}</text>" in svg.decode()
+
+
+def test_figures_have_the_same_bytes_again_and_follow_the_pages_colours() -> None:
+    first, again = (curve_figures([course()])["Loss"] for _ in range(2))
+    assert as_svg(first) == as_svg(again)
+    assert as_png(first).startswith(b"\x89PNG")
+    element = for_page(as_svg(first))
+    assert element.startswith("<svg")
+    assert " width=" not in element.partition(">")[0]
+    for colour in LIGHT.values():
+        assert colour not in element
+    assert "var(--series-1)" in element
+    assert set(re.findall(r"#[0-9a-f]{6}", element)) <= set()

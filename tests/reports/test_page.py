@@ -1,0 +1,114 @@
+"""The page of a real training, as a file and in a real browser."""
+
+import re
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from chromium import CHROMIUM, browser
+
+from pipeline.cli import main
+from pipeline.evaluation.metrics import Counts
+from pipeline.published import ResultKey
+from pipeline.reports.curves import Course
+from pipeline.reports.measured import Measured
+from pipeline.reports.page import Reported, build_page
+from pipeline.tracking.client import connect
+from pipeline.tracking.queries import TrackedRun
+
+
+def ilsvrc(*arguments: str, folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr("sys.argv", ["ilsvrc", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+
+
+@pytest.fixture(scope="module")
+def folder(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with one short training, and its page."""
+    place = tmp_path_factory.mktemp("reported")
+    shutil.copytree(data_dir, place / "data")
+    here = ["--set", "cluster.workers.count=0"]
+    ilsvrc("train", "smoke", *here, "--set", "epochs=2", "--run", "mine", folder=place)
+    ilsvrc("report", "ilsvrc", "--to", "out/report.html", folder=place)
+    return place
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing(folder: Path) -> None:
+    html = (folder / "out" / "report.html").read_text()
+    assert "<script" not in html
+    assert "@import" not in html
+    for address in re.findall(r"""(?:src|href)=["']([^"']*)["']|url\(([^)]*)\)""", html):
+        assert "".join(address).strip("\"'").startswith(("data:", "#")), address
+
+
+def test_it_shows_what_was_measured_and_how_to_repeat_it(folder: Path) -> None:
+    html = (folder / "out" / "report.html").read_text()
+    (run,) = connect(f"sqlite:///{folder}/mlflow.db").search_runs(["1"])
+    error = run.data.metrics["eval/val/whole/top1_error"]
+    assert f"<strong>{error:.2f}</strong>" in html
+    assert "ilsvrc train smoke --on laptop --set cluster.workers.count=0 --set epochs=2" in html
+    assert run.data.tags["dataset.digest"][:16] in html
+    assert html.count('<img src="data:image/png;base64,') >= 1  # the filters
+    for title in ("Loss", "Top-1 error, %", "Learning rate", "Images/s"):
+        assert f">{title}</text>" in html
+
+
+def test_its_figures_are_artifacts_of_the_run(folder: Path) -> None:
+    client = connect(f"sqlite:///{folder}/mlflow.db")
+    (run,) = client.search_runs(["1"])
+    names = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "pictures")}
+    assert names >= {
+        "curve-loss.svg", "curve-loss.png", "curve-top-1-error.svg", "filters.png",
+        "operations-ilsvrc2012-val.svg", "operations-digits-val.png",
+    }  # fmt: skip
+
+
+def test_ours_stands_in_the_lectures_table_with_its_verdict_and_names_are_only_names() -> None:
+    key = ResultKey("resnet152", "ilsvrc2012", "val", "center-256-224")
+    params = {
+        "recipe.input.color": "rgb", "recipe.input.size": "224", "recipe.input.dimensions": "2",
+        "recipe.network.num_classes": "1000", "cluster.workers.count": "8",
+    }  # fmt: skip
+    name = "a<script>&run"
+    run = TrackedRun("f0", name, "FINISHED", datetime(2026, 1, 2, tzinfo=UTC), params, {}, {})
+    ours = Measured(key, Counts(38_480, 46_630, 50_000), name, "f0", "2026-01-02")
+    smaller = ResultKey("resnet152", "ilsvrc2012", "val", "center-160-128")
+    other = Measured(smaller, Counts(30_000, 40_000, 50_000), name, "f0", "2026-01-02")
+    html = build_page("mine", [Reported(Course(run, {}, 0), [ours, other])]).html
+    lecture = html[html.index('id="lecture"') : html.index('id="operations"')]
+    assert "<strong>23.04 / 6.74</strong>" in lecture
+    assert '<span class="verdict reproduced">reproduced</span>' in lecture
+    assert "40.00 / 20.00" not in lecture
+    assert "not comparable with the nearest, 23.0 / 6.7" in html
+    assert "<script" not in html
+    assert "a&lt;script&gt;&amp;run" in html
+    assert 'id="curves"' not in html
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_browser_shows_it_on_a_desk_and_on_a_phone_by_light_and_by_dark(
+    folder: Path, tmp_path: Path
+) -> None:
+    address = (folder / "out" / "report.html").as_uri()
+    backgrounds = set()
+    with browser(tmp_path) as page:
+        for width, height in ((1280, 900), (360, 740)):
+            for dark in (False, True):
+                page.open(address, width, height, dark=dark)
+                backgrounds.add(
+                    page.value("getComputedStyle(document.documentElement).backgroundColor")
+                )
+                assert page.value("document.documentElement.scrollWidth") <= width
+                assert page.value("[...document.images].every(i => i.complete && i.naturalWidth)")
+        assert page.complaints == []
+        asked = {request.partition(":")[0] for request in page.requests}
+        assert asked <= {"file", "data"}
+        assert {r for r in page.requests if r.startswith("file:")} == {address}
+    assert len(backgrounds) == 2

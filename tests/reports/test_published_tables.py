@@ -1,0 +1,39 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from pipeline.errors import UserError
+from pipeline.reports.published_tables import published_tables, results_of
+
+
+def rendered(network: str | None) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=80)
+    for table in published_tables(results_of(network)):
+        console.print(table)
+    return out.getvalue()
+
+
+def test_all_fit_80_columns_and_no_figure_is_cut() -> None:
+    text = rendered(None)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for result in results_of(None):
+        for error in (result.top1_error, result.top5_error):
+            assert error is None or f" {error} " in text
+
+
+def test_a_network_comes_alone_and_in_ensembles_with_its_members() -> None:
+    text = rendered("alexnet")
+    assert "ilsvrc2012 test, ten-crop-square-256-224: 10 crops (224 of the centre 256)" in text
+    flat = " ".join(text.split())
+    assert "7 × alexnet 15.3 Krizhevsky et al. 2012, Table 2" in flat
+    assert "2 × alexnet with a 6th conv layer" in flat
+    assert "vgg16 and vgg19" in rendered("vgg16")
+    assert {result.network for result in results_of("vgg_c")} == {"vgg_c", "vgg_c, vgg16, vgg19"}
+
+
+def test_an_unknown_network_is_said_with_those_there_are() -> None:
+    with pytest.raises(UserError, match=r"nothing is published of 'lenet9'; there are: .*lenet5"):
+        results_of("lenet9")

@@ -1,0 +1,33 @@
+from pipeline.published import published
+from pipeline.tracking.client import connect
+from pipeline.tracking.published_runs import record_published
+from pipeline.tracking.queries import evaluated_runs
+from pipeline.tracking.runs import start_run
+
+
+def test_published_results_stand_beside_ours_once(store: str) -> None:
+    ours = start_run(
+        store, "ours", run_name="mine", params={"recipe.network.name": "alexnet"}, tags={}
+    )
+    alexnets = [result for result in published() if result.network == "alexnet"]
+    assert record_published(store, "ours", alexnets[:2]) == 2
+    assert record_published(store, "ours", alexnets[:3]) == 1
+    assert record_published(store, "ours", alexnets[:3]) == 0
+    client = connect(store)
+    experiment = client.get_experiment_by_name("ours")
+    newest, *theirs = client.search_runs([experiment.experiment_id])
+    assert newest.info.run_id == ours  # not below results that were put there later
+    assert len(theirs) == 3
+    (single,) = (run for run in theirs if run.data.tags["published.id"] and run.data.metrics.get(
+        "eval/val/ten-crop-square-256-224/top1_error") == 40.7)  # fmt: skip
+    assert single.info.status == "FINISHED"
+    assert single.data.metrics["eval/val/ten-crop-square-256-224/top5_error"] == 18.2
+    assert single.data.tags["kind"] == "published"
+    assert single.data.params["recipe.network.name"] == "alexnet"
+    assert "Krizhevsky et al. 2012, Table 2" in single.data.tags["mlflow.note.content"]
+
+
+def test_comparison_does_not_take_them_for_runs(store: str) -> None:
+    start_run(store, "ours", run_name="mine", params={}, tags={})
+    record_published(store, "ours", published()[:1])
+    assert [run.name for run in evaluated_runs(store, "ours")] == ["mine"]
