@@ -20,6 +20,7 @@ from pipeline.ray_session import ray_session
 
 _PATIENCE = 300.0  # seconds until all nodes must have joined
 _PORTS_A_JOB = 20
+_SECONDS_BETWEEN_LOOKS, _MISSES = 3.0, 3
 
 
 def main() -> None:
@@ -57,11 +58,20 @@ def _lead(host: str, port: int, scratch: Path) -> int:
 
 
 def _follow(host: str, port: int) -> None:
-    """Be a node of the head's Ray, again if that ends, until the head is gone: all is over then."""
+    """Be a node of the head's Ray, again if that ends, until the head is gone: all is over then.
+
+    Ray itself would wait a minute for the head to come back.
+    """
     _wait_for_port(host, port)
-    while _is_open(host, port):
-        _start_ray(port, f"--address={host}:{port}").wait()
-        time.sleep(1)
+    ray, num_missed = None, 0
+    while num_missed < _MISSES:
+        if ray is None or ray.poll() is not None:
+            ray = _start_ray(port, f"--address={host}:{port}")
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        num_missed = 0 if _is_open(host, port) else num_missed + 1
+    if ray:
+        ray.terminate()
+        ray.wait()
 
 
 def _start_ray(first_port: int, *place: str) -> "subprocess.Popen[bytes]":

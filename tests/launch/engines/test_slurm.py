@@ -92,6 +92,7 @@ def test_what_slurm_refuses_is_told(on_slurm: list[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_two_nodes_train_as_one_and_go_on_after_preemption(
     slurm: SlurmCluster, on_slurm: list[str], tmp_path: Path, mlflow_server: str, data_dir: Path
 ) -> None:
