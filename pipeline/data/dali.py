@@ -115,11 +115,13 @@ def view_graph(
     fill: int | None,
     channels_last: bool,
     boxes_per_image: int = 1,
+    largest: tuple[int, int] = (0, 0),
 ) -> DataNode:
     """Decode each region once, stretch its boxes to their size, mirror, tint and normalize.
 
     `source` gives the `inputs` of `Instructions`. The output is float32, HWC or CHW, with an axis
-    of an image's boxes before these where there are several.
+    of an image's boxes before these where there are several. `largest`, the height and width that
+    no image exceeds, has the GPU's decoder take its memory once.
     """
     num_edges = 2 * boxes_per_image
     data_types = [*_input_types(fill), *[_FLOAT] * num_edges]
@@ -132,6 +134,9 @@ def view_graph(
         ndim=[*_DIMENSIONS, *[1] * (len(data_types) - len(_DIMENSIONS))],
     )
     region, edges = others[:-num_edges], others[-num_edges:]
+    height, width = largest
+    memory: Any = {"preallocate_height_hint": height, "preallocate_width_hint": width}
+    memory = memory if device == "gpu" else {}
     images: Any = fn.decoders.image_slice(
         encoded,
         device="mixed" if device == "gpu" else "cpu",
@@ -140,6 +145,7 @@ def view_graph(
         axis_names="HW",
         output_type=types.DALIImageType.RGB if input.color == "rgb" else types.DALIImageType.GRAY,
         adjust_orientation=False,  # the index holds the sizes as stored
+        **memory,
     )
     if fill is not None:
         region_start, region_shape = region
@@ -211,6 +217,7 @@ class DaliImages:
             fill=fill,
             channels_last=channels_last,
             boxes_per_image=boxes_per_image,
+            largest=tuple(split.sizes.max(axis=0).tolist()),
             batch_size=max_batch_size,
             num_threads=loading.threads,
             prefetch_queue_depth=loading.prefetch,

@@ -10,6 +10,7 @@ from pipeline.data.dali import view_graph
 from pipeline.recipe import Input
 
 RGB = Input(size=224, mean=(120, 110, 100), std=(60, 50, 40))
+MEMORY = {"preallocate_height_hint": 500, "preallocate_width_hint": 375}
 GRAY = Input(size=32, color="gray", mean=(30,), std=(70,))
 
 
@@ -20,6 +21,7 @@ def graph_of(device: str, input: Input, fill: int | None, channels_last: bool) -
         input=input,
         fill=fill,
         channels_last=channels_last,
+        largest=(500, 375),
         batch_size=8,
         num_threads=2,
         device_id=None,
@@ -45,7 +47,9 @@ def test_both_devices_have_one_graph(input: Input, fill: int | None, channels_la
     assert len(cpu.operators) == len(gpu.operators)
     for on_cpu, on_gpu in zip(cpu.operators, gpu.operators, strict=True):
         assert on_cpu.kind == on_gpu.kind
-        assert on_cpu.arguments | {"device": ""} == on_gpu.arguments | {"device": ""}
+        of_gpus = MEMORY if on_gpu.arguments["device"] == "mixed" else {}
+        of_cpu = on_cpu.arguments | {"device": ""}
+        assert of_cpu | of_gpus == on_gpu.arguments | {"device": ""}
         for first, second in ((on_cpu.inputs, on_gpu.inputs), (on_cpu.outputs, on_gpu.outputs)):
             assert [name for name, _ in first] == [name for name, _ in second]
 
