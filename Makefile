@@ -31,8 +31,9 @@ demo: $(READY)  ## Train LeNet-5 on real handwritten digits with two workers (2â
 	$(BIN)/ilsvrc train lenet5_digits
 	$(BIN)/ilsvrc compare
 
+# Two files at a time: most of the time of many is Ray's, starting.
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
