@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow soak check jobs lint imports types benchmark up down image clean
+.PHONY: help setup demo test test-slow soak check jobs lint imports audit types benchmark up down image clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ lint: $(READY)  ## Check style and formatting
 
 imports: $(READY)  ## Check that imports point down
 	$(BIN)/lint-imports --no-cache
+
+audit: $(READY)  ## Look up known vulnerabilities of the pinned versions (needs the internet)
+	$(BIN)/uv tool run --from "pip-audit>=2.7,<3" pip-audit --no-deps --disable-pip -r constraints.txt
 
 types: $(READY)  ## Check types
 	$(BIN)/mypy
