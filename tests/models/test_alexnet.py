@@ -67,7 +67,9 @@ STARTS = [
 ]
 
 
-@pytest.mark.parametrize(("constructor", "stds", "biases"), STARTS, ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(
+    ("constructor", "stds", "biases"), STARTS, ids=lambda x: getattr(x, "__name__", str(x)[:40])
+)
 def test_weights_start_as_published(
     constructor: Constructor, stds: tuple[float, ...], biases: tuple[float, ...]
 ) -> None:
