@@ -42,7 +42,9 @@ def test_a_session_refuses_strangers_and_is_gone_afterwards() -> None:
     assert not stale.exists()
 
 
-def test_no_ray_at_the_address_is_said_at_once() -> None:
+def test_no_ray_at_the_address_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whatever other tests of this process have up.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     with (
         pytest.raises(UserError, match=r"Ray at '127.0.0.1:9' can't be joined: .*ray start"),
         ray_session("127.0.0.1:9"),

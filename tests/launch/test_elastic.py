@@ -101,9 +101,8 @@ def play(job: Job, is_warned: bool, story: Path) -> None:
         nodes.close()
 
 
-@pytest.mark.parametrize(
-    "is_warned", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["warned", "abrupt"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("is_warned", [True, False], ids=["warned", "abrupt"])
 def test_a_training_grows_and_shrinks_with_its_nodes(
     make_job: MakeJob, tmp_path: Path, is_warned: bool
 ) -> None:

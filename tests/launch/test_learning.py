@@ -22,7 +22,7 @@ from pipeline.errors import TrainingStoppedError
 from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Evaluated, Event
 from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.run_folder import RunFolder
+from pipeline.launch.run_folder import RunFolder, RunRecord
 from pipeline.launch.worker import Job, train
 from pipeline.models.zoo import NETWORKS, constructor
 from pipeline.recipe import load_recipe
@@ -54,8 +54,9 @@ def train_recipe(tracking_uri: str, tmp_path: Path) -> Train:
         cluster = load_cluster("laptop", [f"data_dir={data_dir}", "workers.count=0"])
         run_id = start_run(tracking_uri, "tests", run_name=name, params={}, tags={})
         folder = RunFolder(Path(tempfile.mkdtemp(dir=tmp_path)))
+        folder.write_record(RunRecord(dataset_digest="", tracking_run_id=run_id))
         with suppress(LearntByHeartError):
-            run_on_workers(train, Job(recipe, cluster, folder, tracking_uri, run_id), observe)
+            run_on_workers(train, Job(recipe, cluster, folder, tracking_uri), observe)
         return last[-1]
 
     return train_recipe

@@ -17,10 +17,6 @@ from pipeline.launch.worker import Job
 from pipeline.recipe import load_recipe
 
 
-def test_without_a_choice_nothing_is_set() -> None:
-    assert load_cluster("laptop").network.environment == {}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("rendezvous", ["env", "tcp"])
 def test_workers_meet_on_the_interface_that_was_chosen(
@@ -40,6 +36,6 @@ def test_workers_meet_on_the_interface_that_was_chosen(
 
     network = f"network={{interface: lo, rendezvous: {rendezvous}, timeout_seconds: 77}}"
     cluster = load_cluster("laptop", [f"data_dir={data_dir}", network])
-    job = Job(load_recipe("smoke"), cluster, RunFolder(tmp_path), "", "")
+    job = Job(load_recipe("smoke"), cluster, RunFolder(tmp_path), "")
     seen = run_on_workers(look, job, lambda event: None)
     assert (seen.interface, seen.timeout, seen.total) == ("lo", 77, 3)

@@ -161,6 +161,6 @@ def _run(command: str, *arguments: str) -> str:
         raise UserError(f"{command} got no answer from Slurm's controller in 60 s") from None
     if done.returncode:
         problem = done.stderr.strip().splitlines()[-1].removeprefix(f"{command}: ")
-        mends = (mend for words, mend in _MENDS.items() if words in problem)
+        mends = (mend for words, mend in _MENDS.items() if words in problem.lower())
         raise UserError(f"{command} says: {problem}{next(mends, '')}")
     return done.stdout
