@@ -25,8 +25,9 @@ def protection_table(result: Protection) -> Table:
         end_section=True,
     )
     table.add_row("seconds from a worker's death to", "")
-    table.add_row("  the start of new workers", _seconds(recovery.detection))
-    table.add_row("  the loaded checkpoint", _seconds(recovery.restart))
+    table.add_row("  the end of the other worker", _seconds(recovery.detection))
+    table.add_row("  the start of new workers", _seconds(recovery.restart))
+    table.add_row("  the loaded checkpoint", _seconds(recovery.restoring))
     table.add_row("  the next optimizer step", _seconds(recovery.first_step))
     table.add_row("  in all", _seconds(recovery.total))
     return table

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 
 import psutil
 
@@ -12,7 +13,7 @@ from pipeline.benchmark.stopwatch import Series
 from pipeline.cluster import load_cluster
 from pipeline.data.prepare import prepare_digits
 from pipeline.errors import InterruptedByUserError
-from pipeline.launch.events import Event, Note, Progress
+from pipeline.launch.events import Event, Note, Progress, Started
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder, RunRecord
 from pipeline.launch.worker import Job, train
@@ -22,23 +23,26 @@ from pipeline.tracking.runs import start_run
 _CPUS_OF_DIGITS = ["workers.count=2", "workers.cpus=1", "workers.device=cpu", "loading.threads=1"]
 _STEPS_BETWEEN_DEATHS = 10
 _ENDLESS = 10**6  # epochs
+_SECONDS_TO_END = 60
 
 
 @dataclass(frozen=True)
 class Recovery:
     """Seconds, a value a death of a worker.
 
-    `detection` lasts from the death to the start of the first new worker's process, `restart` to
-    the checkpoint's being loaded, `first_step` to the end of the next optimizer step.
+    `detection` lasts from the death to the end of the other worker, which is ended for it,
+    `restart` until a new worker begins, `restoring` until the checkpoint is loaded, and
+    `first_step` to the end of the next optimizer step, for which the loader starts.
     """
 
     detection: Series
     restart: Series
+    restoring: Series
     first_step: Series
 
     @property
     def total(self) -> Series:
-        parts = zip(self.detection.values, self.restart.values, self.first_step.values, strict=True)
+        parts = zip(*(series.values for series in vars(self).values()), strict=True)
         return Series(tuple(map(sum, parts)))
 
 
@@ -68,33 +72,46 @@ class _Killer:
     def __init__(self, run: RunFolder, deaths: int) -> None:
         self._run, self._deaths = run, deaths
         self._steps = 0
-        self._times: list[list[float]] = []  # of death, birth, restoration, first step
+        self._times: list[dict[str, float]] = []  # of what follows a death, by its name
 
     def hear(self, event: Event) -> None:
-        if isinstance(event, Note) and event.text.startswith("goes on"):
-            births = [worker.create_time() for worker in _workers()]
-            self._times[-1] += [min(births), time.time()]
+        if isinstance(event, Started):
+            self._note("start")
+        elif isinstance(event, Note) and event.text.startswith("goes on"):
+            self._note("restoration")
         elif isinstance(event, Progress):
             self._steps += 1
-            if self._times and len(self._times[-1]) == 3:
-                self._times[-1].append(time.time())
+            # A report from before the death may come late.
+            if self._times and {"step", "restoration"} & self._times[-1].keys() == {"restoration"}:
+                self._note("step")
                 self._steps = 0
             if self._steps == _STEPS_BETWEEN_DEATHS:
                 self._kill()
 
     def recovery(self) -> Recovery:
-        spans = [[b - a for a, b in pairwise(times)] for times in self._times]
+        names = ("death", "end", "start", "restoration", "step")
+        spans = [[times[b] - times[a] for a, b in pairwise(names)] for times in self._times]
         return Recovery(*(Series(tuple(values)) for values in zip(*spans, strict=True)))
+
+    def _note(self, name: str) -> None:
+        if self._times:
+            self._times[-1].setdefault(name, time.time())
 
     def _kill(self) -> None:
         if len(self._times) == self._deaths:
             self._run.stop_request.touch()
             return
-        victim = _workers()[-1]
-        self._times.append([time.time()])
+        other, *_, victim = worker_processes()
+        self._times.append({"death": time.time()})
         victim.kill()
+        Thread(target=self._await_end, args=(other,), daemon=True).start()
+
+    def _await_end(self, worker: psutil.Process) -> None:
+        worker.wait(_SECONDS_TO_END)
+        self._note("end")
 
 
-def _workers() -> list[psutil.Process]:
+def worker_processes() -> list[psutil.Process]:
+    """Return the workers of this process's training, the oldest first."""
     family = psutil.Process().children(recursive=True)
     return [one for one in family if "RayTrainWorker" in " ".join(one.cmdline())]

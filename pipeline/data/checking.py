@@ -36,13 +36,13 @@ class Shrinking:
 def check_image(data: bytes) -> Checked:
     """Decode `data`, without its EXIF orientation, and say whether all readers can.
 
-    Every byte of a JPEG is decoded, but to an eighth of its pixels, which is faster and finds the
-    same damage.
+    Every byte of a JPEG is decoded, but to the brightness of an eighth of its pixels, which is
+    faster and finds the same damage.
     """
     opened = _opened(data, at_full_size=False)
     if isinstance(opened, str):
         return Checked(0, 0, opened)
-    return Checked(opened.height, opened.width, "ok", opened.image.mode)
+    return Checked(opened.height, opened.width, "ok", opened.mode)
 
 
 def treat_image(data: bytes, key: str, label: int, shrinking: Shrinking | None = None) -> Sample:
@@ -60,7 +60,7 @@ def treat_image(data: bytes, key: str, label: int, shrinking: Shrinking | None =
     shrinks = shrinking is not None and shortest > shrinking.shorter_side
     turn = opened.image.getexif().get(ExifTags.Base.Orientation, 1)
     treatments = [f"EXIF orientation {turn} not applied"] if turn != 1 else []
-    if opened.image.mode not in _FOUR_CHANNELS and not shrinks:
+    if opened.mode not in _FOUR_CHANNELS and not shrinks:
         return Sample(
             key, data, label, opened.height, opened.width, treatment="; ".join(treatments)
         )
@@ -83,9 +83,10 @@ def treat_image(data: bytes, key: str, label: int, shrinking: Shrinking | None =
 
 @dataclass(frozen=True)
 class _Opened:
-    """A decoded image, and its height and width in pixels, of which it may show fewer."""
+    """A decoded image; its mode, height and width in pixels, of which it may show less."""
 
     image: Image.Image
+    mode: str
     height: int
     width: int
 
@@ -104,11 +105,11 @@ def _opened(data: bytes, *, at_full_size: bool) -> _Opened | str:
                 return f"more than {limit:,} pixels, could be a decompression bomb"
             if image.format == "TIFF" and _readers_disagree(image):
                 return f"a TIFF of mode {image.mode} or turned by a tag; save it as PNG"
-            width, height = image.size
+            mode, (width, height) = image.mode, image.size
             if not at_full_size:
-                image.draft(None, (width // 8, height // 8))  # JPEG only; others stay as they are
+                image.draft("L", (width // 8, height // 8))  # JPEG only; others stay as they are
             image.load()
-            return _Opened(image, height, width)
+            return _Opened(image, mode, height, width)
     except Exception as error:  # Pillow's parsers raise whatever broken bytes lead them to.
         return f"can't be decoded ({error or type(error).__name__})"
 

@@ -105,17 +105,31 @@ def count(
     worker: Worker,
     keeper: Keeper = _NOTHING_KEPT,
 ) -> Counts:
-    """Add up the hits of all workers; see `evaluate`."""
-    sums = torch.zeros(3, dtype=torch.int64, device=worker.device)
+    """Add up the hits and cross-entropies of all workers; see `evaluate`."""
+    sums = torch.zeros(4, dtype=torch.int64, device=worker.device)
     for images in scored:
         sums[:2] += topk_hits(images.scores, images.labels)
         sums[2] += len(images.labels)
+        sums[3] += micronats(images.probabilities, images.labels)
         keeper.add(images)
     keeper.hand_over()
-    top1_hits, top5_hits, counted = sum_over_workers(sums, worker).tolist()
+    top1_hits, top5_hits, counted, nats = sum_over_workers(sums, worker).tolist()
     if counted != num_images:
         raise RuntimeError(f"evaluated {counted} images of a split of {num_images}")
-    return Counts(top1_hits=top1_hits, top5_hits=top5_hits, images=counted)
+    return Counts(top1_hits, top5_hits, counted, nats)
+
+
+def micronats(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum of −ln p of the labels, int64 (), in millionths, as no order can change it.
+
+    `probabilities` float32 (n, c), `labels` int64 (n,). A probability below float32's smallest
+    normal number (−ln p of 87.3), or that is no number, counts as that one, a label of −1, which
+    nobody knows, as 0.
+    """
+    own = probabilities.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    own = own.nan_to_num(nan=0).clamp(min=torch.finfo(torch.float32).tiny)
+    nats = torch.where(labels < 0, 0.0, -own.double().log())
+    return (nats * 1e6).round().long().sum()
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """Hits as integers, and how much an error measured on so many images can be trusted."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import sqrt
 from statistics import NormalDist
 
@@ -9,22 +10,27 @@ from statistics import NormalDist
 class Counts:
     """Hits over some images. Parts of a split add up with `+`, exactly; errors are in percent.
 
-    An error of no images is a `ZeroDivisionError`.
+    An error of no images is a `ZeroDivisionError`. `micronats` is the sum of the images'
+    cross-entropies, each in whole millionths of a nat, where that is known; hits alone make counts
+    equal, since the last bits of a probability depend on the batch it came from.
     """
 
     top1_hits: int
     top5_hits: int
     images: int
+    micronats: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.top1_hits <= self.top5_hits <= self.images:
             raise ValueError(f"not 0 <= top-1 hits <= top-5 hits <= images: {self}")
 
     def __add__(self, other: "Counts") -> "Counts":
+        is_known = self.micronats is not None and other.micronats is not None
         return Counts(
             self.top1_hits + other.top1_hits,
             self.top5_hits + other.top5_hits,
             self.images + other.images,
+            (self.micronats or 0) + (other.micronats or 0) if is_known else None,
         )
 
     @property
@@ -34,6 +40,20 @@ class Counts:
     @property
     def top5_error(self) -> float:
         return 100 * (self.images - self.top5_hits) / self.images
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """All of it by the names that follow an evaluation's in MLflow; `loss` in nats an image."""
+        found: dict[str, float] = {
+            "top1_error": self.top1_error,
+            "top5_error": self.top5_error,
+            "top1_hits": self.top1_hits,
+            "top5_hits": self.top5_hits,
+            "images": self.images,
+        }
+        if self.micronats is not None:
+            found["loss"] = self.micronats / 1e6 / self.images
+        return found
 
 
 @dataclass(frozen=True)

@@ -200,13 +200,7 @@ def track(
 def _metrics(predictions: Predictions, foreign: str) -> dict[str, float]:
     counts, about = predictions.counts, predictions.about
     prefix = f"eval/{foreign}{about.split}/{about.protocol}"
-    return {
-        f"{prefix}/top1_error": counts.top1_error,
-        f"{prefix}/top5_error": counts.top5_error,
-        f"{prefix}/top1_hits": counts.top1_hits,
-        f"{prefix}/top5_hits": counts.top5_hits,
-        f"{prefix}/images": counts.images,
-    }
+    return {f"{prefix}/{name}": value for name, value in counts.metrics.items()}
 
 
 def _noted(batches: Iterable[Batch], share: int, report: Report) -> Iterator[Batch]:

@@ -11,8 +11,9 @@ from pipeline.evaluation.metrics import Counts
 class Progress:
     """The state of the training after `step` steps of `epoch` (counted from 0).
 
-    The loss is the mean over the images since the last report, errors are in percent, and
-    `seconds_waiting` is how much of `seconds` the first worker waited for images.
+    The loss is the mean over the images since the last report, errors are in percent,
+    `gradient_norm` is the largest of those steps, and `seconds_waiting` is how much of `seconds`
+    the first worker waited for images.
     """
 
     epoch: int
@@ -23,6 +24,7 @@ class Progress:
     top1_error: float
     top5_error: float
     learning_rate: float
+    gradient_norm: float
     images_per_second: float
     seconds: float
     seconds_waiting: float

@@ -1,5 +1,6 @@
 """What the first worker reports and tracks, added up over all workers."""
 
+import math
 import time
 
 import torch
@@ -13,6 +14,7 @@ from pipeline.protocol import protocol_name
 from pipeline.recipe import Recipe
 from pipeline.tracking.tracker import SilentTracker
 from pipeline.training.loop import StepOutcome
+from pipeline.training.loss_watch import MEND
 
 
 class Meter:
@@ -38,7 +40,8 @@ class Meter:
     def report_steps(self) -> Progress:
         """Report and track the steps that were added. A collective call.
 
-        Raises `TrainingStoppedError` on all workers for the first step whose loss is no number.
+        Raises `TrainingStoppedError` on all workers for the first step whose loss or gradient is no
+        finite number.
         """
         progress = self._progress()
         self._report(self._pace(progress))
@@ -50,6 +53,7 @@ class Meter:
                     "train/top1_error": progress.top1_error,
                     "train/top5_error": progress.top5_error,
                     "train/learning_rate": progress.learning_rate,
+                    "train/gradient_norm": progress.gradient_norm,
                     "train/images_per_second": progress.images_per_second,
                     "train/waiting_share": progress.seconds_waiting / progress.seconds,
                     "train/epochs": progress.epoch + progress.step / progress.num_steps,
@@ -59,15 +63,17 @@ class Meter:
         self._start()
         return progress
 
-    def _refuse_no_number(self, losses: Tensor) -> None:
-        bad = losses.isfinite().logical_not().nonzero()
-        if len(bad):
-            first = self._outcomes[int(bad[0])]
+    def _refuse_no_number(self, losses: Tensor, gradient_norms: Tensor) -> None:
+        is_bad = ~(losses.isfinite() & gradient_norms.isfinite())
+        if is_bad.any():
+            index = int(is_bad.nonzero()[0])
+            first, loss = self._outcomes[index], losses[index].item()
+            what = "gradient's length" if math.isfinite(loss) else "loss"
+            value = gradient_norms[index].item() if math.isfinite(loss) else loss
             step = first.epoch * self._num_steps + first.step + 1
             raise TrainingStoppedError(
-                f"the loss is {losses[bad[0]].item()} at step {step} (learning rate "
-                f"{first.learning_rate:.3g}); lower optimizer.learning_rate, or give it "
-                f"schedule.warmup_epochs; `ilsvrc replay` with this run and step shows its images"
+                f"the {what} is {value} at step {step} (learning rate {first.learning_rate:.3g}); "
+                f"{MEND}"
             )
 
     def report_evaluation(self, epoch: int, counts: Counts) -> None:
@@ -79,13 +85,7 @@ class Meter:
             self._report(Evaluated(epoch, recipe.epochs, split, protocol, counts))
             prefix = f"eval/{split}/{protocol}"
             self._tracker.log(
-                {
-                    f"{prefix}/top1_error": counts.top1_error,
-                    f"{prefix}/top5_error": counts.top5_error,
-                    f"{prefix}/top1_hits": counts.top1_hits,
-                    f"{prefix}/top5_hits": counts.top5_hits,
-                    f"{prefix}/images": counts.images,
-                },
+                {f"{prefix}/{name}": value for name, value in counts.metrics.items()},
                 step=epoch * self._num_steps,
             )
         self._start()
@@ -103,10 +103,14 @@ class Meter:
     def _progress(self) -> Progress:
         last = self._outcomes[-1]
         steps = sum_over_workers(
-            torch.stack([outcome.sums for outcome in self._outcomes]), self._worker
+            torch.stack(
+                [torch.cat([each.sums, each.gradient_norm[None]]) for each in self._outcomes]
+            ),
+            self._worker,
         )
-        self._refuse_no_number(steps[:, 0])
-        loss, top1_hits, top5_hits, images = steps.sum(0).tolist()
+        norms = steps[:, 4] / self._worker.world_size  # the same on all
+        self._refuse_no_number(steps[:, 0], norms)
+        loss, top1_hits, top5_hits, images = steps[:, :4].sum(0).tolist()
         seconds = time.perf_counter() - self._started
         return Progress(
             epoch=last.epoch,
@@ -117,6 +121,7 @@ class Meter:
             top1_error=100 * (1 - top1_hits / images),
             top5_error=100 * (1 - top5_hits / images),
             learning_rate=last.learning_rate,
+            gradient_norm=norms.max().item(),
             images_per_second=images / seconds,
             seconds=seconds,
             seconds_waiting=sum(outcome.seconds_waiting for outcome in self._outcomes),

@@ -26,7 +26,7 @@ from pipeline.launch.on_ray import credentials, run_on_workers
 from pipeline.launch.preflight import Check, bytes_needed
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.worker import Job, watching
-from pipeline.planning.workload import model_on_paper
+from pipeline.planning.workload import model_on_paper, training_bytes
 from pipeline.ray_session import ray_session
 from pipeline.recipe import Recipe
 
@@ -244,16 +244,36 @@ def _tracking(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> tuple[list
     return problems, "reached from every node"
 
 
+def _memory(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> tuple[list[str], str]:
+    needed, on_cpu = training_bytes(recipe), cluster.workers.device == "cpu"
+    problems = []
+    for node in nodes:
+        workers = _workers_on(node, cluster) if on_cpu else min(1, node.gpus)
+        there = node.report.free_memory if on_cpu else node.report.gpu_memory
+        if workers * needed > there:
+            what = "are free" if on_cpu else "are all that a GPU has"
+            problems.append(
+                f"{node.name}: training takes at least {workers * needed / 1e9:.1f} GB, "
+                f"{there / 1e9:.1f} GB {what}; lower batch.micro_batch_size"
+            )
+    return problems, f"at least {needed / 1e9:.1f} GB a worker, and there"
+
+
+def _workers_on(node: Node, cluster: Cluster) -> int:
+    """Return how many workers of the training the node has room for."""
+    workers = cluster.workers
+    room = node.cpus // workers.cpus if workers.device == "cpu" else node.gpus
+    return min(workers.most, int(room))
+
+
 def _loader(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> tuple[list[str], str]:
-    workers, loading = cluster.workers, cluster.loading
-    on_cpu = workers.device == "cpu"
+    loading = cluster.loading
     pixels = recipe.input.size**recipe.input.dimensions * recipe.input.num_channels
     # Ahead, being made, being used: as float32, beside the decoded images, about as large.
     memory = 2 * 4 * pixels * recipe.batch.micro_batch_size * (loading.prefetch + 2)
     problems, most = [], 0
     for node in nodes:
-        room = node.cpus // workers.cpus if on_cpu else node.gpus
-        here = min(workers.most, int(room))
+        here = _workers_on(node, cluster)
         most = max(most, here)
         threads = here * loading.threads
         if threads > node.report.cpus:
@@ -275,6 +295,7 @@ def _loader(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> tuple[list[s
 
 LOOKS: dict[str, Look] = {
     "GPUs": _gpus,
+    "memory": _memory,
     "clocks": _clocks,
     "shared storage": _storage,
     "data everywhere": _data,

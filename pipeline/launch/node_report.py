@@ -37,12 +37,14 @@ class NodeReport:
     """One node as it sees itself.
 
     CUDA versions are 1000 × major + 10 × minor, as CUDA has them; `driver_cuda` is 0 without a
-    driver. A `…_problem` is empty where there is none. `data_digest` covers what the data set says
-    of itself, and the bytes of some of its images.
+    driver. Memories are in bytes; `gpu_memory` is all that the smallest GPU has. A `…_problem` is
+    empty where there is none. `data_digest` covers what the data set says of itself, and the bytes
+    of some of its images.
     """
 
     software: str
     num_gpus: int
+    gpu_memory: int
     driver_cuda: int
     needed_cuda: int
     cpus: int
@@ -58,7 +60,7 @@ def examine(question: Question) -> NodeReport:
     """Look at this node; nothing that is wrong raises."""
     os.environ.update(question.environment)
     recipe, cluster = question.recipe, question.cluster
-    num_gpus, driver_cuda = _driver()
+    num_gpus, gpu_memory, driver_cuda = _driver()
     dali, dali_cuda = dali_versions()
     torch_cuda = _as_number(torch.version.cuda or "0.0")
     storage_problem = _leave(question.mark)
@@ -71,6 +73,7 @@ def examine(question: Question) -> NodeReport:
     return NodeReport(
         software=f"Python {platform.python_version()}, torch {torch.__version__}, DALI {dali}",
         num_gpus=num_gpus,
+        gpu_memory=gpu_memory,
         driver_cuda=driver_cuda,
         needed_cuda=max(torch_cuda, dali_cuda),
         cpus=len(os.sched_getaffinity(0)),
@@ -120,17 +123,19 @@ def _tracking_problem(uri: str) -> str:
     return ""
 
 
-def _driver() -> tuple[int, int]:
-    """Return the number of GPUs and the CUDA version of the driver; (0, 0) without one."""
+def _driver() -> tuple[int, int, int]:
+    """Return how many GPUs there are, the smallest one's bytes, the driver's CUDA version; or 0."""
     try:
         import pynvml
     except ImportError:
-        return 0, 0
+        return 0, 0, 0
     try:
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetCount(), pynvml.nvmlSystemGetCudaDriverVersion_v2()
-    except pynvml.NVMLError:
-        return 0, 0
+        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        memories = [pynvml.nvmlDeviceGetMemoryInfo(handle).total for handle in handles]
+        return len(memories), min(memories), pynvml.nvmlSystemGetCudaDriverVersion_v2()
+    except (pynvml.NVMLError, ValueError):
+        return 0, 0, 0
 
 
 def _as_number(version: str) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import psutil
 import torch
 
 from pipeline.cluster import Cluster, Workers
@@ -14,11 +15,16 @@ from pipeline.data.order import Dealing
 from pipeline.data.store import Store, store_folder
 from pipeline.data.views import training_size
 from pipeline.errors import UserError
-from pipeline.planning.workload import checkpoint_bytes, model_on_paper, weight_bytes
+from pipeline.planning.workload import (
+    checkpoint_bytes,
+    model_on_paper,
+    training_bytes,
+    weight_bytes,
+)
 from pipeline.recipe import Recipe
 from pipeline.tracking.runs import check_recordable, is_file
 
-TRAINING = ("network", "data set", "batch", "machine", "storage", "tracking")
+TRAINING = ("network", "data set", "batch", "machine", "memory", "storage", "tracking")
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ def preflight(
         "data set": _data,
         "batch": _batch,
         "machine": lambda recipe, cluster: _machine(cluster),
+        "memory": _memory,
         "storage": partial(_storage, on_disk),
         "tracking": lambda recipe, cluster: _tracking(cluster),
     }
@@ -148,6 +155,24 @@ def _machine(cluster: Cluster) -> str:
             f"{workers.fewest} workers need a GPU each, this machine has {gpus}; add {key}={gpus}"
         )
     return f"{_number(workers)} workers of {workers.cpus} CPUs, {there} there"
+
+
+def _memory(recipe: Recipe, cluster: Cluster) -> str:
+    workers = cluster.workers
+    if workers.ray_address != "local":
+        return "as much as Ray's nodes have"
+    needed = training_bytes(recipe)
+    if workers.device == "gpu":
+        there, what = torch.cuda.get_device_properties(0).total_memory, "a GPU here"
+    else:
+        needed, there = needed * workers.fewest, psutil.virtual_memory().total
+        what = "this machine"
+    if needed > there:
+        raise UserError(
+            f"{recipe.network.name} takes at least {needed / 1e9:.1f} GB to train, {what} has "
+            f"{there / 1e9:.1f} GB; lower batch.micro_batch_size ({recipe.batch.micro_batch_size})"
+        )
+    return f"at least {needed / 1e9:.1f} GB, {what} has {there / 1e9:.1f} GB"
 
 
 def _number(workers: Workers) -> str:

@@ -36,9 +36,9 @@ from pipeline.storage import write_whole
 from pipeline.tracking.tracker import SilentTracker, build_tracker
 from pipeline.training.checkpoint import Retention, load_checkpoint, newest_checkpoint
 from pipeline.training.checkpoint_writer import CheckpointWriter, SilentWriter
-from pipeline.training.flat_loss import LossWatch
 from pipeline.training.learner import Learner, Position, build_learner
 from pipeline.training.loop import train_epoch
+from pipeline.training.loss_watch import LossWatch
 from pipeline.training.schedule import Schedule
 
 

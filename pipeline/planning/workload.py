@@ -44,21 +44,25 @@ class Workload:
 def measure_workload(recipe: Recipe, data: DataFacts) -> Workload:
     """Add up what `recipe` needs; the network stands on the meta device, nothing is allocated."""
     model = model_on_paper(recipe)
-    sizes = (recipe.input.size,) * recipe.input.dimensions
-    shape = (recipe.input.num_channels, *sizes)
-    anatomy = dissect(model, shape)
-    kept = activation_bytes(model, shape)
+    anatomy = dissect(model, _input_shape(recipe))
     return Workload(
         recipe=recipe,
         parameters=anatomy.trained_parameters,
         layers=len(anatomy.layers),
         multiply_adds=anatomy.multiply_adds,
-        activation_bytes=kept / (2 if recipe.precision == "bfloat16" else 1),
+        activation_bytes=_activation_bytes(recipe, model),
         checkpoint_bytes=_size(model) * _copies_in_checkpoint(recipe),
-        state_bytes=4 * anatomy.trained_parameters * _copies_while_training(recipe),
+        state_bytes=_state_bytes(recipe, model),
         mean_area=_mean_area(recipe),
         data=data,
     )
+
+
+def training_bytes(recipe: Recipe) -> float:
+    """Return the least memory that a worker computes in: state, and a micro-batch's activations."""
+    model = model_on_paper(recipe)
+    activations = recipe.batch.micro_batch_size * _activation_bytes(recipe, model)
+    return _state_bytes(recipe, model) + activations
 
 
 def model_on_paper(recipe: Recipe) -> ImageClassifier:
@@ -91,6 +95,21 @@ def data_facts(recipe: Recipe, cluster: Cluster, hardware: Hardware) -> DataFact
     return DataFacts(
         train=len(train), val=len(test), bytes=max(1, size // len(train)), source=str(folder)
     )
+
+
+def _input_shape(recipe: Recipe) -> tuple[int, ...]:
+    sizes = (recipe.input.size,) * recipe.input.dimensions
+    return (recipe.input.num_channels, *sizes)
+
+
+def _activation_bytes(recipe: Recipe, model: ImageClassifier) -> float:
+    kept = activation_bytes(model, _input_shape(recipe))
+    return kept / (2 if recipe.precision == "bfloat16" else 1)
+
+
+def _state_bytes(recipe: Recipe, model: ImageClassifier) -> float:
+    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    return 4 * trained * _copies_while_training(recipe)
 
 
 def _size(model: ImageClassifier) -> int:

@@ -55,6 +55,7 @@ PANELS = (
     Panel("Top-1 error, %", "train/top1_error", "/top1_error"),
     Panel("Top-5 error, %", "train/top5_error", "/top5_error"),
     Panel("Learning rate", "train/learning_rate", log=True),
+    Panel("Gradient norm", "train/gradient_norm", log=True),
     Panel("Images/s", "train/images_per_second"),
 )
 

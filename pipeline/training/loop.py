@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from pipeline.data.loaders import Batch
@@ -29,13 +29,15 @@ class StepOutcome:
     """What one worker did in one optimizer step.
 
     `sums` is float64 (4,) on the worker's device: summed loss, top-1 hits, top-5 hits, images.
-    It stays a tensor, because reading it would make the GPU wait.
+    `gradient_norm`, float32 (), is the length of the whole gradient, before it is shortened. Both
+    stay tensors, because reading them would make the GPU wait.
     """
 
     epoch: int
     step: int
     learning_rate: float
     sums: Tensor
+    gradient_norm: Tensor
     seconds_waiting: float
 
 
@@ -82,12 +84,13 @@ def train_epoch(
                 output = model(images)
                 (objective(recipe.loss, output, targets) * share).backward()
             sums += _sums(recipe, main_logits(output), targets, batch.labels)
+        norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         if recipe.max_gradient_norm is not None:
-            clip_grad_norm_(model.parameters(), recipe.max_gradient_norm)
+            clip_grads_with_norm_(model.parameters(), recipe.max_gradient_norm, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         combine_statistics(model, len(micro_batches) / dealing.num_micro_batches, worker)
-        yield StepOutcome(epoch, step, rate, sums, waiting)
+        yield StepOutcome(epoch, step, rate, sums, norm, waiting)
 
 
 def _synchronized(model: nn.Module, is_last: bool) -> AbstractContextManager[object]:

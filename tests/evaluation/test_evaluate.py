@@ -1,5 +1,6 @@
 """Every image once, whoever holds it; and a refusal when the sum is off."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,11 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.functional import nll_loss
 
 from pipeline.cluster import Loading
 from pipeline.data.store import Split, Store
 from pipeline.distributed import Worker
-from pipeline.evaluation.evaluate import Scored, Setting, count, evaluate, scored_images
+from pipeline.evaluation.evaluate import (
+    Scored,
+    Setting,
+    count,
+    evaluate,
+    micronats,
+    scored_images,
+)
 from pipeline.evaluation.keeping import Gathered
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.predictions import About, Predictions, read_predictions
@@ -80,14 +89,16 @@ def test_any_number_of_workers_counts_what_one_counts(
     digits: Split, name: str, num_images: int, world_size: int, batch_size: int
 ) -> None:
     some, protocol = Some(digits, num_images), PROTOCOLS[name]
-    total = Counts(0, 0, 0)
+    total = Counts(0, 0, 0, 0)
     seen: list[int] = []
     for rank in range(world_size):
         scored = list(scored_by(setting_of(some, protocol, batch_size), rank, world_size))
         images = sum(len(batch.labels) for batch in scored)
         total += count(scored, images, ALONE)
         seen += [i for batch in scored for i in batch.indices.tolist()]
-    assert total == evaluate(Linear(), setting_of(some, protocol), ALONE)
+    expected = evaluate(Linear(), setting_of(some, protocol), ALONE)
+    assert total == expected
+    assert total.metrics == pytest.approx(expected.metrics, rel=1e-5)
     assert seen == list(range(num_images))
 
 
@@ -103,6 +114,23 @@ def test_the_views_of_an_image_are_averaged(digits: Split) -> None:
     torch.testing.assert_close(both.probabilities, expected)
     assert torch.equal(both.scores, both.probabilities)
     assert (both.probabilities - logits.probabilities).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_loss_is_the_cross_entropy_of_the_averaged_probabilities(
+    digits: Split, flip: bool
+) -> None:
+    some, protocol = Some(digits, 20), CenterCrop(resize=10, flip=flip)
+    (scored,) = scored_by(setting_of(some, protocol))
+    expected = nll_loss(scored.probabilities.log(), scored.labels)
+    found = evaluate(Linear(), setting_of(some, protocol), ALONE)
+    assert found.metrics["loss"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_loss_is_a_number_whatever_a_network_says() -> None:
+    probabilities = torch.tensor([[0.5, 0.5], [0.0, 1.0], [torch.nan, torch.nan], [0.5, 0.5]])
+    labels = torch.tensor([1, 0, 1, -1])
+    assert int(micronats(probabilities, labels)) == pytest.approx(1e6 * (math.log(2) + 2 * 87.3365))
 
 
 def test_a_missing_image_is_an_error_not_a_number(digits: Split) -> None:

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 from safetensors.torch import load_file
 
 from jobs import MakeJob, tracked_losses
+from pipeline.benchmark.recovery import worker_processes
 from pipeline.errors import InterruptedByUserError
 from pipeline.launch.events import Event, Progress
 from pipeline.launch.on_ray import run_on_workers
@@ -110,11 +110,7 @@ def test_a_signal_to_a_worker_stops_all(make_job: MakeJob, ray_session: None) ->
 
     def signal_one(event: Event) -> None:
         if isinstance(event, Progress) and (event.epoch, event.step) == (1, 1):
-            workers = [
-                child
-                for child in psutil.Process().children(recursive=True)
-                if "RayTrainWorker" in " ".join(child.cmdline())
-            ]
+            workers = worker_processes()
             workers[-1].send_signal(signal.SIGUSR1)
 
     with pytest.raises(InterruptedByUserError, match=r"stopped as asked, after [1-9]"):

@@ -11,7 +11,8 @@ from pipeline.launch.events import Evaluated, Note, Progress
 
 STEP = Progress(
     epoch=1, epochs=4, step=5, num_steps=10, loss=0.5, top1_error=12.0, top5_error=3.0,
-    learning_rate=0.01, images_per_second=1234.0, seconds=2.0, seconds_waiting=0.5,
+    learning_rate=0.01, gradient_norm=2.5, images_per_second=1234.0, seconds=2.0,
+    seconds_waiting=0.5,
 )  # fmt: skip
 EVALUATED = Evaluated(2, 4, "val", "center-256-224", Counts(40, 45, 50))
 

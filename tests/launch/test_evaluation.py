@@ -2,18 +2,21 @@
 
 import sys
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
+from torchvision import transforms
 
 from pipeline.cli import main
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.data.prepare import prepare_folder
-from pipeline.data.store import store_folder
+from pipeline.data.store import Store, store_folder
 from pipeline.evaluation.predictions import Predictions, read_predictions
 from pipeline.launch.driver import Outcome, run_training
 from pipeline.launch.evaluation import (
@@ -157,6 +160,35 @@ def test_weights_from_elsewhere_are_evaluated(
     assert found.about.network == "resnet18"
     assert found.about.run == f"resnet18-{found.about.weights_digest[:8]}"
     assert 0 <= found.counts.top1_hits <= len(found)
+
+
+def test_torchvisions_weights_say_of_its_pictures_what_torchvision_says(
+    elsewhere: Path, trained: Trained, tmp_path: Path
+) -> None:
+    """With torchvision's own transforms and network as the judge."""
+    torch.manual_seed(1)
+    judge = torchvision.models.resnet18(num_classes=2).eval()
+    torch.save(judge.state_dict(), tmp_path / "resnet18.pth")
+    subject = subject_from_elsewhere(
+        f"torchvision:{tmp_path / 'resnet18.pth'}", "resnet18", None, None
+    )
+    place, origin = elsewhere / "photos", origin_from_elsewhere(subject, tmp_path)
+    found = run_evaluation(subject, origin, place, "val", subject.protocol, trained.cluster, QUIET)
+    see = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    images = Store.open(place).split("val")
+    encoded = (images.encoded(i).tobytes() for i in range(len(images)))
+    with torch.inference_mode():
+        seen = torch.stack([see(Image.open(BytesIO(data))) for data in encoded])
+        expected = judge(seen).softmax(1).numpy()
+    assert expected.std(0).max() > 0.02  # the pictures differ
+    assert abs(found.probabilities - expected).max() < 0.002
 
 
 def test_a_declared_order_and_range_reach_the_network() -> None:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from jobs import MakeJob
+from pipeline.benchmark.recovery import worker_processes
 from pipeline.distributed import Worker
 from pipeline.errors import UserError, WorkerFailedError
 from pipeline.launch.events import Event, Note, Progress, Report
@@ -72,11 +73,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_tracked_twice(
     def kill_one_in_the_second_epoch(event: Event) -> None:
         events.append(event)
         if isinstance(event, Progress) and (event.epoch, event.step) == (1, 6):
-            victims = [
-                child
-                for child in psutil.Process().children(recursive=True)
-                if "RayTrainWorker" in " ".join(child.cmdline())
-            ]
+            victims = worker_processes()
             if len(victims) == 2 and not [one for one in events if isinstance(one, Note)]:
                 victims[1].kill()
 
@@ -104,11 +101,7 @@ def test_a_worker_that_hangs_is_ended_and_the_training_goes_on(
         if isinstance(event, Note):
             notes.append(event.text)
         if isinstance(event, Progress) and (event.epoch, event.step) == (1, 1) and not notes:
-            workers = [
-                child
-                for child in psutil.Process().children(recursive=True)
-                if "RayTrainWorker" in " ".join(child.cmdline())
-            ]
+            workers = worker_processes()
             workers[-1].suspend()
 
     counts = run_on_workers(train, job, suspend_one_in_the_second_epoch)

@@ -34,7 +34,7 @@ def scraped() -> dict[str, float]:
 @pytest.mark.usefixtures("ray_session")
 def test_prometheus_reads_what_the_workers_told() -> None:
     gauges = Gauges("mine")
-    progress = Progress(2, 5, 30, 40, 1.5, 90.0, 50.0, 0.1, 812.5, 4.0, 1.0)
+    progress = Progress(2, 5, 30, 40, 1.5, 90.0, 50.0, 0.1, 2.5, 812.5, 4.0, 1.0)
     for event in (Started(0), Started(1), progress, Pace(0, 0.25, 0.01, 0), Pace(1, 0.25, 0.05, 7)):
         gauges.hear(event)
     gauges.hear(Started(0))  # again, after a failure

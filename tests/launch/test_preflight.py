@@ -1,5 +1,6 @@
 """What is looked at before a training starts."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,3 +35,16 @@ def test_checkpoints_that_are_there_need_no_room(small_disk: Path) -> None:
     assert "2 MB free, the checkpoints need 3 MB" in anew.message
     (again,) = preflight(recipe, cluster, ("storage",), run.checkpoint_bytes)
     assert again.passed
+
+
+def test_a_micro_batch_that_no_memory_holds_is_refused() -> None:
+    cluster = load_cluster("laptop")
+    (fine,) = preflight(load_recipe("smoke"), cluster, ("memory",))
+    assert fine.passed
+    vast = "batch={global_batch_size: 131072, micro_batch_size: 65536}"
+    (check,) = preflight(load_recipe("vgg16", [vast]), cluster, ("memory",))
+    assert not check.passed
+    assert re.match(
+        r"vgg16 takes at least \d{4}\.\d GB to train, this machine has .*; lower batch.micro_batch_size",
+        check.message,
+    )

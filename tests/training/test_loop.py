@@ -106,6 +106,20 @@ def test_each_step_counts_its_images_and_hits() -> None:
     assert top1_hits <= top5_hits <= images
 
 
+@pytest.mark.parametrize("limit", ["null", "0.1"])
+def test_the_gradients_length_is_that_before_it_is_shortened(limit: str) -> None:
+    model, twin = small_network(), small_network()
+    before = weights(model)
+    (outcome,) = run_epoch(recipe_with(50, 50, f"max_gradient_norm={limit}"), model)
+    (nn.functional.cross_entropy(twin(IMAGES), LABELS)).backward()
+    gradient = torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None])
+    assert outcome.gradient_norm.item() == pytest.approx(gradient.norm().item(), rel=1e-5)
+    assert gradient.norm() > 0.1
+    step = (before - weights(model) - 0.1 * 1e-3 * before).norm().item()
+    expected = 0.1 * (gradient.norm().item() if limit == "null" else 0.1)
+    assert step == pytest.approx(expected, rel=1e-3)
+
+
 def test_dropout_is_a_function_of_the_position() -> None:
     recipe = recipe_with(10, 5, "optimizer.learning_rate=1e-9")
     first, again = small_network(0.5), small_network(0.5)

@@ -98,7 +98,9 @@ def test_two_nodes_train_as_one_and_go_on_after_preemption(
 ) -> None:
     two = "workers={count: 2, device: cpu, ray_address: auto}"
     settings = [*on_slurm, two, f"tracking.uri={mlflow_server}"]
-    job = submit(settings, "epochs=30")
+    # With small steps, rounding in another order stays rounding over many of them.
+    recipe = ["epochs=30", "optimizer.learning_rate=0.001"]
+    job = submit(settings, *recipe)
     log = tmp_path / "runs" / f"slurm-{job.id}.log"
     await_(lambda: log.exists() and "epoch 2/30" in log.read_text())
     important = ["--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"]
@@ -110,12 +112,13 @@ def test_two_nodes_train_as_one_and_go_on_after_preemption(
     assert "goes on after" in words
     assert state_of(job, jobs) == "finished", words
     # Two workers on two nodes compute what one computes here, restart and all.
-    alone = [sys.executable, "-m", "pipeline", "train", "smoke", "--set=epochs=30", "--run=alone"]
+    alone = [sys.executable, "-m", "pipeline", "train", "smoke", "--run=alone"]
+    alone += [f"--set={word}" for word in recipe]
     alone += ["--set=cluster.workers.count=0", f"--set=cluster.data_dir={data_dir}"]
     subprocess.run(alone, cwd=tmp_path, check=True, capture_output=True, env=os.environ)
     ours = load_file(tmp_path / "runs" / job.run / "weights.safetensors")
     theirs = load_file(tmp_path / "runs" / "alone" / "weights.safetensors")
-    assert all(bool((ours[name] - theirs[name]).abs().max() < 1e-3) for name in theirs)
+    assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-4
 
 
 def state_of(job: SubmittedJob, jobs: SlurmJobs) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import TrainingStoppedError
 from pipeline.recipe import Recipe, load_recipe
-from pipeline.training.flat_loss import LossWatch
+from pipeline.training.loss_watch import LossWatch
 
 CHANCE = math.log(10)
 
@@ -28,9 +28,16 @@ def test_one_look_below_chance_is_enough() -> None:
     watch.observe(1000, CHANCE * 1.2)
 
 
+def test_a_loss_of_ten_times_chance_is_stopped_at_any_time() -> None:
+    watch = LossWatch(recipe("flat_loss_steps=null"), "")
+    watch.observe(1, CHANCE * 9.9)
+    with pytest.raises(TrainingStoppedError, match=r"diverged: 25.* at step 200, chance is 2\.303"):
+        watch.observe(200, CHANCE * 11)
+
+
 def test_null_never_stops() -> None:
     LossWatch(recipe("flat_loss_steps=null"), "").observe(10**6, CHANCE)
 
 
 def test_lecuns_loss_has_no_chance_level() -> None:
-    LossWatch(recipe("loss={kind: map}"), "").observe(1000, CHANCE)
+    LossWatch(recipe("loss={kind: map}"), "").observe(1000, 100 * CHANCE)

@@ -1,28 +1,44 @@
-"""Notices a training that learns nothing, before it has cost days."""
+"""Notices a training that learns nothing, or worse than that, before it has cost days."""
 
 import math
 
 from pipeline.errors import TrainingStoppedError
 from pipeline.recipe import Recipe
 
+# A loss of so many times ln(classes) gives the label fewer than classes^-10 of the probability: no
+# published start is as bad.
+_DIVERGED = 10
+MEND = (
+    "lower optimizer.learning_rate, give it schedule.warmup_epochs, or set max_gradient_norm; "
+    "`ilsvrc replay` with this run and step shows its images"
+)
+
 
 class LossWatch:
     """Looks at the mean loss between two reports; raises when going on makes no sense.
 
     A network that guesses every class alike has a loss of ln(classes). One whose loss has not come
-    1 % below that within the first `recipe.flat_loss_steps` steps is stopped. All workers see the
-    same loss, so that all stop together.
+    1 % below that within the first `recipe.flat_loss_steps` steps is stopped, and one whose loss
+    is ten times that. All workers see the same loss, so that all stop together.
     """
 
     def __init__(self, recipe: Recipe, hint: str) -> None:
-        self._limit = recipe.flat_loss_steps if recipe.loss.kind == "cross-entropy" else None
+        self._limit = recipe.flat_loss_steps
         self._chance = math.log(recipe.network.num_classes)
+        self._has_chance_level = recipe.loss.kind == "cross-entropy"
         self._network = recipe.network.name
         self._hint = hint
         self._has_learnt = False
 
     def observe(self, steps: int, loss: float) -> None:
         """Take the mean `loss` of the last steps, `steps` after the start of the training."""
+        if not self._has_chance_level:
+            return
+        if loss > _DIVERGED * self._chance:
+            raise TrainingStoppedError(
+                f"the loss diverged: {loss:.4g} at step {steps:,}, chance is {self._chance:.3f}; "
+                f"{MEND}"
+            )
         self._has_learnt |= loss < 0.99 * self._chance
         if self._limit and steps >= self._limit and not self._has_learnt:
             raise TrainingStoppedError(

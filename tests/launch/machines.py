@@ -1,0 +1,110 @@
+"""Two machines made of this one: network namespaces on a bridge, each with a cable to cut."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+PORT = 6379  # free in a network that is new
+
+
+class Machines:
+    """Machines 1 and 2, of one CPU each; the files are the same on both, as on shared storage.
+
+    Ray's head is on the first. Needs root.
+    """
+
+    def __init__(self) -> None:
+        self._name = f"il{os.getpid()}"
+        self._rays: dict[int, subprocess.Popen[bytes]] = {}
+        # Not pytest's: paths of sockets may have 107 letters.
+        self._scratch = Path(tempfile.mkdtemp(prefix="ray-"))
+
+    @property
+    def head(self) -> str:
+        return f"{self._address(1)}:{PORT}"
+
+    def start(self) -> None:
+        _ip("link", "add", self._name, "type", "bridge")
+        _ip("link", "set", self._name, "up")
+        for number in (1, 2):
+            space, cable = self._space(number), self._cable(number)
+            _ip("netns", "add", space)
+            _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
+            _ip("link", "set", cable, "master", self._name, "up")
+            _ip("-n", space, "addr", "add", f"{self._address(number)}/24", "dev", "eth0")
+            for device in ("eth0", "lo"):
+                _ip("-n", space, "link", "set", device, "up")
+            self.start_ray(number)
+
+    def start_ray(self, number: int) -> None:
+        """Start Ray's part of a machine, once more where it ended."""
+        place = ["--head", f"--port={PORT}"] if number == 1 else [f"--address={self.head}"]
+        options = {
+            "node-ip-address": self._address(number), "num-cpus": 1, "include-dashboard": "false",
+            "temp-dir": self._scratch / str(number), "object-store-memory": 2**27,
+        }  # fmt: skip
+        words = [f"--{name}={value}" for name, value in options.items()]
+        if number != 1:
+            words = [word for word in words if "dashboard" not in word]
+        command = ["ray", "start", "--block", "--disable-usage-stats", *place, *words]
+        with (self._scratch / f"{number}.log").open("ab") as log:
+            self._rays[number] = self.run(number, *command, stdout=log, stderr=log)
+        self._await_gcs()
+
+    def run(self, number: int, *command: str, **options: object) -> "subprocess.Popen[bytes]":
+        """Start a command of the environment on a machine."""
+        inside = ["ip", "netns", "exec", self._space(number), BIN / command[0], *command[1:]]
+        environment = os.environ | {
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "RAY_health_check_period_ms": "500",
+            "RAY_health_check_timeout_ms": "1000",
+            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+        return subprocess.Popen(inside, env=environment, **options)  # type: ignore[call-overload,no-any-return]
+
+    def cut(self, number: int) -> None:
+        """Pull a machine's cable."""
+        _ip("link", "set", self._cable(number), "down")
+
+    def mend(self, number: int) -> None:
+        _ip("link", "set", self._cable(number), "up")
+
+    def ray_has_ended(self, number: int) -> bool:
+        return self._rays[number].poll() is not None
+
+    def stop(self) -> None:
+        for ray in self._rays.values():
+            ray.terminate()
+        for ray in self._rays.values():
+            ray.wait(timeout=60)
+        for number in (1, 2):
+            subprocess.run(["ip", "netns", "del", self._space(number)], check=False)
+            subprocess.run(["ip", "link", "del", self._cable(number)], check=False)
+        _ip("link", "del", self._name)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _await_gcs(self) -> None:
+        deadline = time.monotonic() + 60
+        probe = f"import socket; socket.create_connection(('{self._address(1)}', {PORT}), 2)"
+        while self.run(1, "python", "-c", probe, stderr=subprocess.DEVNULL).wait():
+            assert time.monotonic() < deadline, (self._scratch / "1.log").read_text()
+            time.sleep(0.3)
+
+    def _space(self, number: int) -> str:
+        return f"{self._name}-{number}"
+
+    def _cable(self, number: int) -> str:
+        return f"{self._name}c{number}"
+
+    def _address(self, number: int) -> str:
+        return f"10.213.77.{number}"
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
