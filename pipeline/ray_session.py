@@ -67,16 +67,15 @@ def _start(address: str, **options: object) -> None:
     import ray
 
     host, _, port = address.removeprefix("ray://").rpartition(":")
+    mend = "start it with `ray start --head`, or set cluster.workers.ray_address"
     try:
         if host and port.isdecimal():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=5).close()
+            mend = "it listens: set RAY_AUTH_TOKEN_PATH to a file that holds its token"
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, ValueError) as error:
         first_line = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(
-            f"Ray at '{address}' can't be joined: {first_line}; start it with `ray start "
-            f"--head`, or set cluster.workers.ray_address"
-        ) from None
+        raise UserError(f"Ray at '{address}' can't be joined: {first_line}; {mend}") from None
 
 
 def _remove_what_killed_ones_left() -> None:

@@ -62,21 +62,18 @@ class ShardWriter:
         extension = _extension(data)
         if extension is None or not is_key(key):
             raise ValueError(f"{key!r}: not a key, or its data is in no known format")
-        members = (
-            _member(f"{key}.{extension}", data),
-            _member(f"{key}.cls", str(label).encode()),
-        )
-        size = sum(map(len, members))
+        image = _member(f"{key}.{extension}", data)
+        pieces = (*image, *_member(f"{key}.cls", str(label).encode()))
+        size = sum(map(len, pieces))
         if self._file and self._file.tell() + size + tarfile.RECORDSIZE > self._shard_bytes:
             self.close()
         if self._file is None:
             number = self._first + len(self.paths)
             self.paths.append(self._folder / f"{self._split}-{number:06d}.tar")
             self._file = self.paths[-1].open("wb")
-        header_size = len(members[0]) - len(data) - -len(data) % tarfile.BLOCKSIZE
-        place = Place(self._first + len(self.paths) - 1, self._file.tell() + header_size)
-        for member in members:
-            self._file.write(member)
+        header, _, _ = image
+        place = Place(self._first + len(self.paths) - 1, self._file.tell() + len(header))
+        self._file.writelines(pieces)
         return place
 
     def close(self) -> None:
@@ -88,9 +85,9 @@ class ShardWriter:
             self._file = None
 
 
-def _member(name: str, data: bytes) -> bytes:
-    """Return a tar member: header (more than one block for a long or non-ASCII name) and data."""
+def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return a tar member: header (more than one block for a long or strange name), data, zeros."""
     info = tarfile.TarInfo(name)  # time, user and group are 0, the mode is 0o644
     info.size = len(data)
     header = info.tobuf(tarfile.PAX_FORMAT)
-    return header + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+    return header, data, bytes(-len(data) % tarfile.BLOCKSIZE)

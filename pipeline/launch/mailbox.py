@@ -37,8 +37,11 @@ class Mailbox:
 def mailbox(show: Callable[[Any], None]) -> Iterator["ActorHandle[Any]"]:
     """Carry events from the workers to `show`, which is called in a thread of this process."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    actor = ray.remote(num_cpus=0)(Mailbox).remote()
+    # On the driver's own node, so that no other one's end is the end of the news.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
 
     def deliver(is_over: threading.Event) -> None:
         over = False

@@ -1,6 +1,7 @@
 """Two machines made of this one: network namespaces on a bridge, each with a cable to cut."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -23,10 +24,15 @@ class Machines:
         self._rays: dict[int, subprocess.Popen[bytes]] = {}
         # Not pytest's: paths of sockets may have 107 letters.
         self._scratch = Path(tempfile.mkdtemp(prefix="ray-"))
+        self._token = self._scratch / "token"
+        self._token.write_text(secrets.token_hex(32))
+
+    def address(self, number: int) -> str:
+        return f"10.213.77.{number}"
 
     @property
     def head(self) -> str:
-        return f"{self._address(1)}:{PORT}"
+        return f"{self.address(1)}:{PORT}"
 
     def start(self) -> None:
         _ip("link", "add", self._name, "type", "bridge")
@@ -36,31 +42,33 @@ class Machines:
             _ip("netns", "add", space)
             _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
             _ip("link", "set", cable, "master", self._name, "up")
-            _ip("-n", space, "addr", "add", f"{self._address(number)}/24", "dev", "eth0")
+            _ip("-n", space, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
             for device in ("eth0", "lo"):
                 _ip("-n", space, "link", "set", device, "up")
             self.start_ray(number)
 
     def start_ray(self, number: int) -> None:
         """Start Ray's part of a machine, once more where it ended."""
-        place = ["--head", f"--port={PORT}"] if number == 1 else [f"--address={self.head}"]
+        role = [f"--address={self.head}"]
+        if number == 1:
+            role = ["--head", f"--port={PORT}", "--include-dashboard=false"]
         options = {
-            "node-ip-address": self._address(number), "num-cpus": 1, "include-dashboard": "false",
+            "node-ip-address": self.address(number), "num-cpus": 1,
             "temp-dir": self._scratch / str(number), "object-store-memory": 2**27,
         }  # fmt: skip
-        words = [f"--{name}={value}" for name, value in options.items()]
-        if number != 1:
-            words = [word for word in words if "dashboard" not in word]
-        command = ["ray", "start", "--block", "--disable-usage-stats", *place, *words]
+        command = ["ray", "start", "--block", "--disable-usage-stats", *role]
+        command += [f"--{name}={value}" for name, value in options.items()]
         with (self._scratch / f"{number}.log").open("ab") as log:
             self._rays[number] = self.run(number, *command, stdout=log, stderr=log)
-        self._await_gcs()
+        self.await_port(1, PORT)
 
     def run(self, number: int, *command: str, **options: object) -> "subprocess.Popen[bytes]":
         """Start a command of the environment on a machine."""
         inside = ["ip", "netns", "exec", self._space(number), BIN / command[0], *command[1:]]
         environment = os.environ | {
             "PATH": f"{BIN}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self._token),
             "RAY_health_check_period_ms": "500",
             "RAY_health_check_timeout_ms": "1000",
             "RAY_health_check_initial_delay_ms": "1000",
@@ -89,11 +97,12 @@ class Machines:
         _ip("link", "del", self._name)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _await_gcs(self) -> None:
-        deadline = time.monotonic() + 60
-        probe = f"import socket; socket.create_connection(('{self._address(1)}', {PORT}), 2)"
+    def await_port(self, number: int, port: int) -> None:
+        """Wait until something listens at a machine's address."""
+        deadline = time.monotonic() + 120
+        probe = f"import socket; socket.create_connection(('{self.address(number)}', {port}), 2)"
         while self.run(1, "python", "-c", probe, stderr=subprocess.DEVNULL).wait():
-            assert time.monotonic() < deadline, (self._scratch / "1.log").read_text()
+            assert time.monotonic() < deadline, f"nothing listens at port {port}"
             time.sleep(0.3)
 
     def _space(self, number: int) -> str:
@@ -101,9 +110,6 @@ class Machines:
 
     def _cable(self, number: int) -> str:
         return f"{self._name}c{number}"
-
-    def _address(self, number: int) -> str:
-        return f"10.213.77.{number}"
 
 
 def _ip(*words: str) -> None:

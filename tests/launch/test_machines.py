@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.worker import Job, train
 
-EPOCHS, STEPS = 120, 15
+EPOCHS, STEPS = 60, 15
 
 
 @pytest.fixture
@@ -30,16 +31,56 @@ def machines() -> Iterator[Machines]:
         two.stop()
 
 
-def until(is_so: Callable[[], bool], log: Path, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+@pytest.fixture
+def tracking_server(machines: Machines, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """MLflow on the first machine, for both; its address, and its database from here."""
+    folder, port = tmp_path / "mlflow", 5000
+    folder.mkdir()
+    with (folder / "log").open("wb") as log:
+        server = machines.run(
+            1, "mlflow", "server", "--host", machines.address(1), "--port", str(port),
+            "--allowed-hosts", "*", "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{folder}/mlflow.db",
+            "--artifacts-destination", str(folder / "artifacts"),
+            cwd=folder, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        machines.await_port(1, port)
+        yield f"http://{machines.address(1)}:{port}", f"sqlite:///{folder}/mlflow.db"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
+
+
+class Command:
+    """A training on the first machine, and what it says."""
+
+    def __init__(self, machines: Machines, log: Path, *words: str) -> None:
+        self._log = log
+        with log.open("wb") as out:
+            self._process = machines.run(1, "ilsvrc", *words, stdout=out, stderr=out)
+
+    def await_words(self, words: str) -> None:
+        self.until(lambda: words in self._log.read_text())
+
+    def until(self, is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not is_so():
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, self._log.read_text()
+            time.sleep(0.1)
+
+    def await_end(self) -> None:
+        assert self._process.wait(timeout=200) == 0, self._log.read_text()
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=60)
 
 
 @pytest.mark.slow
 def test_a_training_outlives_a_cut_cable(
-    machines: Machines, make_job: MakeJob, tracking_uri: str, tmp_path: Path
+    machines: Machines, tracking_server: tuple[str, str], make_job: MakeJob, tmp_path: Path
 ) -> None:
     # With small steps, rounding in another order stays rounding over many of them.
     recipe = [f"epochs={EPOCHS}", "optimizer.learning_rate=0.001"]
@@ -52,25 +93,26 @@ def test_a_training_outlives_a_cut_cable(
     settings = {
         "workers": workers, "network": "{interface: eth0}", "data_dir": calm.cluster.data_dir,
         "saving": "{log_every_steps: 1, checkpoint_every_steps: 10}", "runs_dir": tmp_path / "runs",
-        "tracking.uri": tracking_uri,
+        "tracking.uri": tracking_server[0],
     }  # fmt: skip
     words = [f"--set={word}" for word in recipe]
     words += [f"--set=cluster.{name}={value}" for name, value in settings.items()]
-    log = tmp_path / "log"
-    with log.open("wb") as out:
-        command = machines.run(1, "ilsvrc", "train", "smoke", *words, stdout=out, stderr=out)
-    until(lambda: f"epoch 3/{EPOCHS}" in log.read_text(), log)
-    machines.cut(2)
-    until(lambda: "goes on with 1 worker " in log.read_text(), log)
-    machines.mend(2)
-    until(lambda: machines.ray_has_ended(2), log)  # it was given up, and is told so
-    machines.start_ray(2)
-    until(lambda: "goes on with 2 workers " in log.read_text(), log)
-    assert command.wait(timeout=200) == 0, log.read_text()
+    command = Command(machines, tmp_path / "log", "train", "smoke", *words)
+    try:
+        command.await_words(f"epoch 3/{EPOCHS}")
+        machines.cut(2)
+        command.await_words("goes on with 1 worker ")
+        machines.mend(2)
+        command.until(lambda: machines.ray_has_ended(2))  # it was given up, and is told so
+        machines.start_ray(2)
+        command.await_words("goes on with 2 workers ")
+        command.await_end()
+    finally:
+        command.end()
 
     (folder,) = map(RunFolder, (tmp_path / "runs").glob("smoke-*"))
     ours, theirs = load_file(folder.weights), load_file(calm.folder.weights)
     assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-4
-    elastic = Job(calm.recipe, calm.cluster, folder, tracking_uri)
+    elastic = Job(calm.recipe, calm.cluster, folder, tracking_server[1])
     steps = [step for step, _ in tracked_losses(elastic)]
     assert steps == list(range(1, EPOCHS * STEPS + 1))

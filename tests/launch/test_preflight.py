@@ -45,6 +45,6 @@ def test_a_micro_batch_that_no_memory_holds_is_refused() -> None:
     (check,) = preflight(load_recipe("vgg16", [vast]), cluster, ("memory",))
     assert not check.passed
     assert re.match(
-        r"vgg16 takes at least \d{4}\.\d GB to train, this machine has .*; lower batch.micro_batch_size",
+        r"vgg16 takes at least \d{4}\.\d GB to train, this machine has .*; lower batch",
         check.message,
     )

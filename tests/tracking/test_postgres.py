@@ -153,7 +153,7 @@ def test_two_runs_at_once_get_each_metric_once_through_a_restart(
     def work(run_id: str) -> None:
         folder = tmp_path / run_id
         folder.mkdir()
-        tracker = Tracker(server.uri, run_id, folder, seconds_between_batches=0.01)
+        tracker = Tracker(server.uri, lambda: run_id, folder, seconds_between_batches=0.01)
         for step in range(400):
             tracker.log({"loss": step / 7}, step)
             time.sleep(0.01)
