@@ -34,6 +34,16 @@ os.environ.update(
 )
 
 
+def _may_need_token() -> bool:
+    """Whether there is a token: `ray start` then asks for it, and Ray's own way to join forgets."""
+    names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    return any(map(os.environ.get, names)) or (Path.home() / ".ray" / "auth_token").is_file()
+
+
+if _may_need_token():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 @contextmanager
 def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
     """Have Ray up; one that was up before in this process is used as it is and left running.

@@ -1,8 +1,13 @@
 """A Ray of the command's own is closed to strangers and leaves nothing behind."""
 
 import json
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -50,3 +55,44 @@ def test_no_ray_at_the_address_is_said_at_once(monkeypatch: pytest.MonkeyPatch) 
         ray_session("127.0.0.1:9"),
     ):
         raise AssertionError("joined nothing")
+
+
+@pytest.mark.parametrize("has_token", [True, False], ids=["with-token", "without"])
+def test_a_ray_that_was_started_by_hand_is_joined(tmp_path: Path, has_token: bool) -> None:
+    """As its users start one, who set nothing: it asks for a token where the user has one."""
+    if has_token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
+    hidden = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment["HOME"] = str(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+    join = (
+        "from pipeline.ray_session import ray_session\n"
+        f"with ray_session('{address}'):\n"
+        "    import ray\n"
+        "    print(ray.cluster_resources()['CPU'])\n"
+    )
+    folder = tempfile.mkdtemp(prefix="ray-")  # paths of sockets may have 107 letters
+    ray = Path(sys.executable).with_name("ray")
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=false",
+         f"--port={address.split(':')[1]}", "--node-ip-address=127.0.0.1", "--num-cpus=3",
+         f"--temp-dir={folder}"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            joined = subprocess.run(
+                [sys.executable, "-c", join], env=environment, capture_output=True, text=True,
+                check=False,
+            )  # fmt: skip
+            if joined.stdout or time.monotonic() > deadline:
+                break
+        assert joined.stdout == "3.0\n", joined.stderr
+    finally:
+        head.terminate()
+        head.wait(timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)

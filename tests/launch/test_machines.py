@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from machines import Machines
-from safetensors.torch import load_file
 
-from jobs import MakeJob, tracked_losses
+from jobs import MakeJob, had_the_same_images, tracked_losses
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.worker import Job, train
@@ -82,9 +81,8 @@ class Command:
 def test_a_training_outlives_a_cut_cable(
     machines: Machines, tracking_server: tuple[str, str], make_job: MakeJob, tmp_path: Path
 ) -> None:
-    # With small steps, rounding in another order stays rounding over many of them.
     recipe = [f"epochs={EPOCHS}", "optimizer.learning_rate=0.001"]
-    calm = make_job("calm", recipe, ["workers.count=0"])
+    calm = make_job("calm", recipe, ["workers.count=0", "saving.log_every_steps=1"])
     run_on_workers(train, calm, lambda event: None)
     workers = (
         "{min: 1, max: 2, device: cpu, resize_seconds: 2, max_failures: 5, hang_seconds: 20, "
@@ -111,8 +109,7 @@ def test_a_training_outlives_a_cut_cable(
         command.end()
 
     (folder,) = map(RunFolder, (tmp_path / "runs").glob("smoke-*"))
-    ours, theirs = load_file(folder.weights), load_file(calm.folder.weights)
-    assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-4
+    assert had_the_same_images(folder.path, calm.folder.path)
     elastic = Job(calm.recipe, calm.cluster, folder, tracking_server[1])
     steps = [step for step, _ in tracked_losses(elastic)]
     assert steps == list(range(1, EPOCHS * STEPS + 1))
