@@ -12,6 +12,7 @@ from pipeline.cluster import as_folder
 
 if TYPE_CHECKING:
     from pipeline.data.prepare import Prepared
+    from pipeline.data.store import Store
 
 prepare = typer.Typer(
     help="Make a packed data set: shuffled access to tar shards, a Parquet index, digests.",
@@ -182,8 +183,10 @@ def export_folder(source: StorePlace, to: ExportTo) -> None:
     from pipeline.data.export import export_folder
     from pipeline.data.store import Store
 
+    store = Store.open(as_folder(source))
     with progress("writing") as show:
-        export_folder(Store.open(as_folder(source)), to.absolute(), show)
+        export_folder(store, to.absolute(), show)
+    say(Console(), f"{_num_images(store):,} images in {to}/SPLIT/CLASS")
 
 
 @export.command("webdataset")
@@ -192,8 +195,14 @@ def export_webdataset(source: StorePlace, to: ExportTo) -> None:
     from pipeline.data.export import export_webdataset
     from pipeline.data.store import Store
 
+    store = Store.open(as_folder(source))
     with transfer("writing") as show:
-        export_webdataset(Store.open(as_folder(source)), to.absolute(), show)
+        export_webdataset(store, to.absolute(), show)
+    say(Console(), f"{_num_images(store):,} images in the shards of {to}")
+
+
+def _num_images(store: "Store") -> int:
+    return sum(len(store.split(name)) for name in store.split_names)
 
 
 def doctor(

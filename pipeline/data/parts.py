@@ -36,7 +36,7 @@ from pipeline.data.parallel import run_all
 from pipeline.data.shards import ShardWriter
 from pipeline.data.store import Store
 from pipeline.data.tar_listing import Member
-from pipeline.errors import UserError
+from pipeline.errors import InterruptedByUserError, UserError
 from pipeline.storage import sync, write_whole
 
 PARTS = ".parts"
@@ -163,13 +163,18 @@ def pack_parts(
     `source` says what is packed and how, all that decides the bytes; `places` where it is. Goes on
     where an earlier call with the same `source` stopped. Raises `UserError` when `folder` exists or
     can't be written, when files can't be read, and, without `keep_bad`, when images are bad; else
-    these are in the index alone.
+    these are in the index alone. Ctrl-C becomes `InterruptedByUserError`.
     """
     with new_folder(folder, resume=True) as partial:
         _begin(partial, {"name": name, **source})
         parts = list(cut_all(partial, listing.splits, shrinking, part_bytes))
         if not (partial / FILE_NAME).exists():
-            pack_all(parts, num_workers, progress)
+            try:
+                pack_all(parts, num_workers, progress)
+            except KeyboardInterrupt:
+                raise InterruptedByUserError(
+                    f"{folder}: stopped; the same command goes on from there"
+                ) from None
             if not keep_bad:
                 _refuse_bad(parts)
             written = {

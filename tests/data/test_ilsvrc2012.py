@@ -38,7 +38,7 @@ from pipeline.data.ilsvrc2012 import Sources, Subset
 from pipeline.data.index import read_rows
 from pipeline.data.prepare import Prepared, prepare_ilsvrc2012
 from pipeline.data.store import Store
-from pipeline.errors import UserError
+from pipeline.errors import InterruptedByUserError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +181,16 @@ def test_finished_parts_are_kept(official: Sources, tmp_path: Path) -> None:
     now = {path.name: path.stat().st_ino for path in (tmp_path / "data").glob("*.tar")}
     assert now.items() >= kept.items()
     assert not (tmp_path / "data" / ".parts").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(official: Sources, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedByUserError, match="data: stopped; the same command goes on"):
+        prepare(official, tmp_path / "data", progress=interrupt, **SMALL)
+    assert list((tmp_path / ".data.partial").glob("*.tar"))
 
 
 def test_other_options_begin_anew(official: Sources, tmp_path: Path) -> None:
