@@ -1,16 +1,21 @@
 """What the protocols cost, printed: `pytest -m slow tests/evaluation/test_speed.py`."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from kept import made_of
 from torch import Tensor, nn
 
 from pipeline.data.loaders import Batch
+from pipeline.evaluation.ensemble import ensemble
 from pipeline.evaluation.evaluate import view_means
 from pipeline.evaluation.passes import Pass
+from pipeline.evaluation.predictions import read_predictions, write_predictions
 from pipeline.models.fully_convolutional import fully_convolutional
 from pipeline.models.zoo import NETWORKS
 
@@ -77,3 +82,28 @@ def test_dense_by_shape_against_one_by_one(name: str, capsys: pytest.CaptureFixt
     found = ratios(lambda: [dense(image[None]) for image in images], lambda: dense(images))
     with capsys.disabled():
         print(told(f"{name}, dense at 256, images/s of 16 at once ÷ one by one", found))
+
+
+@pytest.mark.slow
+def test_fifty_thousand_predictions_read_scored_and_averaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six files of 50,000 × 1000, by all threads: ILSVRC's validation split."""
+    files = [tmp_path / f"{number}.safetensors" for number in range(6)]
+    for number, file in enumerate(files):
+        generator = torch.Generator().manual_seed(number)
+        scores = torch.randn(50_000, 1000, generator=generator)
+        labels = torch.randint(1000, (50_000,), generator=torch.Generator().manual_seed(7))
+        write_predictions(made_of(scores, labels), file)
+    torch.set_num_threads(os.cpu_count() or 1)
+
+    def seconds(work: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    one = [seconds(lambda: read_predictions(files[0]).counts) for _ in range(ROUNDS)]
+    six = [seconds(lambda: ensemble([read_predictions(f) for f in files])) for _ in range(ROUNDS)]
+    with capsys.disabled():
+        print(told("seconds to read and score one file", one))
+        print(told("seconds to read six and average them", six))
