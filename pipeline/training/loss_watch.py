@@ -5,8 +5,7 @@ import math
 from pipeline.errors import TrainingStoppedError
 from pipeline.recipe import Recipe
 
-# A loss of so many times ln(classes) gives the label fewer than classes^-10 of the probability: no
-# published start is as bad.
+# A loss of so many times ln(classes): the label has classes^-10 of the probability.
 _DIVERGED = 10
 MEND = (
     "lower optimizer.learning_rate, give it schedule.warmup_epochs, or set max_gradient_norm; "
@@ -19,7 +18,8 @@ class LossWatch:
 
     A network that guesses every class alike has a loss of ln(classes). One whose loss has not come
     1 % below that within the first `recipe.flat_loss_steps` steps is stopped, and one whose loss
-    is ten times that. All workers see the same loss, so that all stop together.
+    has, and is then ten times that: before, the first steps of a start as AlexNet's may leap and
+    come back. All workers see the same loss, so that all stop together.
     """
 
     def __init__(self, recipe: Recipe, hint: str) -> None:
@@ -34,7 +34,7 @@ class LossWatch:
         """Take the mean `loss` of the last steps, `steps` after the start of the training."""
         if not self._has_chance_level:
             return
-        if loss > _DIVERGED * self._chance:
+        if self._has_learnt and loss > _DIVERGED * self._chance:
             raise TrainingStoppedError(
                 f"the loss diverged: {loss:.4g} at step {steps:,}, chance is {self._chance:.3f}; "
                 f"{MEND}"
