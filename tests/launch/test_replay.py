@@ -61,9 +61,7 @@ def test_a_loss_that_is_no_number_is_named_and_never_saved(make_job: MakeJob) ->
         ["epochs=2", "optimizer.learning_rate=1e30"],
         [*SAVING_OFTEN, "saving.log_every_steps=50"],
     )
-    with pytest.raises(
-        TrainingStoppedError, match=r"the (loss|gradient.s length) is (nan|inf) at step [1234] "
-    ) as stop:
+    with pytest.raises(TrainingStoppedError, match=r"the loss is (nan|inf) at step [234] ") as stop:
         run_on_workers(train, job, ignore)
     step = int(str(stop.value).split("at step ")[1].split()[0])
     assert "learning rate 1e+30" in str(stop.value)
