@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -81,9 +82,18 @@ class IndexWriter:
 def read_rows(path: Folder) -> Iterator[Row]:
     """Yield every row, those of images that were left out too."""
     with path.open("rb") as file:
-        for batch in pq.ParquetFile(file).iter_batches():
+        for batch in _parquet(file).iter_batches(use_threads=False):
             for row in batch.to_pylist():
                 yield Row(**row)
+
+
+def _parquet(file: BinaryIO) -> pq.ParquetFile:
+    """Open `file`, to be read by the calling thread alone (`use_threads=False` belongs to it).
+
+    A thread of Arrow's may be the last to hold a buffer of a Python file; one that lets go of it
+    while the interpreter ends aborts the process.
+    """
+    return pq.ParquetFile(file, pre_buffer=False)
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ def read_index(path: Folder) -> Index:
     """Read the rows whose status is "ok"; raises `OSError` or pyarrow's errors on a bad file."""
     keys: list[pa.Array] = []
     with path.open("rb") as file:
-        parquet = pq.ParquetFile(file)
+        parquet = _parquet(file)
         if not parquet.schema_arrow.equals(_SCHEMA):
             raise pa.ArrowInvalid("other columns than an index has")
         count = parquet.metadata.num_rows
@@ -123,7 +133,7 @@ def read_index(path: Folder) -> Index:
         filled = 0
         # Group by group, so that only one is in memory twice.
         for number in range(parquet.num_row_groups):
-            group = parquet.read_row_group(number, columns=[*_READ, "status"])
+            group = parquet.read_row_group(number, [*_READ, "status"], use_threads=False)
             good = group.filter(pc.equal(group["status"], "ok"))
             place = slice(filled, filled + len(good))
             labels[place], shards[place] = good["label"], good["shard"]

@@ -323,6 +323,24 @@ def test_the_index_of_another_data_set_is_refused(store: Store) -> None:
         Store.open(store.folder).split("val")
 
 
+READS_THE_INDEX = """
+import os, sys
+from pathlib import Path
+import pipeline.data.store  # whose libraries start threads of their own
+from pipeline.data.index import read_index, read_rows
+path = Path(sys.argv[1])
+before = len(os.listdir("/proc/self/task"))
+read_index(path)
+list(read_rows(path))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_reading_an_index_leaves_no_thread_that_could_outlive_the_interpreter(store: Store) -> None:
+    command = [sys.executable, "-c", READS_THE_INDEX, store.folder / "val.parquet"]
+    assert subprocess.check_output(command, text=True).strip() == "0"
+
+
 def test_verify_finds_one_changed_byte(store: Store) -> None:
     path = store.folder / "val-000000.tar"
     with path.open("r+b") as file:
