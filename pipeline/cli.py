@@ -25,6 +25,7 @@ from pipeline.cli_job import (
     Assignments,
     ClusterName,
     RecipeName,
+    StartFrom,
     load_job,
     of_cluster,
     of_recipe,
@@ -55,15 +56,7 @@ def train(
             show_default="the recipe's name and digest",
         ),
     ] = None,
-    start_from: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN|FILE",
-            help="A trained run, or a file of weights, to start from. A deeper VGG takes what its "
-            "paper takes from vgg_a.",
-            show_default="the published random start",
-        ),
-    ] = None,
+    start_from: StartFrom = None,
 ) -> None:
     """Train a network, or go on where the same training stopped."""
     from pipeline.launch.driver import conclude, run_training

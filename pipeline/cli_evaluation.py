@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.evaluation.predictions import Predictions
-    from pipeline.launch.evaluation import Origin
+    from pipeline.launch.origin import Origin
     from pipeline.launch.subject import Preprocessing, Subject
     from pipeline.protocol import Protocol
 
@@ -236,7 +236,7 @@ def _subject(
     module: str | None,
     preprocessing: str | None,
 ) -> tuple["Subject", "Origin"]:
-    from pipeline.launch.evaluation import origin_from_elsewhere, origin_of_run
+    from pipeline.launch.origin import origin_from_elsewhere, origin_of_run
     from pipeline.launch.run_folder import find_run
     from pipeline.launch.subject import subject_from_elsewhere, subject_of_run
 

@@ -30,6 +30,15 @@ Assignments = Annotated[
         "(cluster.workers.count=1). Can be given again.",
     ),
 ]
+StartFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN|FILE",
+        help="A trained run, or a file of weights, to start from. A deeper VGG takes what its "
+        "paper takes from vgg_a.",
+        show_default="the published random start",
+    ),
+]
 
 
 def load_job(recipe: str, cluster: str, assignments: list[str] | None) -> tuple[Recipe, Cluster]:

@@ -8,13 +8,13 @@ import typer
 from rich.console import Console
 
 from pipeline.cli_console import console_for_tables, say
-from pipeline.cli_job import Assignments, RecipeName, of_cluster, of_recipe
+from pipeline.cli_job import Assignments, RecipeName, StartFrom, of_cluster, of_recipe
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.engine import KubeRay
 from pipeline.errors import InterruptedByUserError, UserError
 
 if TYPE_CHECKING:
-    from pipeline.launch.engines.submission import JobEngine, SubmittedJob
+    from pipeline.launch.engines.submission import JobEngine, State, SubmittedJob
     from pipeline.tracking.queries import TrainingProgress
 
 jobs = typer.Typer(help="Look at submitted trainings, and stop them.", no_args_is_help=False)
@@ -52,20 +52,24 @@ def submit(
         str | None,
         typer.Option(metavar="0-4,7", help="Train once with each of these seeds."),
     ] = None,
+    start_from: StartFrom = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be submitted, and submit nothing.")
     ] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Show what the (first) job prints, until it ends.")
+        bool,
+        typer.Option("--follow", help="Show what the jobs print, one after the other, to the end."),
     ] = False,
 ) -> None:
     """Hand a training to a cluster: this machine, a Ray cluster, Kubernetes or Slurm."""
     from pipeline.launch.engines.submit import engine_of, read_seeds, read_trainings, refuse_unfit
 
-    trainings = read_trainings(recipe, of_recipe(set_), on, of_cluster(set_), read_seeds(seeds))
+    trainings = read_trainings(
+        recipe, of_recipe(set_), on, of_cluster(set_), read_seeds(seeds), start_from
+    )
     cluster = trainings[0].cluster
     engine = engine_of(cluster)
-    command = _command(recipe, on, set_, seeds)
+    command = _command(recipe, on, set_, seeds, start_from)
     if dry_run:
         typer.echo(engine.render(trainings, command), nl=False)
         return
@@ -74,15 +78,17 @@ def submit(
             context.find_root().command.main(training.arguments(), standalone_mode=False)
         return
     for training in trainings:
-        refuse_unfit(training.recipe, training.cluster)
+        refuse_unfit(training)
     submitted = engine.submit(trainings, command)
     console = Console()
     for job in submitted:
         say(console, f"job {job.id}: run {job.run}")
-    if follow:
-        _print_logs(engine, submitted[0], on, follow=True)
-    else:
+    if not follow:
         say(console, f"to look: ilsvrc jobs list --on {shlex.quote(on)}")
+        return
+    ends = [_print_logs(engine, job, on, follow=True) for job in submitted]
+    if "failed" in ends:
+        raise typer.Exit(1)
 
 
 @jobs.callback(invoke_without_command=True)
@@ -124,7 +130,8 @@ def logs(
     from pipeline.launch.engines.submit import engine_of, find_job
 
     engine = engine_of(load_cluster(on, of_cluster(set_)))
-    _print_logs(engine, find_job(engine, job), on, follow)
+    if _print_logs(engine, find_job(engine, job), on, follow) == "failed":
+        raise typer.Exit(1)
 
 
 @jobs.command()
@@ -173,8 +180,8 @@ def _progress(cluster: Cluster, runs: set[str]) -> dict[str, "TrainingProgress"]
         return {}
 
 
-def _print_logs(engine: "JobEngine", job: "SubmittedJob", on: str, follow: bool) -> None:
-    """Print what the job printed; after following it to its end, say how that was."""
+def _print_logs(engine: "JobEngine", job: "SubmittedJob", on: str, follow: bool) -> "State | None":
+    """Print what the job printed; after following it to its end, say and return how that was."""
     try:
         for text in engine.logs(job, follow):
             sys.stdout.write(text)
@@ -184,14 +191,21 @@ def _print_logs(engine: "JobEngine", job: "SubmittedJob", on: str, follow: bool)
             f"no longer shown, the job goes on; to look again: ilsvrc jobs logs {job.id} --on "
             f"{shlex.quote(on)} --follow"
         ) from None
-    if follow:
-        (end,) = [one for one in engine.jobs() if one.id == job.id]
-        say(Console(), " ".join(filter(None, (f"job {end.id}: {end.state}", end.reason))))
-        if end.state == "failed":
-            raise typer.Exit(1)
+    if not follow:
+        return None
+    (end,) = [one for one in engine.jobs() if one.id == job.id]
+    say(Console(), " ".join(filter(None, (f"job {end.id}: {end.state}", end.reason))))
+    return end.state
 
 
-def _command(recipe: str, on: str, assignments: list[str] | None, seeds: str | None) -> str:
+def _command(
+    recipe: str,
+    on: str,
+    assignments: list[str] | None,
+    seeds: str | None,
+    start_from: str | None,
+) -> str:
     sets = [part for assignment in assignments or [] for part in ("--set", assignment)]
     chosen = ["--seeds", seeds] if seeds else []
-    return shlex.join(["ilsvrc", "submit", recipe, "--on", on, *sets, *chosen])
+    start = ["--start-from", start_from] if start_from else []
+    return shlex.join(["ilsvrc", "submit", recipe, "--on", on, *sets, *chosen, *start])

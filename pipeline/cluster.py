@@ -30,6 +30,9 @@ class Workers(Section):
     nodes go and, looked at every `resize_seconds`, grow when they come; each time it goes on from
     the last checkpoint.
 
+    `gpu` says which one each worker has, by its name in `ilsvrc plan`; that tells its memory and
+    speed where no GPU can be asked.
+
     Workers that take no batch for `hang_seconds` are ended, which is a failure as any other:
     `max_failures` of them are followed by a new start from the last checkpoint. A scheduler's
     signal gives a training `grace_seconds` to save one more and stop.
@@ -40,6 +43,7 @@ class Workers(Section):
     max: PositiveInt | None = None
     resize_seconds: PositiveFloat = 60
     device: Literal["cpu", "gpu"]
+    gpu: str | None = None
     cpus: PositiveInt = 1
     max_failures: NonNegativeInt = 0
     hang_seconds: PositiveFloat = 300
@@ -53,6 +57,8 @@ class Workers(Section):
             raise ValueError("give either count, or min and max")
         if self.min and self.max and self.min > self.max:
             raise ValueError("min must not be above max")
+        if self.gpu and self.device == "cpu":
+            raise ValueError("gpu is for device: gpu")
         return self
 
     @property

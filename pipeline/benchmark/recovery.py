@@ -14,9 +14,10 @@ from pipeline.cluster import load_cluster
 from pipeline.data.prepare import prepare_digits
 from pipeline.errors import InterruptedByUserError
 from pipeline.launch.events import Event, Note, Progress, Started
+from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder, RunRecord
-from pipeline.launch.worker import Job, train
+from pipeline.launch.worker import train
 from pipeline.recipe import load_recipe
 from pipeline.tracking.runs import start_run
 

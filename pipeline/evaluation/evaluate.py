@@ -70,7 +70,7 @@ class Keeper:
         """All is there; the workers meet after this."""
 
 
-_NOTHING_KEPT = Keeper()
+NOTHING_KEPT = Keeper()
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -83,7 +83,7 @@ def evaluate(
     setting: Setting,
     worker: Worker,
     watch: Watch = lambda batches: batches,
-    keeper: Keeper = _NOTHING_KEPT,
+    keeper: Keeper = NOTHING_KEPT,
 ) -> Counts:
     """Count the hits of `model` over a whole split; `keeper` keeps what this worker scores.
 
@@ -103,7 +103,7 @@ def count(
     scored: Iterable[Scored],
     num_images: int,
     worker: Worker,
-    keeper: Keeper = _NOTHING_KEPT,
+    keeper: Keeper = NOTHING_KEPT,
 ) -> Counts:
     """Add up the hits and cross-entropies of all workers; see `evaluate`."""
     sums = torch.zeros(4, dtype=torch.int64, device=worker.device)

@@ -24,6 +24,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.metrics import Counts
 from pipeline.storage import write_whole
 
+PREDICTIONS = "predictions"  # the folder in a run's, and in its MLflow run's artifacts
 NUM_GUESSES = 5  # as many as ILSVRC takes
 
 _TENSORS = {"U8": np.uint8, "I16": np.int16, "I64": np.int64, "F16": np.float16}
@@ -96,7 +97,12 @@ class Predictions:
 
 def predictions_file(folder: Path, split: str, protocol: str) -> Path:
     """Return where the run in `folder` keeps its predictions."""
-    return folder / "predictions" / f"{split}.{protocol}.safetensors"
+    return folder / PREDICTIONS / f"{split}.{protocol}.safetensors"
+
+
+def kept_predictions(folder: Path) -> list[Path]:
+    """Return the files of predictions of the run in `folder`."""
+    return sorted((folder / PREDICTIONS).glob("*.safetensors"))
 
 
 def find_predictions(folder: Path, split: str | None, protocol: str | None) -> Path:
@@ -104,7 +110,7 @@ def find_predictions(folder: Path, split: str | None, protocol: str | None) -> P
 
     Raises `UserError` where there is none, or more than one; it names them.
     """
-    there = sorted((folder / "predictions").glob("*.safetensors"))
+    there = kept_predictions(folder)
     found = [
         path
         for path in there

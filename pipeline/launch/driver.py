@@ -10,15 +10,17 @@ from pipeline.cluster import Cluster
 from pipeline.data.store import Store, store_folder
 from pipeline.errors import InterruptedByUserError, UserError
 from pipeline.evaluation.metrics import Counts
+from pipeline.evaluation.predictions import PREDICTIONS, kept_predictions
 from pipeline.launch.display import Display
 from pipeline.launch.events import Note
+from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.preflight import refuse_early
 from pipeline.launch.registering import Registration, registered
 from pipeline.launch.replay import replay
 from pipeline.launch.run_folder import RunFolder, RunRecord, name_run
 from pipeline.launch.starting import find_start
-from pipeline.launch.worker import Job, train
+from pipeline.launch.worker import train
 from pipeline.recipe import Recipe
 from pipeline.storage import write_whole
 from pipeline.tracking import models, runs
@@ -71,6 +73,7 @@ def run_training(
                     counts = run_on_workers(train, job, display.show, stops_on_request=True)
             if run_id := folder.tracking_run_id():
                 runs.log_files(uri, run_id, folder.results())
+                runs.log_files(uri, run_id, kept_predictions(folder.path), PREDICTIONS)
                 models.log_model(uri, run_id, recipe, folder.weights)
     return Outcome(folder, counts)
 

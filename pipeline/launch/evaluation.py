@@ -17,15 +17,22 @@ from pipeline.errors import UserError
 from pipeline.evaluation.evaluate import Setting, evaluate
 from pipeline.evaluation.keeping import Gathered
 from pipeline.evaluation.metrics import Counts
-from pipeline.evaluation.predictions import About, Predictions, predictions_file, read_predictions
+from pipeline.evaluation.predictions import (
+    PREDICTIONS,
+    About,
+    Predictions,
+    predictions_file,
+    read_predictions,
+)
 from pipeline.launch.display import Display
 from pipeline.launch.events import Note, Report
+from pipeline.launch.job import open_data, watching
 from pipeline.launch.on_ray import run_on_workers
+from pipeline.launch.origin import Origin, about_of
 from pipeline.launch.preflight import refuse_cluster
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.subject import Subject
-from pipeline.launch.worker import open_data, watching
-from pipeline.protocol import Protocol, num_views, protocol_name
+from pipeline.protocol import Protocol, num_views
 from pipeline.tracking import runs
 from pipeline.tracking.environment import environment_tags
 
@@ -47,35 +54,6 @@ class Evaluation:
     @property
     def file(self) -> Path:
         return predictions_file(self.folder.path, self.about.split, self.about.protocol)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a network's weights belong: its run's data and MLflow run, where it has one."""
-
-    folder: RunFolder
-    tracking_run_id: str | None = None
-    training_data: str | None = None
-    dataset_digest: str | None = None
-    extra_data: str = "none"
-
-
-def origin_of_run(folder: RunFolder) -> Origin:
-    """Return the origin of a trained run's weights."""
-    record, recipe = folder.record(), folder.recipe()
-    assert record
-    return Origin(
-        folder,
-        record.tracking_run_id,
-        recipe.data.name,
-        record.dataset_digest,
-        record.extra_data,
-    )
-
-
-def origin_from_elsewhere(subject: Subject, runs_dir: Path) -> Origin:
-    """Return a folder for a network from elsewhere, named by its weights."""
-    return Origin(RunFolder(runs_dir / f"{subject.name}-{subject.weights_digest()[:8]}"))
 
 
 def run_evaluation(
@@ -100,19 +78,9 @@ def run_evaluation(
     subject.refuse_unfit(len(store.classes))
     if origin.dataset_digest and data.name == origin.training_data:
         _refuse_other_data(origin, store)
-    about = About(
-        network=subject.name,
-        training_data=origin.training_data or store.name,
-        data=store.name,
-        data_digest=store.digest,
-        split=split,
-        protocol=protocol_name(protocol, subject.input.size),
-        weights_digest=subject.weights_digest(),
-        run=origin.folder.name,
-        extra_data=origin.extra_data,
-    )
+    said = about_of(subject, origin, store, split, protocol)
     origin.folder.path.mkdir(parents=True, exist_ok=True)
-    evaluation = Evaluation(subject, data, split, protocol, cluster, origin.folder, about)
+    evaluation = Evaluation(subject, data, split, protocol, cluster, origin.folder, said)
     with Display(console) as display:
         views = num_views(protocol)
         display.show(
@@ -192,7 +160,7 @@ def track(
         # Images of a data set that wasn't trained on are a split of their own.
         foreign = "" if about.data == about.training_data else f"{about.data}."
         runs.log_metrics(uri, run_id, _metrics(predictions, foreign))
-    runs.log_files(uri, run_id, [file], "predictions")
+    runs.log_files(uri, run_id, [file], PREDICTIONS)
     runs.finish_run(uri, run_id, "FINISHED")
     return run_id
 

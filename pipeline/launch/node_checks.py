@@ -21,11 +21,11 @@ from pipeline.cluster import Cluster
 from pipeline.distributed import Worker
 from pipeline.errors import UserError, WorkerFailedError
 from pipeline.launch.events import Report
+from pipeline.launch.job import Job, watching
 from pipeline.launch.node_report import NodeReport, Question, clock, examine, marks_in
 from pipeline.launch.on_ray import credentials, run_on_workers
 from pipeline.launch.preflight import Check, bytes_needed
 from pipeline.launch.run_folder import RunFolder
-from pipeline.launch.worker import Job, watching
 from pipeline.planning.workload import model_on_paper, training_bytes
 from pipeline.ray_session import ray_session
 from pipeline.recipe import Recipe

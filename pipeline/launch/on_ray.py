@@ -23,10 +23,10 @@ from pipeline.errors import (
 from pipeline.launch.asking import asking_on_signals
 from pipeline.launch.events import Event, Note, Report, Started
 from pipeline.launch.gauges import Gauges
+from pipeline.launch.job import Assignment
 from pipeline.launch.mailbox import mailbox
 from pipeline.launch.notices import heeding_notices
 from pipeline.launch.watchdog import RollCall
-from pipeline.launch.worker import Assignment
 from pipeline.ray_session import LOCAL, ray_session
 
 if TYPE_CHECKING:

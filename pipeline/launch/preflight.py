@@ -15,6 +15,7 @@ from pipeline.data.order import Dealing
 from pipeline.data.store import Store, store_folder
 from pipeline.data.views import training_size
 from pipeline.errors import UserError
+from pipeline.planning.hardware import read_hardware
 from pipeline.planning.workload import (
     checkpoint_bytes,
     model_on_paper,
@@ -159,10 +160,14 @@ def _machine(cluster: Cluster) -> str:
 
 def _memory(recipe: Recipe, cluster: Cluster) -> str:
     workers = cluster.workers
-    if workers.ray_address != "local":
+    is_here = workers.ray_address == "local"
+    if not (is_here or workers.gpu):
         return "as much as Ray's nodes have"
     needed = training_bytes(recipe)
-    if workers.device == "gpu":
+    if workers.gpu and not is_here:
+        device = read_hardware().device(workers.gpu)
+        there, what = device.memory.value * 1e9, f"the cluster's {device.title}"
+    elif workers.device == "gpu":
         there, what = torch.cuda.get_device_properties(0).total_memory, "a GPU here"
     else:
         needed, there = needed * workers.fewest, psutil.virtual_memory().total

@@ -7,7 +7,8 @@ newest checkpoint before a step is all it takes to be there again.
 from pipeline.distributed import Worker
 from pipeline.errors import UserError
 from pipeline.launch.events import Report
-from pipeline.launch.worker import Job, make_model, restore, training_batches
+from pipeline.launch.job import Job
+from pipeline.launch.worker import make_model, restore, training_batches
 from pipeline.training.learner import build_learner
 from pipeline.training.loop import train_epoch
 from pipeline.training.schedule import Schedule

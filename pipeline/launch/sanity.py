@@ -16,10 +16,10 @@ from pipeline.evaluation.hits import label_ranks
 from pipeline.evaluation.paired import Trial, mcnemar
 from pipeline.launch.display import Display
 from pipeline.launch.events import Note, Report
+from pipeline.launch.job import open_data, watching
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.subject import Subject, swaps_colors
-from pipeline.launch.worker import open_data, watching
 from pipeline.protocol import CenterCrop
 from pipeline.recipe import Input
 

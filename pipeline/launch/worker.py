@@ -1,37 +1,32 @@
 """One worker of a job: builds every part from the recipe, runs the epochs."""
 
-import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.cluster import Cluster, Folder
 from pipeline.data.loaders import Loader, build_loader, training_plan
 from pipeline.data.order import Dealing
 from pipeline.data.quarantine import Quarantine
-from pipeline.data.stage import stage
-from pipeline.data.store import Store, store_folder
 from pipeline.data.views import fill_of
 from pipeline.distributed import Worker, same_on_all_workers
 from pipeline.errors import InterruptedByUserError
-from pipeline.evaluation.evaluate import Setting, evaluate
 from pipeline.evaluation.metrics import Counts
 from pipeline.launch.asking import Asked, Ballot
 from pipeline.launch.events import Note, Report
+from pipeline.launch.job import Job, watching
 from pipeline.launch.meter import Meter
 from pipeline.launch.run_folder import RunFolder
+from pipeline.launch.testing import Testing
 from pipeline.launch.watchdog import Watchdog
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
-from pipeline.recipe import LeaveOut, Recipe
+from pipeline.recipe import LeaveOut
 from pipeline.storage import write_whole
 from pipeline.tracking.tracker import SilentTracker, build_tracker
 from pipeline.training.checkpoint import Retention, load_checkpoint, newest_checkpoint
@@ -42,45 +37,16 @@ from pipeline.training.loss_watch import LossWatch
 from pipeline.training.schedule import Schedule
 
 
-class Assignment(Protocol):
-    """What any work on workers says: on which cluster, and the folder that all of them see."""
-
-    @property
-    def cluster(self) -> Cluster: ...
-
-    @property
-    def folder(self) -> RunFolder: ...
-
-
 @dataclass(frozen=True)
-class Job:
-    """What every worker is told: what to train, where, in which run, from which weights."""
+class Surroundings:
+    """What a worker has around it while it trains."""
 
-    recipe: Recipe
-    cluster: Cluster
-    folder: RunFolder
-    tracking_uri: str
-    start: Path | None = None
-
-    def store(self) -> Store:
-        """Open the data set of the recipe."""
-        return open_data(self.cluster, store_folder(self.cluster, self.recipe.data.name))
-
-    def dealing(self, worker: Worker) -> Dealing:
-        batch = self.recipe.batch
-        return Dealing(
-            num_images=len(self.store().split(self.recipe.data.train_split)),
-            global_batch_size=batch.global_batch_size,
-            num_micro_batches=batch.num_micro_batches,
-            world_size=worker.world_size,
-        )
-
-
-def open_data(cluster: Cluster, folder: Folder) -> Store:
-    """Open the data set in `folder`, on this node's own disk where the cluster has it staged."""
-    if cluster.stage_to:
-        return stage(folder, cluster.stage_to)
-    return Store.open(folder, cluster.cache)
+    worker: Worker
+    report: Report
+    watchdog: Watchdog
+    meter: Meter
+    writer: SilentWriter
+    testing: Testing
 
 
 def train(job: Job, worker: Worker, report: Report) -> Counts:
@@ -94,33 +60,34 @@ def train(job: Job, worker: Worker, report: Report) -> Counts:
         model.start_from(read_weights(job.start))
     learner = build_learner(job.recipe, model)
     position = restore(job, learner, worker, report)
+    with surroundings(job, worker, report) as around:
+        counts = _epochs(job, learner, position, around)
+        if counts is None:  # stopped between the last checkpoint and the weights
+            counts = around.testing.test(learner.final, is_last=True)
+            around.meter.report_evaluation(job.recipe.epochs, counts)
+        around.writer.flush()
+    if worker.is_first:
+        save_weights(learner.final, job.folder)
+        around.testing.keep()
+    return counts
+
+
+@contextmanager
+def surroundings(job: Job, worker: Worker, report: Report) -> Iterator[Surroundings]:
+    """Open what records a training, what saves it and what watches over it."""
     with (
         closing(open_tracker(job, worker, report)) as tracker,
         closing(open_writer(job, worker, report)) as writer,
         watching(job, worker, report) as watchdog,
     ):
         meter = Meter(job.recipe, job.dealing(worker).num_steps, worker, report, tracker)
-        counts = _epochs(job, learner, position, worker, meter, writer, watchdog, report)
-        if counts is None:  # stopped between the last checkpoint and the weights
-            counts = test(job, learner.final, worker, watchdog)
-            meter.report_evaluation(job.recipe.epochs, counts)
-        writer.flush()
-    if worker.is_first:
-        save_weights(learner.final, job.folder)
-    return counts
+        testing = Testing(job, worker, watchdog)
+        yield Surroundings(worker, report, watchdog, meter, writer, testing)
 
 
-def _epochs(
-    job: Job,
-    learner: Learner,
-    position: Position,
-    worker: Worker,
-    meter: Meter,
-    writer: SilentWriter,
-    watchdog: Watchdog,
-    report: Report,
-) -> Counts | None:
+def _epochs(job: Job, learner: Learner, position: Position, around: Surroundings) -> Counts | None:
     """Train from `position` to the end; return the last evaluation, if there is anything to do."""
+    worker, meter, writer = around.worker, around.meter, around.writer
     recipe, saving, dealing = job.recipe, job.cluster.saving, job.dealing(worker)
     schedule = Schedule(recipe.schedule, recipe.epochs)
     watch = LossWatch(recipe, learner.model.when_flat)
@@ -128,11 +95,11 @@ def _epochs(
     ballot = Ballot(job.folder, 60 * saving.checkpoint_minutes, worker)
 
     counts = None
-    with closing(training_batches(job, dealing, position, worker, report)) as batches:
+    with closing(training_batches(job, dealing, position, worker, around.report)) as batches:
         for epoch in range(position.epoch, recipe.epochs):
             for outcome in train_epoch(
                 recipe, parallel, learner.optimizer, schedule, position.plateau,
-                watchdog.counted(batches), dealing, worker, epoch, position.step,
+                around.watchdog.counted(batches), dealing, worker, epoch, position.step,
             ):  # fmt: skip
                 meter.add(outcome)
                 learner.follow()
@@ -154,7 +121,7 @@ def _epochs(
                         f"stopped as asked, after {epoch} epochs and {done} steps; the same "
                         "command goes on from there"
                     )
-            counts = test(job, learner.final, worker, watchdog)
+            counts = around.testing.test(learner.final, is_last=epoch + 1 == recipe.epochs)
             meter.report_evaluation(epoch + 1, counts)
             plateau = schedule.observe(position.plateau, epoch + 1, counts.top1_error)
             position = Position(epoch + 1, 0, plateau)
@@ -204,32 +171,6 @@ def training_batches(
         channels_last=job.cluster.channels_last,
         quarantine=quarantine,
     )
-
-
-def test(job: Job, model: nn.Module, worker: Worker, watchdog: Watchdog) -> Counts:
-    """Evaluate `model` on the whole test split by the recipe's protocol. A collective call."""
-    recipe, cluster = job.recipe, job.cluster
-    setting = Setting(
-        split=job.store().split(recipe.data.test_split),
-        protocol=recipe.evaluation,
-        input=recipe.input,
-        precision=recipe.precision,
-        loading=cluster.loading,
-        channels_last=cluster.channels_last,
-    )
-    return evaluate(model, setting, worker, watchdog.counted)
-
-
-@contextmanager
-def watching(job: Assignment, worker: Worker, report: Report) -> Iterator[Watchdog]:
-    """Have a worker that hangs ended, unless it is the user's own command."""
-    workers = job.cluster.workers
-    if workers.are_here:
-        yield Watchdog(job.folder.path, math.inf, worker, report)
-        return
-    watchdog = Watchdog(job.folder.path, workers.hang_seconds, worker, report)
-    with watchdog.watching():
-        yield watchdog
 
 
 def open_tracker(job: Job, worker: Worker, report: Report) -> SilentTracker:

@@ -71,7 +71,7 @@ class Hardware(Section):
 
     def device(self, name: str) -> Device:
         if name not in self.devices:
-            raise UserError(f"--gpu {name}: not known; there are: {', '.join(self.devices)}")
+            raise UserError(f"GPU '{name}': not known; there are: {', '.join(self.devices)}")
         return self.devices[name]
 
 

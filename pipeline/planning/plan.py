@@ -122,15 +122,20 @@ def _row(workload: Workload, machine: Machine, num_workers: int) -> Row:
 
 
 def _device_of(cluster: Cluster, hardware: Hardware) -> str:
-    """Name the device that the cluster computes on: this machine's GPU, or a core."""
+    """Name the device that the cluster computes on: the GPU it names, this machine's, or a core."""
     if cluster.workers.device == "cpu":
         return "cpu"
+    if cluster.workers.gpu:
+        return cluster.workers.gpu
     reported = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     for name, device in hardware.devices.items():
         if device.reported_as and device.reported_as in reported:
             return name
     gpus = ", ".join(name for name in hardware.devices if name != "cpu")
-    raise UserError(f"which GPU the cluster has can't be seen from here; add --gpu {gpus}")
+    raise UserError(
+        f"which GPU the cluster has can't be seen from here; add --gpu {gpus}; "
+        "cluster.workers.gpu can say so for good"
+    )
 
 
 def _correction(measured: MeasuredSpeed, machine: Machine) -> float:

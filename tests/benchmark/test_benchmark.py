@@ -28,8 +28,9 @@ from pipeline.data.loaders import Batch
 from pipeline.data.store import Split
 from pipeline.distributed import Worker
 from pipeline.errors import UserError
+from pipeline.launch.job import Job
 from pipeline.launch.run_folder import RunFolder
-from pipeline.launch.worker import Job, Position, training_batches
+from pipeline.launch.worker import Position, training_batches
 from pipeline.models.zoo import build_model
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.training.schedule import PlateauState

@@ -7,8 +7,8 @@ import pytest
 
 from jobs import MakeJob
 from pipeline.cluster import load_cluster
+from pipeline.launch.job import Job
 from pipeline.launch.run_folder import RunFolder, RunRecord
-from pipeline.launch.worker import Job
 from pipeline.recipe import load_recipe
 from pipeline.tracking.runs import start_run
 
@@ -22,8 +22,10 @@ def make_job(data_dir: Path, tracking_uri: str, tmp_path: Path) -> MakeJob:
         folder.path.mkdir()
         run_id = start_run(tracking_uri, "tests", run_name=name, params={}, tags={})
         folder.write_record(RunRecord(dataset_digest="", tracking_run_id=run_id))
+        resolved = load_recipe("smoke", list(recipe))
+        folder.write_recipe(resolved)
         return Job(
-            load_recipe("smoke", list(recipe)),
+            resolved,
             load_cluster("laptop", [f"data_dir={data_dir}", *cluster]),
             folder,
             tracking_uri,

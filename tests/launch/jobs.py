@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from pipeline.launch.worker import Job
+from pipeline.launch.job import Job
 from pipeline.tracking.client import connect
 
 MakeJob = Callable[..., Job]

@@ -15,8 +15,9 @@ from jobs import MakeJob, tracked_losses
 from pipeline.benchmark.recovery import worker_processes
 from pipeline.errors import InterruptedByUserError
 from pipeline.launch.events import Event, Progress
+from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.worker import Job, train
+from pipeline.launch.worker import train
 from pipeline.training.checkpoint import checkpoints, position_of
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")

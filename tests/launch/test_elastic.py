@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 
 from jobs import MakeJob, tracked_losses
 from pipeline.launch.events import Event, Note, Progress
+from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.worker import Job, train
+from pipeline.launch.worker import train
 from pipeline.training.checkpoint import checkpoints, position_of
 
 RAY = Path(sys.executable).with_name("ray")

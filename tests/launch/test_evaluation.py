@@ -19,11 +19,8 @@ from pipeline.data.prepare import prepare_folder
 from pipeline.data.store import Store, store_folder
 from pipeline.evaluation.predictions import Predictions, read_predictions
 from pipeline.launch.driver import Outcome, run_training
-from pipeline.launch.evaluation import (
-    origin_from_elsewhere,
-    origin_of_run,
-    run_evaluation,
-)
+from pipeline.launch.evaluation import run_evaluation
+from pipeline.launch.origin import origin_from_elsewhere, origin_of_run
 from pipeline.launch.subject import Preprocessing, subject_from_elsewhere, subject_of_run
 from pipeline.models.zoo import NETWORKS
 from pipeline.protocol import CenterCrop, Crops, Protocol, ten_crop

@@ -18,8 +18,9 @@ from pipeline.benchmark.recovery import worker_processes
 from pipeline.distributed import Worker
 from pipeline.errors import UserError, WorkerFailedError
 from pipeline.launch.events import Event, Note, Progress, Report
+from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.worker import Job, train
+from pipeline.launch.worker import train
 from pipeline.tracking.client import connect
 from pipeline.tracking.queries import evaluated_runs
 

@@ -21,9 +21,10 @@ from pipeline.data.prepare import prepare_folder, prepare_mnist, prepare_mnist1d
 from pipeline.errors import TrainingStoppedError
 from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Evaluated, Event
+from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder, RunRecord
-from pipeline.launch.worker import Job, train
+from pipeline.launch.worker import train
 from pipeline.models.zoo import NETWORKS, constructor
 from pipeline.recipe import load_recipe
 from pipeline.tracking.runs import start_run
@@ -54,6 +55,7 @@ def train_recipe(tracking_uri: str, tmp_path: Path) -> Train:
         cluster = load_cluster("laptop", [f"data_dir={data_dir}", "workers.count=0"])
         run_id = start_run(tracking_uri, "tests", run_name=name, params={}, tags={})
         folder = RunFolder(Path(tempfile.mkdtemp(dir=tmp_path)))
+        folder.write_recipe(recipe)
         folder.write_record(RunRecord(dataset_digest="", tracking_run_id=run_id))
         with suppress(LearntByHeartError):
             run_on_workers(train, Job(recipe, cluster, folder, tracking_uri), observe)

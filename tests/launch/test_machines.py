@@ -11,9 +11,10 @@ import pytest
 from machines import Machines
 
 from jobs import MakeJob, had_the_same_images, tracked_losses
+from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder
-from pipeline.launch.worker import Job, train
+from pipeline.launch.worker import train
 
 EPOCHS, STEPS = 60, 15
 

@@ -11,9 +11,9 @@ import torch
 from pipeline.cluster import load_cluster
 from pipeline.distributed import Worker, sum_over_workers
 from pipeline.launch.events import Event
+from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder
-from pipeline.launch.worker import Job
 from pipeline.recipe import load_recipe
 
 

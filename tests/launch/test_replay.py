@@ -6,9 +6,10 @@ import torch
 from jobs import MakeJob
 from pipeline.errors import TrainingStoppedError, UserError
 from pipeline.launch.events import Event
+from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.replay import replay
-from pipeline.launch.worker import Job, train
+from pipeline.launch.worker import train
 from pipeline.reports.replay import replay_table
 from pipeline.tracking.client import connect
 from pipeline.training.checkpoint import checkpoints, load_checkpoint

@@ -1,5 +1,6 @@
 """Whole trainings, in this process and on two Ray workers: exact, resumable, tracked once."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from safetensors.torch import load_file
 from jobs import MakeJob
 from pipeline.cluster import load_cluster
 from pipeline.errors import TrainingStoppedError, UserError
+from pipeline.evaluation.predictions import kept_predictions, read_predictions
 from pipeline.launch.driver import conclude, run_training
 from pipeline.launch.events import Evaluated, Event, Pace, Progress, Started
+from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.worker import Job, train
+from pipeline.launch.worker import train
 from pipeline.recipe import load_recipe
 from pipeline.tracking.client import connect
 from pipeline.tracking.queries import evaluated_runs
@@ -68,6 +71,19 @@ def test_a_resumed_training_is_bit_identical(make_job: MakeJob, more: list[str])
     assert (steps[0].epoch, steps[0].step) > (0, 1)  # it did go on, not start again
 
 
+def test_what_ended_before_its_weights_were_written_is_tested_and_kept_again(
+    make_job: MakeJob,
+) -> None:
+    job = make_job("run", ["epochs=1"], IN_PROCESS)
+    counts = run_on_workers(train, job, ignore)
+    (predictions,) = kept_predictions(job.folder.path)
+    before = read_predictions(predictions).digest
+    predictions.unlink()
+    job.folder.weights.unlink()
+    assert run_on_workers(train, job, ignore) == counts
+    assert read_predictions(predictions).digest == before
+
+
 def test_a_seed_fixes_the_result_and_another_changes_it(make_job: MakeJob) -> None:
     jobs = [
         make_job(f"{number}", [f"seed={seed}", "epochs=1"], IN_PROCESS)
@@ -103,6 +119,10 @@ def test_two_ray_workers_compute_the_steps_of_one(make_job: MakeJob, ray_session
     evaluated = [event for event in events if isinstance(event, Evaluated)]
     assert [event.epoch for event in evaluated] == [1, 2]
     assert evaluated[-1].counts == counts
+    (kept,) = map(read_predictions, kept_predictions(together.folder.path))
+    assert (kept.hits(1), kept.hits(5), len(kept)) == (counts.top1_hits, counts.top5_hits, 899)
+    digest = hashlib.sha256(together.folder.weights.read_bytes()).hexdigest()
+    assert (kept.about.run, kept.about.weights_digest) == ("together", digest)
     assert {event.rank for event in events if isinstance(event, Started)} == {0, 1}
     paces = [event for event in events if isinstance(event, Pace)]
     assert {pace.rank for pace in paces} == {0, 1}
@@ -130,7 +150,7 @@ def test_a_complete_training_is_left_alone_and_a_run_keeps_to_its_recipe(
     assert run.params["recipe.optimizer.learning_rate"] == "0.02"
     files = connect(tracking_uri).list_artifacts(run.run_id)
     assert {file.path for file in files} == {
-        "comparison.md", "recipe.yaml", "weights.safetensors",
+        "comparison.md", "predictions", "recipe.yaml", "weights.safetensors",
     }  # fmt: skip
 
 

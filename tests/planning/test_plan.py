@@ -136,7 +136,7 @@ def test_a_damaged_measurement_is_passed_over(cluster: Cluster) -> None:
 
 def test_what_cannot_be_planned_is_said(cluster: Cluster) -> None:
     recipe = load_recipe("resnet50")
-    with pytest.raises(UserError, match="--gpu abacus: not known; there are: h100"):
+    with pytest.raises(UserError, match="GPU 'abacus': not known; there are: h100"):
         make_plan(recipe, cluster, "abacus")
     with pytest.raises(UserError, match="has no bfloat16; add --set precision=float32"):
         make_plan(recipe, cluster, "gtx580")

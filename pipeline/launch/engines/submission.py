@@ -17,7 +17,7 @@ class Training:
     """One training, as the command names it, and the run that it will be or go on with.
 
     `recipe` and `cluster` are resolved; `assignments` are those of `--set`, to which a `seed` adds
-    its own.
+    its own. `start_from` is a run or a file, by its name where the training will be.
     """
 
     recipe: Recipe
@@ -27,6 +27,7 @@ class Training:
     assignments: tuple[str, ...]
     seed: int | None
     run: str
+    start_from: str | None = None
 
     @property
     def recipe_file(self) -> Path:
@@ -41,7 +42,8 @@ class Training:
         where = [recipe or self.recipe_name, "--on", cluster or self.cluster_name]
         chosen = [] if self.seed is None else [f"seed={self.seed}"]
         sets = [part for text in (*self.assignments, *chosen) for part in ("--set", text)]
-        return ["train", *where, *sets, "--run", self.run]
+        start = ["--start-from", self.start_from] if self.start_from else []
+        return ["train", *where, *sets, *start, "--run", self.run]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """From the command's words to trainings, and from a cluster to the engine that takes them."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,11 +19,13 @@ def read_trainings(
     cluster: str,
     of_cluster: list[str],
     seeds: Sequence[int | None],
+    start_from: str | None = None,
 ) -> list[Training]:
     """Return one training a seed of `seeds`, or one with the recipe's own where there are none.
 
     `of_recipe` and `of_cluster` are `key=value` overrides. Runs get the names that `ilsvrc train`
-    gives them.
+    gives them, but that weights to start from are known by their name, not by their digest: only
+    the cluster has them.
     """
     where = load_cluster(cluster, of_cluster)
     assignments = (*of_recipe, *(f"cluster.{text}" for text in of_cluster))
@@ -32,7 +35,10 @@ def read_trainings(
         what = load_recipe(recipe, [*of_recipe, *chosen])
         _refuse_too_many_workers(what, where)
         run = f"{Path(recipe).stem}-{digest(what.without_expectation())[:8]}"
-        trainings.append(Training(what, recipe, where, cluster, assignments, seed, run))
+        if start_from:
+            start = Path(start_from).name.removesuffix(".safetensors")
+            run += "-from-" + re.sub(r"[^\w.-]", "-", start)
+        trainings.append(Training(what, recipe, where, cluster, assignments, seed, run, start_from))
     return trainings
 
 
@@ -60,16 +66,20 @@ def read_seeds(text: str | None) -> list[int]:
     return seeds
 
 
-def refuse_unfit(recipe: Recipe, cluster: Cluster) -> None:
+def refuse_unfit(training: Training) -> None:
     """Raise `UserError` for what is wrong wherever the training runs, before it costs anything.
 
     What only the nodes can know (their data, GPUs and disks) the training looks at when it starts.
     """
     from pipeline.launch.preflight import refuse_early
+    from pipeline.launch.starting import find_start
 
+    recipe, cluster = training.recipe, training.cluster
     shared = isinstance(cluster.engine, Slurm)
-    names = ("network", "data set", "batch", "storage", "tracking") if shared else ("network",)
-    refuse_early(recipe, cluster, names)
+    if shared and training.start_from:
+        find_start(cluster.runs_dir, training.start_from, recipe)
+    seen = ("data set", "batch", "storage", "tracking") if shared else ()
+    refuse_early(recipe, cluster, ("network", "memory", *seen))
 
 
 def engine_of(cluster: Cluster) -> JobEngine:

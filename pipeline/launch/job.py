@@ -1,0 +1,71 @@
+"""What every worker of a job is told, and what any work on workers begins with."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.cluster import Cluster, Folder
+from pipeline.data.order import Dealing
+from pipeline.data.stage import stage
+from pipeline.data.store import Store, store_folder
+from pipeline.distributed import Worker
+from pipeline.launch.events import Report
+from pipeline.launch.run_folder import RunFolder
+from pipeline.launch.watchdog import Watchdog
+from pipeline.recipe import Recipe
+
+
+class Assignment(Protocol):
+    """What any work on workers says: on which cluster, and the folder that all of them see."""
+
+    @property
+    def cluster(self) -> Cluster: ...
+
+    @property
+    def folder(self) -> RunFolder: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told: what to train, where, in which run, from which weights."""
+
+    recipe: Recipe
+    cluster: Cluster
+    folder: RunFolder
+    tracking_uri: str
+    start: Path | None = None
+
+    def store(self) -> Store:
+        """Open the data set of the recipe."""
+        return open_data(self.cluster, store_folder(self.cluster, self.recipe.data.name))
+
+    def dealing(self, worker: Worker) -> Dealing:
+        batch = self.recipe.batch
+        return Dealing(
+            num_images=len(self.store().split(self.recipe.data.train_split)),
+            global_batch_size=batch.global_batch_size,
+            num_micro_batches=batch.num_micro_batches,
+            world_size=worker.world_size,
+        )
+
+
+def open_data(cluster: Cluster, folder: Folder) -> Store:
+    """Open the data set in `folder`, on this node's own disk where the cluster has it staged."""
+    if cluster.stage_to:
+        return stage(folder, cluster.stage_to)
+    return Store.open(folder, cluster.cache)
+
+
+@contextmanager
+def watching(job: Assignment, worker: Worker, report: Report) -> Iterator[Watchdog]:
+    """Have a worker that hangs ended, unless it is the user's own command."""
+    workers = job.cluster.workers
+    if workers.are_here:
+        yield Watchdog(job.folder.path, math.inf, worker, report)
+        return
+    watchdog = Watchdog(job.folder.path, workers.hang_seconds, worker, report)
+    with watchdog.watching():
+        yield watchdog

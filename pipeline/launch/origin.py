@@ -1,0 +1,56 @@
+"""Where the weights of an evaluated network belong, and what is written beside its predictions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.data.store import Store
+from pipeline.evaluation.predictions import About
+from pipeline.launch.run_folder import RunFolder
+from pipeline.launch.subject import Subject
+from pipeline.protocol import Protocol, protocol_name
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a network's weights belong: its run's data and MLflow run, where it has one."""
+
+    folder: RunFolder
+    tracking_run_id: str | None = None
+    training_data: str | None = None
+    dataset_digest: str | None = None
+    extra_data: str = "none"
+
+
+def origin_of_run(folder: RunFolder) -> Origin:
+    """Return the origin of a trained run's weights."""
+    record, recipe = folder.record(), folder.recipe()
+    assert record
+    return Origin(
+        folder,
+        record.tracking_run_id,
+        recipe.data.name,
+        record.dataset_digest,
+        record.extra_data,
+    )
+
+
+def origin_from_elsewhere(subject: Subject, runs_dir: Path) -> Origin:
+    """Return a folder for a network from elsewhere, named by its weights."""
+    return Origin(RunFolder(runs_dir / f"{subject.name}-{subject.weights_digest()[:8]}"))
+
+
+def about_of(
+    subject: Subject, origin: Origin, store: Store, split: str, protocol: Protocol
+) -> About:
+    """Return what the predictions of `subject` on a split of `store` are to be known by."""
+    return About(
+        network=subject.name,
+        training_data=origin.training_data or store.name,
+        data=store.name,
+        data_digest=store.digest,
+        split=split,
+        protocol=protocol_name(protocol, subject.input.size),
+        weights_digest=subject.weights_digest(),
+        run=origin.folder.name,
+        extra_data=origin.extra_data,
+    )

@@ -1,0 +1,49 @@
+"""The evaluations of a training: the whole test split by one protocol, after every epoch."""
+
+from torch import nn
+
+from pipeline.distributed import Worker
+from pipeline.evaluation.evaluate import NOTHING_KEPT, Setting, evaluate
+from pipeline.evaluation.keeping import Gathered
+from pipeline.evaluation.metrics import Counts
+from pipeline.evaluation.predictions import predictions_file
+from pipeline.launch.job import Job
+from pipeline.launch.origin import about_of, origin_of_run
+from pipeline.launch.subject import subject_of_run
+from pipeline.launch.watchdog import Watchdog
+
+
+class Testing:
+    """Tests a job's network by its recipe's protocol; the last predictions are for the run."""
+
+    def __init__(self, job: Job, worker: Worker, watchdog: Watchdog) -> None:
+        recipe, cluster = job.recipe, job.cluster
+        split = job.store().split(recipe.data.test_split)
+        self._job, self._worker, self._watchdog = job, worker, watchdog
+        self._setting = Setting(
+            split=split,
+            protocol=recipe.evaluation,
+            input=recipe.input,
+            precision=recipe.precision,
+            loading=cluster.loading,
+            channels_last=cluster.channels_last,
+        )
+        file = predictions_file(job.folder.path, split.name, self._setting.protocol_name)
+        self._gathered = Gathered(file, len(split), worker)
+
+    def test(self, model: nn.Module, *, is_last: bool) -> Counts:
+        """Evaluate `model`, and gather its predictions if this is the last time. Collective."""
+        keeper = self._gathered if is_last else NOTHING_KEPT
+        return evaluate(model, self._setting, self._worker, self._watchdog.counted, keeper)
+
+    def keep(self) -> None:
+        """Write the last predictions. For the first worker, once the final weights are written."""
+        job, split, store = self._job, self._setting.split, self._job.store()
+        said = about_of(
+            subject_of_run(job.folder),
+            origin_of_run(job.folder),
+            store,
+            split.name,
+            self._setting.protocol,
+        )
+        self._gathered.join(split, store.classes, said)

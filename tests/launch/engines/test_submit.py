@@ -1,0 +1,44 @@
+"""From the words of `ilsvrc submit` to what every engine is given."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.launch.engines.submit import engine_of, read_trainings, refuse_unfit
+
+ENGINES = ("ray", "kuberay", "slurm")
+
+
+@pytest.mark.parametrize("kind", ["laptop", *ENGINES])
+def test_every_engine_is_told_what_to_start_from(kind: str) -> None:
+    trainings = read_trainings("vgg16", [], kind, [], [0, 1], "runs/vgg a.safetensors")
+    first, second = (training.run for training in trainings)
+    assert first != second
+    assert first.endswith("-from-vgg-a")
+    text = engine_of(trainings[0].cluster).render(trainings, "ilsvrc submit …")
+    assert shlex.join(["--start-from", "runs/vgg a.safetensors"]) in text
+
+
+def test_what_the_named_gpu_can_not_hold_is_not_submitted() -> None:
+    def refuse(kind: str, micro_batch: int, *of_cluster: str) -> None:
+        batch = f"batch={{global_batch_size: 4096, micro_batch_size: {micro_batch}}}"
+        (training,) = read_trainings("vgg16", [batch], kind, list(of_cluster), [])
+        refuse_unfit(training)
+
+    refuse("kuberay", 32, "workers.gpu=v100")
+    refuse("kuberay", 512)  # nobody said what its GPUs are
+    for kind in ("kuberay", "ray"):
+        with pytest.raises(
+            UserError, match=r"vgg16 takes at least .*, the cluster's NVIDIA V100 .* 16\.0 GB"
+        ):
+            refuse(kind, 512, "workers.gpu=v100")
+    with pytest.raises(UserError, match="GPU 'abacus': not known; there are: h100"):
+        refuse("ray", 32, "workers.gpu=abacus")
+
+
+def test_a_start_that_slurms_nodes_will_not_find_is_refused(tmp_path: Path) -> None:
+    (training,) = read_trainings("resnet50", [], "slurm", [f"runs_dir={tmp_path}"], [], "nowhere")
+    with pytest.raises(UserError, match=f"no run 'nowhere' in {tmp_path}"):
+        refuse_unfit(training)
