@@ -214,8 +214,10 @@ class Batch(Section):
 
 
 class SGD(Section):
-    """Stochastic gradient descent with momentum, as in every paper of the zoo.
+    """Stochastic gradient descent with momentum m, as in every paper of the zoo.
 
+    As PyTorch and fb.resnet.torch: v ← m · v + gradient, weights ← weights − rate · v. In AlexNet's
+    code and Caffe the rate is inside v, so that there a drop takes some steps to arrive in full.
     `decay: weights` leaves biases and normalization parameters undecayed, `all` decays everything.
     """
 

@@ -20,6 +20,7 @@ from pipeline.recipe import Recipe, load_recipe, read_recipe
 PROJECT = Path(__file__).parent.parent
 RECIPES = sorted(path.stem for path in (PROJECT / "configs/recipes").glob("*.yaml"))
 CLUSTERS = sorted(path.stem for path in (PROJECT / "configs/clusters").glob("*.yaml"))
+NUM_TRAINING_IMAGES = {"ilsvrc2012": 1_281_167, "mnist": 60_000, "digits": 898, "mnist1d": 4_000}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -31,6 +32,18 @@ def test_a_shipped_recipe_is_valid_and_opens_with_its_story(name: str, tmp_path:
     text = (PROJECT / f"configs/recipes/{name}.yaml").read_text()
     assert text.startswith("# ")
     assert f"ilsvrc train {name}" in text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shipped_recipe_says_how_many_steps_it_takes(name: str) -> None:
+    shipped = load_recipe(name)
+    text = (PROJECT / f"configs/recipes/{name}.yaml").read_text()
+    told = re.search(r"Takes: [^#]*?([\d,]+) steps", text)
+    assert told
+    num_images = NUM_TRAINING_IMAGES[shipped.data.name]
+    batch = shipped.batch
+    dealing = Dealing(num_images, batch.global_batch_size, batch.num_micro_batches, world_size=1)
+    assert int(told[1].replace(",", "")) == shipped.epochs * dealing.num_steps
 
 
 @pytest.mark.parametrize("name", CLUSTERS)

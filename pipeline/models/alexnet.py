@@ -118,7 +118,7 @@ def alexnet_code(num_classes: int, num_channels: int = 3) -> AlexNet:
     """As the original code's configuration 145, whose logged errors are the paper's.
 
     Layers 3 to 5 start with a deviation of 0.03, the first normalization comes before the ReLU,
-    and another one, within each map, after the second. That one's k isn't known to us: here 1.
+    and another one, within each map, after the second. That one's k is 1, which cuda-convnet fixes.
     """
     return AlexNet(num_classes, num_channels, Start(std_of_conv3_to_5=0.03), as_the_code=True)
 

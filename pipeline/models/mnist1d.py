@@ -1,8 +1,8 @@
-"""The networks for MNIST-1D of Prince, "Understanding Deep Learning" (2023), §10.2.6.
+"""The networks for MNIST-1D of Prince, "Understanding Deep Learning" (2023), §10.2.7.
 
 40 values go in, 10 classes come out. The convolutional one has 2,050 parameters. Its fully
-connected neighbour has layers of the same sizes and errs more; the book counts 150,185 parameters
-for it, but 40–285–135–60–10 units have 59,065.
+connected neighbour has layers of the same sizes, 285, 135 and 60, and errs more. It has 59,065
+parameters, as a corrected version of the book counts; another one says 150,185.
 """
 
 from torch import Tensor, nn
