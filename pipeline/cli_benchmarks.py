@@ -51,7 +51,7 @@ def benchmark(
 
 def benchmark_store(
     runs: Rounds = 5,
-    images: Annotated[int, typer.Option(min=64, help="Pictures to make and pack.")] = 2048,
+    images: Annotated[int, typer.Option(min=64, help="Pictures to make and pack.")] = 8192,
     rows: Annotated[int, typer.Option(min=1000, help="Images of the index to open.")] = 1_281_167,
     seconds: Annotated[float, typer.Option(help="How long a turn of reading lasts.")] = 5.0,
     workers: Annotated[

@@ -143,7 +143,7 @@ def _pack_split(
     with closing(shards), closing(writer):
         for sample in samples:
             writer.add(pack_sample(sample, shards))
-    return writer.describe(map(describe, shards.paths)), writer.digest.hexdigest()
+    return writer.describe(shards.files), writer.digest.hexdigest()
 
 
 def write_description(

@@ -227,11 +227,12 @@ def pack_part(part: Part) -> None:
     with closing(shards), closing(index):
         for sample in part.images.samples(part.shrinking):
             index.add(pack_sample(sample, shards))
-    if not shards.paths:  # all were left out
+    if not shards.files:  # all were left out
         part.shard.write_bytes(bytes(tarfile.RECORDSIZE))
+        shards.files.append(describe(part.shard))
     sync(unfinished)
     unfinished.replace(part.rows)
-    write_whole(part.record, describe(part.shard).model_dump_json().encode())
+    write_whole(part.record, shards.files[0].model_dump_json().encode())
 
 
 def _begin(partial: Path, source: Mapping[str, Any]) -> None:

@@ -1,10 +1,15 @@
 """Tar shards that any WebDataset reader reads: `<key>.<extension>`, then `<key>.cls`."""
 
+import hashlib
+import os
 import re
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from pipeline.data.description import File
 
 _SIGNATURES = (
     ("jpg", re.compile(rb"\xff\xd8\xff")),
@@ -46,16 +51,18 @@ class Place:
 class ShardWriter:
     """Writes images to `<split>-000000.tar`, `<split>-000001.tar` … in `folder`, from `first` on.
 
-    The same images in the same order make the same bytes, on any machine and day.
+    The same images in the same order make the same bytes, on any machine and day. `files` are the
+    shards that are finished, and on the disk.
     """
 
     def __init__(self, folder: Path, split: str, shard_bytes: float, first: int = 0) -> None:
-        self.paths: list[Path] = []
+        self.files: list[File] = []
         self._folder = folder
         self._split = split
         self._first = first
         self._shard_bytes = shard_bytes
         self._file: BinaryIO | None = None
+        self._digest = hashlib.sha256()
 
     def add(self, key: str, data: bytes, label: int) -> Place:
         """Append an image or signal; a new shard starts where this one would pass `shard_bytes`."""
@@ -67,27 +74,54 @@ class ShardWriter:
         size = sum(map(len, pieces))
         if self._file and self._file.tell() + size + tarfile.RECORDSIZE > self._shard_bytes:
             self.close()
+        number = self._first + len(self.files)
         if self._file is None:
-            number = self._first + len(self.paths)
-            self.paths.append(self._folder / f"{self._split}-{number:06d}.tar")
-            self._file = self.paths[-1].open("wb")
+            self._file = (self._folder / f"{self._split}-{number:06d}.tar").open("wb")
+            self._digest = hashlib.sha256()
         header, _, _ = image
-        place = Place(self._first + len(self.paths) - 1, self._file.tell() + len(header))
-        self._file.writelines(pieces)
+        place = Place(number, self._file.tell() + len(header))
+        self._write(self._file, pieces)
         return place
 
     def close(self) -> None:
-        """End the open shard, if there is one."""
+        """End the open shard, if there is one, and wait until it has reached the disk."""
         if self._file:
             with self._file as file:
-                file.write(bytes(2 * tarfile.BLOCKSIZE))
-                file.write(bytes(-file.tell() % tarfile.RECORDSIZE))
+                self._write(file, [bytes(2 * tarfile.BLOCKSIZE)])
+                self._write(file, [bytes(-file.tell() % tarfile.RECORDSIZE)])
+                file.flush()
+                os.fsync(file.fileno())
+                name, size = Path(file.name).name, file.tell()
+            self.files.append(File(name=name, size=size, sha256=self._digest.hexdigest()))
             self._file = None
+
+    def _write(self, file: BinaryIO, pieces: Sequence[bytes]) -> None:
+        for piece in pieces:
+            self._digest.update(piece)
+        file.writelines(pieces)
 
 
 def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
     """Return a tar member: header (more than one block for a long or strange name), data, zeros."""
-    info = tarfile.TarInfo(name)  # time, user and group are 0, the mode is 0o644
-    info.size = len(data)
-    header = info.tobuf(tarfile.PAX_FORMAT)
-    return header, data, bytes(-len(data) % tarfile.BLOCKSIZE)
+    return _header(name, len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+# Of a member without name or content. Time, user and group are 0, the mode is 0o644.
+_BLANK = tarfile.TarInfo().tobuf(tarfile.PAX_FORMAT)
+_NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 135), slice(148, 156)
+_BLANK_SUM = sum(_BLANK) - sum(_BLANK[_CHECKSUM]) + sum(b" " * 8) - sum(_BLANK[_SIZE])
+
+
+def _header(name: str, size: int) -> bytes:
+    """Return what `tarfile` writes before a member, ten times as fast for a usual name."""
+    octal = b"%011o" % size
+    if not name.isascii() or len(name) > _NAME.stop or len(octal) > 11:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        return info.tobuf(tarfile.PAX_FORMAT)
+    text = name.encode()
+    header = bytearray(_BLANK)
+    header[: len(text)] = text
+    header[_SIZE] = octal
+    header[_CHECKSUM] = b"%06o\0 " % (_BLANK_SUM + sum(text) + sum(octal))
+    return bytes(header)
