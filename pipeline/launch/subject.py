@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -224,7 +225,14 @@ def _called(module: str, folder: Path) -> nn.Module:
         found = getattr(importlib.import_module(name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"--module {module}: write package.module:callable ({error})") from None
-    model = found()
+    try:
+        model = found()
+    except Exception as error:  # It is the user's own code.
+        *_, last = traceback.extract_tb(error.__traceback__)
+        raise UserError(
+            f"--module {module}: {type(error).__name__}: {error} ({last.filename}, line "
+            f"{last.lineno})"
+        ) from error
     if not isinstance(model, nn.Module):
         raise UserError(f"--module {module}: returns a {type(model).__name__}, not an nn.Module")
     return model.eval()

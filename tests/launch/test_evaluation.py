@@ -1,5 +1,6 @@
 """Networks evaluated by protocol: a run's, on any workers, and those from elsewhere."""
 
+import re
 import sys
 from dataclasses import dataclass
 from io import BytesIO
@@ -17,6 +18,7 @@ from pipeline.cli import main
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.data.prepare import prepare_folder
 from pipeline.data.store import Store, store_folder
+from pipeline.errors import UserError
 from pipeline.evaluation.predictions import Predictions, read_predictions
 from pipeline.launch.driver import Outcome, run_training
 from pipeline.launch.evaluation import run_evaluation
@@ -208,6 +210,20 @@ class Red(nn.Module):
         blue, _, red = images.mean(dim=(2, 3)).T
         return torch.stack([blue - red, red - blue], dim=1)
 """
+
+
+def test_what_a_module_raises_is_told_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "broken.py").write_text("def network():\n    return 1 / 0\n")
+    subject = subject_from_elsewhere(None, None, "broken:network", None)
+    place = re.escape(str(tmp_path / "broken.py"))
+    with pytest.raises(
+        UserError, match=rf"--module broken:network: ZeroDivisionError: .* \({place}, line 2\)"
+    ):
+        subject.build(2)
 
 
 def test_a_module_is_evaluated_and_a_wrong_declaration_noticed(
