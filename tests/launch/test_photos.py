@@ -52,6 +52,6 @@ def test_a_folder_of_jpegs_trains_alexnet(
     assert run.params["recipe.network.name"] == "alexnet"
     assert run.tags["dataset.digest"] == store.digest
     assert {path.name for path in (tmp_path / "runs" / "photos").iterdir()} == {
-        ".lock", "checkpoints", "comparison.md", "metrics.jsonl", "recipe.yaml", "run.json",
-        "weights.safetensors",
+        ".lock", "checkpoints", "comparison.md", "metrics.jsonl", "predictions", "recipe.yaml",
+        "run.json", "weights.safetensors",
     }  # fmt: skip
