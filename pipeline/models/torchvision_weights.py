@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor
 
 from pipeline.errors import UserError
@@ -75,6 +74,9 @@ _DENSENET_OF_OLD = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
 
 def _names(name: str) -> dict[str, str]:
     """Map torchvision's names to ours: both networks list the same parts in the same order."""
+    # Here, since it takes as long to import as torch, and few ask for it.
+    import torchvision
+
     with torch.device("meta"):
         constructor = getattr(torchvision.models, COUNTERPARTS[name])
         # Else Inception-v3 warns that drawing its initial weights will take another form.

@@ -6,7 +6,6 @@ position, so that a seed gives the same mixtures on any number of workers.
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from pipeline import recipe
 
@@ -20,6 +19,9 @@ def mix(
     """
     if settings is None:
         return images, labels
+    # Here, since it takes as long to import as torch, and most recipes mix nothing.
+    from torchvision.transforms import v2
+
     kinds: list[v2.Transform] = []
     if settings.mixup_alpha:
         kinds.append(v2.MixUp(alpha=settings.mixup_alpha, num_classes=num_classes))

@@ -114,11 +114,12 @@ def write_idx(file: Path, values: NDArray[np.uint8]) -> None:
     file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)
 
 
-@pytest.mark.parametrize(("recipe", "highest"), [("lenet5", 10.0), ("lenet5_mnist", 10.0)])
+@pytest.mark.parametrize(("recipe", "batch_size"), [("lenet5", 32), ("lenet5_mnist", 64)])
 def test_lenet5_learns_digits_in_mnists_files(
-    recipe: str, highest: float, train_recipe: Train, mnist: Path
+    recipe: str, batch_size: int, train_recipe: Train, mnist: Path
 ) -> None:
-    assert train_recipe(recipe, mnist).top1_error < highest
+    whole = f"batch.micro_batch_size={batch_size}"  # the same sums as in parts for workers, faster
+    assert train_recipe(recipe, mnist, whole).top1_error < 10
 
 
 def imagenet_networks() -> list[str]:
@@ -159,7 +160,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # The published weights of these, of deviation 0.01 in every layer, let so little through that they
 # guess for longer than this test lasts; the run says so.
 FLAT = {
-    *("alexnet", "alexnet_one_tower", "alexnet_caffe", "zfnet"),
+    *("alexnet", "alexnet_one_tower", "zfnet"),
     *("vgg_a", "vgg_a_lrn", "vgg_b", "vgg_c", "vgg16", "vgg19"),
 }
 

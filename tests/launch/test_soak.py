@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,8 @@ import psutil
 from pipeline.tracking.client import connect
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
-EPOCHS, STEPS = 40, 15
+FAULTS = int(os.environ.get("ILSVRC_SOAK_FAULTS", "2"))
+EPOCHS, STEPS = 16 + FAULTS // 8, 15
 COMMAND = [
     str(ILSVRC), "train", "smoke", "--run", "mine",
     "--set", f"epochs={EPOCHS}",
@@ -24,13 +26,12 @@ COMMAND = [
     "--set", "cluster.saving.checkpoint_every_steps=4",
     "--set", "cluster.saving.log_every_steps=1",
 ]  # fmt: skip
-FAULTS = ("a worker", "SIGUSR1 to a worker", "the driver", "all", "SIGTERM", "tear")
+KINDS = ("a worker", "SIGUSR1 to a worker", "the driver", "all", "SIGTERM", "tear")
 
 
 def test_random_faults_change_nothing(workspace: Path) -> None:
-    count = int(os.environ.get("ILSVRC_SOAK_FAULTS", "2"))
     seed = int(os.environ.get("ILSVRC_SOAK_SEED", time.time_ns() % 10**6))
-    print(f"ILSVRC_SOAK_FAULTS={count} ILSVRC_SOAK_SEED={seed}")
+    print(f"ILSVRC_SOAK_FAULTS={FAULTS} ILSVRC_SOAK_SEED={seed}")
     calm, disturbed = workspace / "calm", workspace / "disturbed"
     for place in (calm, disturbed):
         place.mkdir()
@@ -40,8 +41,8 @@ def test_random_faults_change_nothing(workspace: Path) -> None:
 
     shared = set(Path("/dev/shm").iterdir())
     chance = random.Random(seed)
-    steps = sorted(chance.sample(range(1, EPOCHS * STEPS - STEPS), count))
-    faults = chance.sample(FAULTS * count, count)
+    steps = sorted(chance.sample(range(1, EPOCHS * STEPS - STEPS), FAULTS))
+    faults = chance.sample(KINDS * FAULTS, FAULTS)
     open_faults = list(zip(steps, faults, strict=True))
     sessions = []
     while True:
@@ -85,10 +86,11 @@ def _inject(fault: str, process: "subprocess.Popen[str]", place: Path) -> bool:
     """Do the harm; return whether the command ends by it."""
     members = [one for one in psutil.process_iter() if _session_of(one) == process.pid]
     if fault in ("a worker", "SIGUSR1 to a worker"):
-        workers = [one for one in members if "RayTrainWorker" in " ".join(one.cmdline())]
+        workers = [one for one in members if _is_worker(one)]
         if workers:  # none while they are being started again
             number = signal.SIGKILL if fault == "a worker" else signal.SIGUSR1
-            random.choice(workers).send_signal(number)
+            with suppress(psutil.NoSuchProcess):
+                random.choice(workers).send_signal(number)
         return False
     if fault == "SIGTERM":
         process.terminate()
@@ -96,13 +98,20 @@ def _inject(fault: str, process: "subprocess.Popen[str]", place: Path) -> bool:
         process.kill()
     else:
         for one in members:
-            one.kill()
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
     if fault == "tear":  # as a machine that loses power may
         process.wait()
         newest = max((place / "runs/mine/checkpoints").glob("epoch-*.pt"), default=None)
         if newest:
             os.truncate(newest, newest.stat().st_size // 2)
     return True
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    return False
 
 
 def _steps_done(place: Path) -> int:

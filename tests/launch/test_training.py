@@ -199,7 +199,7 @@ def test_the_staged_copy_is_what_is_read(make_job: MakeJob, tmp_path: Path) -> N
 def test_a_resumed_training_grows_its_images_as_the_undisturbed(make_job: MakeJob) -> None:
     growing = [
         "network={name: resnet18, num_classes: 10}",
-        "input.size=48",
+        "input.size=40",
         "augmentation={kind: none}",
         "resizing={start_size: 32, full_size_from: 1}",
         "batch={global_batch_size: 64, micro_batch_size: 64}",
