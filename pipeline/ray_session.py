@@ -28,6 +28,8 @@ os.environ.update(
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a fit ends 3 s sooner than with 2 s
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # a node that has just gone is waited for
+        # Ray's paragraph for each worker that dies; who runs a function there says so in a line.
+        "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES to the user
     }
     | os.environ

@@ -64,15 +64,15 @@ def run_on_workers(
     if workers.are_here:
         with asking():
             return _in_this_process(function, job, show)
-    with ray_session(workers.ray_address), mailbox(_hearing(job.folder.name, show)) as box:
+    with ray_session(workers.ray_address), mailbox(_hearing(job, show)) as box:
         _refuse_too_few(workers)
         with asking():  # Ray catches signals while it starts
             return _fit(function, job, box)
 
 
-def _hearing(run: str, show: Report) -> Report:
+def _hearing(job: Assignment, show: Report) -> Report:
     """Return what hears the workers: the gauges all, `show` what a person should be told."""
-    roll_call, gauges = RollCall(), Gauges(run)
+    roll_call, gauges = RollCall(job.cluster.workers.is_elastic), Gauges(job.folder.name)
 
     def hear(event: Event) -> None:
         gauges.hear(event)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from pipeline.background import in_background
 from pipeline.distributed import Worker
-from pipeline.launch.events import Beat, Event, Hung, Note, Report
+from pipeline.launch.events import Beat, Event, Hung, Note, Report, Started
 
 Item = TypeVar("Item")
 
@@ -68,9 +68,11 @@ class Watchdog:
 
 
 class RollCall:
-    """Hears the workers' signs of life, and says in one line who hung."""
+    """Hears the workers' signs of life, and says in one line who hung, and that all start again."""
 
-    def __init__(self) -> None:
+    def __init__(self, are_elastic: bool) -> None:
+        self._why_again = "workers went or came" if are_elastic else "a worker was lost"
+        self._has_started = False
         self._beats: dict[int, tuple[int, float]] = {}
         self._told = float("-inf")
 
@@ -78,6 +80,10 @@ class RollCall:
         """Return what a person should be told, which of most signs of life is nothing."""
         now = time.monotonic()
         match event:
+            case Started(rank=0) if self._has_started:
+                return Note(f"{self._why_again}; all start again")
+            case Started(rank=0):
+                self._has_started = True
             case Beat(rank=rank, batches=batches):
                 self._beats[rank] = batches, now
                 return None
@@ -85,6 +91,7 @@ class RollCall:
                 return None  # another worker of the same collective
             case Hung():
                 self._told = now
+                self._has_started = False  # this says already that they start again
                 return Note(self._words(event, now))
         return event
 
