@@ -113,7 +113,7 @@ _BLANK_SUM = sum(_BLANK) - sum(_BLANK[_CHECKSUM]) + sum(b" " * 8) - sum(_BLANK[_
 
 
 def _header(name: str, size: int) -> bytes:
-    """Return what `tarfile` writes before a member, ten times as fast for a usual name."""
+    """Return what `tarfile` writes before a member; a usual name needs nothing of it."""
     octal = b"%011o" % size
     if not name.isascii() or len(name) > _NAME.stop or len(octal) > 11:
         info = tarfile.TarInfo(name)
