@@ -108,14 +108,14 @@ def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
 
 # Of a member without name or content. Time, user and group are 0, the mode is 0o644.
 _BLANK = tarfile.TarInfo().tobuf(tarfile.PAX_FORMAT)
-_NAME, _SIZE, _CHECKSUM = slice(0, 100), slice(124, 135), slice(148, 156)
+_SIZE, _CHECKSUM = slice(124, 135), slice(148, 156)
 _BLANK_SUM = sum(_BLANK) - sum(_BLANK[_CHECKSUM]) + sum(b" " * 8) - sum(_BLANK[_SIZE])
 
 
 def _header(name: str, size: int) -> bytes:
     """Return what `tarfile` writes before a member; a usual name needs nothing of it."""
     octal = b"%011o" % size
-    if not name.isascii() or len(name) > _NAME.stop or len(octal) > 11:
+    if not name.isascii() or len(name) > tarfile.LENGTH_NAME or len(octal) > 11:
         info = tarfile.TarInfo(name)
         info.size = size
         return info.tobuf(tarfile.PAX_FORMAT)

@@ -18,8 +18,9 @@ class Testing:
 
     def __init__(self, job: Job, worker: Worker, watchdog: Watchdog) -> None:
         recipe, cluster = job.recipe, job.cluster
-        split = job.store().split(recipe.data.test_split)
         self._job, self._worker, self._watchdog = job, worker, watchdog
+        self._store = job.store()
+        split = self._store.split(recipe.data.test_split)
         self._setting = Setting(
             split=split,
             protocol=recipe.evaluation,
@@ -38,12 +39,7 @@ class Testing:
 
     def keep(self) -> None:
         """Write the last predictions. For the first worker, once the final weights are written."""
-        job, split, store = self._job, self._setting.split, self._job.store()
-        said = about_of(
-            subject_of_run(job.folder),
-            origin_of_run(job.folder),
-            store,
-            split.name,
-            self._setting.protocol,
-        )
-        self._gathered.join(split, store.classes, said)
+        folder, store, setting = self._job.folder, self._store, self._setting
+        subject, origin = subject_of_run(folder), origin_of_run(folder)
+        said = about_of(subject, origin, store, setting.split.name, setting.protocol)
+        self._gathered.join(setting.split, store.classes, said)
