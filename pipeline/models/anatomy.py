@@ -203,7 +203,7 @@ def _refuse_unless(known: bool, name: str) -> None:
 
 
 def _multiply_adds(module: nn.Module, output: Tensor) -> int:
-    """A weight of one output channel or unit is multiplied once for each of its outputs."""
+    """Each weight is multiplied once for each position."""
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
-        return output.numel() * module.weight[0].numel()
+        return output[0, 0].numel() * module.weight.numel()
     return 0

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.errors import UserError
 from pipeline.models.classifier import ImageClassifier, InputShape
@@ -51,17 +52,34 @@ class Subsampling(nn.AvgPool2d):
         return 4 * super().forward(maps) * self.coefficient + self.bias[:, None, None]
 
 
-class PartialConvolution(nn.Module):
-    """A convolution in which each map sees some maps of the layer before only."""
+class PartialConvolution(nn.Conv2d):
+    """A convolution in which each map sees some maps of the layer before only.
 
-    def __init__(self, table: tuple[tuple[int, ...], ...], kernel_size: int) -> None:
-        super().__init__()
-        self.table = table
-        self.maps = nn.ModuleList(nn.Conv2d(len(seen), 1, kernel_size) for seen in table)
+    `table` names them, a row for each map made. `weight`, (pairs, k, k), has a kernel for every
+    pair of maps that are connected, row after row.
+    """
+
+    def __init__(
+        self, num_channels: int, table: tuple[tuple[int, ...], ...], kernel_size: int
+    ) -> None:
+        super().__init__(num_channels, len(table), kernel_size)
+        self._seen = [seen for row in table for seen in row]
+        self._made = [made for made, row in enumerate(table) for _ in row]
+        self.weight = nn.Parameter(torch.empty(len(self._seen), kernel_size, kernel_size))
 
     def forward(self, maps: Tensor) -> Tensor:
-        pairs = zip(self.maps, self.table, strict=True)
-        return torch.cat([convolution(maps[:, list(seen)]) for convolution, seen in pairs], dim=1)
+        dense = self.weight.new_zeros(self.out_channels, self.in_channels, *self.kernel_size)
+        dense[self._made, self._seen] = self.weight
+        return F.conv2d(maps, dense, self.bias)
+
+    @torch.no_grad()
+    def fill_uniform(self, numerator: float) -> None:
+        """Draw from U(±`numerator` / F), F being how many values a unit of the map takes in."""
+        num_seen = torch.tensor([self._made.count(made) for made in range(self.out_channels)])
+        bounds = numerator / (num_seen * self.weight[0].numel())
+        assert self.bias is not None
+        self.weight.uniform_(-1, 1).mul_(bounds[self._made, None, None])
+        self.bias.uniform_(-1, 1).mul_(bounds)
 
 
 class RadialBasisOutput(nn.Module):
@@ -106,7 +124,7 @@ class LeNet5(ImageClassifier):
             Squash(),
             Subsampling(6),  # S2: (n, 6, 14, 14)
             Squash(),
-            PartialConvolution(TABLE_I, 5),  # C3: (n, 16, 10, 10)
+            PartialConvolution(6, TABLE_I, 5),  # C3: (n, 16, 10, 10)
             Squash(),
             Subsampling(16),  # S4: (n, 16, 5, 5)
             Squash(),
@@ -125,14 +143,18 @@ class LeNet5(ImageClassifier):
     def _initialize(self) -> None:
         """All, biases too, from U(±2.4 / F), F being the inputs of a unit (Appendix A)."""
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                bound = 2.4 / layer.weight[0].numel()
-            elif isinstance(layer, Subsampling):
-                bound = 2.4 / 4
-            else:
-                continue
-            for parameter in layer.parameters():
-                nn.init.uniform_(parameter, -bound, bound)
+            match layer:
+                case PartialConvolution():
+                    layer.fill_uniform(2.4)
+                case nn.Conv2d() | nn.Linear():
+                    _fill_uniform(layer, 2.4 / layer.weight[0].numel())
+                case Subsampling():
+                    _fill_uniform(layer, 2.4 / 4)
+
+
+def _fill_uniform(layer: nn.Module, bound: float) -> None:
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound)
 
 
 class LeNet5Modern(ImageClassifier):

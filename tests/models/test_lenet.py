@@ -95,6 +95,15 @@ def test_squashing_keeps_plus_and_minus_one(published: nn.Sequential) -> None:
     torch.testing.assert_close(squashed, torch.tensor([-1.0, 0.0, 1.0]), atol=1e-4, rtol=0)
 
 
+def test_a_map_of_c3_is_the_convolution_of_what_it_sees(published: nn.Sequential) -> None:
+    layer, maps = published[4], torch.randn(2, 6, 14, 14)
+    kernels = iter(layer.weight)
+    for made, row in enumerate(TABLE_I):
+        kernel = torch.stack([next(kernels) for _ in row])[None]
+        expected = nn.functional.conv2d(maps[:, list(row)], kernel, layer.bias[made : made + 1])
+        torch.testing.assert_close(layer(maps)[:, made : made + 1], expected, atol=1e-6, rtol=1e-5)
+
+
 def test_weights_start_within_their_bounds(published: nn.Sequential) -> None:
     inputs = [(published[0], 25), (published[2], 4), (published[8], 400), (published[11], 120)]
     for layer, fan_in in inputs:
@@ -104,6 +113,17 @@ def test_weights_start_within_their_bounds(published: nn.Sequential) -> None:
         # A uniform distribution's deviation; the kurtosis of 1.8 makes its error 0.45 / √n.
         expected = bound / math.sqrt(3)
         assert values.std().item() == pytest.approx(expected, rel=5 * 0.45 / len(values) ** 0.5)
+
+
+def test_weights_of_c3_start_by_what_their_map_sees(published: nn.Sequential) -> None:
+    layer = published[4]
+    fan_in = torch.tensor([25.0 * len(row) for row in TABLE_I])
+    in_bounds = (
+        layer.weight.detach() * (fan_in.repeat_interleave(fan_in.long() // 25) / 2.4)[:, None, None]
+    )
+    assert in_bounds.abs().max() <= 1
+    assert in_bounds.std().item() == pytest.approx(1 / math.sqrt(3), rel=5 * 0.45 / 1500**0.5)
+    assert (layer.bias * fan_in / 2.4).abs().max() <= 1
 
 
 def test_more_than_ten_classes_are_refused() -> None:
