@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from pipeline import cluster, recipe
+from pipeline import augmentation, cluster, optimization, recipe
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.data.order import Dealing
 from pipeline.documents import Section, to_yaml, validate
@@ -112,7 +112,7 @@ def test_every_field_is_read_by_some_code(document: type[Section]) -> None:
 
 
 def _attributes_read() -> Iterator[str]:
-    definitions = {Path(recipe.__file__), Path(cluster.__file__)}
+    definitions = {Path(part.__file__) for part in (recipe, augmentation, optimization, cluster)}
     for path in (PROJECT / "pipeline").rglob("*.py"):
         if path in definitions:
             continue
@@ -133,7 +133,12 @@ def _sections(document: type[BaseModel]) -> set[type[BaseModel]]:
 
 
 def test_the_walk_over_sections_reaches_into_unions() -> None:
-    assert {recipe.AlexNetCrop, recipe.Cosine, recipe.SGD, recipe.Expectation} <= _sections(Recipe)
+    assert {
+        augmentation.AlexNetCrop,
+        optimization.Cosine,
+        optimization.SGD,
+        recipe.Expectation,
+    } <= _sections(Recipe)
 
 
 def test_defaults_written_out_change_nothing() -> None:

@@ -10,12 +10,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
+from pipeline.augmentation import AlexNetCrop, AreaCrop, ScaleJitter, ShiftScale
 from pipeline.benchmark.subjects import Bench
 from pipeline.data.loaders import Batch
 from pipeline.data.order import epoch_order
 from pipeline.data.store import Split
 from pipeline.protocol import CenterCrop, Protocol
-from pipeline.recipe import AlexNetCrop, AreaCrop, Input, ScaleJitter, ShiftScale
+from pipeline.recipe import Input
 
 
 @dataclass(frozen=True)

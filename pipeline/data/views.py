@@ -13,6 +13,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.augmentation import (
+    AlexNetCrop,
+    AreaCrop,
+    Augmentation,
+    ColorJitter,
+    NoAugmentation,
+    Resizing,
+    ScaleJitter,
+    ShiftScale,
+)
 from pipeline.data.boxes import (
     Floats,
     Integers,
@@ -26,16 +36,6 @@ from pipeline.data.boxes import (
 )
 from pipeline.data.philox import uniforms
 from pipeline.protocol import CenterCrop, Crops, Protocol, WholeImage
-from pipeline.recipe import (
-    AlexNetCrop,
-    AreaCrop,
-    Augmentation,
-    ColorJitter,
-    NoAugmentation,
-    Resizing,
-    ScaleJitter,
-    ShiftScale,
-)
 
 # Principal components of ImageNet's RGB pixels, from the input_meta file of cuda-convnet2, with
 # which AlexNet was trained: standard deviations in grey levels (0–255), and eigenvectors as

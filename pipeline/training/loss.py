@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline import recipe
+from pipeline import optimization
 from pipeline.models.classifier import WithAuxiliary
 
 
@@ -13,7 +13,7 @@ def main_logits(output: Tensor | WithAuxiliary) -> Tensor:
     return (output.logits if isinstance(output, WithAuxiliary) else output).float()
 
 
-def summed_loss(settings: recipe.Loss, logits: Tensor, targets: Tensor) -> Tensor:
+def summed_loss(settings: optimization.Loss, logits: Tensor, targets: Tensor) -> Tensor:
     """The loss of `logits`, (n, c), summed over the images.
 
     `targets` are labels, int64 (n,), or shares of the classes, float (n, c), each row adding to 1.
@@ -29,7 +29,9 @@ def summed_loss(settings: recipe.Loss, logits: Tensor, targets: Tensor) -> Tenso
     )
 
 
-def objective(settings: recipe.Loss, output: Tensor | WithAuxiliary, targets: Tensor) -> Tensor:
+def objective(
+    settings: optimization.Loss, output: Tensor | WithAuxiliary, targets: Tensor
+) -> Tensor:
     """What the gradient is taken of: the loss, and the share of each auxiliary classifier's."""
     total = summed_loss(settings, main_logits(output), targets)
     if isinstance(output, WithAuxiliary):

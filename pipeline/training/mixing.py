@@ -7,11 +7,11 @@ position, so that a seed gives the same mixtures on any number of workers.
 import torch
 from torch import Tensor
 
-from pipeline import recipe
+from pipeline import augmentation
 
 
 def mix(
-    settings: recipe.Mixing | None, num_classes: int, images: Tensor, labels: Tensor
+    settings: augmentation.Mixing | None, num_classes: int, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return images (n, c, h, w) and their targets, labels (n,) or shares of classes (n, c).
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import nn
 from torch.optim import SGD, Optimizer, RMSprop
 
-from pipeline import recipe
+from pipeline import optimization
 
 _NORMALIZATIONS = (
     nn.modules.batchnorm._NormBase,
@@ -14,7 +14,7 @@ _NORMALIZATIONS = (
 )
 
 
-def build_optimizer(settings: recipe.Optimizer, model: nn.Module) -> Optimizer:
+def build_optimizer(settings: optimization.Optimizer, model: nn.Module) -> Optimizer:
     """Make the optimizer with one group each for weights, biases and normalization parameters.
 
     A group's `learning_rate_factor` multiplies what the schedule says (AlexNet's original code
@@ -37,7 +37,7 @@ def build_optimizer(settings: recipe.Optimizer, model: nn.Module) -> Optimizer:
         for kind, parameters in groups.items()
         if parameters
     ]
-    if isinstance(settings, recipe.RMSProp):
+    if isinstance(settings, optimization.RMSProp):
         return RMSprop(
             parts,
             lr=settings.learning_rate,

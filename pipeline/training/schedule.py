@@ -7,7 +7,7 @@ value that is saved with the checkpoint.
 import math
 from dataclasses import dataclass, replace
 
-from pipeline import recipe
+from pipeline import optimization
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PlateauState:
 class Schedule:
     """Learning-rate factors over `epochs` epochs."""
 
-    settings: recipe.Schedule
+    settings: optimization.Schedule
     epochs: int
 
     def factor(self, position: float, plateau: PlateauState) -> float:
@@ -41,17 +41,17 @@ class Schedule:
             return position / warmup
         progress = (position - warmup) / (self.epochs - warmup)
         match self.settings:
-            case recipe.Constant():
+            case optimization.Constant():
                 return 1.0
-            case recipe.Step(epochs=epochs, factor=factor):
+            case optimization.Step(epochs=epochs, factor=factor):
                 return factor ** sum(position >= epoch for epoch in epochs)
-            case recipe.Exponential(factor=factor, every_epochs=every):
+            case optimization.Exponential(factor=factor, every_epochs=every):
                 return factor ** (position // every)
-            case recipe.Plateau(factor=factor):
+            case optimization.Plateau(factor=factor):
                 return factor**plateau.num_drops
-            case recipe.Poly(power=power):
+            case optimization.Poly(power=power):
                 return (1.0 - progress) ** power
-            case recipe.Cosine(final_factor=final):
+            case optimization.Cosine(final_factor=final):
                 return final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     def observe(self, state: PlateauState, epoch: int, top1_error: float) -> PlateauState:
@@ -61,7 +61,7 @@ class Schedule:
         waited = state.epochs_since_best + 1
         settings = self.settings
         if (
-            isinstance(settings, recipe.Plateau)
+            isinstance(settings, optimization.Plateau)
             and waited >= settings.patience
             and state.num_drops < settings.max_drops
         ):

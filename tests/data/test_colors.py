@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from pipeline.augmentation import AreaCrop, ColorJitter
 from pipeline.cluster import Loading
 from pipeline.data.colors import jitter_colors
 from pipeline.data.loaders import build_loader
 from pipeline.data.store import Split
 from pipeline.data.views import FB_EIGENVECTORS, FB_STEPS, RGB_STDS, Views, training_views
 from pipeline.protocol import CenterCrop
-from pipeline.recipe import AreaCrop, ColorJitter, Input
+from pipeline.recipe import Input
 
 CPU = torch.device("cpu")
 INPUT = Input(size=32, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))

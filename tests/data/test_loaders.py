@@ -20,6 +20,14 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from pipeline.augmentation import (
+    AlexNetCrop,
+    AreaCrop,
+    Augmentation,
+    NoAugmentation,
+    ScaleJitter,
+    ShiftScale,
+)
 from pipeline.cluster import Loading
 from pipeline.data.dali import instruct
 from pipeline.data.loaders import Loader, build_loader, evaluation_plan
@@ -28,15 +36,7 @@ from pipeline.data.store import Sample, Split, Store
 from pipeline.data.views import Views, evaluation_views, fill_of, training_views
 from pipeline.errors import UserError
 from pipeline.protocol import CenterCrop, WholeImage
-from pipeline.recipe import (
-    AlexNetCrop,
-    AreaCrop,
-    Augmentation,
-    Input,
-    NoAugmentation,
-    ScaleJitter,
-    ShiftScale,
-)
+from pipeline.recipe import Input
 
 CPU = torch.device("cpu")
 BACKENDS = ("dali", "reference")

@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from photographs import Pack, photo_samples
 
+from pipeline.augmentation import AreaCrop
 from pipeline.data.loaders import evaluation_plan, training_plan
 from pipeline.data.order import Dealing
 from pipeline.data.store import Split
 from pipeline.data.views import Views
+from pipeline.optimization import SGD, Constant
 from pipeline.protocol import CenterCrop
-from pipeline.recipe import SGD, AreaCrop, Batch, Constant, Data, Input, Network, Recipe
+from pipeline.recipe import Batch, Data, Input, Network, Recipe
 
 CENTER = CenterCrop(resize=256)
 RECIPE = Recipe(

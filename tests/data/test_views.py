@@ -11,6 +11,15 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
+from pipeline.augmentation import (
+    AlexNetCrop,
+    AreaCrop,
+    Augmentation,
+    NoAugmentation,
+    Resizing,
+    ScaleJitter,
+    ShiftScale,
+)
 from pipeline.data.views import (
     RGB_EIGENVECTORS,
     RGB_STDS,
@@ -21,15 +30,6 @@ from pipeline.data.views import (
     training_views,
 )
 from pipeline.protocol import CenterCrop, WholeImage
-from pipeline.recipe import (
-    AlexNetCrop,
-    AreaCrop,
-    Augmentation,
-    NoAugmentation,
-    Resizing,
-    ScaleJitter,
-    ShiftScale,
-)
 
 SIZE = 224
 CENTER = CenterCrop(resize=256)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.recipe import Averaging
+from pipeline.optimization import Averaging
 from pipeline.training.averaging import build_average
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import recipe
+from pipeline import optimization
 from pipeline.errors import DiskFullError
 from pipeline.storage import write_whole
 from pipeline.training.checkpoint import (
@@ -30,7 +30,7 @@ from pipeline.training.schedule import PlateauState
 
 def some_state(epoch: int, step: int) -> TrainingState:
     model = nn.Linear(3, 2)
-    optimizer = build_optimizer(recipe.SGD(learning_rate=0.1), model)
+    optimizer = build_optimizer(optimization.SGD(learning_rate=0.1), model)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     average = {"n_averaged": torch.tensor(3), "module.weight": torch.ones(2, 3)}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.recipe import Mixing
+from pipeline.augmentation import Mixing
 from pipeline.training.mixing import mix
 
 # Four images, each of one value, so that the share of each in a mixture can be read off.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import recipe
+from pipeline import optimization
 from pipeline.models.zoo import NETWORKS
 from pipeline.training.optimizer import build_optimizer, set_learning_rate
 
@@ -13,14 +13,14 @@ from pipeline.training.optimizer import build_optimizer, set_learning_rate
 def test_groups_are_a_partition(name: str) -> None:
     with torch.device("meta"):
         model = NETWORKS[name](num_classes=10)
-    optimizer = build_optimizer(recipe.SGD(learning_rate=0.1), model)
+    optimizer = build_optimizer(optimization.SGD(learning_rate=0.1), model)
     grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(grouped) == len(set(grouped)) == len(list(model.parameters()))
 
 
 def test_decay_and_rates_follow_the_kind() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    settings = recipe.SGD(
+    settings = optimization.SGD(
         learning_rate=0.1, weight_decay=5e-4, decay="weights", bias_learning_rate_factor=2
     )
     optimizer = build_optimizer(settings, model)
@@ -38,7 +38,7 @@ def test_decay_and_rates_follow_the_kind() -> None:
 
 def test_decay_all_decays_everything() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    optimizer = build_optimizer(recipe.SGD(learning_rate=0.1, weight_decay=1e-4), model)
+    optimizer = build_optimizer(optimization.SGD(learning_rate=0.1, weight_decay=1e-4), model)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-4}
 
 
@@ -46,7 +46,7 @@ def test_a_step_is_the_papers_step() -> None:
     # AlexNet §5: v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v, two steps by hand.
     weight = nn.Linear(1, 1, bias=False)
     nn.init.constant_(weight.weight, 2.0)
-    optimizer = build_optimizer(recipe.SGD(learning_rate=0.01, weight_decay=5e-4), weight)
+    optimizer = build_optimizer(optimization.SGD(learning_rate=0.01, weight_decay=5e-4), weight)
     w, v = 2.0, 0.0
     for gradient in (3.0, -1.0):
         weight.weight.grad = torch.full((1, 1), gradient)
@@ -59,7 +59,7 @@ def test_a_step_is_the_papers_step() -> None:
 def test_rmsprop_steps_as_its_formula() -> None:
     layer = nn.Linear(1, 1, bias=False)
     nn.init.constant_(layer.weight, 2.0)
-    settings = recipe.RMSProp(learning_rate=0.1, weight_decay=0.01)
+    settings = optimization.RMSProp(learning_rate=0.1, weight_decay=0.01)
     optimizer = build_optimizer(settings, layer)
     w, square, v = 2.0, 0.0, 0.0
     for gradient in (3.0, -1.0):
