@@ -22,7 +22,10 @@ class Activation:
 
 
 def maps_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """Run `model` on `images`; return what `layer` puts out, (n, units, h, w) or (n, units)."""
+    """Run `model` on `images`; return what `layer` puts out, (n, units, h, w) or (n, units).
+
+    Of a layer that is called several times, as the ReLU of a residual block, it is the last time.
+    """
     found: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -34,7 +37,7 @@ def maps_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
         model(images)
     finally:
         handle.remove()
-    return found[0]
+    return found[-1]
 
 
 @torch.no_grad()

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.loaders import Batch
-from pipeline.visualization.activations import Activation, strongest
+from pipeline.models.anatomy import dissect
+from pipeline.models.zoo import NETWORKS
+from pipeline.visualization.activations import Activation, maps_of, strongest
 
 
 class Detector(nn.Module):
@@ -57,3 +59,16 @@ def test_fewer_images_than_asked_for_and_layers_without_maps() -> None:
     outputs = strongest(model, "out", some)
     assert len(outputs) == 3
     assert outputs[0][0].position == ()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "lenet5"])
+def test_the_maps_of_a_layer_are_those_that_its_field_is_known_of(name: str) -> None:
+    """Also where it is called several times, as the ReLU of a residual block is."""
+    model = NETWORKS[name](10).eval()
+    channels, size = model.input_shape.num_channels, 32
+    shapes = {
+        layer.name: layer.output_shape for layer in dissect(model, (channels, size, size)).layers
+    }
+    images = torch.zeros(1, channels, size, size)
+    for layer, shape in shapes.items():
+        assert maps_of(model, layer, images).shape[1:] == shape, layer
