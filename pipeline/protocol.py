@@ -239,7 +239,7 @@ def _short_names(
     small, large = trained_sides or (resize, resize)
     # VGG §3.2: trained at a fixed side S, or at sides drawn from a range.
     middle = (small + large) // 2
-    three = (small, middle, large) if small < large else (small - 32, small, small + 32)
+    three = (small, middle, large) if small < large else (max(1, small - 32), small, small + 32)
     return {
         "whole": WholeImage(),
         "center": center,
@@ -258,8 +258,8 @@ def _short_names(
 
 def _of_whole_name(name: str, size: int) -> Protocol | None:
     """Read a name back: that of the protocol, among those which its numbers allow, that has it."""
-    words = name.split("-")
-    sides = tuple(int(word) for word in words if word.isdigit())
+    words = name.removesuffix(f"-at-{size}").split("-")
+    sides = tuple(int(word) for word in words if word.isdecimal())
     for length, start in ((len(sides), 0), (len(sides) - 1, 0), (len(sides) - 1, 1)):
         chosen = sides[start : start + length]
         if not chosen or 0 in chosen:
@@ -269,6 +269,7 @@ def _of_whole_name(name: str, size: int) -> Protocol | None:
             ten_crop(chosen[0]),
             ten_crop(chosen[0], "center-square"),
             grid(*chosen),
+            GOOGLE_144,
             *(Dense(resize=chosen, flip=flip) for flip in (True, False)),
             DenseAndCrops(dense=Dense(resize=chosen), crops=grid(*chosen)),
         ]

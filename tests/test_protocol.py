@@ -91,6 +91,25 @@ def test_short_names_follow_the_recipe(
     assert protocol_name(found, 224) == name
 
 
+@pytest.mark.parametrize(("size", "resize"), [(224, 256), (299, 342), (32, 64)])
+def test_what_a_short_name_stands_for_reads_back(size: int, resize: int) -> None:
+    tested = CenterCrop(resize=resize)
+    for name in ("center", "center-squash", "flip", "ten-crop", "ten-crop-square", "dense",
+                 "dense-3-scales", "vgg-150", "dense-and-vgg-150", "google-144"):  # fmt: skip
+        sides = (size + 32, size + 32)
+        if name == "google-144" and size > 256:
+            continue  # its smallest side
+        found = protocol_called(name, size, tested, sides)
+        assert protocol_called(protocol_name(found, size), size, tested, sides) == found
+
+
+def test_a_side_below_32_leaves_other_names_alone() -> None:
+    tested = CenterCrop(resize=28)
+    assert protocol_called("flip", 28, tested) == CenterCrop(resize=28, flip=True)
+    with pytest.raises(UserError, match="a side of 1 is smaller than the input, 28"):
+        protocol_called("dense-3-scales", 28, tested)
+
+
 def test_any_list_of_scales_positions_and_flips() -> None:
     text = "{kind: crops, resize: [256, 288], positions: 3, of: center-square, flip: false}"
     found = protocol_called(text, 224, WholeImage())
@@ -106,6 +125,7 @@ def test_any_list_of_scales_positions_and_flips() -> None:
         ("whole-logits", "no logits"),
         ("dense-128", "128 is smaller"),
         ("center-200-224", "200 is smaller"),
+        ("center-²", "no such protocol"),
         ("center-256-299", "no such protocol of 224-pixel"),
         ("{kind: crops, resize: [256]}", "positions"),
         ("{kind: crops, resize: [], positions: 3}", "resize"),
