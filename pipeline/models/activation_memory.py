@@ -1,11 +1,10 @@
 """The memory that a network's activations take while it trains."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+
+from pipeline.models.classifier import modes_restored
 
 
 def activation_bytes(model: nn.Module, input_shape: tuple[int, ...]) -> int:
@@ -22,7 +21,11 @@ def activation_bytes(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     channel), the loss, and what is freed before the forward pass ends. The model may stand on the
     meta device, where nothing is allocated, and is left as it was.
     """
-    with _training(model):
+    with modes_restored(model):
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.eval()  # its running statistics have to stay
         return _saved_bytes(model, input_shape, 2) - _saved_bytes(model, input_shape, 1)
 
 
@@ -39,18 +42,3 @@ def _saved_bytes(model: nn.Module, input_shape: tuple[int, ...], num_images: int
         output = model(images)
     del output  # not earlier: what the graph holds must stay apart from what comes after
     return sum(storage.nbytes() for storage in saved.values())
-
-
-@contextmanager
-def _training(model: nn.Module) -> Iterator[None]:
-    """Training mode, but for batch norm, whose running statistics have to stay."""
-    training = {module: module.training for module in model.modules()}
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.eval()
-    try:
-        yield
-    finally:
-        for module, was_training in training.items():
-            module.training = was_training

@@ -5,14 +5,13 @@ It is looked at as it is tested: auxiliary classifiers, which are removed then, 
 """
 
 import operator
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from pipeline.models.classifier import modes_restored
 from pipeline.models.receptive_field import Axis, Window, joins_positions, union, windows_of
 
 
@@ -75,24 +74,13 @@ def dissect(model: nn.Module, input_shape: tuple[int, ...]) -> Anatomy:
     Raises `NotImplementedError` for a layer that changes a map's size in a way not known here, and
     for a function between layers other than a sum, a concatenation or a choice of channels.
     """
-    with _testing(model), torch.no_grad():
-        walk = _Walk(model)
+    with modes_restored(model), torch.no_grad():
+        walk = _Walk(model.eval())
         walk.run(torch.zeros(1, *input_shape, device=next(model.parameters()).device))
         assert walk.last_map is not None
     trained = sum(parameter.numel() for parameter in model.parameters())
     removed = trained - sum(layer.parameters for layer in walk.layers)
     return Anatomy(tuple(walk.layers), walk.depth, walk.last_map, removed)
-
-
-@contextmanager
-def _testing(model: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, was_training in training.items():
-            module.training = was_training
 
 
 class _Tracer(fx.Tracer):

@@ -1,6 +1,7 @@
 """What every network of the zoo has in common: images in, logits out, and what it can take."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -53,7 +54,7 @@ class ImageClassifier(nn.Module):
     can_recompute: ClassVar[bool] = False
     recompute: bool = False
     # What most likely keeps it from learning, and how to mend it.
-    when_flat: str = "lower optimizer.learning_rate, or set network.initialization: glorot"
+    when_flat: str = "try another optimizer.learning_rate, or set network.initialization: glorot"
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over trained weights of the same network, every one by its name.
@@ -77,6 +78,17 @@ def refuse_other_shapes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
                 f"weights to start from: {name} is {theirs}, in the network to train {ours}; train "
                 "on the same classes and channels"
             )
+
+
+@contextmanager
+def modes_restored(model: nn.Module) -> Iterator[None]:
+    """Put every module of `model` back into training or evaluation mode at the end, as it was."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, was_training in training.items():
+            module.training = was_training
 
 
 class WithAuxiliary(NamedTuple):
