@@ -25,8 +25,8 @@ from pipeline.recipe import Input
 class Setting:
     """What is evaluated on, and how: a split as a network's `input` takes it, by a protocol.
 
-    `shift` displaces every box of crops to the right and down, in pixels of the input: a fault on
-    purpose, for those who look for one.
+    `takes_bgr` gives the network blue first. `shift` displaces every box of crops to the right and
+    down, in pixels of the input: a fault on purpose, for those who look for one.
     """
 
     split: Split
@@ -35,6 +35,7 @@ class Setting:
     precision: str
     loading: Loading
     channels_last: bool
+    takes_bgr: bool = False
     shift: float = 0.0
 
     @property
@@ -202,6 +203,8 @@ def _means(
     )
     with closing(loader):
         for batch in watch(loader):
+            if setting.takes_bgr:
+                batch = replace(batch, images=batch.images.flip(1))
             means = view_means(network, batch, one, averages_logits, setting.precision)
             first = slice(None, None, one.boxes_per_image)
             yield Batch(batch.images[first], batch.labels[first], batch.indices[first]), means

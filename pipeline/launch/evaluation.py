@@ -107,6 +107,7 @@ def evaluate_on_worker(evaluation: Evaluation, worker: Worker, report: Report) -
         precision=subject.precision,
         loading=cluster.loading,
         channels_last=cluster.channels_last,
+        takes_bgr=subject.takes_bgr,
     )
     gathered = Gathered(evaluation.file, len(split), worker)
     share = len(share_of(len(split), worker.rank, worker.world_size))

@@ -19,7 +19,7 @@ from pipeline.launch.events import Note, Report
 from pipeline.launch.job import open_data, watching
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder
-from pipeline.launch.subject import Subject, swaps_colors
+from pipeline.launch.subject import Subject
 from pipeline.protocol import CenterCrop
 from pipeline.recipe import Input
 
@@ -102,17 +102,16 @@ def _try_all(trials: _Trials, worker: Worker, report: Report) -> list[Trial]:
     store = open_data(cluster, trials.data)
     images = store.split(trials.split).spread(_IMAGES)
     layout = torch.channels_last if cluster.channels_last else torch.contiguous_format
-    plain = subject.build(len(store.classes))
-    plain.to(worker.device, memory_format=layout)  # type: ignore[call-overload]
+    model = subject.build(len(store.classes))
+    model.to(worker.device, memory_format=layout)  # type: ignore[call-overload]
     found: list[Trial] = []
     declared = None
     for variant in trials.variants:
         ranks = _Ranks(len(images))
         setting = Setting(
             images, variant.protocol, variant.input, subject.precision, cluster.loading,
-            cluster.channels_last, variant.shift,
+            cluster.channels_last, subject.takes_bgr != variant.swaps_colors, variant.shift,
         )  # fmt: skip
-        model = swaps_colors(plain) if variant.swaps_colors else plain
         with watching(trials, worker, report) as watchdog:
             counts = evaluate(model, setting, worker, watchdog.counted, ranks)
         report(Note(f"{variant.name}: top-1 error {counts.top1_error:.2f} %"))

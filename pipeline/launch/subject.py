@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.documents import Section
 from pipeline.errors import UserError
@@ -94,19 +94,18 @@ class Subject:
         """
         if self.origin == "torchvision":
             assert self.weights
-            model: nn.Module = load_torchvision(self.name, self.weights)
-        elif self.origin == "module":
+            return load_torchvision(self.name, self.weights)
+        if self.origin == "module":
             model = _called(self.module, self.module_folder)
             if self.weights:
                 _load(model, self.weights)
-        else:
-            network = self.network or Network(name=self.name, num_classes=num_classes)
-            assert self.weights
-            own = build_model(network, self.input)
-            # All of them: a deeper VGG would start from a part.
-            ImageClassifier.start_from(own, read_weights(self.weights))
-            model = own
-        return swaps_colors(model) if self.takes_bgr else model
+            return model
+        network = self.network or Network(name=self.name, num_classes=num_classes)
+        assert self.weights
+        own = build_model(network, self.input)
+        # All of them: a deeper VGG would start from a part.
+        ImageClassifier.start_from(own, read_weights(self.weights))
+        return own
 
     def refuse_unfit(self, num_classes: int) -> None:
         """Raise `UserError` where the network can't be built, or tells other classes apart.
@@ -197,23 +196,6 @@ def _torchvisions(network: str) -> Preprocessing:
         half = (0.5, 0.5, 0.5)
         return Preprocessing(mean=half, std=half, resize=342, crop=299)
     return Preprocessing()
-
-
-def swaps_colors(model: nn.Module) -> nn.Module:
-    """Return `model` with its colours in the other order."""
-    return _SwapsColors(model)
-
-
-class _SwapsColors(nn.Module):
-    """Gives a network that was made for BGR what it wants."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(images.flip(1))
-        return logits
 
 
 def _called(module: str, folder: Path) -> nn.Module:

@@ -209,6 +209,13 @@ class Red(nn.Module):
     def forward(self, images):
         blue, _, red = images.mean(dim=(2, 3)).T
         return torch.stack([blue - red, red - blue], dim=1)
+
+def red_on_a_map():
+    see, say = nn.Conv2d(3, 2, 1), nn.Linear(2, 2)
+    with torch.no_grad():
+        see.weight.copy_(torch.tensor([[1.0, 0, -1], [-1, 0, 1]])[:, :, None, None])
+        say.weight.copy_(torch.eye(2))
+    return nn.Sequential(see, nn.AdaptiveAvgPool2d(1), nn.Flatten(), say)
 """
 
 
@@ -247,11 +254,11 @@ def test_a_module_is_evaluated_and_a_wrong_declaration_noticed(
                 picture.save(tmp_path / "pictures" / part / name / f"{number}.jpg")
     packed(tmp_path / "pictures", tmp_path / "data" / "pictures")
 
-    def told(colors: str, *more: str) -> str:
+    def told(colors: str, *more: str, module: str = "Red") -> str:
         seen = f"{{mean: [0, 0, 0], std: [1, 1, 1], colors: {colors}, resize: 32, crop: 32}}"
         monkeypatch.setattr(
             sys, "argv",
-            ["ilsvrc", "evaluate", "--module", "seeing_red:Red", "--data", "pictures",
+            ["ilsvrc", "evaluate", "--module", f"seeing_red:{module}", "--data", "pictures",
              "--preprocessing", seen, "--set", "cluster.workers.count=0", *more],
         )  # fmt: skip
         with pytest.raises(SystemExit) as end:
@@ -261,5 +268,7 @@ def test_a_module_is_evaluated_and_a_wrong_declaration_noticed(
 
     assert "top-1 error 0.00 %" in told("bgr")
     assert "top-1 error 100.00 %" in told("rgb")
+    dense = ("--protocol", "dense-40-at-32")
+    assert "top-1 error 0.00 %" in told("bgr", *dense, module="red_on_a_map")
     assert "no other preprocessing is clearly better" in told("bgr", "--sanity")
     assert "warning: 'colours swapped' is clearly better" in told("rgb", "--sanity")
