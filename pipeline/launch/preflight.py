@@ -15,6 +15,7 @@ from pipeline.data.order import Dealing
 from pipeline.data.store import Store, store_folder
 from pipeline.data.views import training_size
 from pipeline.errors import UserError
+from pipeline.models.fully_convolutional import fully_convolutional
 from pipeline.planning.hardware import read_hardware
 from pipeline.planning.workload import (
     checkpoint_bytes,
@@ -22,6 +23,7 @@ from pipeline.planning.workload import (
     training_bytes,
     weight_bytes,
 )
+from pipeline.protocol import is_dense
 from pipeline.recipe import Recipe
 from pipeline.tracking.runs import check_recordable, is_file
 
@@ -84,6 +86,8 @@ def _network(recipe: Recipe, cluster: Cluster) -> str:
             f"resizing.start_size; it takes {model.input_shape}: change or leave out resizing"
         )
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    if is_dense(recipe.evaluation):
+        fully_convolutional(model, recipe.input.size)
     return f"{recipe.network.name}, {parameters:,} parameters"
 
 

@@ -24,6 +24,8 @@ def fully_convolutional(model: nn.Module, size: int) -> nn.Module:
     images of `size` there is one position, with the network's own logits. Raises `UserError` for a
     network whose last layers aren't convolutions or poolings, then `Flatten`, then `Linear`.
     """
+    if not any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
+        raise _no_map(model)
     dense = copy.copy(model)  # the same parameters; what is replaced is a child of the top
     dense._modules = dict(model._modules)
     seen = _inputs_of_last_layers(model, size)
@@ -33,11 +35,15 @@ def fully_convolutional(model: nn.Module, size: int) -> nn.Module:
         if name in seen and isinstance(layer, nn.AdaptiveAvgPool2d | nn.Flatten | nn.Linear)
     }
     if not any(isinstance(layer, nn.Conv2d) for layer in replaced.values()):
-        raise UserError(
-            f"{type(model).__name__} can't be made fully convolutional; choose a protocol of crops"
-        )
+        raise _no_map(model)
     dense._modules.update(replaced)
     return dense.eval()
+
+
+def _no_map(model: nn.Module) -> UserError:
+    return UserError(
+        f"{type(model).__name__} can't be made fully convolutional; choose a protocol of crops"
+    )
 
 
 def _inputs_of_last_layers(model: nn.Module, size: int) -> dict[str, tuple[int, ...]]:

@@ -37,6 +37,15 @@ def test_checkpoints_that_are_there_need_no_room(small_disk: Path) -> None:
     assert again.passed
 
 
+def test_a_network_that_can_not_be_tested_densely_is_refused() -> None:
+    dense = ["evaluation={kind: dense, resize: [32]}"]
+    (check,) = preflight(load_recipe("smoke", dense), load_cluster("laptop"), ("network",))
+    assert (check.passed, check.message.partition(" ")[0]) == (False, "LeNet5Modern")
+    fits = load_recipe("resnet18", ["evaluation={kind: dense, resize: [256]}"])
+    (check,) = preflight(fits, load_cluster("laptop"), ("network",))
+    assert check.passed, check.message
+
+
 def test_a_micro_batch_that_no_memory_holds_is_refused() -> None:
     cluster = load_cluster("laptop")
     (fine,) = preflight(load_recipe("smoke"), cluster, ("memory",))

@@ -154,3 +154,9 @@ def test_what_has_no_last_layers_of_that_kind_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
     with pytest.raises(UserError, match="choose a protocol of crops"):
         fully_convolutional(model, 32)
+
+
+def test_a_network_without_convolutions_is_refused() -> None:
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
+    with pytest.raises(UserError, match="Sequential can't be made fully convolutional"):
+        fully_convolutional(dense, 8)
