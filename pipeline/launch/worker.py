@@ -90,7 +90,8 @@ def _epochs(job: Job, learner: Learner, position: Position, around: Surroundings
     worker, meter, writer = around.worker, around.meter, around.writer
     recipe, saving, dealing = job.recipe, job.cluster.saving, job.dealing(worker)
     schedule = Schedule(recipe.schedule, recipe.epochs)
-    watch = LossWatch(recipe, learner.model.when_flat)
+    steps_done = position.epoch * dealing.num_steps + position.step
+    watch = LossWatch(recipe, learner.model.when_flat, steps_done)
     parallel = in_parallel(learner.model, worker)
     ballot = Ballot(job.folder, 60 * saving.checkpoint_minutes, worker)
 

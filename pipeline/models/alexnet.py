@@ -43,10 +43,6 @@ class AlexNet(ImageClassifier):
     """
 
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
-    when_flat = (
-        "likely its initial biases of 1 with weights of deviation 0.01 drown the images, as "
-        "Caffe's authors found; try network.name: alexnet_std003 or alexnet_bias01"
-    )
 
     def __init__(
         self,
@@ -91,6 +87,11 @@ class AlexNet(ImageClassifier):
         self.dropout7 = nn.Dropout(0.5)
         self.fc8 = nn.Linear(4096, num_classes)
         self._initialize(start)
+        if start.bias == 1:
+            self.when_flat = (
+                "likely its initial biases of 1 drown the images, as Caffe's authors found; try "
+                "biases of 0.1, as network.name: alexnet_bias01 has them"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         x = images

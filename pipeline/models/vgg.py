@@ -32,10 +32,6 @@ class VGG(ImageClassifier):
     """The layers of one column of Table 1, which run in the order in which they are listed."""
 
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
-    when_flat = (
-        "likely its published initial weights are too small for so many layers; set "
-        "network.initialization: glorot, as the authors recommend"
-    )
 
     def __init__(
         self,
@@ -47,6 +43,11 @@ class VGG(ImageClassifier):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
+        if not batch_norm:
+            self.when_flat = (
+                "likely its published initial weights are too small for so many layers; set "
+                "network.initialization: glorot, as the authors recommend"
+            )
         width = num_channels  # (n, c, 224, 224)
         for block, (channels, sizes) in enumerate(zip(CHANNELS, kernels, strict=True), start=1):
             for place, size in enumerate(sizes, start=1):

@@ -98,6 +98,7 @@ def build_model(network: recipe.Network, input: recipe.Input) -> ImageClassifier
         )
     if network.initialization == "glorot":
         fill_glorot(model)
+        model.when_flat = "try another optimizer.learning_rate"
     if network.recompute and not model.can_recompute:
         raise UserError(f"recipe: {network.name} has no network.recompute; leave it out")
     model.recompute = network.recompute

@@ -3,6 +3,7 @@
 import copy
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -257,6 +258,28 @@ def test_an_option_that_a_network_lacks_is_refused() -> None:
     network = recipe.Network(name="resnet18", num_classes=10, recompute=True)
     with torch.device("meta"), pytest.raises(UserError, match="resnet18 has no network"):
         build_model(network, rgb(64))
+
+
+@pytest.mark.parametrize(
+    ("name", "initialization", "cause"),
+    [
+        ("alexnet", "published", "initial biases of 1"),
+        ("alexnet_std003", "published", "initial biases of 1"),
+        ("alexnet_caffe", "published", "optimizer"),
+        ("alexnet", "glorot", "optimizer"),
+        ("vgg16", "published", "initial weights"),
+        ("vgg16", "glorot", "optimizer"),
+        ("vgg16_bn", "published", "optimizer"),
+    ],
+)
+def test_the_likely_cause_of_a_flat_loss_is_one_that_the_network_has(
+    name: str, initialization: Literal["published", "glorot"], cause: str
+) -> None:
+    network = recipe.Network(name=name, num_classes=10, initialization=initialization)
+    with torch.device("meta"):
+        hint = build_model(network, rgb(224)).when_flat
+    assert cause in hint
+    assert not (initialization == "glorot" and "glorot" in hint)
 
 
 def test_glorots_initial_weights_are_uniform() -> None:

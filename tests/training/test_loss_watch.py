@@ -36,6 +36,21 @@ def test_a_loss_of_ten_times_chance_is_stopped_after_something_was_learnt() -> N
         watch.observe(200, CHANCE * 11)
 
 
+def test_worse_than_guessing_is_not_told_as_guessing() -> None:
+    watch = LossWatch(recipe(), "try another start")
+    with pytest.raises(
+        TrainingStoppedError, match=r"worse than guessing \(loss 50\.000.*lower opt"
+    ):
+        watch.observe(100, 50.0)
+
+
+def test_a_training_that_goes_on_has_learnt_before() -> None:
+    watch = LossWatch(recipe(), "", steps_done=100)
+    watch.observe(150, CHANCE)
+    with pytest.raises(TrainingStoppedError, match="diverged"):
+        watch.observe(200, CHANCE * 11)
+
+
 def test_null_never_stops() -> None:
     LossWatch(recipe("flat_loss_steps=null"), "").observe(10**6, CHANCE)
 
