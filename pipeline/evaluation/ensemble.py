@@ -19,7 +19,7 @@ def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = N
 
     What one network says of an image is averaged over its views before, so that this is what the
     networks would say together, but for the rounding of kept probabilities to float16. Raises
-    `UserError` where images, labels or classes differ, or weights are none.
+    `UserError` where images, labels or classes differ, a member comes twice, or weights are none.
     """
     if len(members) < 2:
         raise UserError("an ensemble has at least two members")
@@ -28,8 +28,10 @@ def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = N
         refuse_other_images(first, other)
         if other.probabilities.shape != first.probabilities.shape:
             raise UserError(f"{other.about.run} tells other classes apart than {first.about.run}")
+    _refuse_repeats([member.about for member in members])
     shares = np.asarray(weights or [1.0] * len(members))
-    if len(shares) != len(members) or (shares < 0).any() or not shares.sum() > 0:
+    is_weight = np.isfinite(shares) & (shares >= 0)
+    if len(shares) != len(members) or not is_weight.all() or not shares.any():
         raise UserError(f"--weights: {len(members)} numbers of 0 or more are needed, one a member")
     shares = shares / shares.sum()
     probabilities = np.empty(first.probabilities.shape, np.float16)
@@ -55,6 +57,18 @@ def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = N
     )
 
 
+def _refuse_repeats(members: Sequence[About]) -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for member in members:
+        key = member.weights_digest, member.protocol
+        if key in seen:
+            raise UserError(
+                f"{seen[key]} and {member.run} are the same network by the same protocol; name it "
+                "once, and give it more of --weights"
+            )
+        seen[key] = member.run
+
+
 def _about(members: Sequence[About], shares: Sequence[float]) -> About:
     """Say what an ensemble is; what is not the same in all members is joined with +."""
     equal = len(set(shares)) == 1
@@ -64,6 +78,8 @@ def _about(members: Sequence[About], shares: Sequence[float]) -> About:
     ]
     seen = [f"{member.weights_digest} {member.protocol}" for member in members]
     digest = hashlib.sha256("\n".join([*seen, *names]).encode()).hexdigest()
+    # One network by two protocols is one network.
+    sizes = {member.weights_digest: member.ensemble_size for member in members}
 
     def joined(field: str) -> str:
         return "+".join(sorted({str(getattr(member, field)) for member in members}))
@@ -76,7 +92,7 @@ def _about(members: Sequence[About], shares: Sequence[float]) -> About:
             "extra_data": joined("extra_data"),
             "weights_digest": digest,
             "run": f"ensemble-{digest[:8]}",
-            "ensemble_size": sum(member.ensemble_size for member in members),
+            "ensemble_size": sum(sizes.values()),
             "members": tuple(names),
         }
     )

@@ -92,7 +92,8 @@ class Predictions:
                 f"{self.about.split} of {self.about.data} has images of unknown class, whose "
                 "predictions can't be scored; `ilsvrc submission` writes them for the server"
             )
-        return int((self.ranks < k).sum())
+        # A label that no score is above has the rank of the last class, or none: see `label_ranks`.
+        return int((self.ranks < min(k, self.probabilities.shape[1])).sum())
 
 
 def predictions_file(folder: Path, split: str, protocol: str) -> Path:

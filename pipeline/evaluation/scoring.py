@@ -62,7 +62,10 @@ def class_errors(predictions: Predictions) -> list[ClassErrors]:
         return np.bincount(predictions.labels[chosen], minlength=num_classes)
 
     images = count(predictions.labels >= 0)
-    missed = [count((predictions.labels >= 0) & (predictions.ranks >= k)) for k in (1, 5)]
+    missed = [
+        count((predictions.labels >= 0) & (predictions.ranks >= min(k, num_classes)))
+        for k in (1, 5)
+    ]
     found = [
         ClassErrors(index, int(images[index]), int(missed[0][index]), int(missed[1][index]))
         for index in np.flatnonzero(images).tolist()

@@ -14,7 +14,14 @@ from pipeline.errors import UserError
 from pipeline.evaluation.ensemble import ensemble
 from pipeline.evaluation.hits import topk_hits
 from pipeline.evaluation.paired import compare_paired
+from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.scoring import calibration, class_errors, confusions
+
+
+def named(predictions: Predictions, number: int, **more: object) -> Predictions:
+    """Give them a run and weights of their own."""
+    own = {"run": f"run-{number}", "weights_digest": f"{number:064}", **more}
+    return replace(predictions, about=predictions.about.model_copy(update=own))
 
 
 def scores(seed: int, num_images: int = 300, num_classes: int = 8) -> torch.Tensor:
@@ -85,7 +92,7 @@ def test_other_images_are_not_compared() -> None:
 def test_an_ensemble_is_the_joint_forward(seed: int, count: int) -> None:
     each = [scores(100 * seed + number) for number in range(count)]
     joint = torch.stack([one.softmax(1) for one in each]).mean(0)
-    found = ensemble([made_of(one, LABELS) for one in each])
+    found = ensemble([named(made_of(one, LABELS), number) for number, one in enumerate(each)])
     assert np.abs(found.probabilities.astype(np.float32) - joint.numpy()).max() < 1e-3
     hits = topk_hits(joint, LABELS).tolist()
     # Two classes as near as float16 rounds may change places.
@@ -95,21 +102,35 @@ def test_an_ensemble_is_the_joint_forward(seed: int, count: int) -> None:
 
 
 def test_weights_count_and_are_named() -> None:
-    first, second = made_of(scores(1), LABELS), made_of(scores(2), LABELS)
+    first, second = (named(made_of(scores(seed), LABELS), seed) for seed in (1, 2))
     found = ensemble([first, second], [3, 1])
     expected = 0.75 * scores(1).softmax(1) + 0.25 * scores(2).softmax(1)
     assert np.abs(found.probabilities.astype(np.float32) - expected.numpy()).max() < 1e-3
     assert found.about.protocol == "whole-weighted"
     assert found.about.members[0].startswith("0.75 × ")
     assert found.about.run != ensemble([first, second], [1, 3]).about.run
-    for wrong in ([1.0], [1.0, -1.0], [0.0, 0.0]):
+    for wrong in ([1.0], [1.0, -1.0], [0.0, 0.0], [1.0, np.inf], [1.0, np.nan]):
         with pytest.raises(UserError, match="--weights"):
             ensemble([first, second], wrong)
 
 
 def test_an_ensemble_of_two_kinds_has_the_published_name() -> None:
     first = made_of(scores(1), LABELS)
-    second = replace(first, about=first.about.model_copy(update={"network": "vgg19"}))
-    third = replace(first, about=first.about.model_copy(update={"network": "vgg16"}))
+    second, third = named(first, 2, network="vgg19"), named(first, 3, network="vgg16")
     assert ensemble([second, third]).about.network == "vgg16 and vgg19"
-    assert ensemble([second, second]).about.network == "vgg19"
+    assert ensemble([second, named(second, 4)]).about.network == "vgg19"
+
+
+def test_one_network_by_two_protocols_is_one_and_the_same_twice_is_refused() -> None:
+    first = named(made_of(scores(1), LABELS), 1)
+    by_another = named(first, 1, protocol="flip-256-224")
+    found = ensemble([first, by_another, named(first, 2)]).about
+    assert (found.ensemble_size, found.protocol) == (2, "flip-256-224+whole")
+    with pytest.raises(UserError, match="run-1 and run-1 are the same network"):
+        ensemble([first, named(first, 2), first])
+
+
+def test_a_network_that_says_nothing_misses_all_of_three_classes() -> None:
+    some = made_of(torch.full((6, 3), torch.nan), torch.arange(6) % 3)
+    assert (some.hits(1), some.hits(5)) == (0, 0)
+    assert [one.top5_errors for one in class_errors(some)] == [2, 2, 2]
