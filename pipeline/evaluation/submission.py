@@ -51,18 +51,22 @@ def flat_errors(
 
     guesses: (n, m), truth: (n, labels), both filled up with 0. Further columns of guesses are
     dropped; the order of those that count makes no difference. An image's error is the share of its
-    labels that are not among them. Raises `UserError` unless both have a row an image.
+    labels that are not among them. Raises `UserError` unless both have a row an image, and each
+    image a label.
     """
     if len(guesses) != len(truth) or not len(truth):
         raise UserError(
             f"{len(guesses):,} lines of guesses and {len(truth):,} of labels; there must be as many"
         )
+    num_labels = np.count_nonzero(truth, axis=1)
+    if not num_labels.all():
+        raise UserError(f"line {num_labels.argmin() + 1} of the labels has none; 0 is no class")
     errors = []
     for number in max_guesses:
         # A column of 0, so that the filling of the labels is always found.
         counted = np.pad(guesses[:, :number], ((0, 0), (0, 1)))
         missed = [(label[:, None] != counted).all(axis=1) for label in truth.T]
-        errors.append(float((sum(missed) / np.count_nonzero(truth, axis=1)).mean()))
+        errors.append(float((sum(missed) / num_labels).mean()))
     return errors
 
 
@@ -71,6 +75,6 @@ def _numbers(line: str, where: str) -> list[int]:
     if not words:
         raise UserError(f"{where}: empty; an image without guesses is a line with 0")
     try:
-        return [int(word) for word in words]
-    except ValueError:
+        return [int(np.int64(word)) for word in words]
+    except (ValueError, OverflowError):
         raise UserError(f"{where}: '{line[:40]}' isn't whole numbers") from None

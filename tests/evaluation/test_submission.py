@@ -63,7 +63,12 @@ def test_a_line_without_a_guess_is_an_error_of_one_image(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("1\n\n2\n", "line 2: empty"), ("1 x\n", "line 1: '1 x'"), ("1.5\n", "line 1")],
+    [
+        ("1\n\n2\n", "line 2: empty"),
+        ("1 x\n", "line 1: '1 x'"),
+        ("1.5\n", "line 1"),
+        ("1\n99999999999999999999\n", "line 2"),
+    ],
 )
 def test_other_files_are_refused_by_their_line(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "pred.txt"
@@ -72,6 +77,11 @@ def test_other_files_are_refused_by_their_line(tmp_path: Path, text: str, told: 
         read_lists(path)
     with pytest.raises(UserError, match="can't be read"):
         read_lists(tmp_path / "none.txt")
+
+
+def test_an_image_without_a_label_is_named() -> None:
+    with pytest.raises(UserError, match="line 2 of the labels has none"):
+        flat_errors(np.ones((3, 1), np.int64), np.array([[4], [0], [0]]), [1])
 
 
 def test_as_many_lines_as_images_are_needed() -> None:
