@@ -82,9 +82,11 @@ def test_a_deeper_vgg_starts_from_a(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     recipe = load_recipe("smoke")
     (tmp_path / "code.pt").write_bytes(pickle.dumps(nn.Linear(2, 2)))
+    (tmp_path / "words.pt").write_text("hello world")
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     for origin, told in (
         ("code.pt", "holds no weights"),
+        ("words.pt", "holds no weights"),
         ("other.safetensors", "they hold conv1.weight"),
         ("nothing", "no run 'nothing'"),
     ):
