@@ -13,7 +13,7 @@ from pipeline.augmentation import AlexNetCrop, Augmentation, Mixing, Resizing, S
 from pipeline.documents import Fraction, Section, find_document, override, read_yaml, validate
 from pipeline.errors import UserError
 from pipeline.optimization import Averaging, Loss, Optimizer, Schedule
-from pipeline.protocol import Protocol, smallest_side
+from pipeline.protocol import Protocol, num_views, smallest_side
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -149,6 +149,17 @@ class Recipe(Section):
         return self.model_copy(update={"expect": None})
 
     @model_validator(mode="after")
+    def _arrives(self) -> Self:
+        """What begins gradually is complete before the training is over."""
+        for key, epochs in (
+            ("schedule.warmup_epochs", self.schedule.warmup_epochs),
+            ("resizing.full_size_from", self.resizing.full_size_from if self.resizing else 0),
+        ):
+            if epochs and epochs >= self.epochs:
+                raise ValueError(f"{key} ({epochs:g}) must be less than epochs ({self.epochs})")
+        return self
+
+    @model_validator(mode="after")
     def _sizes_grow(self) -> Self:
         if self.resizing is not None and self.resizing.start_size > self.input.size:
             raise ValueError(
@@ -174,8 +185,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _trains_on_one_view(self) -> Self:
-        if self.augmentation.kind == "none" and self.evaluation.kind not in ("whole", "center"):
-            raise ValueError("augmentation: {kind: none} needs evaluation of kind whole or center")
+        is_box = self.evaluation.kind in ("whole", "center")
+        if self.augmentation.kind == "none" and not (is_box and num_views(self.evaluation) == 1):
+            raise ValueError(
+                "augmentation: {kind: none} needs evaluation of kind whole or center, unmirrored"
+            )
         return self
 
     @property

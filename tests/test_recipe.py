@@ -85,6 +85,11 @@ def test_paths_become_absolute_and_the_default_store_is_a_file_here(
             "resizing={start_size: 64, full_size_from: 2}",
             "resizing.start_size (64) is larger than input.size (32)",
         ),
+        ("schedule.warmup_epochs=3", "schedule.warmup_epochs (3) must be less than epochs"),
+        (
+            "resizing={start_size: 16, full_size_from: 3}",
+            "resizing.full_size_from (3) must be less than epochs",
+        ),
         ("input.dimensions=1", "input.dimensions: 1 needs augmentation: {kind: none}"),
     ],
 )
