@@ -108,6 +108,7 @@ def newest_checkpoint(
 
     With `before`, an (epoch, step), one that leaves that step still to be done.
     """
+    all_damaged = False
     for path in checkpoints(folder):
         if before and position_of(path) > before:
             continue
@@ -115,7 +116,10 @@ def newest_checkpoint(
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest.startswith(path.suffixes[-2].removeprefix(".")):
             return path
-        warn(f"{path}: damaged (its digest differs); the checkpoint before it is used")
+        warn(f"{path}: damaged (its digest differs); passed over")
+        all_damaged = True
+    if all_damaged:
+        warn(f"{folder}: no whole checkpoint is left; the training starts anew")
     return None
 
 

@@ -108,7 +108,7 @@ class CheckpointWriter(SilentWriter):
 
     def _over(self, state: TrainingState, error: Exception | None = None) -> None:
         with self._changed:
-            if self._full:
+            if self._full and error is None:
                 self._warn(f"{self._folder}: there is room again; checkpoints are written")
             self._full, self._error = None, error
             if self._waiting is state:

@@ -83,6 +83,9 @@ def test_a_damaged_newest_one_is_named_and_passed(tmp_path: Path, damage: str) -
     assert newest_checkpoint(tmp_path, warnings.append) == good
     assert len(warnings) == 1
     assert bad.name in warnings[0]
+    good.unlink()
+    assert newest_checkpoint(tmp_path, warnings.append) is None
+    assert "the training starts anew" in warnings[-1]
 
 
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:

@@ -113,3 +113,23 @@ def test_a_disk_that_stays_full_ends_the_waiting(small_disk: Path) -> None:
     writer.close()
     assert positions(small_disk) == []
     assert list(small_disk.iterdir()) == []
+
+
+def test_room_is_not_promised_when_another_error_follows(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    folder, other = small_disk / "run", small_disk / "somebody's"
+    writer = CheckpointWriter(folder, Retention(2), told.append, seconds_between_tries=0.02)
+    other.write_bytes(bytes(900_000))
+    writer.write(state_of(torch.zeros(50_000), 0))
+    while not told:
+        threading.Event().wait(0.01)
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    folder.write_bytes(b"")  # a file in the folder's place
+    with pytest.raises(UserError, match="File exists"):
+        writer.flush()
+    writer.close()
+    assert len(told) == 1
