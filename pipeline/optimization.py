@@ -8,7 +8,7 @@ from pipeline.documents import Fraction, Section
 
 
 class SGD(Section):
-    """Stochastic gradient descent with momentum m, as in every paper of the zoo.
+    """Stochastic gradient descent with momentum m, as in most papers of the zoo.
 
     As PyTorch and fb.resnet.torch: v ← m · v + gradient, weights ← weights − rate · v. In AlexNet's
     code and Caffe the rate is inside v, so that there a drop takes some steps to arrive in full.

@@ -116,8 +116,8 @@ class LeNet5(ImageClassifier):
         super().__init__()
         if num_classes > 10:
             raise UserError(
-                f"recipe: lenet5 has drawings of 10 digits, not of {num_classes} classes; "
-                f"set network.name to lenet5_modern"
+                f"lenet5 has drawings of 10 digits, not of {num_classes} classes; choose "
+                "lenet5_modern"
             )
         self.layers = nn.Sequential(  # (n, c, 32, 32)
             nn.Conv2d(num_channels, 6, 5),  # C1: (n, 6, 28, 28)
