@@ -33,6 +33,7 @@ from pipeline.benchmark.subjects import (
     stepping,
 )
 from pipeline.cluster import Cluster
+from pipeline.distributed import device_here
 from pipeline.errors import UserError
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import build_model
@@ -104,7 +105,7 @@ def run_benchmark(
     """
     if against not in (None, "torchvision"):
         raise UserError(f"--against {against}: not a known peer; there is: torchvision")
-    device = device_of(cluster)
+    device = device_here(cluster.workers.device)
     machine = look_at_machine(device)
     recipe = as_measured(recipe, machine)
     each = recipe.batch.micro_batch_size
@@ -187,17 +188,6 @@ def as_measured(recipe: Recipe, machine: Machine) -> Recipe:
             "precision": recipe.precision if machine.computes_bfloat16 else "float32",
         }
     )
-
-
-def device_of(cluster: Cluster) -> torch.device:
-    if cluster.workers.device == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError(
-            "the cluster asks for GPUs and CUDA finds none here; use --on laptop, or check the "
-            "driver with nvidia-smi"
-        )
-    return torch.device("cuda", torch.cuda.current_device())
 
 
 @contextmanager

@@ -55,6 +55,15 @@ def test_what_is_not_there_is_said(make_job: MakeJob, step: int, complaint: str)
         again(job, step)
 
 
+def test_a_gpu_that_is_not_there_is_said(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    job = make_job(cluster=["workers.count=0", "workers.device=gpu"])
+    with pytest.raises(UserError, match="CUDA finds none here; use --on laptop"):
+        again(job, 1)
+
+
 def test_a_loss_that_is_no_number_is_named_and_never_saved(make_job: MakeJob) -> None:
     # A report that comes late all the same names the step, and nothing bad is saved before it.
     job = make_job(

@@ -167,3 +167,9 @@ def test_the_command_leaves_a_png_in_the_runs_folder(
     with Image.open(folder.path / "pictures" / "filters.png") as picture:
         assert picture.size == (3 * 45 + 4, 2 * 45 + 2)
     assert "pictures/filters.png, 139×92 pixels" in capsys.readouterr().out.replace("\n", "")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", [*arguments, "--on", "1gpu"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "CUDA finds none here" in capsys.readouterr().err
