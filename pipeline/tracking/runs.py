@@ -98,7 +98,7 @@ def is_file(uri: str) -> bool:
 
 
 def is_there(uri: str, run_id: str) -> bool:
-    """Whether the store at `uri` has the run, and not as a deleted one."""
+    """Whether the store at `uri` has the run, and not as a deleted one; never with an empty id."""
     with reaching(uri):
         return _find_run(connect(uri), run_id) is not None
 
@@ -191,7 +191,7 @@ def system_metrics(
 def _find_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
     from mlflow.exceptions import MlflowException
 
-    if run_id is None:
+    if not run_id:
         return None
     try:
         run = client.get_run(run_id)

@@ -70,6 +70,7 @@ def test_a_run_that_was_deleted_is_made_anew(store: str, run_id: str) -> None:
     assert again != run_id
     assert is_there(store, again)
     assert not is_there(store, "0" * 32)
+    assert not is_there(store, "")  # of a run that was never recorded
 
 
 @pytest.mark.parametrize("name", ["Bob's photos", "both \" and '", "a\\", "100%_sure", "plain"])
