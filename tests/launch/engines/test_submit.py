@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.launch.engines.submit import engine_of, read_trainings, refuse_unfit
+from pipeline.launch.engines.submit import engine_of, read_seeds, read_trainings, refuse_unfit
 
 ENGINES = ("ray", "kuberay", "slurm")
 
@@ -19,6 +19,14 @@ def test_every_engine_is_told_what_to_start_from(kind: str) -> None:
     assert first.endswith("-from-vgg-a")
     text = engine_of(trainings[0].cluster).render(trainings, "ilsvrc submit …")
     assert shlex.join(["--start-from", "runs/vgg a.safetensors"]) in text
+
+
+@pytest.mark.parametrize("text", ["0-2,9-7", "9-7", "0-2,2", "3,3"])
+def test_seeds_are_named_once_and_from_low_to_high(text: str) -> None:
+    assert read_seeds("0-2,7") == [0, 1, 2, 7]
+    assert read_seeds(None) == []
+    with pytest.raises(UserError, match=f"--seeds {text}: name each seed once, ranges from low"):
+        read_seeds(text)
 
 
 def test_what_the_named_gpu_can_not_hold_is_not_submitted() -> None:
