@@ -100,8 +100,8 @@ def run_benchmark(
 
     `num_images` different pictures, rounded up to whole micro-batches, are taken again and again;
     the recipe's own data isn't touched. `against` may be "torchvision". bfloat16 becomes float32
-    on a device that only imitates it. Raises `UserError` for an unknown peer, a network that
-    doesn't fit its input, and a GPU that isn't there.
+    on a device that only imitates it. Raises `UserError` for an unknown peer, a network of signals
+    or one that doesn't fit its input, and a GPU that isn't there.
     """
     if against not in (None, "torchvision"):
         raise UserError(f"--against {against}: not a known peer; there is: torchvision")
@@ -180,6 +180,12 @@ def _fastest(bench: Bench, tried: list[int], seconds: float) -> int:
 
 
 def as_measured(recipe: Recipe, machine: Machine) -> Recipe:
+    """Return what is measured of a recipe; raises `UserError` for one of signals."""
+    if recipe.input.dimensions == 1:
+        raise UserError(
+            f"{recipe.network.name} takes signals, which have no benchmark; choose a recipe of "
+            "images"
+        )
     each = recipe.batch.micro_batch_size
     return recipe.model_copy(
         update={

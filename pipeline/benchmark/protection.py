@@ -67,7 +67,8 @@ def run_protection_benchmark(
 ) -> Protection:
     """Measure `recipe`'s steps on pictures made for the occasion, and deaths on the digits.
 
-    Raises `UserError` for a network that doesn't fit its input, and a GPU that isn't there.
+    Raises `UserError` for a network of signals or one that doesn't fit its input, and a GPU that
+    isn't there.
     """
     device = device_here(cluster.workers.device)
     machine = look_at_machine(device)
