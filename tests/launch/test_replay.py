@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rich.console import Console
 
 from jobs import MakeJob
 from pipeline.errors import TrainingStoppedError, UserError
@@ -13,7 +14,7 @@ from pipeline.launch.worker import train
 from pipeline.reports.replay import replay_table
 from pipeline.tracking.client import connect
 from pipeline.training.checkpoint import checkpoints, load_checkpoint
-from pipeline.training.sight import Replayed
+from pipeline.training.sight import Replayed, SeenImage
 
 SAVING_OFTEN = ["workers.count=0", "saving.log_every_steps=1", "saving.checkpoint_every_steps=4"]
 
@@ -42,6 +43,15 @@ def test_a_step_has_the_loss_that_was_tracked(make_job: MakeJob) -> None:
         assert sum(losses) / len(losses) == pytest.approx(tracked[step], rel=1e-5)
         assert len({image.key for image in replayed.images}) == len(losses)
     assert replay_table(replayed).row_count == 10
+
+
+def test_markup_in_a_key_is_only_a_key() -> None:
+    images = (SeenImage("cats/photo[copy]", "cats [all]", 2.5),)
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(replay_table(Replayed(1, 0.1, 2.5, 1.0, images)))
+    assert "cats/photo[copy]" in shown.get()
+    assert "cats [all]" in shown.get()
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def test_ours_stands_in_the_lectures_table_with_its_verdict_and_names_are_only_n
     assert '<span class="verdict reproduced">reproduced</span>' in lecture
     assert "40.00 / 20.00" not in lecture
     assert "not comparable with the nearest, 23.0 / 6.7" in html
+    assert "1 run, 2 results" in html
     assert "<script" not in html
     assert "a&lt;script&gt;&amp;run" in html
     assert 'id="curves"' not in html
