@@ -181,8 +181,13 @@ def report(
 
     cluster = load_cluster(on)
     uri = cluster.tracking.uri
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--to {to}: {to.parent} can't be made a folder: {error.strerror}; name another file"
+        ) from None
     page = build_page(experiment, gather(uri, experiment, runs, cluster))
-    to.parent.mkdir(parents=True, exist_ok=True)
     write_whole(to.absolute(), page.html.encode())
     for run_id, figures in page.figures.items():
         keep_figures(uri, run_id, figures)

@@ -180,7 +180,7 @@ def _progress(cluster: Cluster, runs: set[str]) -> dict[str, "TrainingProgress"]
 
 
 def _print_logs(engine: "JobEngine", job: "SubmittedJob", on: str, follow: bool) -> "State | None":
-    """Print what the job printed; after following it to its end, say and return how that was."""
+    """Print what the job printed; after following it, say and return its end if that is known."""
     try:
         for text in engine.logs(job, follow):
             sys.stdout.write(text)
@@ -192,7 +192,10 @@ def _print_logs(engine: "JobEngine", job: "SubmittedJob", on: str, follow: bool)
         ) from None
     if not follow:
         return None
-    (end,) = [one for one in engine.jobs() if one.id == job.id]
+    end = next((one for one in engine.jobs() if one.id == job.id), None)
+    if end is None:
+        say(Console(), f"job {job.id} is gone, and nobody remembers how it ended")
+        return None
     say(Console(), " ".join(filter(None, (f"job {end.id}: {end.state}", end.reason))))
     return end.state
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -21,6 +23,21 @@ class Worker:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+
+def device_here(kind: str) -> torch.device:
+    """Return this process's device of a kind, "cpu" or "gpu"; `UserError` for a GPU where none is.
+
+    Asks nothing of the GPU, so that a process which only looks takes none of its memory.
+    """
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "the cluster asks for GPUs and CUDA finds none here; use --on laptop, or check the "
+            "driver with nvidia-smi"
+        )
+    return torch.device("cuda")
 
 
 def sum_over_workers(values: Tensor, worker: Worker) -> Tensor:

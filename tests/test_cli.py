@@ -152,6 +152,10 @@ MISTAKES = {
     ),
     "a network that nobody published": (["published", "lenet9"], ["lenet9", "lenet5"]),
     "a report of no trainings": (["report", "mine", "--to", "page.html"], ["mlflow.db", "train"]),
+    "a page in a file": (
+        ["report", "ilsvrc", "--to", "data/digits/dataset.json/page.html"],
+        ["--to data/digits/dataset.json/page.html", "can't be made a folder", "name another"],
+    ),
     "pictures of no run": (["visualize", "nothing"], ["no run 'nothing'"]),
     "a folder that is not there": (["prepare", "folder", "pictures"], ["pictures"]),
 }  # fmt: skip

@@ -33,6 +33,7 @@ from pipeline.benchmark.subjects import (
     stepping,
 )
 from pipeline.cluster import Cluster
+from pipeline.distributed import device_here
 from pipeline.errors import UserError
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import build_model
@@ -99,12 +100,12 @@ def run_benchmark(
 
     `num_images` different pictures, rounded up to whole micro-batches, are taken again and again;
     the recipe's own data isn't touched. `against` may be "torchvision". bfloat16 becomes float32
-    on a device that only imitates it. Raises `UserError` for an unknown peer, a network that
-    doesn't fit its input, and a GPU that isn't there.
+    on a device that only imitates it. Raises `UserError` for an unknown peer, a network of signals
+    or one that doesn't fit its input, and a GPU that isn't there.
     """
     if against not in (None, "torchvision"):
         raise UserError(f"--against {against}: not a known peer; there is: torchvision")
-    device = device_of(cluster)
+    device = device_here(cluster.workers.device)
     machine = look_at_machine(device)
     recipe = as_measured(recipe, machine)
     each = recipe.batch.micro_batch_size
@@ -179,6 +180,12 @@ def _fastest(bench: Bench, tried: list[int], seconds: float) -> int:
 
 
 def as_measured(recipe: Recipe, machine: Machine) -> Recipe:
+    """Return what is measured of a recipe; raises `UserError` for one of signals."""
+    if recipe.input.dimensions == 1:
+        raise UserError(
+            f"{recipe.network.name} takes signals, which have no benchmark; choose a recipe of "
+            "images"
+        )
     each = recipe.batch.micro_batch_size
     return recipe.model_copy(
         update={
@@ -187,17 +194,6 @@ def as_measured(recipe: Recipe, machine: Machine) -> Recipe:
             "precision": recipe.precision if machine.computes_bfloat16 else "float32",
         }
     )
-
-
-def device_of(cluster: Cluster) -> torch.device:
-    if cluster.workers.device == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise UserError(
-            "the cluster asks for GPUs and CUDA finds none here; use --on laptop, or check the "
-            "driver with nvidia-smi"
-        )
-    return torch.device("cuda", torch.cuda.current_device())
 
 
 @contextmanager

@@ -31,11 +31,11 @@ _PARTS_PER_WORKER = 8
 class Packing:
     """Images per second, a value a round, and the most bytes that were taken while packing.
 
-    `peer` is torchvision's extraction and one pass of `ImageFolder`; `peer_workers` the same, with
-    as many `DataLoader` workers as ours. `taken` is what this process took more than before, and
-    those that packed in all, `by_ray` Ray's own processes. `ours_per_cpu` and `peer_per_cpu` are
-    images per second that a core was at work, Ray's own work counted: on a machine that does other
-    things too, they tell more.
+    `peer` is torchvision's extraction and one pass of `ImageFolder`; `peer_with_workers` the same,
+    with as many `DataLoader` workers as ours. `taken` is what this process took more than before,
+    and those that packed in all, `by_ray` Ray's own processes. `ours_per_cpu` and `peer_per_cpu`
+    are images per second that a core was at work, Ray's own work counted: on a machine that does
+    other things too, they tell more.
     """
 
     ours: Series

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline.benchmark.benchmark import as_measured, device_of, threads
+from pipeline.benchmark.benchmark import as_measured, threads
 from pipeline.benchmark.machine import Machine, look_at_machine
 from pipeline.benchmark.pictures import write_pictures
 from pipeline.benchmark.recovery import Recovery, measure_recovery
@@ -23,7 +23,7 @@ from pipeline.benchmark.stopwatch import Progress, Series, Subject, clock, take_
 from pipeline.benchmark.subjects import Bench, first_batches, learner_of, steps_of
 from pipeline.cluster import Cluster
 from pipeline.data.loaders import Batch
-from pipeline.distributed import Worker
+from pipeline.distributed import Worker, device_here
 from pipeline.launch.asking import Ballot
 from pipeline.launch.meter import Meter
 from pipeline.launch.run_folder import RunFolder
@@ -67,9 +67,10 @@ def run_protection_benchmark(
 ) -> Protection:
     """Measure `recipe`'s steps on pictures made for the occasion, and deaths on the digits.
 
-    Raises `UserError` for a network that doesn't fit its input, and a GPU that isn't there.
+    Raises `UserError` for a network of signals or one that doesn't fit its input, and a GPU that
+    isn't there.
     """
-    device = device_of(cluster)
+    device = device_here(cluster.workers.device)
     machine = look_at_machine(device)
     recipe = as_measured(recipe, machine)
     with TemporaryDirectory(prefix="ilsvrc-") as name, threads(cluster.workers.cpus):

@@ -114,5 +114,9 @@ class _Killer:
 
 def worker_processes() -> list[psutil.Process]:
     """Return the workers of this process's training, the oldest first."""
-    family = psutil.Process().children(recursive=True)
-    return [one for one in family if "RayTrainWorker" in " ".join(one.cmdline())]
+    workers = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it may end meanwhile
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                workers.append(process)
+    return workers

@@ -2,21 +2,17 @@
 
 from collections.abc import Iterator
 
-from rich import box
 from rich.table import Table
 
 from pipeline.benchmark.benchmark import Benchmark
 from pipeline.benchmark.stopwatch import Series
+from pipeline.reports.tables import titled_table
 
 
 def benchmark_table(result: Benchmark) -> Table:
     """Return medians and ranges of images per second, and of the ratios that matter."""
     num_rounds = len(result.loader.values)
-    table = Table(
-        title=f"{result.recipe.network.name}, {num_rounds} rounds",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
+    table = titled_table(f"{result.recipe.network.name}, {num_rounds} rounds")
     table.add_column("Images/s")
     table.add_column("Median (lowest–highest)", justify="right", no_wrap=True)
     table.add_row("loader", _rates(result.loader))

@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from rich import box
 from rich.table import Table
 
 from pipeline.benchmark.benchmark import as_measured, threads
@@ -19,6 +18,7 @@ from pipeline.benchmark.stopwatch import Progress
 from pipeline.benchmark.subjects import Bench
 from pipeline.cluster import Cluster
 from pipeline.recipe import Recipe
+from pipeline.reports.tables import titled_table
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def run_store_benchmark(
 def store_benchmark_table(result: StoreBenchmark) -> Table:
     """Return the medians of images per second, and their ratios with ranges."""
     packing, reading = result.packing, result.reading
-    table = Table(title="The packed data set", title_justify="left", box=box.SIMPLE_HEAD)
+    table = titled_table("The packed data set")
     for name in ("Images/s", "packed", "loose files", "ratio"):
         table.add_column(name, justify="left" if name == "Images/s" else "right", no_wrap=True)
     for name, ours, peer in (

@@ -61,7 +61,8 @@ def run_training(
         if before:
             _refuse_other_data(folder, before, store)
         job = Job(recipe, cluster, folder, uri, start.file if start else None)
-        folder.stop_request.unlink(missing_ok=True)  # of an earlier training
+        for earlier in (folder.stop_request, folder.errors):
+            earlier.unlink(missing_ok=True)
         registration = Registration(folder, recipe, cluster, store, start)
         with _concluded(uri, folder.tracking_run_id):
             with Display(console) as display:

@@ -24,7 +24,7 @@ from pipeline.launch.events import Report
 from pipeline.launch.job import Job, watching
 from pipeline.launch.node_report import NodeReport, Question, clock, examine, marks_in
 from pipeline.launch.on_ray import credentials, run_on_workers
-from pipeline.launch.preflight import Check, bytes_needed
+from pipeline.launch.preflight import Check, bytes_needed, too_large
 from pipeline.launch.run_folder import RunFolder
 from pipeline.planning.workload import model_on_paper, training_bytes
 from pipeline.ray_session import ray_session
@@ -252,10 +252,8 @@ def _memory(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> tuple[list[s
         there = node.report.free_memory if on_cpu else node.report.gpu_memory
         if workers * needed > there:
             what = "are free" if on_cpu else "are all that a GPU has"
-            problems.append(
-                f"{node.name}: training takes at least {workers * needed / 1e9:.1f} GB, "
-                f"{there / 1e9:.1f} GB {what}; lower batch.micro_batch_size"
-            )
+            problem = too_large(recipe, workers * needed, f"{there / 1e9:.1f} GB {what}")
+            problems.append(f"{node.name}: {problem}")
     return problems, f"at least {needed / 1e9:.1f} GB a worker, and there"
 
 

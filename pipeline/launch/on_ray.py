@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from pipeline.cluster import Workers
-from pipeline.distributed import Worker
+from pipeline.distributed import Worker, device_here
 from pipeline.errors import (
     InterruptedByUserError,
     TrainingStoppedError,
@@ -85,7 +85,7 @@ def _hearing(job: Assignment, show: Report) -> Report:
 def _in_this_process(
     function: Callable[[Work, Worker, Report], Result], job: Work, show: Report
 ) -> Result:
-    device = torch.device("cuda" if job.cluster.workers.device == "gpu" else "cpu")
+    device = device_here(job.cluster.workers.device)
     threads = torch.get_num_threads()
     torch.set_num_threads(job.cluster.workers.cpus)  # as Ray does for its workers
     try:

@@ -14,6 +14,7 @@ from pipeline.data.loaders import check_contents
 from pipeline.data.order import Dealing
 from pipeline.data.store import Store, store_folder
 from pipeline.data.views import training_size
+from pipeline.distributed import device_here
 from pipeline.errors import UserError
 from pipeline.models.fully_convolutional import fully_convolutional
 from pipeline.planning.hardware import read_hardware
@@ -140,11 +141,7 @@ def _machine(cluster: Cluster) -> str:
     workers = cluster.workers
     if workers.ray_address != "local":
         return f"{_number(workers)} workers, for Ray at '{workers.ray_address}' to place"
-    if workers.device == "gpu" and not torch.cuda.is_available():
-        raise UserError(
-            "the cluster asks for GPUs and CUDA finds none here; use --on laptop, or check the "
-            "driver with nvidia-smi"
-        )
+    device = device_here(workers.device)
     if workers.are_here:
         return "this process"
     key = f"--set cluster.workers.{'min' if workers.is_elastic else 'count'}"
@@ -155,7 +152,7 @@ def _machine(cluster: Cluster) -> str:
             f"{there}; add {key}={max(1, there // workers.cpus)}"
         )
     gpus = torch.cuda.device_count()
-    if workers.device == "gpu" and workers.fewest > gpus:
+    if device.type == "cuda" and workers.fewest > gpus:
         raise UserError(
             f"{workers.fewest} workers need a GPU each, this machine has {gpus}; add {key}={gpus}"
         )
@@ -172,16 +169,22 @@ def _memory(recipe: Recipe, cluster: Cluster) -> str:
         device = read_hardware().device(workers.gpu)
         there, what = device.memory.value * 1e9, f"the cluster's {device.title}"
     elif workers.device == "gpu":
-        there, what = torch.cuda.get_device_properties(0).total_memory, "a GPU here"
+        gpu = device_here(workers.device)
+        there, what = torch.cuda.get_device_properties(gpu).total_memory, "a GPU here"
     else:
         needed, there = needed * workers.fewest, psutil.virtual_memory().total
         what = "this machine"
     if needed > there:
-        raise UserError(
-            f"{recipe.network.name} takes at least {needed / 1e9:.1f} GB to train, {what} has "
-            f"{there / 1e9:.1f} GB; lower batch.micro_batch_size ({recipe.batch.micro_batch_size})"
-        )
+        raise UserError(too_large(recipe, needed, f"{what} has {there / 1e9:.1f} GB"))
     return f"at least {needed / 1e9:.1f} GB, {what} has {there / 1e9:.1f} GB"
+
+
+def too_large(recipe: Recipe, needed: float, there: str) -> str:
+    """Say that a training takes `needed` bytes at least, what is `there`, and how to mend it."""
+    return (
+        f"{recipe.network.name} takes at least {needed / 1e9:.1f} GB to train, {there}; lower "
+        f"batch.micro_batch_size ({recipe.batch.micro_batch_size})"
+    )
 
 
 def _number(workers: Workers) -> str:

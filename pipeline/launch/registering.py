@@ -61,7 +61,7 @@ class Registration:
             run_name=self.folder.name,
             params=self._params(),
             tags=self._tags(record),
-            existing_run_id=record.tracking_run_id or None,
+            existing_run_id=record.tracking_run_id,
         )
         store = self.store
         runs.log_dataset(uri, run_id, store.name, store.digest, str(store.folder))

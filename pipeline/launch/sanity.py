@@ -102,6 +102,7 @@ def _try_all(trials: _Trials, worker: Worker, report: Report) -> list[Trial]:
     store = open_data(cluster, trials.data)
     images = store.split(trials.split).spread(_IMAGES)
     layout = torch.channels_last if cluster.channels_last else torch.contiguous_format
+    subject.refuse_unfit(len(store.classes))
     model = subject.build(len(store.classes))
     model.to(worker.device, memory_format=layout)  # type: ignore[call-overload]
     found: list[Trial] = []

@@ -112,16 +112,33 @@ class Subject:
 
         One from elsewhere is built and shown one grey picture.
         """
-        found = self.network.num_classes if self.network else None
-        if found is None:
-            shape = (1, self.input.num_channels, self.input.size, self.input.size)
-            with torch.inference_mode():
-                found = self.build(num_classes).eval()(torch.zeros(shape)).shape[-1]
+        if self.network:
+            found = self.network.num_classes
+        else:
+            found = self._shown_grey(self.build(num_classes)).shape[-1]
         if found != num_classes:
             raise UserError(
                 f"{self.name} tells {found} classes apart, the data set has {num_classes}; name "
                 "another with --data"
             )
+
+    def _shown_grey(self, model: nn.Module) -> Tensor:
+        """Return what the network says of one grey picture, [1, classes]."""
+        shape = (self.input.num_channels, self.input.size, self.input.size)
+        try:
+            with torch.inference_mode():
+                logits = model.eval()(torch.zeros(1, *shape))
+        except Exception as error:  # It may be the user's own code.
+            raise UserError(
+                f"{self.name} can't see a picture of {'×'.join(map(str, shape))}: "
+                f"{_explained(error)}; declare what it takes with --preprocessing"
+            ) from error
+        if not isinstance(logits, Tensor):
+            raise UserError(
+                f"{self.name} returns a {type(logits).__name__}; have it return a tensor of "
+                "scores, a row an image"
+            )
+        return logits
 
     def weights_digest(self) -> str:
         """Return the SHA-256 of the file of weights, or of the weights that a module came with."""
@@ -130,7 +147,9 @@ class Subject:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha256()
         for name, value in _called(self.module, self.module_folder).state_dict().items():
-            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+            # As bytes, since NumPy has no bfloat16.
+            values = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(name.encode() + values.numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -207,17 +226,27 @@ def _called(module: str, folder: Path) -> nn.Module:
         found = getattr(importlib.import_module(name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"--module {module}: write package.module:callable ({error})") from None
+    except Exception as error:  # It is the user's own code.
+        raise UserError(f"--module {module}: {_explained(error)}") from error
     try:
         model = found()
-    except Exception as error:  # It is the user's own code.
-        *_, last = traceback.extract_tb(error.__traceback__)
-        raise UserError(
-            f"--module {module}: {type(error).__name__}: {error} ({last.filename}, line "
-            f"{last.lineno})"
-        ) from error
+    except Exception as error:
+        raise UserError(f"--module {module}: {_explained(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"--module {module}: returns a {type(model).__name__}, not an nn.Module")
     return model.eval()
+
+
+def _explained(error: Exception) -> str:
+    """Say in one line what was raised, and where: last outside of torch, and of this file."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
+    inside = (__file__, f"{Path(torch.__file__).parent}/")
+    place = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if not frame.filename.startswith(inside):
+            place = f" ({frame.filename}, line {frame.lineno})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
 def _load(model: nn.Module, file: Path) -> None:

@@ -5,10 +5,9 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
-
 from pipeline.cluster import Cluster
 from pipeline.data.store import Store, store_folder
+from pipeline.distributed import device_here
 from pipeline.errors import UserError
 from pipeline.launch.run_folder import RunFolder
 from pipeline.models.weights_file import read_weights
@@ -21,7 +20,8 @@ from pipeline.visualization.show import Sheet, Specimen
 def trained_specimen(folder: RunFolder, cluster: Cluster, split: str | None) -> Specimen:
     """Load the final network of a run, and open the split that it is to look at.
 
-    `split` defaults to the recipe's test split. Raises `UserError` for a run without final weights.
+    `split` defaults to the recipe's test split. Raises `UserError` for a run without final
+    weights, and a GPU that isn't there.
     """
     if not folder.is_trained:
         raise UserError(
@@ -29,7 +29,7 @@ def trained_specimen(folder: RunFolder, cluster: Cluster, split: str | None) -> 
         )
     recipe = folder.recipe()
     store = Store.open(store_folder(cluster, recipe.data.name), cluster.cache)
-    device = torch.device("cuda" if cluster.workers.device == "gpu" else "cpu")
+    device = device_here(cluster.workers.device)
     model = build_model(recipe.network, recipe.input)
     model.load_state_dict(read_weights(folder.weights))
     return Specimen(

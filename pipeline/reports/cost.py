@@ -1,6 +1,6 @@
 """What a run cost, from its own records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -37,15 +37,23 @@ class Cost:
 
 
 def cost_of(course: Course) -> Cost | None:
-    """Add up the steps' images over the images/s of each report; None where these are missing."""
+    """Add up the steps' images over the images/s of each report.
+
+    None where these are missing, or where nobody knows how many workers did each step.
+    """
     params, rates = course.run.params, course.metrics.get("train/images_per_second", ())
-    if not rates or not course.steps_an_epoch:
+    if not rates or not course.steps_an_epoch or is_elastic(params):
         return None
     batch = int(params["recipe.batch.global_batch_size"])
     workers = max(1, int(params["cluster.workers.count"]))
     unit = "GPU" if course.run.tags.get("device") == "gpu" else "CPU-worker"
     hours = workers * seconds_of(rates, batch) / 3600
     return Cost(hours, rates[-1].step / course.steps_an_epoch, unit)
+
+
+def is_elastic(params: Mapping[str, str]) -> bool:
+    """Whether the workers of a run had no fixed count, so that nodes could go and come."""
+    return params.get("cluster.workers.count") == "None"
 
 
 def seconds_of(rates: Sequence[Point], images_a_step: int) -> float:

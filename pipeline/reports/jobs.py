@@ -64,9 +64,7 @@ def _believed(job: Job, progress: TrainingProgress | None) -> TrainingProgress |
 
 def _figures(progress: TrainingProgress | None) -> dict[str, str]:
     if progress is None:
-        return dict.fromkeys(
-            ("epoch", "top-1 error %", "top-5 error %", "images/s", "time left"), ""
-        )
+        return dict.fromkeys(_FIGURES, "")
     figures = (
         f"{progress.epochs_done:.2f}/{progress.epochs}",
         _number(progress.top1_error, ".2f"),

@@ -16,7 +16,7 @@ from pipeline.like_with_like import like_for_like, on_val
 from pipeline.models.zoo import NETWORKS
 from pipeline.published import Published, ResultKey, lecture_table, protocol_words
 from pipeline.reports.comparison import beside_words
-from pipeline.reports.cost import cost_of
+from pipeline.reports.cost import cost_of, is_elastic
 from pipeline.reports.curves import Course, curve_figures
 from pipeline.reports.extremes import extremes_of
 from pipeline.reports.measured import Measured, MeasuredError, errors_of
@@ -312,7 +312,7 @@ def _run(reported: Reported) -> dict[str, Any]:
         "Data digest": tags.get("dataset.digest", "")[:16],
         "Recipe digest": tags.get("recipe.digest", "")[:16],
         "Device": f"{tags.get('device.model', '')} ({tags.get('device', '')})",
-        "Workers": _workers(run.params.get("cluster.workers.count", "")),
+        "Workers": _workers(run.params),
         "Cost": cost.words if cost else "",
         "Cost per epoch": cost.words_an_epoch if cost else "",
         "Epochs done": f"{cost.epochs:g} of {run.params['recipe.epochs']}" if cost else "",
@@ -336,7 +336,10 @@ def _run(reported: Reported) -> dict[str, Any]:
     }
 
 
-def _workers(count: str) -> str:
+def _workers(params: Mapping[str, str]) -> str:
+    if is_elastic(params):
+        return f"{params['cluster.workers.min']} to {params['cluster.workers.max']}"
+    count = params.get("cluster.workers.count", "")
     return "the command itself" if count == "0" else count
 
 

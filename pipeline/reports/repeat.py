@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.cluster import Cluster
-from pipeline.documents import digest, documents, flatten, read_yaml, validate
+from pipeline.documents import Section, digest, documents, flatten, read_yaml, validate
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.reports.measured import Measured
@@ -82,12 +82,7 @@ def _recipe_with_changes(params: Mapping[str, str], wanted: str) -> list[str]:
     prefix = "recipe."
     theirs = {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
     best: list[str] | None = None
-    for path in documents("recipes"):
-        try:
-            recipe = validate(Recipe, read_yaml(path), path)
-        except UserError:
-            continue
-        own = {key: str(value) for key, value in flatten(recipe).items()}
+    for name, own in _known(Recipe, "recipes"):
         if {key for key in own if not key.startswith("expect")} != {
             key for key in theirs if not key.startswith("expect")
         }:
@@ -98,7 +93,7 @@ def _recipe_with_changes(params: Mapping[str, str], wanted: str) -> list[str]:
             if not key.startswith("expect") and theirs[key] != value
         ]
         if len(changes) <= _MOST_CHANGES and (best is None or len(changes) < len(best) - 1):
-            best = [path.stem, *changes]
+            best = [name, *changes]
     return best if best and _has_digest(best, wanted) else []
 
 
@@ -120,10 +115,9 @@ def _cluster(params: Mapping[str, str]) -> list[str]:
     """
     prefix = "cluster."
     theirs = {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
-    known = {}
-    for path in documents("clusters"):
-        own = flatten(validate(Cluster, read_yaml(path), path))
-        known[path.stem] = {key: str(value) for key, value in own.items()}
+    known = dict(_known(Cluster, "clusters"))
+    if not known:
+        return []
 
     def num_differences(name: str) -> int:
         return sum(theirs.get(key) != value for key, value in known[name].items())
@@ -133,3 +127,13 @@ def _cluster(params: Mapping[str, str]) -> list[str]:
     if count in ("None", known[chosen].get("workers.count")):
         return ["--on", chosen]
     return ["--on", chosen, "--set", f"cluster.workers.count={count}"]
+
+
+def _known(kind: type[Section], folder: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the documents of `configs/<folder>` without mistakes, their values as tracked."""
+    for path in documents(folder):
+        try:
+            document = validate(kind, read_yaml(path), path)
+        except UserError:
+            continue
+        yield path.stem, {key: str(value) for key, value in flatten(document).items()}

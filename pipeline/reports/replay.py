@@ -1,6 +1,7 @@
 """A step that was run again, as a table for a terminal."""
 
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.reports.tables import titled_table
 from pipeline.training.sight import Replayed
@@ -24,5 +25,6 @@ def replay_table(replayed: Replayed) -> Table:
     table.add_column("class")
     table.add_column("loss", justify="right")
     for image in replayed.images[:_MOST]:
-        table.add_row(image.key, image.class_name, f"{image.loss:.4g}")
+        # Text, since a key may hold what rich reads as markup.
+        table.add_row(Text(image.key), Text(image.class_name), f"{image.loss:.4g}")
     return table

@@ -17,6 +17,7 @@ from pipeline.background import in_background
 from pipeline.errors import UserError
 from pipeline.tracking.client import MEND, connect, load_mlflow, reaching, reason, sqlite_file
 from pipeline.tracking.client import without_credentials as shown
+from pipeline.tracking.queries import all_runs, like
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -97,7 +98,7 @@ def is_file(uri: str) -> bool:
 
 
 def is_there(uri: str, run_id: str) -> bool:
-    """Whether the store at `uri` has the run, and not as a deleted one."""
+    """Whether the store at `uri` has the run, and not as a deleted one; never with an empty id."""
     with reaching(uri):
         return _find_run(connect(uri), run_id) is not None
 
@@ -137,11 +138,10 @@ def run_with_tags(uri: str, experiment: str, tags: Mapping[str, str]) -> str | N
         found = client.get_experiment_by_name(experiment)
         if found is None or found.lifecycle_stage == "deleted":
             return None
-        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        runs = client.search_runs(
-            [found.experiment_id], wanted, max_results=1, order_by=["attributes.start_time DESC"]
-        )
-    return str(runs[0].info.run_id) if runs else None
+        wanted = " and ".join(f"tags.`{name}` {like(value)}" for name, value in tags.items())
+        runs = all_runs(client, found.experiment_id, wanted)
+    alike = (run for run in runs if tags.items() <= run.data.tags.items())
+    return next((str(run.info.run_id) for run in alike), None)
 
 
 def log_dataset(uri: str, run_id: str, name: str, digest: str, place: str) -> None:
@@ -191,7 +191,7 @@ def system_metrics(
 def _find_run(client: "MlflowClient", run_id: str | None) -> "Run | None":
     from mlflow.exceptions import MlflowException
 
-    if run_id is None:
+    if not run_id:
         return None
     try:
         run = client.get_run(run_id)

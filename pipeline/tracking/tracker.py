@@ -77,8 +77,8 @@ class Tracker(SilentTracker):
         problem = self._problem or ("doesn't answer" if self._thread.is_alive() else "")
         if problem:
             self._warn(
-                f"tracking store {without_credentials(self._uri)} {self._problem}. All metrics are "
-                f"in {self._journal.path}; going on with the run delivers them"
+                f"tracking store {without_credentials(self._uri)} {problem}. All metrics are in "
+                f"{self._journal.path}; going on with the run delivers them"
             )
         with self._lock:
             self._journal.close()

@@ -211,6 +211,11 @@ def test_an_unknown_peer_is_refused() -> None:
         run_benchmark(load_recipe("smoke"), load_cluster("laptop"), against="tensorflow")
 
 
+def test_signals_are_refused() -> None:
+    with pytest.raises(UserError, match="mnist1d_conv takes signals, which have no benchmark"):
+        run_benchmark(load_recipe("mnist1d_conv"), load_cluster("laptop"))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(UserError, match=r"GPU.*--on laptop"):

@@ -1,6 +1,6 @@
 """Networks evaluated by protocol: a run's, on any workers, and those from elsewhere."""
 
-import re
+import hashlib
 import sys
 from dataclasses import dataclass
 from io import BytesIO
@@ -219,18 +219,63 @@ def red_on_a_map():
 """
 
 
-def test_what_a_module_raises_is_told_with_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+OF_COLOURS = """
+from torch import nn
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 2, 32)
+
+    def forward(self, images):
+        return self.layer(images).flatten(1),
+"""
+BROKEN = {
+    "raising": ("def Network():\n    return 1 / 0\n", "rgb", "ZeroDivisionError: .*, line 2"),
+    "misspelt": ("from torch import nn\nclass Network(nn.Module)\n", "rgb",
+                 r"--module misspelt:Network: SyntaxError: expected ':' \(.*, line 2"),
+    "undefined": ("Network = net", "rgb", "NameError: name 'net' is not defined .*, line 1"),
+    "colourful": (OF_COLOURS, "gray",
+                  "colourful.Network can't see a picture of 1×32×32: RuntimeError: .* to have 3 "
+                  r"channels, but got 1 .*, line 10\); declare what it takes with --preprocessing"),
+    "in_a_tuple": (OF_COLOURS, "rgb",
+                   "in_a_tuple.Network returns a tuple; have it return a tensor of scores"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_with_a_module_is_told_with_its_place(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    (tmp_path / "broken.py").write_text("def network():\n    return 1 / 0\n")
-    subject = subject_from_elsewhere(None, None, "broken:network", None)
-    place = re.escape(str(tmp_path / "broken.py"))
-    with pytest.raises(
-        UserError, match=rf"--module broken:network: ZeroDivisionError: .* \({place}, line 2\)"
-    ):
-        subject.build(2)
+    content, colors, told = BROKEN[name]
+    (tmp_path / f"{name}.py").write_text(content)
+    some = (0.5,) * (1 if colors == "gray" else 3)
+    seen = Preprocessing(mean=some, std=some, colors=colors, resize=32, crop=32)  # type: ignore[arg-type]
+    subject = subject_from_elsewhere(None, None, f"{name}:Network", seen)
+    with pytest.raises(UserError, match=told) as raised:
+        subject.refuse_unfit(2)
+    assert "\n" not in str(raised.value)
+    if "line" in told:
+        assert str(tmp_path / f"{name}.py") in str(raised.value)
+
+
+def test_weights_of_any_type_have_a_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    content = "from torch import nn\ndef {}():\n    return nn.BatchNorm2d(2).to(dtype={})\n"
+    names = ("float32", "bfloat16")
+    (tmp_path / "of_types.py").write_text(
+        "import torch\n" + "".join(content.format(name, f"torch.{name}") for name in names)
+    )
+    subjects = [subject_from_elsewhere(None, None, f"of_types:{name}", None) for name in names]
+    assert len({subject.weights_digest() for subject in subjects}) == 2
+    layer = torch.nn.BatchNorm2d(2)
+    expected = hashlib.sha256()
+    for name, value in layer.state_dict().items():
+        expected.update(name.encode() + value.numpy().tobytes())
+    assert subjects[0].weights_digest() == expected.hexdigest()
 
 
 def test_a_module_is_evaluated_and_a_wrong_declaration_noticed(

@@ -57,3 +57,12 @@ def test_a_micro_batch_that_no_memory_holds_is_refused() -> None:
         r"vgg16 takes at least \d{4}\.\d GB to train, this machine has .*; lower batch",
         check.message,
     )
+
+
+def test_a_gpu_that_is_not_there_is_said_by_each_check_that_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    checks = list(preflight(load_recipe("smoke"), load_cluster("1gpu"), ("machine", "memory")))
+    assert [check.passed for check in checks] == [False, False]
+    assert all("CUDA finds none here; use --on laptop" in check.message for check in checks)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rich.console import Console
 
 from jobs import MakeJob
 from pipeline.errors import TrainingStoppedError, UserError
@@ -13,7 +14,7 @@ from pipeline.launch.worker import train
 from pipeline.reports.replay import replay_table
 from pipeline.tracking.client import connect
 from pipeline.training.checkpoint import checkpoints, load_checkpoint
-from pipeline.training.sight import Replayed
+from pipeline.training.sight import Replayed, SeenImage
 
 SAVING_OFTEN = ["workers.count=0", "saving.log_every_steps=1", "saving.checkpoint_every_steps=4"]
 
@@ -44,6 +45,15 @@ def test_a_step_has_the_loss_that_was_tracked(make_job: MakeJob) -> None:
     assert replay_table(replayed).row_count == 10
 
 
+def test_markup_in_a_key_is_only_a_key() -> None:
+    images = (SeenImage("cats/photo[copy]", "cats [all]", 2.5),)
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(replay_table(Replayed(1, 0.1, 2.5, 1.0, images)))
+    assert "cats/photo[copy]" in shown.get()
+    assert "cats [all]" in shown.get()
+
+
 @pytest.mark.parametrize(
     ("step", "complaint"),
     [(0, "has the steps 1 to 30"), (31, "has the steps 1 to 30"), (20, "leads to it any more")],
@@ -53,6 +63,15 @@ def test_what_is_not_there_is_said(make_job: MakeJob, step: int, complaint: str)
     run_on_workers(train, job, ignore)
     with pytest.raises(UserError, match=complaint):
         again(job, step)
+
+
+def test_a_gpu_that_is_not_there_is_said(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    job = make_job(cluster=["workers.count=0", "workers.device=gpu"])
+    with pytest.raises(UserError, match="CUDA finds none here; use --on laptop"):
+        again(job, 1)
 
 
 def test_a_loss_that_is_no_number_is_named_and_never_saved(make_job: MakeJob) -> None:

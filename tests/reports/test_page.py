@@ -15,7 +15,7 @@ from pipeline.reports.curves import Course
 from pipeline.reports.measured import Measured
 from pipeline.reports.page import Reported, build_page
 from pipeline.tracking.client import connect
-from pipeline.tracking.queries import TrackedRun
+from pipeline.tracking.queries import Point, TrackedRun
 
 
 def ilsvrc(*arguments: str, folder: Path) -> None:
@@ -86,9 +86,25 @@ def test_ours_stands_in_the_lectures_table_with_its_verdict_and_names_are_only_n
     assert '<span class="verdict reproduced">reproduced</span>' in lecture
     assert "40.00 / 20.00" not in lecture
     assert "not comparable with the nearest, 23.0 / 6.7" in html
+    assert "1 run, 2 results" in html
     assert "<script" not in html
     assert "a&lt;script&gt;&amp;run" in html
     assert 'id="curves"' not in html
+
+
+def test_an_elastic_run_has_its_bounds_and_no_cost() -> None:
+    workers = {"count": "None", "min": "1", "max": "2"}
+    params = {f"cluster.workers.{key}": value for key, value in workers.items()}
+    params |= {"recipe.batch.global_batch_size": "8", "recipe.epochs": "1"}
+    run = TrackedRun(
+        "f0", "mine", "FINISHED", datetime(2026, 1, 2, tzinfo=UTC), params, {"device": "cpu"}, {}
+    )
+    metrics = {
+        name: [Point(10, 1.0)] for name in ("train/images_per_second", "eval/val/whole/loss")
+    }
+    html = build_page("mine", [Reported(Course(run, metrics, 0), [])]).html
+    assert "<dt>Workers</dt><dd>1 to 2</dd>" in html
+    assert "<dt>Cost" not in html
 
 
 @pytest.mark.browser

@@ -1,6 +1,7 @@
 import shlex
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +52,17 @@ def test_another_kind_of_section_is_repeated_from_the_runs_own_file() -> None:
     again = repetition(recorded(recipe, []), [])
     assert "its folder's does" in again.note
     assert again.lines[0].startswith("ilsvrc train runs/mine/recipe.yaml --on laptop")
+
+
+def test_documents_with_mistakes_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("recipes", "clusters"):
+        (tmp_path / "configs" / folder).mkdir(parents=True)
+        (tmp_path / "configs" / folder / "broken.yaml").write_text("workers: [")
+    (line,) = repetition(recorded(load_recipe("smoke"), []), []).lines
+    assert line == "ilsvrc train smoke --on laptop --run mine-again"
 
 
 def test_workers_start_and_commit_come_along() -> None:

@@ -4,7 +4,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.tracking.queries import Point, evaluated_runs, histories, named_runs
+from pipeline.tracking.queries import (
+    Point,
+    evaluated_runs,
+    histories,
+    named_runs,
+    training_progress,
+)
 from pipeline.tracking.runs import finish_run, start_run
 from pipeline.tracking.tracker import Tracker
 
@@ -52,6 +58,16 @@ def test_a_run_is_chosen_by_its_name_with_its_evaluations(store: str, run_id: st
     assert {run.name for run in named_runs(runs, ["first"])} == {"first", "first val"}
     with pytest.raises(UserError, match="no run 'third' in the experiment; there are: first, "):
         named_runs(runs, ["first", "third"])
+
+
+def test_progress_is_known_of_a_run_whatever_its_name(store: str) -> None:
+    names = ("Bob's net", "Bob-s net")
+    made = {
+        name: start_run(store, "ours", run_name=name, params={"recipe.epochs": 3}, tags={})
+        for name in names
+    }
+    known = training_progress(store, "ours", {*names, "nobody's"})
+    assert {name: progress.run_id for name, progress in known.items()} == made
 
 
 def test_a_metrics_whole_course_comes_in_order_of_its_steps(

@@ -15,6 +15,7 @@ from pipeline.tracking.runs import (
     is_there,
     log_dataset,
     log_files,
+    run_with_tags,
     start_run,
     system_metrics,
 )
@@ -69,6 +70,19 @@ def test_a_run_that_was_deleted_is_made_anew(store: str, run_id: str) -> None:
     assert again != run_id
     assert is_there(store, again)
     assert not is_there(store, "0" * 32)
+    assert not is_there(store, "")  # of a run that was never recorded
+
+
+@pytest.mark.parametrize("name", ["Bob's photos", "both \" and '", "a\\", "100%_sure", "plain"])
+def test_a_run_is_found_by_its_tags_whatever_is_in_them(store: str, name: str) -> None:
+    assert run_with_tags(store, "ours", {"data": name}) is None
+    made = [
+        start_run(store, "ours", run_name="r", params={}, tags={"data": data, "split": split})
+        for data, split in ((name, "val"), (name, "val"), (name, "test"), ("Bob-s photos", "val"))
+    ]
+    assert run_with_tags(store, "ours", {"data": name, "split": "val"}) in made[:2]
+    assert run_with_tags(store, "ours", {"data": name, "split": "test"}) == made[2]
+    assert run_with_tags(store, "ours", {"data": name, "split": "train"}) is None
 
 
 def test_a_deleted_experiment_is_said_with_its_mend(store: str, run_id: str) -> None:

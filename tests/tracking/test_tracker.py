@@ -2,14 +2,16 @@ import json
 import logging
 import math
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.client import connect
+from pipeline.tracking.client import connect, sqlite_file
 from pipeline.tracking.tracker import SilentTracker, Tracker, build_tracker
 
 
@@ -76,6 +78,23 @@ def test_an_absent_server_neither_stalls_nor_fails_and_gets_all_later(
 
     track(store, run_id, tmp_path, range(3000, 3010))
     assert in_store(store, run_id) == [(step, step) for step in range(3010)]
+
+
+def test_a_store_that_answers_no_more_is_said(
+    store: str, run_id: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(
+        store, lambda: run_id, tmp_path, seconds_between_batches=0.01, seconds_to_close=0.5
+    )
+    tracker.log({"loss": 0.0}, 0)
+    while not in_store(store, run_id):
+        time.sleep(0.01)
+    with closing(sqlite3.connect(str(sqlite_file(store)))) as database:
+        database.execute("BEGIN IMMEDIATE")  # MLflow waits for the lock, longer than the tracker
+        tracker.log({"loss": 1.0}, 1)
+        tracker.close()
+    (warning,) = caplog.records
+    assert "mlflow.db doesn't answer. All metrics are in" in warning.getMessage()
 
 
 def test_a_step_survives_the_death_of_its_process(store: str, run_id: str, tmp_path: Path) -> None:

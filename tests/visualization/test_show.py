@@ -12,7 +12,7 @@ from pipeline.cli import main
 from pipeline.cluster import Loading
 from pipeline.data.store import Store
 from pipeline.errors import UserError
-from pipeline.launch.run_folder import RunFolder
+from pipeline.launch.run_folder import RunFolder, RunRecord
 from pipeline.models.anatomy import dissect
 from pipeline.models.zoo import NETWORKS, build_model
 from pipeline.recipe import Recipe, load_recipe
@@ -161,9 +161,16 @@ def test_the_command_leaves_a_png_in_the_runs_folder(
         main()
     assert "has no final weights yet" in capsys.readouterr().err
     save_file(build_model(recipe.network, recipe.input).state_dict(), folder.weights)
+    folder.write_record(RunRecord(dataset_digest="", tracking_run_id=""))  # tracking was away
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
     with Image.open(folder.path / "pictures" / "filters.png") as picture:
         assert picture.size == (3 * 45 + 4, 2 * 45 + 2)
     assert "pictures/filters.png, 139×92 pixels" in capsys.readouterr().out.replace("\n", "")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", [*arguments, "--on", "1gpu"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "CUDA finds none here" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """What Kubernetes is asked for: a RayJob for a training, a RayCluster to work on by hand."""
 
+import hashlib
+import re
 import shlex
 from importlib.metadata import version
 from typing import Any
@@ -78,10 +80,13 @@ def ray_cluster(name: str, cluster: Cluster, engine: KubeRay) -> Manifest:
 
 
 def object_name(training: Training) -> str:
-    """The run's name as Kubernetes takes names: small letters, digits, `-`."""
-    letters = [letter if letter.isalnum() else "-" for letter in training.run.lower()]
-    recipe, _, digest = "".join(letters).rpartition("-")
-    return f"{recipe[: _NAME_LENGTH - len(digest) - 1].strip('-')}-{digest}"
+    """The run's name as Kubernetes takes names: small letters, a letter first, digits, `-`.
+
+    Its digest tells apart what is alike when cut.
+    """
+    digest = hashlib.sha256(training.run.encode()).hexdigest()[:8]
+    words = re.sub(r"[^a-z0-9]+", "-", training.run.lower()).lstrip("-0123456789")
+    return f"{words[: _NAME_LENGTH - len(digest) - 1].rstrip('-') or 'run'}-{digest}"
 
 
 def _metadata(name: str, engine: KubeRay, run: str | None = None) -> Manifest:

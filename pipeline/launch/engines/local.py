@@ -37,6 +37,8 @@ class LocalRuns:
         yield errors.read_text(encoding="utf-8")
 
     def stop(self, job: SubmittedJob) -> str:
+        if job.state != "running":
+            raise UserError(f"run '{job.run}' isn't being trained, it is {job.state} already")
         RunFolder(self._folder / job.run).stop_request.touch()
         return "it saves after this step, and ends"
 

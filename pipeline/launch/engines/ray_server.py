@@ -148,7 +148,7 @@ def _tracking_server() -> dict[str, str]:
 
 
 def _reason(job: Any) -> str:
-    return "" if job.status in ("RUNNING", "SUCCEEDED") else (job.message or "").splitlines()[0]
+    return "" if job.status in ("RUNNING", "SUCCEEDED") else (job.message or "").partition("\n")[0]
 
 
 def _in_turn(make: Callable[[], AsyncIterator[Item]]) -> Iterator[Item]:

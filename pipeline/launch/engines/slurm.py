@@ -160,7 +160,8 @@ def _run(command: str, *arguments: str) -> str:
     except subprocess.TimeoutExpired:
         raise UserError(f"{command} got no answer from Slurm's controller in 60 s") from None
     if done.returncode:
-        problem = done.stderr.strip().splitlines()[-1].removeprefix(f"{command}: ")
+        lines = done.stderr.strip().splitlines() or [f"nothing, and ends with {done.returncode}"]
+        problem = lines[-1].removeprefix(f"{command}: ")
         mends = (mend for words, mend in _MENDS.items() if words in problem.lower())
         raise UserError(f"{command} says: {problem}{next(mends, '')}")
     return done.stdout

@@ -58,11 +58,12 @@ def read_seeds(text: str | None) -> list[int]:
     for part in text.split(",") if text else []:
         first, _, last = part.partition("-")
         try:
-            seeds += range(int(first), int(last or first) + 1)
+            chosen = range(int(first), int(last or first) + 1)
         except ValueError:
             raise UserError(f"--seeds {text}: write numbers and ranges, as 0-2,7") from None
-    if len(set(seeds)) < len(seeds) or (text and not seeds):
-        raise UserError(f"--seeds {text}: name each seed once, ranges from low to high")
+        if not chosen or not set(chosen).isdisjoint(seeds):
+            raise UserError(f"--seeds {text}: name each seed once, ranges from low to high")
+        seeds += chosen
     return seeds
 
 

@@ -1,6 +1,8 @@
 """RayJobs: valid by KubeRay's and Kubernetes' own schemas, applied whole or not at all."""
 
 import copy
+import dataclasses
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,10 +96,28 @@ def test_the_job_trains_what_is_here_with_what_the_cluster_says() -> None:
     assert yaml.safe_load(documents["recipe"])["network"]["name"] == "resnet50"
 
 
-def test_names_are_such_as_kubernetes_takes() -> None:
-    (training,) = read_trainings("resnet50_v1_5", [], "kuberay", [], [])
-    assert object_name(training).startswith("resnet50-v1-5-")
-    assert len(object_name(training)) <= 40
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("resnet50_v1_5-1a2b3c4d", "resnet50-v1-5-1a2b3c4d"),
+        ("Café-7", "caf-7"),
+        ("3_7", "run"),
+        ("resnet50-1a2b3c4d-from-" + "x" * 80, "resnet50-1a2b3c4d-from-xxxxxxxx"),
+        ("resnet50-1a2b3c4d-from-seven.", "resnet50-1a2b3c4d-from-seven"),
+    ],
+)
+def test_names_are_such_as_kubernetes_takes(run: str, words: str) -> None:
+    (training,) = trainings()
+    name = object_name(dataclasses.replace(training, run=run))
+    assert re.fullmatch(rf"{words}-[0-9a-f]{{8}}", name)
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)  # a label of DNS, RFC 1035
+    assert len(name) <= 40
+
+
+def test_seeds_that_start_from_the_same_weights_have_jobs_of_their_own() -> None:
+    start = "/shared/pretrainedonsomethingquitedifferent.safetensors"
+    found = read_trainings("resnet50", [], "kuberay", [], [0, 1], start)
+    assert len({object_name(training) for training in found}) == 2
 
 
 def test_submit_makes_a_job_and_its_documents_go_with_it(server: KubernetesServer) -> None:

@@ -6,9 +6,16 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+from rich.console import Console
+
 from pipeline.cluster import load_cluster
+from pipeline.errors import UserError
+from pipeline.launch.driver import run_training
 from pipeline.launch.engines.local import LocalRuns
 from pipeline.launch.engines.submit import find_job
+from pipeline.launch.run_folder import RunFolder
+from pipeline.recipe import load_recipe
 from pipeline.tracking.queries import training_progress
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
@@ -41,6 +48,20 @@ def test_submit_trains_here_is_listed_and_stops(workspace: Path) -> None:
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert find_job(runs, job.run).state == "stopped"
+
+
+def test_a_new_attempt_forgets_how_the_last_one_ended(workspace: Path, tracking_uri: str) -> None:
+    cluster = load_cluster("laptop", ["workers.count=0", f"tracking.uri={tracking_uri}"])
+    folder = RunFolder(cluster.runs_dir / "mine")
+    folder.path.mkdir(parents=True)
+    folder.errors.write_text("a worker failed")
+    recipe = load_recipe("smoke", ["epochs=1"])
+    assert run_training(recipe, "smoke", cluster, folder.name, Console(quiet=True))
+    assert not folder.errors.exists()
+    runs = LocalRuns(cluster)
+    with pytest.raises(UserError, match="'mine' isn't being trained, it is finished already"):
+        runs.stop(find_job(runs, "mine"))
+    assert not folder.stop_request.exists()
 
 
 def _await_two_epochs(uri: str, run: str) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -124,6 +125,24 @@ def test_nobody_at_the_address() -> None:
     cluster = load_cluster("ray", ["engine.address=http://127.0.0.1:9"])
     with pytest.raises(UserError, match=r"no Ray cluster answers at http://127\.0\.0\.1:9; start"):
         RayJobs(cluster.engine, cluster).jobs()  # type: ignore[arg-type]
+
+
+def test_a_job_that_ray_says_nothing_of_has_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.job_submission import JobDetails
+
+    told = (None, "", "out of memory\nwhile …")
+    known = [
+        JobDetails(
+            type="SUBMISSION", submission_id=f"job-{number}", entrypoint="", status="FAILED",
+            message=message, metadata={"run": "mine"},
+        )
+        for number, message in enumerate(told)
+    ]  # fmt: skip
+    server = SimpleNamespace(list_jobs=lambda: known)
+    monkeypatch.setattr(RayJobs, "_client", lambda jobs: server)
+    cluster = load_cluster("ray")
+    jobs = RayJobs(cluster.engine, cluster).jobs()  # type: ignore[arg-type]
+    assert [job.reason for job in jobs] == ["", "", "out of memory"]
 
 
 def requests(*of_cluster: str) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ from pipeline.cluster import load_cluster
 from pipeline.errors import UserError
 from pipeline.launch.engines.sbatch import runs_of_comment
 from pipeline.launch.engines.slurm import SlurmJobs, read_lines
+from pipeline.launch.engines.submission import SubmittedJob
 from pipeline.launch.engines.submit import read_trainings
 
 
@@ -78,6 +79,20 @@ def test_what_slurm_says_of_a_job(name: str) -> None:
     ((number, job),) = read_lines(LINES[name] + "\n99|RUNNING|None|0|another's comment\n")
     assert (job.state, job.reason) == TOLD[name]
     assert (number, job.run) == (LINES[name].split("|")[0].strip(), "resnet50-1a2b3c4d")
+
+
+def test_commands_that_fail_without_a_word_are_borne(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name, script in {"squeue": "exit 0", "sacct": "exit 1", "scancel": "exit 3"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    cluster = load_cluster("slurm")
+    jobs = SlurmJobs(cluster.engine, cluster)  # type: ignore[arg-type]
+    assert jobs.jobs() == []  # no accounts are kept
+    with pytest.raises(UserError, match="scancel says: nothing, and ends with 3"):
+        jobs.stop(SubmittedJob("17", "mine", "waiting"))
 
 
 def test_a_machine_without_slurm_is_told_so(
