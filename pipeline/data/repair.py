@@ -44,6 +44,11 @@ def repair(
             for part in cut_all(scratch, listing.splits, shrinking, source["part_bytes"])
             if part.shard.name in damaged
         ]
+        if gone := damaged.keys() - {part.shard.name for part in parts}:
+            raise UserError(
+                f"{folder / min(gone)}: can't be repaired, the source has nothing more for it; "
+                f"{again(folder)}"
+            )
         pack_all(parts, num_workers, progress)
         for part in parts:
             if sha256(part.shard) != damaged[part.shard.name].sha256:

@@ -136,6 +136,23 @@ def test_archives_that_changed_repair_nothing(store: Store, sources: Sources) ->
     assert (folder / "train-000001.tar").read_bytes() == before
 
 
+def test_a_shard_of_which_the_source_has_nothing_left_is_not_called_repaired(
+    store: Store, tmp_path: Path
+) -> None:
+    source, to = Path(str(store.folder)), tmp_path / "again"
+    prepare_webdataset(source, to, "x", num_workers=0, progress=nothing)
+    for damaged in (to / "train-000000.tar", to / "val-000000.tar"):
+        flip(damaged, 700)
+    before = {path: path.read_bytes() for path in to.iterdir()}
+    for shard in source.glob("val-*.tar"):
+        shard.unlink()
+    with pytest.raises(
+        UserError, match=r"val-000000\.tar: can't be repaired, .* nothing more for it"
+    ):
+        repair(to, 0, nothing)
+    assert {path: path.read_bytes() for path in to.iterdir()} == before
+
+
 def test_a_damaged_index_and_other_data_sets_are_not_repaired(store: Store, data_dir: Path) -> None:
     folder = Path(str(store.folder))
     flip(folder / "val.parquet", 100)
