@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipeline.cli_console import progress, say, transfer, transfers
 from pipeline.cluster import as_folder
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.data.prepare import Prepared
@@ -223,8 +224,13 @@ def doctor(
 
     place, console = as_folder(folder), Console()
     if repair:
+        if not isinstance(place, Path):
+            raise UserError(
+                f"{folder}: only a folder on this machine can be repaired; repair the one that it "
+                "was copied from"
+            )
         with transfer("repairing") as show:
-            mended = mend(Path(str(place)), _workers(None), show)
+            mended = mend(place, _workers(None), show)
         say(console, f"repaired: {', '.join(mended) or 'nothing was damaged'}")
     store = Store.open(place)
     with transfer("reading") as show:

@@ -1,5 +1,6 @@
 """The doctor finds what is wrong with a data set, and repairs what the archives still have."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,12 +155,22 @@ def test_a_shard_of_which_the_source_has_nothing_left_is_not_called_repaired(
 
 
 def test_a_damaged_index_and_other_data_sets_are_not_repaired(store: Store, data_dir: Path) -> None:
-    folder = Path(str(store.folder))
+    folder, digits = Path(str(store.folder)), Path(str(store.folder)).with_name("digits")
     flip(folder / "val.parquet", 100)
     with pytest.raises(UserError, match="the index is damaged"):
         repair(folder, 0, nothing, EDITION)
+    shutil.copytree(data_dir / "digits", digits)
+    assert repair(digits, 0, nothing) == []
+    flip(digits / "val-000000.tar", 700)
     with pytest.raises(UserError, match="was computed, from no files to go back to"):
-        repair(data_dir / "digits", 0, nothing)
+        repair(digits, 0, nothing)
+
+
+def test_a_url_is_not_repaired() -> None:
+    place = "memory://nothing/here"
+    refused = CliRunner().invoke(app, ["doctor", place, "--repair"])
+    assert isinstance(refused.exception, UserError)
+    assert f"{place}: only a folder on this machine can be repaired" in str(refused.exception)
 
 
 def test_the_command_shows_a_table_and_fails_on_damage(sources: Sources, tmp_path: Path) -> None:
