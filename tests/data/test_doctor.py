@@ -82,6 +82,18 @@ def test_a_flipped_bit_is_found_and_its_image_named(store: Store) -> None:
     assert [each.num_wrong for each in found.splits] == [2, 0, 0]
 
 
+def test_nothing_in_a_changed_index_is_trusted(store: Store) -> None:
+    assert isinstance(store.folder, Path)
+    path = store.folder / "train.parquet"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 97):
+        flip(path, place)
+        train, val, _ = health(store, 3).splits
+        assert train.wrong == ["train.parquet: its bytes have changed"]
+        assert (train.num_images, train.num_decoded, val.num_wrong) == (0, 0, 0)
+        path.write_bytes(whole)
+
+
 def test_what_was_left_out_and_treated_is_counted(sources: Sources, tmp_path: Path) -> None:
     images = train_images()
     first, second, third, *_ = images[SORTED[0]]
