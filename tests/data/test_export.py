@@ -1,6 +1,7 @@
 """Out of the store and back: the same images, by torchvision's and WebDataset's own readers."""
 
 import gc
+import os
 import shutil
 import warnings
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import torchvision
 import webdataset
-from official import EDITION, SORTED, hostile, write_official, write_tar
+from official import EDITION, SORTED, hostile, jpeg, photographs, write_official, write_tar
 from typer.testing import CliRunner
 
 from pipeline.cli import app
@@ -82,6 +83,63 @@ def test_webdataset_reads_the_shards_and_they_can_be_packed_again(
     assert again.split("train").keys == train.keys
     assert again.split("train").labels.tolist() == train.labels.tolist()
     again.verify()
+
+
+def write_shard(folder: Path, split: str, label: int, image: bytes) -> None:
+    folder.mkdir(exist_ok=True)
+    write_tar(
+        folder / f"{split}-000000.tar",
+        {"a.jpg": image, "a.cls": b"0", "b.jpg": image, "b.cls": str(label).encode()},
+    )
+
+
+@pytest.mark.parametrize("change", ["labels", "images"])
+def test_shards_of_the_same_sizes_and_other_contents_are_another_source(
+    change: str, tmp_path: Path
+) -> None:
+    one, other = (jpeg(photo) for photo in photographs(2))
+    size = max(len(one), len(other))
+    one, other = one.ljust(size, b"\0"), other.ljust(size, b"\0")
+    packing = {"name": "x", "num_workers": 0, "progress": nothing}
+    source, to = tmp_path / "in", tmp_path / "out"
+    for split in ("train", "val"):
+        write_shard(source, split, 1, one)
+    prepare_webdataset(source, to, **packing)
+    assert prepare_webdataset(source, to, **packing).already_there
+    before = (source / "val-000000.tar").stat()
+    if change == "labels":
+        write_shard(source, "val", 2, one)
+        os.utime(source / "val-000000.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
+    else:
+        write_shard(source, "val", 1, other)
+    assert (source / "val-000000.tar").stat().st_size == before.st_size
+    with pytest.raises(UserError, match="of another source or other options"):
+        prepare_webdataset(source, to, **packing)
+
+
+class StopError(Exception):
+    pass
+
+
+def test_a_packing_does_not_go_on_with_other_shards(tmp_path: Path) -> None:
+    def stop_after_train(done: int, total: int) -> None:
+        if done:
+            raise StopError
+
+    image = jpeg(next(photographs(1)))
+    for split in ("train", "val"):
+        write_shard(tmp_path / "in", split, 1, image)
+    with pytest.raises(StopError):
+        prepare_webdataset(
+            tmp_path / "in", tmp_path / "out", "x", num_workers=0, progress=stop_after_train
+        )
+    for split in ("train", "val"):
+        write_shard(tmp_path / "in", split, 2, image)
+    store = prepare_webdataset(
+        tmp_path / "in", tmp_path / "out", "x", num_workers=0, progress=nothing
+    ).store
+    for split in ("train", "val"):
+        assert store.split(split).labels.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
