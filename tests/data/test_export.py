@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.data.export import export_folder
 from pipeline.data.ilsvrc2012 import Sources
-from pipeline.data.prepare import prepare_ilsvrc2012, prepare_webdataset
+from pipeline.data.prepare import prepare_folder, prepare_ilsvrc2012, prepare_webdataset
 from pipeline.data.store import Store
 from pipeline.errors import UserError
 
@@ -171,6 +171,40 @@ def test_links_and_empty_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train-000000.tar").write_bytes(hostile("a.jpg", b"2"))
     with pytest.raises(UserError, match="is no plain file"):
         prepare_webdataset(tmp_path, tmp_path / "out", "out", num_workers=0, progress=nothing)
+
+
+def test_classes_with_a_dot_in_their_names_come_back(tmp_path: Path) -> None:
+    image = jpeg(next(photographs(1)))
+    folders = ("train/v1.0", "train/x", "val/v1.0", "val/x")
+    for name in folders:
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "a.b.jpg").write_bytes(image)
+    store = prepare_folder(
+        tmp_path / "in", tmp_path / "data", "x", val_share=0.1, on_bad="stop", num_workers=0,
+        progress=nothing,
+    ).store  # fmt: skip
+    export_folder(store, tmp_path / "out", nothing)
+    for name in folders:
+        assert (tmp_path / "out" / name / "a_b.jpg").read_bytes() == image
+
+
+def test_keys_that_become_one_name_are_numbered(tmp_path: Path) -> None:
+    first, second, third, fourth = (jpeg(photo) for photo in photographs(4))
+    members = {"x/y": first, "x_y": second, "x_y_2": third, "z": fourth}
+    (tmp_path / "in").mkdir()
+    write_tar(
+        tmp_path / "in" / "train-000000.tar",
+        {f"{key}.{kind}": data for key, image in members.items()
+         for kind, data in (("jpg", image), ("cls", b"0"))},
+    )  # fmt: skip
+    store = prepare_webdataset(
+        tmp_path / "in", tmp_path / "data", "x", num_workers=0, progress=nothing
+    ).store
+    export_folder(store, tmp_path / "out", nothing)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out/train/0").iterdir()}
+    assert written == {
+        "x_y.jpg": first, "x_y_2.jpg": second, "x_y_2_2.jpg": third, "z.jpg": fourth,
+    }  # fmt: skip
 
 
 def test_an_existing_folder_is_left_alone(store: Store, tmp_path: Path) -> None:
