@@ -37,7 +37,7 @@ Workers = Annotated[
 
 @prepare.command()
 def digits(to: To = None) -> None:
-    """The 1,797 handwritten digits that scikit-learn ships: 898 to train, 899 to test."""
+    """The 1,797 handwritten digits that scikit-learn ships: 898 as train, 899 as val."""
     from pipeline.data.prepare import prepare_digits
 
     with progress("packing") as show:
@@ -47,7 +47,7 @@ def digits(to: To = None) -> None:
 
 @prepare.command()
 def mnist1d(to: To = None) -> None:
-    """MNIST-1D's signals of 40 values, drawn here: 4,000 to train, 1,000 to test."""
+    """MNIST-1D's signals of 40 values, drawn here: 4,000 as train, 1,000 as test."""
     from pipeline.data.prepare import prepare_mnist1d
 
     with progress("packing") as show:

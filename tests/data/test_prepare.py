@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.data.checking import Shrinking, check_image, treat_image
-from pipeline.data.prepare import Prepared, prepare_digits, prepare_folder
+from pipeline.data.prepare import Prepared, prepare_digits, prepare_folder, prepare_mnist1d
 from pipeline.data.store import Store
 from pipeline.errors import UserError
 
@@ -116,6 +118,18 @@ def test_digits_once_and_again(tmp_path: Path) -> None:
     first = prepare_digits(tmp_path / "data" / "digits", no_progress)
     assert not first.already_there
     assert prepare_digits(tmp_path / "data" / "digits", no_progress).already_there
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"), [("digits", prepare_digits), ("mnist1d", prepare_mnist1d)]
+)
+def test_the_help_names_the_splits_that_are_packed(
+    name: str, pack: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    store = pack(tmp_path / name, no_progress).store
+    told = CliRunner().invoke(app, ["prepare", name, "--help"]).output
+    splits = ", ".join(f"{len(store.split(split)):,} as {split}" for split in store.split_names)
+    assert splits in " ".join(told.split())
 
 
 @pytest.mark.parametrize(
