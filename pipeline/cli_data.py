@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipeline.cli_console import progress, say, transfer, transfers
 from pipeline.cluster import as_folder
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.data.prepare import Prepared
@@ -36,7 +37,7 @@ Workers = Annotated[
 
 @prepare.command()
 def digits(to: To = None) -> None:
-    """The 1,797 handwritten digits that scikit-learn ships: 898 to train, 899 to test."""
+    """The 1,797 handwritten digits that scikit-learn ships: 898 as train, 899 as val."""
     from pipeline.data.prepare import prepare_digits
 
     with progress("packing") as show:
@@ -46,7 +47,7 @@ def digits(to: To = None) -> None:
 
 @prepare.command()
 def mnist1d(to: To = None) -> None:
-    """MNIST-1D's signals of 40 values, drawn here: 4,000 to train, 1,000 to test."""
+    """MNIST-1D's signals of 40 values, drawn here: 4,000 as train, 1,000 as test."""
     from pipeline.data.prepare import prepare_mnist1d
 
     with progress("packing") as show:
@@ -223,8 +224,13 @@ def doctor(
 
     place, console = as_folder(folder), Console()
     if repair:
+        if not isinstance(place, Path):
+            raise UserError(
+                f"{folder}: only a folder on this machine can be repaired; repair the one that it "
+                "was copied from"
+            )
         with transfer("repairing") as show:
-            mended = mend(Path(str(place)), _workers(None), show)
+            mended = mend(place, _workers(None), show)
         say(console, f"repaired: {', '.join(mended) or 'nothing was damaged'}")
     store = Store.open(place)
     with transfer("reading") as show:

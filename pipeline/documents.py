@@ -29,8 +29,20 @@ class Section(BaseModel):
 Document = TypeVar("Document", bound=Section)
 
 
+_TAG = "tag:yaml.org,2002:"
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that a repeated key is an error."""
+    """PyYAML's safe loader, except that a repeated key is an error and a date is a word."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):  # as PyYAML leaves `0x_` to Python
+            problem = f"'{node.value}' is no {node.tag.removeprefix(_TAG)}"
+            raise yaml.constructor.ConstructorError(
+                problem=problem, problem_mark=node.start_mark
+            ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[Hashable, int] = {}
@@ -45,6 +57,12 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen[key] = line
         return super().construct_mapping(node, deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -120,7 +138,9 @@ def override(content: dict[str, Any], assignments: Iterable[str]) -> dict[str, A
             raise UserError(f"--set {assignment}: '{text}' is not a YAML value") from None
         target = result
         for key in keys[:-1]:
-            target = target.setdefault(key, {})
+            if target.get(key) is None:  # as a resolved document has a section that is left out
+                target[key] = {}
+            target = target[key]
             if not isinstance(target, dict):
                 raise UserError(f"--set {assignment}: '{key}' holds a value, not a section")
         target[keys[-1]] = value

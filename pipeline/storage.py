@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import DiskFullError, UserError
@@ -37,7 +37,8 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         partial.replace(path)
         sync(path.parent)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         kind = DiskFullError if error.errno in _FULL else UserError
         raise kind(
             f"{path}: can't be written: {error.strerror}; free space or mend the permissions and "

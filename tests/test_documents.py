@@ -12,6 +12,7 @@ from pipeline.documents import (
     find_document,
     flatten,
     override,
+    read_mapping,
     read_yaml,
     to_yaml,
     validate,
@@ -50,6 +51,10 @@ def write(folder: Path, text: str) -> Path:
         ("- a\n- b\n", "expected `key: value` lines"),
         ("", "expected `key: value` lines"),
         ("title: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("shape:\n  radius: 0x_\n", "line 2: not valid YAML: '0x_' is no int"),
+        ("title: !!timestamp 2012-99-99\n", "'2012-99-99' is no timestamp"),
+        ("title: !!timestamp today\n", "'today' is no timestamp"),
+        ("title: !!bool maybe\n", "'maybe' is no bool"),
     ],
 )
 def test_bad_yaml_is_refused_by_file_and_line(tmp_path: Path, text: str, told: str) -> None:
@@ -86,6 +91,20 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
     assert validate(Drawing, content, "x").shape == Square(side=1e-4)
 
 
+@pytest.mark.parametrize("date", ["2012-12-12", "2012-99-99"])
+def test_a_date_is_a_word(tmp_path: Path, date: str) -> None:
+    expected = {"title": date}
+    assert read_yaml(write(tmp_path, f"title: {date}\n")) == expected
+    assert read_mapping(f"{{title: {date}}}", "--set") == expected
+    assert override({}, [f"title={date}"]) == expected
+    drawing = Drawing(shape=Round(), title=date)
+    assert validate(Drawing, read_yaml(write(tmp_path, to_yaml(drawing))), "x") == drawing
+
+
+def test_an_override_fills_a_section_that_is_null() -> None:
+    assert override({"shape": None}, ["shape.radius=2"]) == {"shape": {"radius": 2}}
+
+
 def test_overrides_reach_into_sections_and_leave_the_original_alone() -> None:
     content = {"shape": {"kind": "round"}}
     changed = override(content, ["shape.radius=1e-3", "title=a b", "sizes=[1, 2]"])
@@ -95,10 +114,15 @@ def test_overrides_reach_into_sections_and_leave_the_original_alone() -> None:
     assert content == {"shape": {"kind": "round"}}
 
 
-@pytest.mark.parametrize("assignment", ["title", "=3", ".a=3", "title.x=3", "sizes=[1"])
+@pytest.mark.parametrize("assignment", ["title", "=3", ".a=3", "title.x=3", "sizes=[1", "a=0x_"])
 def test_a_wrong_override_is_quoted(assignment: str) -> None:
     with pytest.raises(UserError, match="--set"):
         override({"title": "a"}, [assignment])
+
+
+def test_a_wrong_mapping_is_quoted() -> None:
+    with pytest.raises(UserError, match=r"--input \{a: 0x_\}: not a YAML mapping"):
+        read_mapping("{a: 0x_}", "--input")
 
 
 def test_the_digest_depends_on_values_only(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from io import BytesIO
 
+import numpy as np
 from PIL import ExifTags, Image
 
 from pipeline.data.packing import Sample
@@ -74,11 +75,19 @@ def treat_image(data: bytes, key: str, label: int, shrinking: Shrinking | None =
     if shrinking is not None and shrinks:
         side = shrinking.shorter_side
         size = (image.width * side // shortest, image.height * side // shortest)
+        image = in_8_bits(image)
         mode = image.mode if image.mode in ("L", "RGB") else "RGB"
         image = image.convert(mode).resize(size, Image.Resampling.BILINEAR)
         treatments.append(f"shorter side to {side}, JPEG of quality {shrinking.quality}")
         data = _encoded(image, "JPEG", quality=shrinking.quality)
     return Sample(key, data, label, image.height, image.width, treatment="; ".join(treatments))
+
+
+def in_8_bits(image: Image.Image) -> Image.Image:
+    """Return `image`, 16 bits of gray rounded to 8; Pillow itself would cut them off at 255."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
 
 
 @dataclass(frozen=True)

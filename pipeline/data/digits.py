@@ -1,7 +1,7 @@
 """The 1,797 handwritten digits that scikit-learn ships: 8×8 pixels, values 0–16, no download.
 
 They are the test part of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
-1998). The first 898 train and the last 899 test, in the order of scikit-learn.
+1998). The first 898 are train and the last 899 val, in the order of scikit-learn.
 """
 
 from collections.abc import Iterator

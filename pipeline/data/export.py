@@ -4,8 +4,9 @@ import shutil
 from pathlib import Path
 
 from pipeline.data.atomic import new_folder
+from pipeline.data.folder import is_class_folder, numbered
 from pipeline.data.packing import Progress
-from pipeline.data.shards import image_extension, is_key
+from pipeline.data.shards import image_extension
 from pipeline.data.store import Split, Store
 from pipeline.errors import UserError
 
@@ -20,14 +21,14 @@ def export_folder(store: Store, to: Path, progress: Progress) -> None:
     if store.contents != "images":
         raise UserError(f"{store.folder}: holds signals, which have no image files")
     for each in store.classes:
-        if not is_key(each.name) or "/" in each.name:
+        if not is_class_folder(each.name):
             raise UserError(f"{store.folder}: class {each.name!r} can't be a folder's name")
     splits = [store.split(name) for name in store.split_names]
     total, done = sum(map(len, splits)), 0
     with new_folder(to) as partial:
         for split in splits:
             for i in range(len(split)):
-                path = partial / split.name / _file_of(store, split, i)
+                path = _free(partial / split.name / _file_of(store, split, i))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb") as file:
                     file.write(split.encoded(i).data)
@@ -52,6 +53,11 @@ def export_webdataset(store: Store, to: Path, progress: Progress) -> None:
                 shutil.copyfileobj(source, copy)
             done += file.size
             progress(done, total)
+
+
+def _free(path: Path) -> Path:
+    """Return `path`, numbered where it is taken: of one class, `x/y` and `x_y` are both x_y.jpg."""
+    return next(free for free in map(path.with_stem, numbered(path.stem)) if not free.exists())
 
 
 def _file_of(store: Store, split: Split, i: int) -> Path:

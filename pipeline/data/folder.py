@@ -82,7 +82,7 @@ def _list_classes(folder: Path, root: Path) -> dict[str, list[_Found]]:
     classes = {}
     for entry in entries:
         _check_link(entry, root)
-        if not is_key(f"{entry.name}/image"):
+        if not is_class_folder(entry.name):
             raise UserError(f"{_printable(entry.path)}: not a name that shards can hold; rename it")
         classes[entry.name] = _list_files(Path(entry.path), root)
     return classes
@@ -97,14 +97,20 @@ def _list_files(folder: Path, root: Path) -> list[_Found]:
             raise UserError(f"{_printable(entry.path)}: not a file; a class holds only images")
         path, status = Path(entry.path), entry.stat()
         stem = f"{folder.name}/{_printable(path.stem).replace('.', '_')}"
-        key = next(key for key in _numbered(stem) if key not in found)
+        key = next(key for key in numbered(stem) if key not in found)
         found[key] = _Found(path, key, status.st_size, status.st_mtime_ns)
     if not found:
         raise UserError(f"{folder}: no images; add some or remove the folder")
     return list(found.values())
 
 
-def _numbered(key: str) -> Iterator[str]:
+def is_class_folder(name: str) -> bool:
+    """Whether shards can hold the images of a class in a folder of that name."""
+    return "/" not in name and is_key(f"{name}/image")
+
+
+def numbered(key: str) -> Iterator[str]:
+    """Yield `key`, `key_2`, `key_3` …, of which the first that is free is taken."""
     yield key
     yield from (f"{key}_{number}" for number in itertools.count(2))
 

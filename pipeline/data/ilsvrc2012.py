@@ -6,9 +6,10 @@ read where they lie in the archives, so that 1.28 million files are never unpack
 
 import hashlib
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from pipeline.data.devkit import Devkit, read_devkit
 from pipeline.data.packing import Progress
 from pipeline.data.parts import Images, Listing
 from pipeline.data.tar_listing import Member, list_members
-from pipeline.errors import UserError
+from pipeline.errors import InterruptedByUserError, UserError
 
 _SYNSET = re.compile(r"n\d{8}\.tar")
 _TRAIN = re.compile(r"n\d{8}_\d+\.JPEG")
@@ -109,28 +110,42 @@ def list_ilsvrc2012(sources: Sources, subset: Subset, edition: Edition = ILSVRC2
 def compare_checksums(sources: Sources, progress: Progress, edition: Edition = ILSVRC2012) -> None:
     """Read every archive whole; raises `UserError` for one whose MD5 sum is not the official one.
 
+    The first one that differs ends it, and so does Ctrl-C, which becomes `InterruptedByUserError`.
     Folders have none, and are passed over. `progress` is told bytes.
     """
     archives = {name: path for name, path in sources.items().items() if path.is_file()}
     total = sum(path.stat().st_size for path in archives.values())
     read = dict.fromkeys(archives, 0)
+    ended = threading.Event()
 
     def md5(name: str) -> str:
         digest = hashlib.md5(usedforsecurity=False)
         with archives[name].open("rb") as opened:
-            while block := opened.read(_BLOCK):
+            while not ended.is_set() and (block := opened.read(_BLOCK)):
                 digest.update(block)
                 read[name] += len(block)
                 progress(sum(read.values()), total)
         return digest.hexdigest()
 
     with ThreadPoolExecutor() as threads:
-        for name, found in zip(archives, threads.map(md5, archives), strict=True):
-            if found != edition.md5[name]:
-                raise UserError(
-                    f"{archives[name]}: MD5 {found}, the official archive has {edition.md5[name]}; "
-                    "download it again, or use --no-checksum for one that is meant to differ"
-                )
+        try:
+            names = {threads.submit(md5, name): name for name in archives}
+            for each in as_completed(names):
+                _compare_checksum(archives[names[each]], each.result(), edition.md5[names[each]])
+        except KeyboardInterrupt:
+            raise InterruptedByUserError(
+                "stopped while MD5 sums were compared; the same command begins with them again"
+            ) from None
+        finally:
+            ended.set()
+
+
+def _compare_checksum(archive: Path, found: str, official: str) -> None:
+    if found != official:
+        raise UserError(
+            f"{archive}: MD5 {found}, the official archive has {official}; download it again, or "
+            "use --no-checksum for one that is meant to differ"
+        )
 
 
 def list_train(place: Path, classes: tuple[ImageClass, ...], subset: Subset = WHOLE) -> Images:

@@ -120,7 +120,10 @@ class Index:
 
 
 def read_index(path: Folder) -> Index:
-    """Read the rows whose status is "ok"; raises `OSError` or pyarrow's errors on a bad file."""
+    """Read the rows whose status is "ok".
+
+    Raises `OSError`, `ValueError` or pyarrow's errors on a bad file.
+    """
     keys: list[pa.Array] = []
     with path.open("rb") as file:
         parquet = _parquet(file)
@@ -134,7 +137,9 @@ def read_index(path: Folder) -> Index:
         # Group by group, so that only one is in memory twice.
         for number in range(parquet.num_row_groups):
             group = parquet.read_row_group(number, [*_READ, "status"], use_threads=False)
-            good = group.filter(pc.equal(group["status"], "ok"))
+            # Of a damaged file, nulls are dropped, which leaves too few, and keys must be UTF-8.
+            good = group.filter(pc.equal(group["status"], "ok")).drop_null()
+            good.validate(full=True)
             place = slice(filled, filled + len(good))
             labels[place], shards[place] = good["label"], good["shard"]
             offsets[place], sizes[place] = good["offset"], good["size"]

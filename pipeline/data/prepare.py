@@ -41,13 +41,13 @@ class Prepared:
 
 
 def prepare_digits(to: Path, progress: Progress) -> Prepared:
-    """Pack scikit-learn's handwritten digits at `to`: 898 to train, 899 to test."""
+    """Pack scikit-learn's handwritten digits at `to`: 898 as train, 899 as val."""
     source = {"kind": "digits", "from": "sklearn.datasets.load_digits"}
     return _prepare(to, "digits", source, digits_classes(), lambda: digits_samples(progress))
 
 
 def prepare_mnist1d(to: Path, progress: Progress) -> Prepared:
-    """Pack MNIST-1D at `to`: 4,000 signals to train, 1,000 to test."""
+    """Pack MNIST-1D at `to`: 4,000 signals as train, 1,000 as test."""
     source = {"kind": "mnist1d", "from": "mnist1d.data.make_dataset"}
     return _prepare(
         to, "mnist1d", source, mnist1d_classes(), lambda: mnist1d_samples(progress), "signals"

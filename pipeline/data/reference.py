@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pipeline.data.checking import in_8_bits
 from pipeline.data.store import Split
 from pipeline.data.views import Views
 from pipeline.recipe import Input
@@ -91,6 +92,4 @@ class ReferenceImages:
 def _decode(encoded: NDArray[np.uint8]) -> Image.Image:
     with Image.open(io.BytesIO(encoded.tobytes())) as file:
         file.load()
-    if file.mode.startswith("I;16"):  # PIL would cut 16 bits off at 255
-        return Image.fromarray(np.rint(np.asarray(file) / 257).astype(np.uint8))
-    return file
+    return in_8_bits(file)

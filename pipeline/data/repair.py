@@ -19,12 +19,10 @@ def repair(
 ) -> list[str]:
     """Pack the damaged and missing shards of `folder` again; return their names.
 
-    Only what is damaged is read from the source. Raises `UserError` for a data set that was
-    computed, one whose index is damaged, and a source that has changed since.
+    Only what is damaged is read from the source. Raises `UserError` for a damaged index,
+    for damage in a data set that was computed, and for a source that has changed since.
     """
     description = read_description(folder)
-    if not description.places:
-        raise UserError(f"{folder}: was computed, from no files to go back to; {again(folder)}")
     damaged: dict[str, File] = {}
     for split in description.splits.values():
         if not _is_whole(folder, split.index):
@@ -32,6 +30,8 @@ def repair(
         damaged |= {shard.name: shard for shard in split.shards if not _is_whole(folder, shard)}
     if not damaged:
         return []
+    if not description.places:
+        raise UserError(f"{folder}: was computed, from no files to go back to; {again(folder)}")
     source = description.source
     listing = _list(description, edition)
     shrinking = Shrinking(**source["shrinking"]) if source.get("shrinking") else None
@@ -44,6 +44,11 @@ def repair(
             for part in cut_all(scratch, listing.splits, shrinking, source["part_bytes"])
             if part.shard.name in damaged
         ]
+        if gone := damaged.keys() - {part.shard.name for part in parts}:
+            raise UserError(
+                f"{folder / min(gone)}: can't be repaired, the source has nothing more for it; "
+                f"{again(folder)}"
+            )
         pack_all(parts, num_workers, progress)
         for part in parts:
             if sha256(part.shard) != damaged[part.shard.name].sha256:

@@ -141,7 +141,7 @@ class Store:
         path = self.folder / split.index.name
         try:
             index = read_index(path)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: can't be read ({reason}); {again(self.folder)}") from None
         if not _is_consistent(index, split, len(self.classes)):

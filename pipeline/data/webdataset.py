@@ -1,6 +1,8 @@
 """WebDataset's shards as a source: SPLIT-*.tar with images and their labels as `KEY.cls`."""
 
+import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.data.description import ImageClass
@@ -18,9 +20,10 @@ _MOST_CLASSES = 1_000_000
 def list_webdataset(folder: Path) -> Listing:
     """List the shards of `folder`; other members than images and labels are passed over.
 
-    Classes are named by their numbers.
-    Raises `UserError` for a folder without shards, an archive that holds no plain files of safe
-    names, and an image whose label is missing or is no number.
+    Classes are named by their numbers. The listing's fingerprint changes with any image's key,
+    label, place or size, and with any shard's name, size or time. Raises `UserError` for a folder
+    without shards, an archive that holds no plain files of safe names, and an image whose label is
+    missing or is no number.
     """
     shards: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -31,8 +34,7 @@ def list_webdataset(folder: Path) -> Listing:
     splits = {split: _split(paths) for split, paths in shards.items()}
     highest = max(int(images.labels.max()) for images in splits.values())
     classes = tuple(ImageClass(number, str(number)) for number in range(highest + 1))
-    sizes = {path.name: path.stat().st_size for paths in shards.values() for path in paths}
-    return Listing(classes, splits, {"shards": sizes})
+    return Listing(classes, splits, {"fingerprint": _fingerprint(shards, splits)})
 
 
 def _split(paths: list[Path]) -> Images:
@@ -54,6 +56,18 @@ def _split(paths: list[Path]) -> Images:
     if not found:
         raise UserError(f"{paths[0]}: holds no images")
     return Images.of(found)
+
+
+def _fingerprint(shards: Mapping[str, list[Path]], splits: Mapping[str, Images]) -> str:
+    digest = hashlib.sha256()
+    for split, images in splits.items():
+        for path in shards[split]:
+            status = path.stat()
+            digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update("\n".join(images.keys).encode())
+        for column in (images.offsets, images.sizes, images.labels):
+            digest.update(column.tobytes())
+    return digest.hexdigest()
 
 
 def _checked(key: str, path: Path) -> str:

@@ -1,5 +1,6 @@
 """The doctor finds what is wrong with a data set, and repairs what the archives still have."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,18 @@ def test_a_flipped_bit_is_found_and_its_image_named(store: Store) -> None:
     assert [each.num_wrong for each in found.splits] == [2, 0, 0]
 
 
+def test_nothing_in_a_changed_index_is_trusted(store: Store) -> None:
+    assert isinstance(store.folder, Path)
+    path = store.folder / "train.parquet"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 97):
+        flip(path, place)
+        train, val, _ = health(store, 3).splits
+        assert train.wrong == ["train.parquet: its bytes have changed"]
+        assert (train.num_images, train.num_decoded, val.num_wrong) == (0, 0, 0)
+        path.write_bytes(whole)
+
+
 def test_what_was_left_out_and_treated_is_counted(sources: Sources, tmp_path: Path) -> None:
     images = train_images()
     first, second, third, *_ = images[SORTED[0]]
@@ -136,13 +149,40 @@ def test_archives_that_changed_repair_nothing(store: Store, sources: Sources) ->
     assert (folder / "train-000001.tar").read_bytes() == before
 
 
+def test_a_shard_of_which_the_source_has_nothing_left_is_not_called_repaired(
+    store: Store, tmp_path: Path
+) -> None:
+    source, to = Path(str(store.folder)), tmp_path / "again"
+    prepare_webdataset(source, to, "x", num_workers=0, progress=nothing)
+    for damaged in (to / "train-000000.tar", to / "val-000000.tar"):
+        flip(damaged, 700)
+    before = {path: path.read_bytes() for path in to.iterdir()}
+    for shard in source.glob("val-*.tar"):
+        shard.unlink()
+    with pytest.raises(
+        UserError, match=r"val-000000\.tar: can't be repaired, .* nothing more for it"
+    ):
+        repair(to, 0, nothing)
+    assert {path: path.read_bytes() for path in to.iterdir()} == before
+
+
 def test_a_damaged_index_and_other_data_sets_are_not_repaired(store: Store, data_dir: Path) -> None:
-    folder = Path(str(store.folder))
+    folder, digits = Path(str(store.folder)), Path(str(store.folder)).with_name("digits")
     flip(folder / "val.parquet", 100)
     with pytest.raises(UserError, match="the index is damaged"):
         repair(folder, 0, nothing, EDITION)
+    shutil.copytree(data_dir / "digits", digits)
+    assert repair(digits, 0, nothing) == []
+    flip(digits / "val-000000.tar", 700)
     with pytest.raises(UserError, match="was computed, from no files to go back to"):
-        repair(data_dir / "digits", 0, nothing)
+        repair(digits, 0, nothing)
+
+
+def test_a_url_is_not_repaired() -> None:
+    place = "memory://nothing/here"
+    refused = CliRunner().invoke(app, ["doctor", place, "--repair"])
+    assert isinstance(refused.exception, UserError)
+    assert f"{place}: only a folder on this machine can be repaired" in str(refused.exception)
 
 
 def test_the_command_shows_a_table_and_fails_on_damage(sources: Sources, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Out of the store and back: the same images, by torchvision's and WebDataset's own readers."""
 
 import gc
+import os
 import shutil
 import warnings
 from dataclasses import replace
@@ -9,13 +10,13 @@ from pathlib import Path
 import pytest
 import torchvision
 import webdataset
-from official import EDITION, SORTED, hostile, write_official, write_tar
+from official import EDITION, SORTED, hostile, jpeg, photographs, write_official, write_tar
 from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.data.export import export_folder
 from pipeline.data.ilsvrc2012 import Sources
-from pipeline.data.prepare import prepare_ilsvrc2012, prepare_webdataset
+from pipeline.data.prepare import prepare_folder, prepare_ilsvrc2012, prepare_webdataset
 from pipeline.data.store import Store
 from pipeline.errors import UserError
 
@@ -84,6 +85,63 @@ def test_webdataset_reads_the_shards_and_they_can_be_packed_again(
     again.verify()
 
 
+def write_shard(folder: Path, split: str, label: int, image: bytes) -> None:
+    folder.mkdir(exist_ok=True)
+    write_tar(
+        folder / f"{split}-000000.tar",
+        {"a.jpg": image, "a.cls": b"0", "b.jpg": image, "b.cls": str(label).encode()},
+    )
+
+
+@pytest.mark.parametrize("change", ["labels", "images"])
+def test_shards_of_the_same_sizes_and_other_contents_are_another_source(
+    change: str, tmp_path: Path
+) -> None:
+    one, other = (jpeg(photo) for photo in photographs(2))
+    size = max(len(one), len(other))
+    one, other = one.ljust(size, b"\0"), other.ljust(size, b"\0")
+    packing = {"name": "x", "num_workers": 0, "progress": nothing}
+    source, to = tmp_path / "in", tmp_path / "out"
+    for split in ("train", "val"):
+        write_shard(source, split, 1, one)
+    prepare_webdataset(source, to, **packing)
+    assert prepare_webdataset(source, to, **packing).already_there
+    before = (source / "val-000000.tar").stat()
+    if change == "labels":
+        write_shard(source, "val", 2, one)
+        os.utime(source / "val-000000.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
+    else:
+        write_shard(source, "val", 1, other)
+    assert (source / "val-000000.tar").stat().st_size == before.st_size
+    with pytest.raises(UserError, match="of another source or other options"):
+        prepare_webdataset(source, to, **packing)
+
+
+class StopError(Exception):
+    pass
+
+
+def test_a_packing_does_not_go_on_with_other_shards(tmp_path: Path) -> None:
+    def stop_after_train(done: int, total: int) -> None:
+        if done:
+            raise StopError
+
+    image = jpeg(next(photographs(1)))
+    for split in ("train", "val"):
+        write_shard(tmp_path / "in", split, 1, image)
+    with pytest.raises(StopError):
+        prepare_webdataset(
+            tmp_path / "in", tmp_path / "out", "x", num_workers=0, progress=stop_after_train
+        )
+    for split in ("train", "val"):
+        write_shard(tmp_path / "in", split, 2, image)
+    store = prepare_webdataset(
+        tmp_path / "in", tmp_path / "out", "x", num_workers=0, progress=nothing
+    ).store
+    for split in ("train", "val"):
+        assert store.split(split).labels.tolist() == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("members", "told"),
     [
@@ -113,6 +171,40 @@ def test_links_and_empty_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train-000000.tar").write_bytes(hostile("a.jpg", b"2"))
     with pytest.raises(UserError, match="is no plain file"):
         prepare_webdataset(tmp_path, tmp_path / "out", "out", num_workers=0, progress=nothing)
+
+
+def test_classes_with_a_dot_in_their_names_come_back(tmp_path: Path) -> None:
+    image = jpeg(next(photographs(1)))
+    folders = ("train/v1.0", "train/x", "val/v1.0", "val/x")
+    for name in folders:
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "a.b.jpg").write_bytes(image)
+    store = prepare_folder(
+        tmp_path / "in", tmp_path / "data", "x", val_share=0.1, on_bad="stop", num_workers=0,
+        progress=nothing,
+    ).store  # fmt: skip
+    export_folder(store, tmp_path / "out", nothing)
+    for name in folders:
+        assert (tmp_path / "out" / name / "a_b.jpg").read_bytes() == image
+
+
+def test_keys_that_become_one_name_are_numbered(tmp_path: Path) -> None:
+    first, second, third, fourth = (jpeg(photo) for photo in photographs(4))
+    members = {"x/y": first, "x_y": second, "x_y_2": third, "z": fourth}
+    (tmp_path / "in").mkdir()
+    write_tar(
+        tmp_path / "in" / "train-000000.tar",
+        {f"{key}.{kind}": data for key, image in members.items()
+         for kind, data in (("jpg", image), ("cls", b"0"))},
+    )  # fmt: skip
+    store = prepare_webdataset(
+        tmp_path / "in", tmp_path / "data", "x", num_workers=0, progress=nothing
+    ).store
+    export_folder(store, tmp_path / "out", nothing)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out/train/0").iterdir()}
+    assert written == {
+        "x_y.jpg": first, "x_y_2.jpg": second, "x_y_2_2.jpg": third, "z.jpg": fourth,
+    }  # fmt: skip
 
 
 def test_an_existing_folder_is_left_alone(store: Store, tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from typer.testing import CliRunner
 
-from pipeline.data.checking import check_image
-from pipeline.data.prepare import Prepared, prepare_digits, prepare_folder
+from pipeline.cli import app
+from pipeline.data.checking import Shrinking, check_image, treat_image
+from pipeline.data.prepare import Prepared, prepare_digits, prepare_folder, prepare_mnist1d
 from pipeline.data.store import Store
 from pipeline.errors import UserError
 
@@ -119,6 +121,18 @@ def test_digits_once_and_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "pack"), [("digits", prepare_digits), ("mnist1d", prepare_mnist1d)]
+)
+def test_the_help_names_the_splits_that_are_packed(
+    name: str, pack: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    store = pack(tmp_path / name, no_progress).store
+    told = CliRunner().invoke(app, ["prepare", name, "--help"]).output
+    splits = ", ".join(f"{len(store.split(split)):,} as {split}" for split in store.split_names)
+    assert splits in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
         ("zero.jpg", b"", "zero bytes"),
@@ -186,6 +200,18 @@ def test_nothing_but_bad_images_is_no_data_set(images: Path) -> None:
 def test_odd_and_good_images_are_taken_unturned(data: bytes) -> None:
     checked = check_image(data)
     assert (checked.height, checked.width, checked.status) == (40, 60, "ok")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_of_gray_are_rounded_to_8_when_made_smaller(kind: str) -> None:
+    # A ramp from black over 80 to 250, in units of 257.
+    ramp = np.interp(np.arange(200), [0, 100, 199], [0, 80, 250])
+    deep = Image.fromarray(np.tile(ramp * 257, (100, 1)).astype(np.uint16))
+    sample = treat_image(encode(kind, deep), "key", 0, Shrinking(50, 95))
+    small = Image.open(io.BytesIO(sample.data))
+    assert (small.mode, small.size, small.format) == ("L", (100, 50), "JPEG")
+    pixels = np.asarray(small)[25]
+    assert np.abs(pixels - ramp.reshape(100, 2).mean(1)).max() < 4
 
 
 def test_a_decompression_bomb_is_bad(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -314,6 +314,21 @@ def test_an_index_of_the_right_size_and_wrong_bytes_is_refused(store: Store) -> 
         Store.open(store.folder).split("val")
 
 
+def test_an_index_with_a_changed_byte_is_refused_or_read_whole(store: Store) -> None:
+    path = store.folder / "val.parquet"
+    whole = path.read_bytes()
+    num_refused = 0
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 128]) + whole[place + 1 :])
+        try:
+            split = store.split("val")
+        except UserError:
+            num_refused += 1
+        else:
+            assert len(split.keys) == 7
+    assert num_refused > 100
+
+
 def test_the_index_of_another_data_set_is_refused(store: Store) -> None:
     path = store.folder / "dataset.json"
     content = json.loads(path.read_text())

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pipeline import optimization
-from pipeline.errors import DiskFullError
+from pipeline.errors import DiskFullError, UserError
 from pipeline.storage import write_whole
 from pipeline.training.checkpoint import (
     Retention,
@@ -96,6 +96,12 @@ def test_a_foreign_file_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "epoch-best.pt").write_bytes(b"mine")
     save_checkpoint(tmp_path, some_state(1, 0), Retention(2))
     assert (tmp_path / "epoch-best.pt").read_bytes() == b"mine"
+
+
+def test_a_place_below_a_file_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/more: can't be written: Not a directory"):
+        write_whole(tmp_path / "file" / "more", b"")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")

@@ -22,7 +22,8 @@ _CHUNK = 1 << 20
 
 def files_of_tree(tree: Path, cluster: Cluster) -> Iterator[Path]:
     """Yield the files to send, in order; hidden ones and the cluster's own folders stay here."""
-    stays = {Path(cluster.data_dir), cluster.runs_dir, cluster.stage_to}
+    cache = cluster.cache.folder if cluster.cache else None
+    stays = {Path(cluster.data_dir), cluster.runs_dir, cluster.stage_to, cache}
     for folder, subfolders, names in os.walk(tree):
         here = Path(folder)
         # In place, so that os.walk does not go there.

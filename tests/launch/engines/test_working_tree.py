@@ -18,7 +18,7 @@ def tree(tmp_path: Path) -> Path:
         "pipeline/cli.py", "pipeline/data/store.py", "pipeline/__pycache__/cli.pyc",
         "configs/recipes/mine.yaml", ".git/HEAD", ".venv/bin/python", "data/digits/train.tar",
         "runs/mine/weights.safetensors", "mlflow.db", "mlflow.db-wal", "ilsvrc.egg-info/PKG-INFO",
-        "store/train.tar", "notes.txt",
+        "store/train.tar", "kept/digits/train.images", "notes.txt",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -26,7 +26,8 @@ def tree(tmp_path: Path) -> Path:
 
 
 def cluster_of(tree: Path) -> Cluster:
-    return load_cluster("laptop", [f"data_dir={tree / 'store'}"])
+    cache = f"cache={{folder: {tree / 'kept'}, gigabytes: 1}}"
+    return load_cluster("laptop", [f"data_dir={tree / 'store'}", cache])
 
 
 def test_code_and_configurations_travel_and_nothing_else(tree: Path) -> None:
