@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.documents import Section
 from pipeline.errors import UserError
