@@ -88,7 +88,7 @@ class KubernetesJobs:
                 kubernetes.stop_job(job.id)
                 return f"it saves and ends within {self._engine.stop_seconds} s"
             kubernetes.delete_job(job.id)
-        return "it didn't run, and is deleted"
+        return f"it was {job.state}, and is deleted"
 
     def render_cluster(self) -> str:
         """Return the Ray cluster to work on by hand, as text."""

@@ -127,7 +127,7 @@ def test_submit_makes_a_job_and_its_documents_go_with_it(server: KubernetesServe
     assert [(job.id, job.state) for job in jobs().jobs()] == [
         (job.id, "waiting") for job in reversed(submitted)
     ]
-    assert "didn't run" in jobs().stop(submitted[0])
+    assert jobs().stop(submitted[0]) == "it was waiting, and is deleted"
     assert set(server.of_kind("configmaps")) == {submitted[1].id}
 
 
