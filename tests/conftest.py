@@ -1,6 +1,7 @@
 """What several tests share: the real digits packed, real photographs, one Ray."""
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def workspace(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "data").mkdir()
     shutil.copytree(data_dir / "digits", tmp_path / "data" / "digits")
     return tmp_path
+
+
+@pytest.fixture
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB, or of the test's parameter in KiB, where this machine mounts one."""
+    disk, size = tmp_path / "disk", getattr(request, "param", 1024)
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.fixture(scope="session")

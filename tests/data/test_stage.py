@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,17 +106,6 @@ def test_a_missing_file_is_named(source: Store, tmp_path: Path) -> None:
     (source.folder / "train-000001.tar").unlink()
     with pytest.raises(UserError, match=r"train-000001\.tar: can't be read"):
         stage(source.folder, tmp_path / "local")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("may not mount a small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_small_disk_is_refused_before_a_byte_is_copied(source: Store, small_disk: Path) -> None:

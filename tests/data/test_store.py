@@ -461,18 +461,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 100 KiB, where this machine lets us mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("needs the right to mount a small disk")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
+@pytest.mark.parametrize("small_disk", [100], indirect=True)
 @pytest.mark.parametrize("image_bytes", [1, 500, 30_000])
 def test_a_full_disk_is_said_in_one_line(small_disk: Path, image_bytes: int) -> None:
     image = b"\xff\xd8\xff" + bytes(image_bytes)
@@ -484,6 +473,7 @@ def test_a_full_disk_is_said_in_one_line(small_disk: Path, image_bytes: int) -> 
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.parametrize("small_disk", [100], indirect=True)
 def test_a_full_disk_at_the_index_is_said_too(small_disk: Path) -> None:
     samples = (
         Sample(os.urandom(40).hex(), b"", 0, 0, 0, os.urandom(40).hex()) for _ in range(5000)

@@ -1,9 +1,6 @@
 """Checkpoints are written beside the training; a full disk costs it nothing but their age."""
 
-import os
-import subprocess
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -63,15 +60,6 @@ def test_what_can_never_be_written_is_said_by_the_next_call(tmp_path: Path) -> N
             writer.flush()
         with pytest.raises(UserError, match="file: can't be made: File exists"):
             writer.write(state_of(torch.zeros(3), 1))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
-    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_a_full_disk_is_waited_for_and_the_newest_state_written(small_disk: Path) -> None:
