@@ -5,50 +5,20 @@ the tracking server, and tells its time, GPUs, threads and memory; then the work
 add up a buffer of its gradients' size, over the links that it will use.
 """
 
-import math
 import shutil
-import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
-import torch
-
 from pipeline.cluster import Cluster
-from pipeline.distributed import Worker
-from pipeline.errors import UserError, WorkerFailedError
-from pipeline.launch.events import Report
-from pipeline.launch.job import Job, watching
-from pipeline.launch.node_report import NodeReport, Question, clock, examine, marks_in
-from pipeline.launch.on_ray import credentials, run_on_workers
+from pipeline.errors import UserError
+from pipeline.launch.links import check_links
+from pipeline.launch.nodes import Node, ask_nodes
 from pipeline.launch.preflight import Check, bytes_needed, too_large
-from pipeline.launch.run_folder import RunFolder
-from pipeline.planning.workload import model_on_paper, training_bytes
+from pipeline.planning.workload import training_bytes
 from pipeline.ray_session import ray_session
 from pipeline.recipe import Recipe
 
-_PATIENCE = 40  # seconds, for a node to answer
 _LARGEST_SKEW = 2.0  # seconds
-_LARGEST_BUFFER = 2**28  # bytes
-_ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Node:
-    """One node: its name for people, Ray's GPUs and CPUs there, its report, and its clock.
-
-    `sees` are the marks that it found; `skew` is its clock minus this one's, as near as it is sure.
-    """
-
-    name: str
-    gpus: int
-    cpus: float
-    report: NodeReport
-    sees: tuple[str, ...]
-    skew: float
 
 
 def check_nodes(recipe: Recipe, cluster: Cluster) -> Iterator[Check]:
@@ -59,91 +29,15 @@ def check_nodes(recipe: Recipe, cluster: Cluster) -> Iterator[Check]:
     folder = cluster.runs_dir / f".check-{uuid4().hex[:8]}"
     try:
         with ray_session(cluster.workers.ray_address):
-            nodes = _ask(recipe, cluster, folder)
+            nodes = ask_nodes(recipe, cluster, folder)
             yield _nodes(nodes)
             for name, look in LOOKS.items():
                 yield _judged(name, look, nodes, recipe, cluster)
-            yield _all_reduce(recipe, cluster, folder)
+            yield check_links(recipe, cluster, folder)
     except UserError as error:
         yield Check("nodes", False, str(error))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _ask(recipe: Recipe, cluster: Cluster, folder: Path) -> list[Node]:
-    import ray
-
-    there = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-    addresses = [node["NodeManagerAddress"] for node in there.values()]
-    names = {
-        node_id: address if addresses.count(address) == 1 else f"{address} ({node_id[:6]})"
-        for node_id, address in zip(there, addresses, strict=True)
-    }
-    reports: dict[str, NodeReport] = _on_every(
-        names, examine, lambda node_id: Question(
-            recipe, cluster, folder / f"mark-{node_id[:12]}", credentials()
-        ),
-    )  # fmt: skip
-    sees: dict[str, list[str]] = _on_every(names, marks_in, lambda node_id: folder)
-    return [
-        Node(
-            name=name,
-            gpus=int(there[node_id]["Resources"].get("GPU", 0)),
-            cpus=there[node_id]["Resources"].get("CPU", 0),
-            report=reports[node_id],
-            sees=tuple(sees[node_id]),
-            skew=_skew(node_id),
-        )
-        for node_id, name in names.items()
-    ]
-
-
-def _on_every(
-    names: Mapping[str, str], function: Callable[..., Any], question: Callable[[str], object]
-) -> dict[str, Any]:
-    """Call `function` once on each node, at the same time; `UserError` names who is silent."""
-    import ray
-
-    asked = {_on(node_id, function, question(node_id)): node_id for node_id in names}
-    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_PATIENCE)
-    if silent:
-        raise UserError(
-            f"{', '.join(names[asked[task]] for task in silent)}: no answer in {_PATIENCE} s; is "
-            "the node up, and has it room for a process?"
-        )
-    answers = {}
-    for task in answered:
-        try:
-            answers[asked[task]] = ray.get(task)
-        except ray.exceptions.RayError as error:
-            what = str(error).strip().splitlines()[-1]
-            raise UserError(
-                f"{names[asked[task]]}: {what}; the same project and packages must be on every node"
-            ) from None
-    return answers
-
-
-def _on(node_id: str, function: Callable[..., Any], *arguments: object) -> Any:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    task = ray.remote(num_cpus=0, max_retries=0)(function)
-    place = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    return task.options(scheduling_strategy=place).remote(*arguments)
-
-
-def _skew(node_id: str) -> float:
-    """Return how far a node's clock is from this one's at least; the quickest of three answers."""
-    import ray
-
-    answers = []
-    for _ in range(3):
-        before = time.time()
-        there = ray.get(_on(node_id, clock), timeout=_PATIENCE)
-        after = time.time()
-        answers.append((after - before, there - (before + after) / 2))
-    took, skew = min(answers)
-    return math.copysign(max(0.0, abs(skew) - took / 2), skew)
 
 
 def _nodes(nodes: list[Node]) -> Check:
@@ -300,51 +194,6 @@ LOOKS: dict[str, Look] = {
     "tracking server": _tracking,
     "loader": _loader,
 }
-
-
-def _all_reduce(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
-    """Have the workers of a training add up gradients, and say how fast that went."""
-    workers = cluster.workers
-    if workers.fewest == 1:
-        return Check("all-reduce", True, "one worker has nothing to exchange")
-    brief = workers.model_copy(
-        update={"count": workers.fewest, "min": None, "max": None, "max_failures": 0}
-        | {"hang_seconds": 20}
-    )
-    job = Job(recipe, cluster.model_copy(update={"workers": brief}), RunFolder(folder), "")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        size, seconds = run_on_workers(_add_up, job, lambda event: None)
-    except (UserError, WorkerFailedError, OSError) as error:
-        return Check("all-reduce", False, str(error))
-    # As NCCL's tests count: what each link carried, whatever the number of workers.
-    bandwidth = 2 * (brief.fewest - 1) / brief.fewest * size / seconds
-    return Check(
-        "all-reduce",
-        True,
-        f"{brief.fewest} workers, {size / 1e6:.3g} MB in {seconds * 1e3:,.1f} ms: "
-        f"{bandwidth / 1e9:.2g} GB/s each",
-    )
-
-
-def _add_up(job: Job, worker: Worker, report: Report) -> tuple[int, float]:
-    """Return the bytes and the median seconds of one all-reduce. A collective call."""
-    parameters = sum(value.numel() for value in model_on_paper(job.recipe).parameters())
-    buffer = torch.zeros(min(parameters, _LARGEST_BUFFER // 4), device=worker.device)
-    seconds = []
-    with watching(job, worker, report) as watchdog:
-        for _ in watchdog.counted(range(_ROUNDS + 1)):
-            _synchronize(worker)
-            started = time.perf_counter()
-            torch.distributed.all_reduce(buffer)
-            _synchronize(worker)
-            seconds.append(time.perf_counter() - started)
-    return 4 * buffer.numel(), statistics.median(seconds[1:])  # the first one connects
-
-
-def _synchronize(worker: Worker) -> None:
-    if worker.device.type == "cuda":
-        torch.cuda.synchronize(worker.device)
 
 
 def _version(number: int) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.cluster import Cluster, load_cluster
-from pipeline.launch.node_checks import LOOKS, Node, check_nodes
+from pipeline.launch.node_checks import LOOKS, check_nodes
 from pipeline.launch.node_report import NodeReport
+from pipeline.launch.nodes import Node
 from pipeline.recipe import load_recipe
 
 RAY = Path(sys.executable).with_name("ray")
