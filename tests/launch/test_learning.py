@@ -114,7 +114,7 @@ def write_idx(file: Path, values: NDArray[np.uint8]) -> None:
     file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)
 
 
-@pytest.mark.parametrize(("recipe", "batch_size"), [("lenet5", 32), ("lenet5_mnist", 64)])
+@pytest.mark.parametrize(("recipe", "batch_size"), [("lenet5", 16), ("lenet5_mnist", 64)])
 def test_lenet5_learns_digits_in_mnists_files(
     recipe: str, batch_size: int, train_recipe: Train, mnist: Path
 ) -> None:
