@@ -399,11 +399,13 @@ def test_the_first_wrong_archive_ends_the_comparison(long_to_read: Sources) -> N
 
 def test_ctrl_c_ends_the_comparison(long_to_read: Sources) -> None:
     told: list[tuple[int, int]] = []
+    one_at_a_time = threading.Lock()  # several threads tell
 
     def interrupt(*numbers: int) -> None:
-        told.append(numbers)
-        if len(told) == 5:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        with one_at_a_time:
+            told.append(numbers)
+            if len(told) == 5:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     sums = {name: hashlib.md5(b"not official").hexdigest() for name in ("val", "devkit")}
     edition = replace(EDITION, md5=sums | {"train": "another"})
