@@ -16,6 +16,7 @@ from pipeline.distributed import Worker, sum_over_workers
 from pipeline.evaluation.hits import topk_hits
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.passes import Pass, passes
+from pipeline.models.classifier import modes_restored
 from pipeline.models.fully_convolutional import fully_convolutional
 from pipeline.protocol import Protocol, num_views, protocol_name
 from pipeline.recipe import Input
@@ -92,12 +93,9 @@ def evaluate(
     integers. Images of unknown label are no hit. Raises `RuntimeError` if the workers together did
     not see every image. The model is left in the mode it came in. A collective call.
     """
-    was_training = model.training
-    try:
+    with modes_restored(model):
         scored = scored_images(model.eval(), setting, worker, watch)
         return count(scored, len(setting.split), worker, keeper)
-    finally:
-        model.train(was_training)
 
 
 def count(

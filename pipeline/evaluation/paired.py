@@ -54,7 +54,7 @@ def compare_paired(first: Predictions, second: Predictions, k: int, seed: int = 
     refuse_other_images(first, second)
     for one in (first, second):
         one.hits(k)  # refuses unknown labels
-    one_right, other_right = first.ranks < k, second.ranks < k
+    one_right, other_right = first.are_hits(k), second.are_hits(k)
     only_first = int((one_right & ~other_right).sum())
     only_second = int((other_right & ~one_right).sum())
     images = len(first)

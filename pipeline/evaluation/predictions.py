@@ -92,8 +92,15 @@ class Predictions:
                 f"{self.about.split} of {self.about.data} has images of unknown class, whose "
                 "predictions can't be scored; `ilsvrc submission` writes them for the server"
             )
-        # A label that no score is above has the rank of the last class, or none: see `label_ranks`.
-        return int((self.ranks < min(k, self.probabilities.shape[1])).sum())
+        return int(self.are_hits(k).sum())
+
+    def are_hits(self, k: int) -> NDArray[np.bool_]:
+        """Say of each image whether its label is among the k highest, bool (n,); as `topk_hits`.
+
+        Where there are fewer than k classes, that is every label whose rank is that of a class.
+        """
+        hits: NDArray[np.bool_] = self.ranks < min(k, self.probabilities.shape[1])
+        return hits
 
 
 def predictions_file(folder: Path, split: str, protocol: str) -> Path:

@@ -62,10 +62,7 @@ def class_errors(predictions: Predictions) -> list[ClassErrors]:
         return np.bincount(predictions.labels[chosen], minlength=num_classes)
 
     images = count(predictions.labels >= 0)
-    missed = [
-        count((predictions.labels >= 0) & (predictions.ranks >= min(k, num_classes)))
-        for k in (1, 5)
-    ]
+    missed = [count((predictions.labels >= 0) & ~predictions.are_hits(k)) for k in (1, 5)]
     found = [
         ClassErrors(index, int(images[index]), int(missed[0][index]), int(missed[1][index]))
         for index in np.flatnonzero(images).tolist()
@@ -92,7 +89,7 @@ def calibration(predictions: Predictions, num_bins: int = 15) -> Calibration:
     rows = np.arange(len(predictions))
     best = predictions.guesses[:, 0].astype(np.int64)
     confidence = predictions.probabilities[rows, best].astype(np.float64)
-    right = predictions.ranks < 1
+    right = predictions.are_hits(1)
     places = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     bins = [
         Bin(

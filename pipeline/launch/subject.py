@@ -123,7 +123,7 @@ class Subject:
             )
 
     def _shown_grey(self, model: nn.Module) -> Tensor:
-        """Return what the network says of one grey picture, [1, classes]."""
+        """Return what the network says of one grey picture, (1, classes)."""
         shape = (self.input.num_channels, self.input.size, self.input.size)
         try:
             with torch.inference_mode():

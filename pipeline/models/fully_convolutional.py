@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.models.classifier import modes_restored
 
 
 def fully_convolutional(model: nn.Module, size: int) -> nn.Module:
@@ -67,14 +68,12 @@ def _inputs_of_last_layers(model: nn.Module, size: int) -> dict[str, tuple[int, 
         layer.register_forward_pre_hook(lambda layer, inputs, name=name: look(name, layer, inputs))
         for name, layer in model.named_children()
     ]
-    was_training = model.training
     first = next(model.parameters())
     channels = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).in_channels
     try:
-        with torch.inference_mode():
+        with modes_restored(model), torch.inference_mode():
             model.eval()(torch.zeros(1, channels, size, size, device=first.device))
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     return shapes

@@ -134,3 +134,6 @@ def test_a_network_that_says_nothing_misses_all_of_three_classes() -> None:
     some = made_of(torch.full((6, 3), torch.nan), torch.arange(6) % 3)
     assert (some.hits(1), some.hits(5)) == (0, 0)
     assert [one.top5_errors for one in class_errors(some)] == [2, 2, 2]
+    right = made_of(torch.eye(3)[torch.arange(6) % 3], torch.arange(6) % 3)
+    found = compare_paired(some, right, k=5)
+    assert (found.only_first, found.only_second) == (0, 6)
