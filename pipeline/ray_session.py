@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,7 +67,8 @@ def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(Path(folder))
+            _remove_what_killed_ones_left()
     else:
         _start(address)
         try:
@@ -93,5 +95,15 @@ def _start(address: str, **options: object) -> None:
 def _remove_what_killed_ones_left() -> None:
     for folder in Path("/tmp").glob("ilsvrc-*-*"):
         owner = re.fullmatch(r"ilsvrc-(\d+)-\w+", folder.name)
-        if owner and not psutil.pid_exists(int(owner[1])):
-            shutil.rmtree(folder, ignore_errors=True)
+        if owner and folder.stat().st_uid == os.getuid() and not psutil.pid_exists(int(owner[1])):
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    # Ray's last processes write until they end, also into what is just being removed.
+    deadline = time.monotonic() + 10
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.ray_session import ray_session
+from pipeline.ray_session import _remove_what_killed_ones_left, ray_session
 
 PROGRAM = """
 import json, os, subprocess, sys
@@ -32,6 +32,17 @@ print(json.dumps({"stranger": stranger.stderr, "dashboard": dashboard, "folders"
 """
 
 
+WRITER = """
+import itertools, sys, time
+end = time.monotonic() + 2
+for number in itertools.takewhile(lambda _: time.monotonic() < end, itertools.count()):
+    try:
+        open(f"{sys.argv[1]}/{number}", "w").close()
+    except FileNotFoundError:
+        break
+"""
+
+
 def test_a_session_refuses_strangers_and_is_gone_afterwards() -> None:
     stale = Path("/tmp/ilsvrc-99999999-killed")  # beyond the largest number of a process
     stale.mkdir()
@@ -45,6 +56,21 @@ def test_a_session_refuses_strangers_and_is_gone_afterwards() -> None:
     (folder,) = story["folders"]
     assert not Path(folder).exists()
     assert not stale.exists()
+
+
+def test_what_is_still_being_written_to_is_removed_all_the_same() -> None:
+    # As by Ray's processes, of which some outlive their driver for a while.
+    stale = Path("/tmp/ilsvrc-99999999-writing")
+    (stale / "logs").mkdir(parents=True)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(stale / "logs")])
+    try:
+        while sum(1 for _ in stale.glob("logs/*")) < 2000:  # so that removing them takes a while
+            time.sleep(0.01)
+        _remove_what_killed_ones_left()
+        assert not stale.exists()
+    finally:
+        writer.kill()
+        writer.wait()
 
 
 def test_no_ray_at_the_address_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
