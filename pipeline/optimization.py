@@ -46,7 +46,21 @@ class RMSProp(Section):
     bias_learning_rate_factor: PositiveFloat = 1.0
 
 
-Optimizer = Annotated[SGD | RMSProp, Field(discriminator="kind")]
+class DiagonalLevenbergMarquardt(Section):
+    """Each weight at its own rate, learning rate / (damping + curvature), without momentum.
+
+    Curvatures are second derivatives of the loss, averaged before each epoch over `num_samples` of
+    its images (LeCun et al. 1998, Appendix C). Takes networks that pass convolutions, linear
+    layers, squashing, ReLU and maximum pooling one after the other.
+    """
+
+    kind: Literal["diagonal-levenberg-marquardt"] = "diagonal-levenberg-marquardt"
+    learning_rate: PositiveFloat
+    damping: PositiveFloat = 0.02
+    num_samples: PositiveInt = 500
+
+
+Optimizer = Annotated[SGD | RMSProp | DiagonalLevenbergMarquardt, Field(discriminator="kind")]
 
 
 class _Schedule(Section):
@@ -70,6 +84,24 @@ class Step(_Schedule):
     def _rising(self) -> Self:
         if list(self.epochs) != sorted(set(self.epochs)):
             raise ValueError("epochs must rise")
+        return self
+
+
+class Piecewise(_Schedule):
+    """Multiply by one of `factors` from the start of the epoch of `epochs` in the same place."""
+
+    kind: Literal["piecewise"] = "piecewise"
+    epochs: tuple[PositiveInt, ...]
+    factors: tuple[PositiveFloat, ...]
+
+    @model_validator(mode="after")
+    def _one_factor_an_epoch(self) -> Self:
+        if list(self.epochs) != sorted(set(self.epochs)):
+            raise ValueError("epochs must rise")
+        if len(self.epochs) != len(self.factors):
+            raise ValueError(
+                f"{len(self.epochs)} epochs need as many factors, not {len(self.factors)}"
+            )
         return self
 
 
@@ -108,7 +140,7 @@ class Cosine(_Schedule):
 
 
 Schedule = Annotated[
-    Constant | Step | Exponential | Plateau | Poly | Cosine,
+    Constant | Step | Piecewise | Exponential | Plateau | Poly | Cosine,
     Field(discriminator="kind"),
 ]
 

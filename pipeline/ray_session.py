@@ -12,7 +12,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -95,8 +95,13 @@ def _start(address: str, **options: object) -> None:
 def _remove_what_killed_ones_left() -> None:
     for folder in Path("/tmp").glob("ilsvrc-*-*"):
         owner = re.fullmatch(r"ilsvrc-(\d+)-\w+", folder.name)
-        if owner and folder.stat().st_uid == os.getuid() and not psutil.pid_exists(int(owner[1])):
-            _remove(folder)
+        with suppress(FileNotFoundError):  # another command may be at it as well
+            if (
+                owner
+                and folder.stat().st_uid == os.getuid()
+                and not psutil.pid_exists(int(owner[1]))
+            ):
+                _remove(folder)
 
 
 def _remove(folder: Path) -> None:

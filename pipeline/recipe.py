@@ -21,12 +21,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class Network(Section):
     """Which network of the zoo (`pipeline.models.zoo`), and its number of classes.
 
+    `initialization` says how its weights start (`pipeline.models.initialization`).
     `recompute` has the backward pass compute activations again in place of keeping them (DenseNet).
     """
 
     name: str
     num_classes: Annotated[int, Field(ge=2)]
-    initialization: Literal["published", "glorot"] = "published"
+    initialization: Literal["published", "glorot", "lecun"] = "published"
     recompute: bool = False
 
 

@@ -73,6 +73,10 @@ def test_paths_become_absolute_and_the_default_store_is_a_file_here(
         ("input.mean=[1, 2]", "mean and std need 1 values"),
         ("evaluation={kind: center, resize: 8}", "evaluation.resize"),
         ("schedule={kind: step, epochs: [5, 5]}", "epochs must rise"),
+        (
+            "schedule={kind: piecewise, epochs: [2, 5], factors: [0.4]}",
+            "2 epochs need as many factors, not 1",
+        ),
         ("optimizer.momentum=1.5", "optimizer.momentum"),
         ("epochs=0", "epochs"),
         ("network.layers=3", "'network.layers' is not a known key; there are: name, num_classes"),

@@ -1,10 +1,10 @@
 """Loading, whoever executes it: a plan of views goes in, batches come out in the same order."""
 
 import io
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol as Interface
 
 import numpy as np
@@ -29,6 +29,7 @@ from pipeline.data.views import (
     whole_views,
 )
 from pipeline.errors import UserError
+from pipeline.optimization import DiagonalLevenbergMarquardt
 from pipeline.protocol import CenterCrop, Crops, WholeImage
 from pipeline.recipe import Input, Recipe
 
@@ -52,22 +53,31 @@ def training_plan(
 ) -> Iterator[Views]:
     """Yield the views of each micro-batch of worker `rank`, from (epoch, step) to the last epoch.
 
-    Epochs follow one another without a seam, so that loading ahead never stops between them.
+    Before the first step of an epoch come those that the optimizer looks at. Epochs follow one
+    another without a seam, so that loading ahead never stops between them.
     """
+    num_samples = 0
+    if isinstance(recipe.optimizer, DiagonalLevenbergMarquardt):
+        num_samples = recipe.optimizer.num_samples
     for epoch in range(start_epoch, recipe.epochs):
         order = epoch_order(recipe.seed, epoch, dealing.num_images)
-        for step in range(start_step if epoch == start_epoch else 0, dealing.num_steps):
-            for images in dealing.micro_batches(order, step, rank):
-                yield training_views(
-                    recipe.augmentation,
-                    recipe.evaluation,
-                    recipe.input.size,
-                    images,
-                    split.sizes[images],
-                    recipe.seed,
-                    epoch,
-                    training_size(recipe.input.size, recipe.resizing, epoch),
-                )
+        first_step = start_step if epoch == start_epoch else 0
+        samples = dealing.sample_batches(0 if first_step else num_samples, rank)
+        steps = (
+            dealing.micro_batches(order, step, rank)
+            for step in range(first_step, dealing.num_steps)
+        )
+        for images in chain((order[places] for places in samples), chain.from_iterable(steps)):
+            yield training_views(
+                recipe.augmentation,
+                recipe.evaluation,
+                recipe.input.size,
+                images,
+                split.sizes[images],
+                recipe.seed,
+                epoch,
+                training_size(recipe.input.size, recipe.resizing, epoch),
+            )
 
 
 def evaluation_plan(
@@ -197,7 +207,7 @@ class Loader:
             return False
         self._images.close()
         self._in_flight.clear()
-        self._images = self._execute(self._begin(itertools.chain(kept, self._views)))
+        self._images = self._execute(self._begin(chain(kept, self._views)))
         return True
 
     def _rows_to_show(self, views: Views, error: Exception) -> list[int]:

@@ -80,6 +80,15 @@ class Dealing:
         share = self.share(rank)
         return np.array_split(batch, self.num_micro_batches)[share.start : share.stop]
 
+    def sample_batches(self, num_samples: int, rank: int) -> list[NDArray[np.int64]]:
+        """Return worker `rank`'s share of the first `num_samples` places of an epoch's order.
+
+        In batches no larger than micro-batches; more samples than images are all images.
+        """
+        places = np.arange(min(num_samples, self.num_images))
+        share, size = np.array_split(places, self.world_size)[rank], self.max_micro_batch_size
+        return [share[start : start + size] for start in range(0, len(share), size)]
+
     def _start(self, step: int) -> int:
         size, remainder = divmod(self.num_images, self.num_steps)
         return step * size + min(step, remainder)

@@ -27,6 +27,7 @@ from pipeline.planning.workload import (
 from pipeline.protocol import is_dense
 from pipeline.recipe import Recipe
 from pipeline.tracking.runs import check_recordable, is_file
+from pipeline.training.optimizer import build_optimizer
 
 TRAINING = ("network", "data set", "batch", "machine", "memory", "storage", "tracking")
 
@@ -86,6 +87,7 @@ def _network(recipe: Recipe, cluster: Cluster) -> str:
             f"recipe: {recipe.network.name} can't take images of {smallest}×{smallest}, the "
             f"resizing.start_size; it takes {model.input_shape}: change or leave out resizing"
         )
+    build_optimizer(recipe.optimizer, model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if is_dense(recipe.evaluation):
         fully_convolutional(model, recipe.input.size)

@@ -1,10 +1,22 @@
 """How weights start, where more than one family starts them so."""
 
 import math
+from typing import Protocol, runtime_checkable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Weighted = nn.Conv1d | nn.Conv2d | nn.Linear
+
+
+@runtime_checkable
+class HasFans(Protocol):
+    """A layer whose units differ in how many values they take in."""
+
+    @property
+    def fans(self) -> tuple[Tensor, Tensor]:
+        """Fan-in and fan-out of each weight, in shapes that broadcast to the weights'."""
+        ...
 
 
 def fill_normal(layer: Weighted, std: float, bias: float = 0.0) -> None:
@@ -24,8 +36,34 @@ def fill_glorot(model: nn.Module) -> None:
 
     VGG's authors note that networks of any depth train from it, without a shallower one first.
     """
-    for layer in model.modules():
-        if isinstance(layer, Weighted):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    for layer in _weighted(model):
+        fan_in, fan_out = _fans(layer)
+        _fill_uniform(layer, (6 / (fan_in + fan_out)) ** 0.5)
+
+
+def fill_lecun(model: nn.Module) -> None:
+    """Start every layer from U(±√(3 / fan-in)), biases 0 (LeCun et al., Efficient BackProp, 1998).
+
+    The deviation is 1 / √fan-in (§4.6), with which sums of independent inputs keep their size.
+    """
+    for layer in _weighted(model):
+        fan_in, _ = _fans(layer)
+        _fill_uniform(layer, (3 / fan_in) ** 0.5)
+
+
+def _weighted(model: nn.Module) -> list[Weighted]:
+    return [layer for layer in model.modules() if isinstance(layer, Weighted)]
+
+
+def _fans(layer: Weighted) -> tuple[Tensor, Tensor]:
+    if isinstance(layer, HasFans):
+        return layer.fans
+    fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(layer.weight)
+    return torch.tensor(fan_in), torch.tensor(fan_out)
+
+
+@torch.no_grad()
+def _fill_uniform(layer: Weighted, bound: Tensor) -> None:
+    layer.weight.uniform_(-1, 1).mul_(bound.to(layer.weight))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -72,14 +72,22 @@ class PartialConvolution(nn.Conv2d):
         dense[self._made, self._seen] = self.weight
         return F.conv2d(maps, dense, self.bias)
 
+    @property
+    def fans(self) -> tuple[Tensor, Tensor]:
+        """How many values each kernel's unit takes in, how many units see one: (pairs, 1, 1)."""
+        num_seen = torch.tensor([self._made.count(made) for made in self._made])
+        num_made = torch.tensor([self._seen.count(seen) for seen in self._seen])
+        area = self.weight[0].numel()
+        return num_seen[:, None, None] * area, num_made[:, None, None] * area
+
     @torch.no_grad()
     def fill_uniform(self, numerator: float) -> None:
         """Draw from U(±`numerator` / F), F being how many values a unit of the map takes in."""
-        num_seen = torch.tensor([self._made.count(made) for made in range(self.out_channels)])
-        bounds = numerator / (num_seen * self.weight[0].numel())
+        bounds = numerator / self.fans[0]
         assert self.bias is not None
-        self.weight.uniform_(-1, 1).mul_(bounds[self._made, None, None])
-        self.bias.uniform_(-1, 1).mul_(bounds)
+        self.weight.uniform_(-1, 1).mul_(bounds)
+        firsts = [self._made.index(made) for made in range(self.out_channels)]
+        self.bias.uniform_(-1, 1).mul_(bounds[firsts, 0, 0])
 
 
 class RadialBasisOutput(nn.Module):

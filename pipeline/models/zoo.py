@@ -17,7 +17,7 @@ from pipeline.models import (
     zfnet,
 )
 from pipeline.models.classifier import ImageClassifier
-from pipeline.models.initialization import fill_glorot
+from pipeline.models.initialization import fill_glorot, fill_lecun
 
 
 class Constructor(Protocol):
@@ -96,8 +96,8 @@ def build_model(network: recipe.Network, input: recipe.Input) -> ImageClassifier
             f"recipe: {network.name} can't take input.size {input.size}, input.dimensions "
             f"{input.dimensions}; it takes {shape}: change input or network.name"
         )
-    if network.initialization == "glorot":
-        fill_glorot(model)
+    if network.initialization != "published":
+        {"glorot": fill_glorot, "lecun": fill_lecun}[network.initialization](model)
         model.when_flat = "try another optimizer.learning_rate"
     if network.recompute and not model.can_recompute:
         raise UserError(f"recipe: {network.name} has no network.recompute; leave it out")

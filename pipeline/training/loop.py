@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from pipeline.evaluation.evaluate import autocast
 from pipeline.evaluation.hits import topk_hits
 from pipeline.recipe import Recipe
 from pipeline.training.batch_norm import combine_statistics, evenly_weighted
+from pipeline.training.levenberg_marquardt import DiagonalLevenbergMarquardt
 from pipeline.training.loss import main_logits, objective, summed_loss
 from pipeline.training.mixing import mix
 from pipeline.training.optimizer import set_learning_rate
@@ -59,6 +61,9 @@ def train_epoch(
     its images, DDP's mean over workers is undone by the world size.
     """
     model.train()
+    if start_step == 0 and isinstance(optimizer, DiagonalLevenbergMarquardt):
+        samples = dealing.sample_batches(optimizer.num_samples, worker.rank)
+        optimizer.estimate(recipe.loss, islice(batches, len(samples)), worker)
     micro_batches = dealing.share(worker.rank)
     for step in range(start_step, dealing.num_steps):
         rate = recipe.optimizer.learning_rate * schedule.factor(

@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer, RMSprop
 
 from pipeline import optimization
+from pipeline.training.levenberg_marquardt import DiagonalLevenbergMarquardt
 
 _NORMALIZATIONS = (
     nn.modules.batchnorm._NormBase,
@@ -24,6 +25,11 @@ def build_optimizer(settings: optimization.Optimizer, model: nn.Module) -> Optim
     for kind, parameter in _kinds(model):
         groups[kind].append(parameter)
     assert sum(map(len, groups.values())) == len(list(model.parameters()))
+    if isinstance(settings, optimization.DiagonalLevenbergMarquardt):
+        every = [{"params": list(model.parameters()), "learning_rate_factor": 1.0}]
+        return DiagonalLevenbergMarquardt(
+            every, settings.learning_rate, settings.damping, settings.num_samples, model
+        )
     decays_all = settings.decay == "all"
     parts = [
         {

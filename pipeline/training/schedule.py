@@ -45,6 +45,8 @@ class Schedule:
                 return 1.0
             case optimization.Step(epochs=epochs, factor=factor):
                 return factor ** sum(position >= epoch for epoch in epochs)
+            case optimization.Piecewise(epochs=epochs, factors=factors):
+                return (1.0, *factors)[sum(position >= epoch for epoch in epochs)]
             case optimization.Exponential(factor=factor, every_epochs=every):
                 return factor ** (position // every)
             case optimization.Plateau(factor=factor):

@@ -48,18 +48,17 @@ class Sight(Iterator[Batch]):
 
     def forget(self) -> None:
         """Begin with the next step."""
-        self._seen: list[Batch] = []
-        self._logits: list[Tensor] = []
+        self._seen: list[tuple[Batch, Tensor]] = []
 
     def __next__(self) -> Batch:
-        self._seen.append(next(self._batches))
-        return self._seen[-1]
+        self._batch = next(self._batches)
+        return self._batch
 
     def images(self, keys: Sequence[str], class_names: Sequence[str]) -> tuple[SeenImage, ...]:
         """Return what was seen, the worst first, and before it what has no number."""
         found = [
             SeenImage(keys[index], class_names[label], loss)
-            for batch, logits in zip(self._seen, self._logits, strict=True)
+            for batch, logits in self._seen
             for index, label, loss in zip(
                 batch.indices.tolist(),
                 batch.labels.tolist(),
@@ -70,7 +69,7 @@ class Sight(Iterator[Batch]):
         return tuple(sorted(found, key=lambda image: (image.loss <= float("inf"), -image.loss)))
 
     def _see_logits(self, model: nn.Module, inputs: object, output: Tensor | WithAuxiliary) -> None:
-        self._logits.append(main_logits(output).detach())
+        self._seen.append((self._batch, main_logits(output).detach()))
 
     def _see_gradients(self, optimizer: Optimizer, *_: object) -> None:
         gradients = [

@@ -10,10 +10,10 @@ from photographs import Pack, photo_samples
 
 from pipeline.augmentation import AreaCrop
 from pipeline.data.loaders import evaluation_plan, training_plan
-from pipeline.data.order import Dealing
+from pipeline.data.order import Dealing, epoch_order
 from pipeline.data.store import Split
 from pipeline.data.views import Views
-from pipeline.optimization import SGD, Constant
+from pipeline.optimization import SGD, Constant, DiagonalLevenbergMarquardt
 from pipeline.protocol import CenterCrop
 from pipeline.recipe import Batch, Data, Input, Network, Recipe
 
@@ -43,6 +43,31 @@ def plan(split: Split, rank: int, world_size: int, epoch: int = 0, step: int = 0
 
 def rows(views: Iterable[Views]) -> list[tuple[bytes, ...]]:
     return [tuple(np.asarray(values).tobytes() for values in vars(v).values()) for v in views]
+
+
+@pytest.mark.parametrize("world_size", [1, 3, 8])
+def test_what_the_optimizer_looks_at_comes_first_once(world_size: int, small: Split) -> None:
+    curious = RECIPE.model_copy(
+        update={"optimizer": DiagonalLevenbergMarquardt(learning_rate=0.1, num_samples=7)}
+    )
+    dealing = Dealing(len(small), 16, 8, world_size)
+    seen = []
+    for rank in range(world_size):
+        ours = [
+            list(training_plan(recipe, small, dealing, rank, 0, step))
+            for recipe, step in ((curious, 0), (RECIPE, 0), (curious, 2), (RECIPE, 2))
+        ]
+        samples = ours[0][: len(dealing.sample_batches(7, rank))]
+        assert all(len(views.images) <= dealing.max_micro_batch_size for views in samples)
+        seen += [image for views in samples for image in views.images.tolist()]
+        first = rows(ours[0])[len(samples) :]
+        per_epoch = len(rows(ours[1])) // RECIPE.epochs
+        assert first[:per_epoch] == rows(ours[1])[:per_epoch]
+        # Whoever goes on within an epoch has what the first steps of it were taken with.
+        left = per_epoch // 2
+        assert rows(ours[2])[:left] == rows(ours[3])[:left]
+    assert seen == epoch_order(RECIPE.seed, 0, len(small))[:7].tolist()
+    assert len(dealing.sample_batches(10**6, 0)[-1])  # no more than there are
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4, 8])

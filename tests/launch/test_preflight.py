@@ -34,6 +34,13 @@ def test_a_network_that_can_not_be_tested_densely_is_refused() -> None:
     assert check.passed, check.message
 
 
+def test_an_optimizer_that_can_not_follow_the_network_is_refused() -> None:
+    optimizer = "optimizer={kind: diagonal-levenberg-marquardt, learning_rate: 0.001}"
+    (check,) = preflight(load_recipe("resnet18", [optimizer]), load_cluster("laptop"), ("network",))
+    assert not check.passed
+    assert "those of ResNet are not; use optimizer.kind: sgd" in check.message
+
+
 def test_a_micro_batch_that_no_memory_holds_is_refused() -> None:
     cluster = load_cluster("laptop")
     (fine,) = preflight(load_recipe("smoke"), cluster, ("memory",))

@@ -27,14 +27,16 @@ def again(job: Job, step: int) -> Replayed:
     return run_on_workers(lambda job, worker, say: replay(job, step, worker, say), job, ignore)
 
 
-def test_a_step_has_the_loss_that_was_tracked(make_job: MakeJob) -> None:
-    job = make_job("run", ["epochs=2"], SAVING_OFTEN)
+@pytest.mark.parametrize("kind", ["sgd", "diagonal-levenberg-marquardt"])
+def test_a_step_has_the_loss_that_was_tracked(make_job: MakeJob, kind: str) -> None:
+    optimizer = f"optimizer={{kind: {kind}, learning_rate: 0.002}}"
+    job = make_job("run", ["epochs=2", optimizer], [*SAVING_OFTEN, "saving.checkpoints_to_keep=9"])
     run_on_workers(train, job, ignore)
     history = connect(job.tracking_uri).get_metric_history(
         job.folder.tracking_run_id(), "train/loss"
     )
     tracked = {metric.step: metric.value for metric in history}
-    for step in (24, 27, 30):
+    for step in (16, 24, 27, 30):
         replayed = again(job, step)
         assert replayed.loss == tracked[step]
         assert replayed.gradient_norm > 0

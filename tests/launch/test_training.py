@@ -22,6 +22,7 @@ from pipeline.tracking.client import connect
 from pipeline.tracking.queries import evaluated_runs
 from pipeline.training.checkpoint import checkpoints, load_checkpoint
 
+SECOND_ORDER = "optimizer={kind: diagonal-levenberg-marquardt, learning_rate: 0.002}"
 IN_PROCESS = ["workers.count=0", "saving.checkpoint_every_steps=3", "saving.log_every_steps=1"]
 
 
@@ -57,7 +58,11 @@ def ignore(event: Event) -> None:
     pass
 
 
-@pytest.mark.parametrize("more", [[], ["averaging={decay: 0.9}"]], ids=["plain", "averaged"])
+@pytest.mark.parametrize(
+    "more",
+    [[], ["averaging={decay: 0.9}"], [SECOND_ORDER]],
+    ids=["plain", "averaged", "second-order"],
+)
 def test_a_resumed_training_is_bit_identical(make_job: MakeJob, more: list[str]) -> None:
     undisturbed = make_job("undisturbed", ["epochs=2", *more], IN_PROCESS)
     run_on_workers(train, undisturbed, ignore)
@@ -106,10 +111,13 @@ def test_the_backends_train_the_same_network(make_job: MakeJob) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
-def test_two_ray_workers_compute_the_steps_of_one(make_job: MakeJob, ray_session: None) -> None:
-    alone = make_job("alone", ["epochs=2"], IN_PROCESS)
+@pytest.mark.parametrize("more", [[], [SECOND_ORDER]], ids=["plain", "second-order"])
+def test_two_ray_workers_compute_the_steps_of_one(
+    make_job: MakeJob, ray_session: None, more: list[str]
+) -> None:
+    alone = make_job("alone", ["epochs=2", *more], IN_PROCESS)
     expected = run_on_workers(train, alone, ignore)
-    together = make_job("together", ["epochs=2"], ["workers.count=2"])
+    together = make_job("together", ["epochs=2", *more], ["workers.count=2"])
     events: list[Event] = []
     counts = run_on_workers(train, together, events.append)
     # The same sums in another order: rounding of float32 over some thirty steps.

@@ -291,6 +291,24 @@ def test_glorots_initial_weights_are_uniform() -> None:
     assert weights.std().item() == pytest.approx(bound / math.sqrt(3), rel=1e-2)
 
 
+def test_lecuns_initial_weights_have_the_deviation_of_their_fan_in() -> None:
+    torch.manual_seed(0)
+    network = recipe.Network(name="lenet5", num_classes=10, initialization="lecun")
+    gray = recipe.Input(size=32, color="gray", mean=(0,), std=(1,))
+    layers = build_model(network, gray).get_submodule("layers")
+    for number, fan_in in (("8", 400), ("11", 120)):
+        weights = layers.get_parameter(f"{number}.weight")
+        assert weights.abs().max() <= math.sqrt(3 / fan_in)
+        assert weights.std().item() == pytest.approx(1 / math.sqrt(fan_in), rel=2e-2)
+        assert not layers.get_parameter(f"{number}.bias").any()
+    partial = layers.get_parameter(
+        "4.weight"
+    )  # three maps are seen by the first, all six by the last
+    assert partial[0].abs().max() <= math.sqrt(3 / 75)
+    assert math.sqrt(3 / 300) < partial[:18].abs().max()
+    assert partial[-6:].abs().max() <= math.sqrt(3 / 150)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_any_number_of_channels_is_taken(name: str) -> None:
     with torch.device("meta"):

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from pipeline import optimization
+from pipeline.data.loaders import Batch
+from pipeline.distributed import Worker
 from pipeline.models.zoo import NETWORKS
 from pipeline.training.optimizer import build_optimizer, set_learning_rate
 
@@ -70,3 +72,27 @@ def test_rmsprop_steps_as_its_formula() -> None:
         v = 0.9 * v + g / (square**0.5 + 1.0)
         w -= 0.1 * v
         assert layer.weight.item() == pytest.approx(w, rel=1e-6)
+
+
+def test_a_weight_of_much_curvature_takes_small_steps() -> None:
+    """LeCun et al. 1998, eq. 21, for one weight: E = -log p of two classes, logits w x and 0."""
+    model = nn.Sequential(nn.Linear(1, 2, bias=False))
+    nn.init.zeros_(model[0].weight)
+    settings = optimization.DiagonalLevenbergMarquardt(learning_rate=0.5, damping=0.1)
+    optimizer = build_optimizer(settings, model)
+    images, labels = torch.tensor([[1.0], [4.0], [4.0]]), torch.tensor([0, 0, 1])
+    batches = (Batch(images[rows], labels[rows], torch.tensor(rows)) for rows in ([0], [1, 2]))
+    optimizer.estimate(optimization.Loss(), batches, Worker(0, 1, torch.device("cpu")))
+    curvature = 0.25 * (1 + 16 + 16) / 3  # p (1 - p) x²
+    found = optimizer.state[model[0].weight]["curvature"]
+    torch.testing.assert_close(found, torch.full((2, 1), curvature))
+
+    set_learning_rate(optimizer, 0.02)
+    model[0].weight.grad = torch.tensor([[3.0], [-1.0]])
+    optimizer.step()
+    expected = -0.02 / (0.1 + curvature) * torch.tensor([[3.0], [-1.0]])
+    torch.testing.assert_close(model[0].weight.detach(), expected)
+
+    again = build_optimizer(settings, model)
+    again.load_state_dict(optimizer.state_dict())
+    assert torch.equal(again.state[model[0].weight]["curvature"], found)

@@ -19,6 +19,11 @@ def test_step_drops_at_the_start_of_its_epochs() -> None:
     )
 
 
+def test_piecewise_goes_from_factor_to_factor() -> None:
+    lenet5 = optimization.Piecewise(epochs=(2, 5), factors=(0.4, 2.0))
+    assert [factor(lenet5, at) for at in (0, 1.999, 2, 4.9, 5, 9)] == [1, 1, 0.4, 0.4, 2, 2]
+
+
 def test_poly_and_cosine_end_low() -> None:
     assert factor(optimization.Poly(power=0.5), 7.5) == pytest.approx(0.5)
     assert factor(optimization.Cosine(), 0) == pytest.approx(1)

@@ -1,0 +1,64 @@
+"""Stochastic gradient descent with a rate for every weight, from how the loss curves there.
+
+LeCun et al. 1998, Appendix C, eq. 21: a weight's rate is η / (μ + h), h being the mean second
+derivative of the loss over some samples, estimated anew before each epoch.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from pipeline import optimization
+from pipeline.data.loaders import Batch
+from pipeline.distributed import Worker, sum_over_workers
+from pipeline.training.curvature import chain_of, summed_curvature
+
+
+class DiagonalLevenbergMarquardt(Optimizer):
+    """weight ← weight − lr / (damping + curvature) · gradient.
+
+    The curvatures, 0 until `estimate` is called with `num_samples` images, are its state.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float,
+        damping: float,
+        num_samples: int,
+        model: nn.Module,
+    ) -> None:
+        super().__init__(groups, {"lr": lr, "damping": damping})
+        self.num_samples = num_samples
+        self._layers = chain_of(model)
+        for parameter in model.parameters():
+            self.state[parameter]["curvature"] = torch.zeros_like(parameter)
+
+    def estimate(self, loss: optimization.Loss, batches: Iterator[Batch], worker: Worker) -> None:
+        """Take the curvatures from the images of all workers' `batches`. A collective call."""
+        parameters = [each for group in self.param_groups for each in group["params"]]
+        sums = {each: torch.zeros_like(each) for each in parameters}
+        num_images = 0
+        for batch in batches:
+            found = summed_curvature(self._layers, loss, batch.images, batch.labels)
+            for parameter, curvature in found.items():
+                sums[parameter] += curvature
+            num_images += len(batch.labels)
+        counted = torch.tensor(float(num_images), device=worker.device)
+        total = sum_over_workers(counted, worker)
+        for parameter, curvature in sums.items():
+            mean = sum_over_workers(curvature, worker) / total
+            self.state[parameter]["curvature"].copy_(mean)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Follow each parameter's gradient at its own rate."""
+        for group in self.param_groups:
+            parameters = [each for each in group["params"] if each.grad is not None]
+            gradients = [each.grad for each in parameters]
+            curvatures = [self.state[each]["curvature"] for each in parameters]
+            damped = torch._foreach_add(curvatures, group["damping"])
+            torch._foreach_addcdiv_(parameters, gradients, damped, value=-group["lr"])
