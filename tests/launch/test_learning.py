@@ -114,12 +114,14 @@ def write_idx(file: Path, values: NDArray[np.uint8]) -> None:
     file.write_bytes(gzip.compress(content) if file.suffix == ".gz" else content)
 
 
-@pytest.mark.parametrize(("recipe", "batch_size"), [("lenet5", 16), ("lenet5_mnist", 64)])
+@pytest.mark.parametrize(
+    ("recipe", "batch_size", "epochs"), [("lenet5", 10, 6), ("lenet5_mnist", 64, 10)]
+)
 def test_lenet5_learns_digits_in_mnists_files(
-    recipe: str, batch_size: int, train_recipe: Train, mnist: Path
+    recipe: str, batch_size: int, epochs: int, train_recipe: Train, mnist: Path
 ) -> None:
     whole = f"batch.micro_batch_size={batch_size}"  # the same sums as in parts for workers, faster
-    assert train_recipe(recipe, mnist, whole).top1_error < 10
+    assert train_recipe(recipe, mnist, whole, f"epochs={epochs}").top1_error < 10
 
 
 def imagenet_networks() -> list[str]:

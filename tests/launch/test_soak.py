@@ -13,12 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from pipeline.tracking.client import connect
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
 FAULTS = int(os.environ.get("ILSVRC_SOAK_FAULTS", "2"))
-EPOCHS, STEPS = 16 + FAULTS // 8, 15
+EPOCHS, STEPS = 6 + FAULTS // 6, 15
 COMMAND = [
     str(ILSVRC), "train", "smoke", "--run", "mine",
     "--set", f"epochs={EPOCHS}",
@@ -29,6 +30,7 @@ COMMAND = [
 KINDS = ("a worker", "SIGUSR1 to a worker", "the driver", "all", "SIGTERM", "tear")
 
 
+@pytest.mark.timeout(300 + 150 * FAULTS)  # a fault costs a command's start, of tens of seconds
 def test_random_faults_change_nothing(workspace: Path) -> None:
     seed = int(os.environ.get("ILSVRC_SOAK_SEED", time.time_ns() % 10**6))
     print(f"ILSVRC_SOAK_FAULTS={FAULTS} ILSVRC_SOAK_SEED={seed}")
