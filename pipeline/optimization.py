@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.documents import Fraction, Section
 
@@ -63,6 +63,15 @@ class DiagonalLevenbergMarquardt(Section):
 Optimizer = Annotated[SGD | RMSProp | DiagonalLevenbergMarquardt, Field(discriminator="kind")]
 
 
+def _rising(epochs: tuple[int, ...]) -> tuple[int, ...]:
+    if list(epochs) != sorted(set(epochs)):
+        raise ValueError("epochs must rise")
+    return epochs
+
+
+RisingEpochs = Annotated[tuple[PositiveInt, ...], AfterValidator(_rising)]
+
+
 class _Schedule(Section):
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
 
@@ -77,27 +86,19 @@ class Step(_Schedule):
     """Multiply by `factor` at the start of each epoch named in `epochs`."""
 
     kind: Literal["step"] = "step"
-    epochs: tuple[PositiveInt, ...]
+    epochs: RisingEpochs
     factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-
-    @model_validator(mode="after")
-    def _rising(self) -> Self:
-        if list(self.epochs) != sorted(set(self.epochs)):
-            raise ValueError("epochs must rise")
-        return self
 
 
 class Piecewise(_Schedule):
     """Multiply by one of `factors` from the start of the epoch of `epochs` in the same place."""
 
     kind: Literal["piecewise"] = "piecewise"
-    epochs: tuple[PositiveInt, ...]
+    epochs: RisingEpochs
     factors: tuple[PositiveFloat, ...]
 
     @model_validator(mode="after")
     def _one_factor_an_epoch(self) -> Self:
-        if list(self.epochs) != sorted(set(self.epochs)):
-            raise ValueError("epochs must rise")
         if len(self.epochs) != len(self.factors):
             raise ValueError(
                 f"{len(self.epochs)} epochs need as many factors, not {len(self.factors)}"

@@ -48,6 +48,13 @@ class Batch:
     indices: Tensor
 
 
+def sample_batches(recipe: Recipe, dealing: Dealing, rank: int) -> list[NDArray[np.int64]]:
+    """Return the places in an epoch's order that its optimizer looks at first, if at any."""
+    if isinstance(recipe.optimizer, DiagonalLevenbergMarquardt):
+        return dealing.sample_batches(recipe.optimizer.num_samples, rank)
+    return []
+
+
 def training_plan(
     recipe: Recipe, split: Split, dealing: Dealing, rank: int, start_epoch: int, start_step: int
 ) -> Iterator[Views]:
@@ -56,18 +63,16 @@ def training_plan(
     Before the first step of an epoch come those that the optimizer looks at. Epochs follow one
     another without a seam, so that loading ahead never stops between them.
     """
-    num_samples = 0
-    if isinstance(recipe.optimizer, DiagonalLevenbergMarquardt):
-        num_samples = recipe.optimizer.num_samples
+    samples = sample_batches(recipe, dealing, rank)
     for epoch in range(start_epoch, recipe.epochs):
         order = epoch_order(recipe.seed, epoch, dealing.num_images)
         first_step = start_step if epoch == start_epoch else 0
-        samples = dealing.sample_batches(0 if first_step else num_samples, rank)
+        looked_at = (order[places] for places in samples if first_step == 0)
         steps = (
             dealing.micro_batches(order, step, rank)
             for step in range(first_step, dealing.num_steps)
         )
-        for images in chain((order[places] for places in samples), chain.from_iterable(steps)):
+        for images in chain(looked_at, chain.from_iterable(steps)):
             yield training_views(
                 recipe.augmentation,
                 recipe.evaluation,

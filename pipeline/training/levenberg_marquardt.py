@@ -20,19 +20,13 @@ from pipeline.training.curvature import chain_of, summed_curvature
 class DiagonalLevenbergMarquardt(Optimizer):
     """weight ← weight − lr / (damping + curvature) · gradient.
 
-    The curvatures, 0 until `estimate` is called with `num_samples` images, are its state.
+    The curvatures, 0 until `estimate` is called, are its state.
     """
 
     def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        lr: float,
-        damping: float,
-        num_samples: int,
-        model: nn.Module,
+        self, groups: Iterable[dict[str, Any]], lr: float, damping: float, model: nn.Module
     ) -> None:
         super().__init__(groups, {"lr": lr, "damping": damping})
-        self.num_samples = num_samples
         self._layers = chain_of(model)
         for parameter in model.parameters():
             self.state[parameter]["curvature"] = torch.zeros_like(parameter)

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from pipeline.data.loaders import Batch
+from pipeline.data.loaders import Batch, sample_batches
 from pipeline.data.order import Dealing
 from pipeline.distributed import Worker
 from pipeline.evaluation.evaluate import autocast
@@ -62,7 +62,7 @@ def train_epoch(
     """
     model.train()
     if start_step == 0 and isinstance(optimizer, DiagonalLevenbergMarquardt):
-        samples = dealing.sample_batches(optimizer.num_samples, worker.rank)
+        samples = sample_batches(recipe, dealing, worker.rank)
         optimizer.estimate(recipe.loss, islice(batches, len(samples)), worker)
     micro_batches = dealing.share(worker.rank)
     for step in range(start_step, dealing.num_steps):

@@ -21,15 +21,13 @@ def build_optimizer(settings: optimization.Optimizer, model: nn.Module) -> Optim
     A group's `learning_rate_factor` multiplies what the schedule says (AlexNet's original code
     gives biases twice the rate of weights).
     """
+    if isinstance(settings, optimization.DiagonalLevenbergMarquardt):
+        every = [{"params": list(model.parameters()), "learning_rate_factor": 1.0}]
+        return DiagonalLevenbergMarquardt(every, settings.learning_rate, settings.damping, model)
     groups: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "normalization": []}
     for kind, parameter in _kinds(model):
         groups[kind].append(parameter)
     assert sum(map(len, groups.values())) == len(list(model.parameters()))
-    if isinstance(settings, optimization.DiagonalLevenbergMarquardt):
-        every = [{"params": list(model.parameters()), "learning_rate_factor": 1.0}]
-        return DiagonalLevenbergMarquardt(
-            every, settings.learning_rate, settings.damping, settings.num_samples, model
-        )
     decays_all = settings.decay == "all"
     parts = [
         {
