@@ -10,30 +10,36 @@ from pipeline.documents import Fraction, Section
 class SGD(Section):
     """Stochastic gradient descent with momentum m, as in most papers of the zoo.
 
-    As PyTorch and fb.resnet.torch: v ← m · v + gradient, weights ← weights − rate · v. In AlexNet's
-    code and Caffe the rate is inside v, so that there a drop takes some steps to arrive in full.
-    `decay: weights` leaves biases and normalization parameters undecayed, `all` decays everything.
+    `momentum_form: rate-outside` is PyTorch's and fb.resnet.torch's: v ← m · v + gradient,
+    weights ← weights − rate · v. `rate-inside` is that of AlexNet's paper and code, and Caffe's:
+    v ← m · v − rate · gradient, weights ← weights + v. They part where the rate changes: inside, a
+    drop takes some steps to arrive in full. `decay: weights` leaves biases and normalization
+    parameters undecayed, `all` decays everything.
     """
 
     kind: Literal["sgd"] = "sgd"
     learning_rate: PositiveFloat
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    momentum_form: Literal["rate-outside", "rate-inside"] = "rate-outside"
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     decay: Literal["all", "weights"] = "all"
     bias_learning_rate_factor: PositiveFloat = 1.0
 
     @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Self:
+    def _nesterov_is_known(self) -> Self:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.nesterov and self.momentum_form == "rate-inside":
+            raise ValueError("nesterov needs momentum_form: rate-outside")
         return self
 
 
 class RMSProp(Section):
     """RMSProp with momentum, as Inception-v3 was trained (Szegedy et al. 2016, §8).
 
-    `epsilon` is added outside the root, as PyTorch does; TensorFlow adds it inside.
+    As PyTorch: `epsilon` is added outside the root, and the rate multiplies the velocity. In
+    TensorFlow, which that network was trained with, both are inside.
     """
 
     kind: Literal["rmsprop"] = "rmsprop"

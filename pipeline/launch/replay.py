@@ -33,6 +33,12 @@ def replay(job: Job, step: int, worker: Worker, report: Report) -> Replayed:
             f"step {step}: no checkpoint of run '{job.folder.name}' leads to it any more; keep "
             "more with --set cluster.saving.checkpoints_to_keep=N"
         )
+    record = job.folder.record()
+    if (position.epoch, position.step) == (0, 0) and record and record.start_digest:
+        raise UserError(
+            f"step {step}: run '{job.folder.name}' started from weights that it doesn't keep; of "
+            "its first epoch only steps after a checkpoint can run again"
+        )
     store = job.store()
     split = store.split(recipe.data.train_split)
     sight = Sight(

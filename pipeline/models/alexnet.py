@@ -3,7 +3,7 @@
 Two groups where the paper has two GPUs, response normalization, overlapping pooling. torchvision's
 `alexnet` is another network (one column, no normalization, 64 filters).
 
-- `alexnet` is the paper's text.
+- `alexnet` is the paper's text, with its α of 10⁻⁴ before the normalization's sum of squares.
 - `alexnet_code` is the network whose errors the paper reports, as its code ran in 2012.
 - `alexnet_caffe` starts as Caffe's replica (bvlc_alexnet) does.
 - `alexnet_one_tower` has no groups: 62,378,344 parameters.
@@ -34,12 +34,15 @@ class Start:
     bias: float = 1.0
 
 
+# `ResponseNorm` divides α by its window, as the code and Caffe do, and the paper's formula doesn't.
+_ALPHA = 5 * 1e-4
+_ALPHA_OF_CODE = 1e-4
+
+
 class AlexNet(ImageClassifier):
     """Five convolutions, three fully connected layers, which run in the order they are listed in.
 
-    The normalization's α is divided by its window (see `ResponseNorm`), as in the network that was
-    trained and not as in the paper; and dropout doubles what it keeps in training, where the paper
-    halves everything in testing.
+    Dropout doubles what it keeps in training, where the paper halves everything in testing.
     """
 
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
@@ -51,6 +54,7 @@ class AlexNet(ImageClassifier):
         start: Start,
         *,
         groups: int = 2,
+        alpha: float = _ALPHA,
         k: float = 2.0,
         as_the_code: bool = False,
     ) -> None:
@@ -61,13 +65,13 @@ class AlexNet(ImageClassifier):
         self.conv1 = nn.Conv2d(num_channels, 96, 11, stride=4)  # (n, 96, 55, 55)
         if not as_the_code:
             self.relu1 = nn.ReLU(inplace=True)
-        self.norm1 = ResponseNorm(size=5, alpha=1e-4, k=k)
+        self.norm1 = ResponseNorm(size=5, alpha=alpha, k=k)
         self.pool1 = nn.MaxPool2d(3, stride=2)  # (n, 96, 27, 27)
         if as_the_code:  # the first normalization sees negative values too
             self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=groups)
         self.relu2 = nn.ReLU(inplace=True)
-        self.norm2 = ResponseNorm(size=5, alpha=1e-4, k=k)
+        self.norm2 = ResponseNorm(size=5, alpha=alpha, k=k)
         if as_the_code:
             self.map_norm2 = SameMapNorm(size=5, alpha=1e-3, k=1.0)
         self.pool2 = nn.MaxPool2d(3, stride=2)  # (n, 256, 13, 13)
@@ -90,7 +94,7 @@ class AlexNet(ImageClassifier):
         if start.bias == 1:
             self.when_flat = (
                 "likely its initial biases of 1 drown the images, as Caffe's authors found; try "
-                "biases of 0.1, as network.name: alexnet_bias01 has them"
+                "biases of 0.1 (network.name: alexnet_bias01 is alexnet with them)"
             )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -118,10 +122,12 @@ def alexnet(num_classes: int, num_channels: int = 3) -> AlexNet:
 def alexnet_code(num_classes: int, num_channels: int = 3) -> AlexNet:
     """As the original code's configuration 145, whose logged errors are the paper's.
 
-    Layers 3 to 5 start with a deviation of 0.03, the first normalization comes before the ReLU,
-    and another one, within each map, after the second. That one's k is 1, which cuda-convnet fixes.
+    Layers 3 to 5 start with a deviation of 0.03, the normalizations' α is a fifth of the paper's,
+    the first comes before the ReLU, and another one, within each map, after the second. That one's
+    k is 1, which cuda-convnet fixes.
     """
-    return AlexNet(num_classes, num_channels, Start(std_of_conv3_to_5=0.03), as_the_code=True)
+    start = Start(std_of_conv3_to_5=0.03)
+    return AlexNet(num_classes, num_channels, start, alpha=_ALPHA_OF_CODE, as_the_code=True)
 
 
 def alexnet_caffe(num_classes: int, num_channels: int = 3) -> AlexNet:
@@ -130,7 +136,7 @@ def alexnet_caffe(num_classes: int, num_channels: int = 3) -> AlexNet:
     Caffe crops 227 pixels; here the last three come from the edge, as in the paper's network.
     """
     start = Start(std_of_fc6_and_fc7=0.005, bias=0.1)
-    return AlexNet(num_classes, num_channels, start, k=1.0)
+    return AlexNet(num_classes, num_channels, start, alpha=_ALPHA_OF_CODE, k=1.0)
 
 
 def alexnet_one_tower(num_classes: int, num_channels: int = 3) -> AlexNet:

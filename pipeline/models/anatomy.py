@@ -72,7 +72,7 @@ def dissect(model: nn.Module, input_shape: tuple[int, ...]) -> Anatomy:
     Only modules without children are layers; one that is called twice is listed twice, its
     parameters the first time. The model may stand on the meta device, and is left as it was.
     Raises `NotImplementedError` for a layer that changes a map's size in a way not known here, and
-    for a function between layers other than a sum, a concatenation or a choice of channels.
+    for a function between layers other than a sum or a concatenation.
     """
     with modes_restored(model), torch.no_grad():
         walk = _Walk(model.eval())
@@ -126,7 +126,7 @@ class _Walk(fx.Interpreter):
             seen = _meet(before)
             self.depth = seen.depth
             self._end_of_maps(seen)
-        elif n.target in (torch.cat, operator.add, operator.getitem):
+        elif n.target in (torch.cat, operator.add):
             seen = _meet(before)
             _refuse_unless(_keeps_positions(value, seen.axes), n.name)
         else:

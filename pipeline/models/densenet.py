@@ -21,8 +21,6 @@ from pipeline.models.initialization import fill_normal
 class DenseLayer(nn.Module):
     """BN, ReLU, 1×1 to 4k channels, BN, ReLU, 3×3 to k channels (§3, "Bottleneck layers")."""
 
-    recompute = False
-
     def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
@@ -32,8 +30,8 @@ class DenseLayer(nn.Module):
         self.relu2 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
-    def forward(self, *features: Tensor) -> Tensor:
-        if self.recompute and self.training and torch.is_grad_enabled():
+    def forward(self, *features: Tensor, recompute: bool = False) -> Tensor:
+        if recompute and self.training and torch.is_grad_enabled():
             x = checkpoint(
                 self._bottleneck,
                 *features,
@@ -56,10 +54,10 @@ class DenseBlock(nn.Sequential):
     def __init__(self, num_layers: int, in_channels: int, growth: int) -> None:
         super().__init__(*(DenseLayer(in_channels + i * growth, growth) for i in range(num_layers)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, recompute: bool = False) -> Tensor:
         features = [x]
         for layer in self:
-            features.append(layer(*features))
+            features.append(layer(*features, recompute=recompute))
         return torch.cat(features, dim=1)
 
 
@@ -116,14 +114,11 @@ class DenseNet(ImageClassifier):
         self._initialize()
 
     def forward(self, images: Tensor) -> Tensor:
-        for layer in self.modules():
-            if isinstance(layer, DenseLayer):
-                layer.recompute = self.recompute
         x = self.pool0(self.relu0(self.bn0(self.conv0(images))))
-        x = self.transition1(self.block1(x))
-        x = self.transition2(self.block2(x))
-        x = self.transition3(self.block3(x))
-        x = self.relu5(self.bn5(self.block4(x)))
+        x = self.transition1(self.block1(x, self.recompute))
+        x = self.transition2(self.block2(x, self.recompute))
+        x = self.transition3(self.block3(x, self.recompute))
+        x = self.relu5(self.bn5(self.block4(x, self.recompute)))
         return self.fc(self.flatten(self.pool5(x)))
 
     def _initialize(self) -> None:

@@ -128,7 +128,7 @@ class AuxiliaryClassifier(nn.Sequential):
 
 
 class InceptionV3(ImageClassifier):
-    """Six layers of a stem, eleven modules, global average pooling, one fully connected layer.
+    """Five convolutions and two poolings, eleven modules, global average pooling, a linear layer.
 
     In training mode it returns `WithAuxiliary`.
     """

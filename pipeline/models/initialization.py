@@ -32,9 +32,10 @@ def he_std(layer: Weighted) -> float:
 
 
 def fill_glorot(model: nn.Module) -> None:
-    """Start every layer from U(±√(6 / (fan-in + fan-out))), biases 0 (Glorot & Bengio 2010, (16)).
+    """Convolutions and linear layers from U(±√(6 / (fan-in + fan-out))), biases 0.
 
-    VGG's authors note that networks of any depth train from it, without a shallower one first.
+    Glorot & Bengio 2010, (16). Other layers keep their published start. VGG's authors note that
+    networks of any depth train from it, without a shallower one first.
     """
     for layer in _weighted(model):
         fan_in, fan_out = _fans(layer)
@@ -42,9 +43,10 @@ def fill_glorot(model: nn.Module) -> None:
 
 
 def fill_lecun(model: nn.Module) -> None:
-    """Start every layer from U(±√(3 / fan-in)), biases 0 (LeCun et al., Efficient BackProp, 1998).
+    """Convolutions and linear layers from U(±√(3 / fan-in)), biases 0.
 
-    The deviation is 1 / √fan-in (§4.6), with which sums of independent inputs keep their size.
+    LeCun et al., Efficient BackProp, 1998: the deviation is 1 / √fan-in (§4.6), with which sums of
+    independent inputs keep their size. Other layers keep their published start.
     """
     for layer in _weighted(model):
         fan_in, _ = _fans(layer)

@@ -63,7 +63,10 @@ def load_torchvision(name: str, source: Mapping[str, Tensor] | Path) -> ImageCla
     for key in names:  # old files don't count batches
         if key not in theirs and not key.endswith("num_batches_tracked"):
             raise UserError(f"{where}: {key} is missing; are these weights of another network?")
-    model = NETWORKS[name](num_classes=len(theirs[last]), num_channels=theirs[first].shape[1])
+    # A shape that has no such place is told with the others.
+    num_channels = theirs[first].shape[1] if theirs[first].dim() > 1 else 3
+    num_classes = len(theirs[last]) if theirs[last].dim() else 1000
+    model = NETWORKS[name](num_classes, num_channels)
     model.load_state_dict(_fitting(theirs, names, model.state_dict(), where))
     return model.eval()
 

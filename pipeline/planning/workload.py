@@ -72,7 +72,7 @@ def model_on_paper(recipe: Recipe) -> ImageClassifier:
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
-    """Return the size of a checkpoint: weights, momenta (RMSProp: squares too), any average."""
+    """Return the size of a checkpoint: weights, the optimizer's state, any average."""
     return weight_bytes(recipe) * _copies_in_checkpoint(recipe)
 
 

@@ -21,7 +21,8 @@ class LossWatch:
     1 % below that within the first `recipe.flat_loss_steps` steps is stopped, and one whose loss
     has, and is then ten times that: before, the first steps of a start as AlexNet's may leap and
     come back. A training that goes on after those steps, `steps_done`, has come through before. All
-    workers see the same loss, so that all stop together.
+    workers see the same loss, so that all stop together. `loss.kind: map` has no such level of
+    chance; its loss is not looked at.
     """
 
     def __init__(self, recipe: Recipe, hint: str, steps_done: int = 0) -> None:

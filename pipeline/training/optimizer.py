@@ -7,6 +7,7 @@ from torch.optim import SGD, Optimizer, RMSprop
 
 from pipeline import optimization
 from pipeline.training.levenberg_marquardt import DiagonalLevenbergMarquardt
+from pipeline.training.rate_inside_sgd import RateInsideSGD
 
 _NORMALIZATIONS = (
     nn.modules.batchnorm._NormBase,
@@ -16,10 +17,11 @@ _NORMALIZATIONS = (
 
 
 def build_optimizer(settings: optimization.Optimizer, model: nn.Module) -> Optimizer:
-    """Make the optimizer with one group each for weights, biases and normalization parameters.
+    """Make the optimizer, its groups those that learn and decay alike.
 
-    A group's `learning_rate_factor` multiplies what the schedule says (AlexNet's original code
-    gives biases twice the rate of weights).
+    They are weights, biases and normalization parameters; with a rate for every weight, all are one
+    group. A group's `learning_rate_factor` multiplies what the schedule says (AlexNet's original
+    code gives biases twice the rate of weights).
     """
     if isinstance(settings, optimization.DiagonalLevenbergMarquardt):
         every = [{"params": list(model.parameters()), "learning_rate_factor": 1.0}]
@@ -49,12 +51,10 @@ def build_optimizer(settings: optimization.Optimizer, model: nn.Module) -> Optim
             eps=settings.epsilon,
             momentum=settings.momentum,
         )
-    return SGD(
-        parts,
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-    )
+    rate, momentum = settings.learning_rate, settings.momentum
+    if settings.momentum_form == "rate-inside":
+        return RateInsideSGD(parts, rate, momentum)
+    return SGD(parts, rate, momentum, nesterov=settings.nesterov)
 
 
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.errors import UserError
-from pipeline.launch.driver import run_training
+from pipeline.launch.driver import run_replay, run_training
 from pipeline.launch.run_folder import find_run
 from pipeline.launch.starting import find_start
 from pipeline.models.vgg import vgg_a
@@ -49,6 +49,9 @@ def test_a_training_starts_from_a_trained_run(cluster: Cluster) -> None:
     tags = tracked_run(cluster.tracking.uri, record.tracking_run_id).tags
     assert (tags["start.from"], tags["start.digest"]) == ("taught", digest)
     assert tags["dataset.extra"] == "none"  # the same digits
+
+    with pytest.raises(UserError, match="started from weights that it doesn't keep"):
+        run_replay(outcome.folder, 1, cluster, QUIET)
 
     file = str(taught.folder.weights)
     again = run_training(still, "smoke", cluster, "of-file", QUIET, start_from=file)

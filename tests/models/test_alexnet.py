@@ -124,12 +124,27 @@ def test_the_code_normalizes_before_the_first_relu_and_within_maps_after_the_sec
     assert [name for name, _ in paper.named_children()][1:5] == ["conv1", "relu1", "norm1", "pool1"]
 
 
-@pytest.mark.parametrize(("constructor", "k"), [(alexnet, 2.0), (alexnet_caffe, 1.0)])
-def test_normalization_has_the_published_constants(constructor: Constructor, k: float) -> None:
+@pytest.mark.parametrize(
+    ("constructor", "k", "alpha"),
+    [
+        (alexnet, 2.0, 1e-4),
+        (alexnet_one_tower, 2.0, 1e-4),
+        (alexnet_code, 2.0, 1e-4 / 5),
+        (alexnet_caffe, 1.0, 1e-4 / 5),
+    ],
+)
+def test_normalization_has_the_published_constants(
+    constructor: Constructor, k: float, alpha: float
+) -> None:
+    """Paper, §3.3: a / (k + α Σ a²)^β; its code and Caffe divide α by the five channels."""
     with torch.device("meta"):
         layers = list(constructor(10).modules())
     norms = [layer for layer in layers if isinstance(layer, ResponseNorm)]
-    assert [(norm.size, norm.alpha, norm.k) for norm in norms] == [(5, 1e-4, k)] * 2
+    images = torch.randn(1, 1, 3, 3) * 100  # one channel: its neighbours count 0
+    expected = images / (k + alpha * images**2) ** 0.75
+    assert [norm.size for norm in norms] == [5, 5]
+    for norm in norms:
+        torch.testing.assert_close(norm(images), expected)
 
 
 def test_one_tower_has_no_groups() -> None:

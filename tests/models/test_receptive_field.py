@@ -36,8 +36,7 @@ JOINING = ("Linear", "AdaptiveAvgPool2d")
 class EqualWeights(nn.Module):
     """The convolution whose weights are all the same: a box over the mean of the channels.
 
-    Its channels would all be the same too, so one stands for them; a few stay as they are, since
-    LeNet-5 picks some of them.
+    Its channels would all be the same too, so one stands for them.
     """
 
     def __init__(self, layer: nn.Conv1d | nn.Conv2d) -> None:
@@ -45,11 +44,9 @@ class EqualWeights(nn.Module):
         self.convolve = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
         self.box = torch.ones(1, 1, *layer.kernel_size) / math.prod(layer.kernel_size)
         self.geometry = layer.stride, layer.padding, layer.dilation
-        self.out_channels = layer.out_channels if layer.out_channels <= 16 else 1
 
     def forward(self, maps: Tensor) -> Tensor:
-        out = self.convolve(maps.mean(dim=1, keepdim=True), self.box, None, *self.geometry)
-        return out.expand(-1, self.out_channels, *out.shape[2:])
+        return self.convolve(maps.mean(dim=1, keepdim=True), self.box, None, *self.geometry)
 
 
 class LastMapError(Exception):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.models.zoo import build_model
+from pipeline.models.zoo import NETWORKS, build_model
 from pipeline.protocol import protocol_name
 from pipeline.recipe import read_recipe
 
@@ -25,7 +25,10 @@ def test_a_recipe_fits_its_network(path: Path) -> None:
     assert f"ilsvrc train {path.stem} --on " in path.read_text()
 
 
-def test_there_are_recipes() -> None:
-    assert {"lenet5_digits", "alexnet", "resnet18", "resnet50", "smoke"} <= {
-        path.stem for path in RECIPES
-    }
+# Nobody published a training of these: starts to compare, and ResNet-18's third kind of shortcut.
+UNPUBLISHED = {"alexnet_std003", "alexnet_bias01", "alexnet_std003_bias01", "resnet18_option_c"}
+
+
+def test_every_published_network_has_a_recipe() -> None:
+    trained = {read_recipe(path).network.name for path in RECIPES}
+    assert NETWORKS.keys() - trained == UNPUBLISHED

@@ -14,7 +14,7 @@ from pipeline.models.torchvision_weights import COUNTERPARTS, load_torchvision
 
 # The smallest input that each family takes; VGG's is fixed.
 SIZES = {"resnet": 64, "densenet": 64, "vgg": 224, "inception": 299}
-IN_MOMENTS = ["resnet18", "resnet50_v1_5", "densenet121"]
+IN_MOMENTS = ["resnet18", "resnet50_v1_5", "densenet121", "vgg_a", "vgg_a_bn", "inception_v3"]
 
 
 def their_network(name: str, num_classes: int = 5) -> nn.Module:
@@ -24,6 +24,8 @@ def their_network(name: str, num_classes: int = 5) -> nn.Module:
         num_classes=num_classes, **options
     )
     for module in model.modules():
+        if isinstance(module, nn.Conv2d) and name.startswith("vgg"):  # lets images through
+            nn.init.kaiming_normal_(module.weight)
         if isinstance(module, nn.BatchNorm2d):  # more than the identity
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
@@ -103,6 +105,10 @@ def test_what_does_not_fit_is_named() -> None:
     narrow = weights | {"layer2.0.conv1.weight": torch.zeros(127, 64, 3, 3)}
     with pytest.raises(UserError, match=r"layer2\.0\.conv1\.weight is \(127, 64, 3, 3\), here"):
         load_torchvision("resnet18", narrow)
+    for name in ("conv1.weight", "fc.bias"):  # whose shapes tell channels and classes
+        standard = weights | {"fc.weight": torch.zeros(1000, 512), name: torch.tensor(1.0)}
+        with pytest.raises(UserError, match=rf"weights: {name} is \(\), here"):
+            load_torchvision("resnet18", standard)
 
 
 class _Bomb:

@@ -1,13 +1,11 @@
-"""VGG against torchvision and Table 1: counts, initial weights, what A gives to deeper networks."""
+"""VGG against Table 1: counts, initial weights, what A gives to deeper networks."""
 
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
-import torchvision
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.models.anatomy import dissect
@@ -28,16 +26,6 @@ from pipeline.models.vgg import (
 )
 
 NUM_CLASSES = 20
-TORCHVISIONS = [
-    (vgg_a, torchvision.models.vgg11),
-    (vgg_a_bn, torchvision.models.vgg11_bn),
-    (vgg_b, torchvision.models.vgg13),
-    (vgg_b_bn, torchvision.models.vgg13_bn),
-    (vgg16, torchvision.models.vgg16),
-    (vgg16_bn, torchvision.models.vgg16_bn),
-    (vgg19, torchvision.models.vgg19),
-    (vgg19_bn, torchvision.models.vgg19_bn),
-]
 FROM_A = ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8"]
 
 
@@ -50,58 +38,6 @@ def trained_a() -> VGG:
 def weighted(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     modules = network.named_modules()
     return {name: layer for name, layer in modules if isinstance(layer, nn.Conv2d | nn.Linear)}
-
-
-def stirred(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights that keep the images' variance, biases and batch norm that show where they are."""
-    generator = torch.Generator().manual_seed(1)
-    return {
-        name: torch.rand(value.shape, generator=generator) + 0.5
-        if value.ndim == 1
-        else value * (math.sqrt(2 / value[0].numel()) / 0.01 if value.ndim else 1)
-        for name, value in state.items()
-    }
-
-
-def assert_logits_equal(ours: VGG, reference: Callable[..., nn.Module]) -> None:
-    with torch.device("meta"):
-        theirs = reference(num_classes=NUM_CLASSES).eval()
-    state = stirred(ours.state_dict())
-    # Both list their layers in the same order, under other names.
-    theirs.load_state_dict(dict(zip(theirs.state_dict(), state.values(), strict=True)), assign=True)
-    images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        got, expected = functional_call(ours, state, images), theirs(images)
-    assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
-
-
-def test_logits_equal_torchvisions(trained_a: VGG) -> None:
-    assert_logits_equal(trained_a, torchvision.models.vgg11)
-
-
-def test_logits_with_batch_norm_equal_torchvisions(trained_a: VGG) -> None:
-    with torch.device("meta"):
-        ours = vgg_a_bn(NUM_CLASSES).eval()
-    drawn = {name: torch.zeros(value.shape) for name, value in ours.state_dict().items()}
-    ours.load_state_dict(drawn | trained_a.state_dict(), assign=True)
-    assert_logits_equal(ours, torchvision.models.vgg11_bn)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("constructor", "reference"), TORCHVISIONS[2:])
-def test_logits_of_deeper_networks_equal_torchvisions(
-    constructor: Callable[[int], VGG], reference: Callable[..., nn.Module]
-) -> None:
-    assert_logits_equal(constructor(NUM_CLASSES).eval(), reference)
-
-
-@pytest.mark.parametrize(("constructor", "reference"), TORCHVISIONS)
-def test_parameters_stand_in_torchvisions_order(
-    constructor: Callable[[int], VGG], reference: Callable[..., nn.Module]
-) -> None:
-    with torch.device("meta"):
-        ours, theirs = constructor(1000).state_dict(), reference().state_dict()
-    assert [value.shape for value in ours.values()] == [value.shape for value in theirs.values()]
 
 
 @pytest.mark.parametrize(

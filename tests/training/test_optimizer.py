@@ -44,18 +44,46 @@ def test_decay_all_decays_everything() -> None:
     assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-4}
 
 
-def test_a_step_is_the_papers_step() -> None:
-    # AlexNet §5: v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v, two steps by hand.
-    weight = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(weight.weight, 2.0)
-    optimizer = build_optimizer(optimization.SGD(learning_rate=0.01, weight_decay=5e-4), weight)
-    w, v = 2.0, 0.0
-    for gradient in (3.0, -1.0):
-        weight.weight.grad = torch.full((1, 1), gradient)
-        optimizer.step()
-        v = 0.9 * v - 5e-4 * 0.01 * w - 0.01 * gradient
-        w += v
-        assert weight.weight.item() == pytest.approx(w, rel=1e-6)
+def test_a_dropped_rate_arrives_as_the_form_of_the_momentum_says() -> None:
+    # AlexNet §5: v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v. And PyTorch's, with the rate outside.
+    def inside(w: float, v: float, rate: float, gradient: float) -> tuple[float, float]:
+        v = 0.9 * v - 5e-4 * rate * w - rate * gradient
+        return w + v, v
+
+    def outside(w: float, v: float, rate: float, gradient: float) -> tuple[float, float]:
+        v = 0.9 * v + gradient + 5e-4 * w
+        return w - rate * v, v
+
+    steps = [(0.01, 3.0), (0.01, -1.0), (0.001, 2.0), (0.0, 5.0), (0.001, 1.0)]
+    ends = set()
+    for form, by_hand in (("rate-inside", inside), ("rate-outside", outside)):
+        layer = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(layer.weight, 2.0)
+        settings = optimization.SGD(learning_rate=0.01, weight_decay=5e-4, momentum_form=form)
+        optimizer = build_optimizer(settings, layer)
+        w, v = 2.0, 0.0
+        for rate, gradient in steps:
+            set_learning_rate(optimizer, rate)
+            layer.weight.grad = torch.full((1, 1), gradient)
+            optimizer.step()
+            w, v = by_hand(w, v, rate, gradient)
+            assert layer.weight.item() == pytest.approx(w, rel=1e-6)
+        ends.add(round(w, 3))
+    assert len(ends) == 2
+
+
+def test_the_rate_inside_is_on_its_way_again_from_a_checkpoint() -> None:
+    layer = nn.Linear(2, 1)
+    settings = optimization.SGD(learning_rate=0.1, momentum_form="rate-inside")
+    optimizer = build_optimizer(settings, layer)
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    again = build_optimizer(settings, layer)
+    again.load_state_dict(optimizer.state_dict())
+    before = layer.weight.detach().clone()
+    set_learning_rate(again, 0.0)
+    again.step()
+    torch.testing.assert_close(layer.weight.detach(), before - 0.9 * 0.1)
 
 
 def test_rmsprop_steps_as_its_formula() -> None:

@@ -1,0 +1,38 @@
+"""Stochastic gradient descent with momentum as cuda-convnet and Caffe write it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+
+class RateInsideSGD(Optimizer):
+    """v ← momentum · v − lr · (gradient + weight_decay · weight), weight ← weight + v.
+
+    Krizhevsky et al. 2012, §5. With the rate inside v, what was gathered at an old rate stays as
+    large as it was when the rate changes; `torch.optim.SGD` would multiply it by the new one. While
+    the rate is the same the two agree. The velocities, 0 at first, are its state.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient by its velocity."""
+        for group in self.param_groups:
+            parameters = [each for each in group["params"] if each.grad is not None]
+            velocities = [self._velocity(each) for each in parameters]
+            gradients = [each.grad for each in parameters]
+            if decay := group["weight_decay"]:
+                gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
+            torch._foreach_mul_(velocities, group["momentum"])
+            torch._foreach_add_(velocities, gradients, alpha=-group["lr"])
+            torch._foreach_add_(parameters, velocities)
+
+    def _velocity(self, parameter: torch.Tensor) -> torch.Tensor:
+        state = self.state[parameter]
+        if not state:
+            state["velocity"] = torch.zeros_like(parameter)
+        return state["velocity"]
