@@ -46,10 +46,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a network says of some images, on its device.
+    """What a network says of some images, on its device; as the average of passes, on the CPU.
 
     scores: float32 (n, c), by whose order classes are guessed. probabilities: float32 (n, c).
-    labels: int64 (n,), −1 where nobody knows. indices: int64 (n,), into the split, on the CPU.
+    labels: int64 (n,), −1 where nobody knows. indices: int64 (n,), into the split, always on the
+    CPU.
     """
 
     scores: Tensor
@@ -107,9 +108,9 @@ def count(
     """Add up the hits and cross-entropies of all workers; see `evaluate`."""
     sums = torch.zeros(4, dtype=torch.int64, device=worker.device)
     for images in scored:
-        sums[:2] += topk_hits(images.scores, images.labels)
+        sums[:2] += topk_hits(images.scores, images.labels).to(worker.device)
         sums[2] += len(images.labels)
-        sums[3] += micronats(images.probabilities, images.labels)
+        sums[3] += micronats(images.probabilities, images.labels).to(worker.device)
         keeper.add(images)
     keeper.hand_over()
     top1_hits, top5_hits, counted, nats = sum_over_workers(sums, worker).tolist()
@@ -137,7 +138,8 @@ def scored_images(
 ) -> Iterator[Scored]:
     """Yield what `model` says of every image of this worker's share, once.
 
-    One pass is scored batch by batch; the averages of several are there at the end.
+    One pass is scored batch by batch; the averages of several are there at the end, on the CPU,
+    which has room for all of a share.
     """
     averages_logits = num_views(setting.protocol) == 1 or _averages_logits(setting.protocol)
     todo = passes(

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.functional import nll_loss
 
 from pipeline.cluster import Loading
@@ -174,12 +175,16 @@ def test_kept_predictions_are_those_counted(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together"]
 
 
-def test_dense_passes_and_crops_have_a_half_each(digits: Split) -> None:
-    """Each pass alone, then all together: the mean over two sides, and over that and the crops."""
+def convolutional() -> nn.Module:
+    """A small network that can be made fully convolutional."""
     torch.manual_seed(0)
     layers = {"conv": nn.Conv2d(1, 4, 3, 1, 1), "pool": nn.MaxPool2d(4), "flatten": nn.Flatten()}
-    model = nn.Sequential(OrderedDict(layers | {"fc": nn.Linear(16, 10)})).eval()
-    some = Some(digits, 7)
+    return nn.Sequential(OrderedDict(layers | {"fc": nn.Linear(16, 10)})).eval()
+
+
+def test_dense_passes_and_crops_have_a_half_each(digits: Split) -> None:
+    """Each pass alone, then all together: the mean over two sides, and over that and the crops."""
+    model, some = convolutional(), Some(digits, 7)
 
     def probabilities(protocol: Protocol) -> Tensor:
         scored = list(
@@ -196,3 +201,38 @@ def test_dense_passes_and_crops_have_a_half_each(digits: Split) -> None:
     torch.testing.assert_close(probabilities(dense), expected)
     both = probabilities(DenseAndCrops(dense=dense, crops=crops))
     torch.testing.assert_close(both, (expected + probabilities(crops)) / 2)
+
+
+def test_what_is_on_the_cpu_is_counted_on_a_gpu() -> None:
+    """By tensors without values, that know their devices: only reading the sums is left undone."""
+    scores = torch.eye(4)
+    scored = Scored(scores, scores.softmax(1), torch.arange(4), torch.arange(4))
+    gpu = Worker(0, 1, torch.device("cuda", 0))
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        pytest.raises(DataDependentOutputException, match="_local_scalar_dense"),
+    ):
+        count([scored], 4, gpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        CenterCrop(resize=10, flip=True),
+        Dense(resize=(8, 16)),
+        DenseAndCrops(dense=Dense(resize=(8, 16)), crops=PROTOCOLS["crops"]),
+    ],
+)
+def test_a_gpu_counts_what_the_cpu_counts(
+    digits: Split, tmp_path: Path, protocol: Protocol
+) -> None:
+    some, model = Some(digits, 50), convolutional()
+    expected = evaluate(model, setting_of(some, protocol), ALONE)
+    gpu = Worker(0, 1, torch.device("cuda", 0))
+    gathered = Gathered(tmp_path / "kept", len(some), gpu)
+    found = evaluate(model.cuda(), setting_of(some, protocol), gpu, keeper=gathered)
+    assert found.images == 50
+    assert abs(found.top1_hits - expected.top1_hits) <= 1  # rounding may turn one image
+    assert found.metrics["loss"] == pytest.approx(expected.metrics["loss"], rel=1e-2)
