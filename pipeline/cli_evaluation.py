@@ -27,7 +27,12 @@ Kept = Annotated[
     str, typer.Argument(metavar="RUN", help="A run, its folder, or a file of predictions.")
 ]
 SplitName = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Which split.", show_default="the only one kept")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which split; of other data than a run's own, as DATA.NAME.",
+        show_default="the only one kept",
+    ),
 ]
 ProtocolName = Annotated[
     str | None,
@@ -165,7 +170,7 @@ def ensemble(
     cluster = load_cluster(on)
     found = average([_kept(cluster, run, split, protocol) for run in runs], shares)
     about = found.about
-    file = predictions_file(cluster.runs_dir / about.run, about.split, about.protocol)
+    file = predictions_file(cluster.runs_dir / about.run, about.seen_split, about.protocol)
     write_predictions(found, file)
     track(found, file, cluster)
     if (found.labels >= 0).all():
@@ -271,14 +276,14 @@ def _data(cluster: Cluster, data: str | None, origin: "Origin") -> Folder:
 
     if data and ("/" in data or (Path(data) / FILE_NAME).is_file()):
         return as_folder(data)
-    name = data or origin.training_data
-    if name is None:
+    name = data or origin.data
+    if not name:
         raise UserError("--data STORE is needed: a packed data set for weights from elsewhere")
     return store_folder(cluster, name)
 
 
 def _test_split(origin: "Origin") -> str:
-    return origin.folder.recipe().data.test_split if origin.training_data else "val"
+    return origin.folder.recipe().data.test_split if origin.data else "val"
 
 
 def _protocol(name: str | None, subject: "Subject") -> "Protocol":

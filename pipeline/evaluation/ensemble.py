@@ -88,6 +88,7 @@ def _about(members: Sequence[About], shares: Sequence[float]) -> About:
         update={
             "network": _networks({member.network for member in members}),
             "training_data": joined("training_data"),
+            "training_digest": "+".join(sorted({m.training_digest for m in members} - {""})),
             "protocol": joined("protocol") + ("" if equal else "-weighted"),
             "extra_data": joined("extra_data"),
             "weights_digest": digest,

@@ -1,8 +1,9 @@
 """What a network said of every image, kept with what said it, and scored again without running it.
 
-One file holds one evaluation: `predictions/<split>.<protocol>.safetensors` in a run's folder. Its
-tensors are `keys` (UTF-8, a line an image), `labels`, `probabilities`, `ranks` and `guesses`; its
-metadata are `about` and `classes` (JSON) and `digest`, the SHA-256 of all the rest.
+One file holds one evaluation: `predictions/<split>.<protocol>.safetensors` in a run's folder, the
+split as `About.seen_split` has it. Its tensors are `keys` (UTF-8, a line an image), `labels`,
+`probabilities`, `ranks` and `guesses`; its metadata are `about` and `classes` (JSON) and `digest`,
+the SHA-256 of all the rest.
 """
 
 import hashlib
@@ -35,7 +36,8 @@ class About(Section):
     """What predicted which images, how: the key of a result (`pipeline.published.ResultKey`) and
     where it comes from.
 
-    `data` is the packed data set that was seen, `training_data` the one that was learnt.
+    `data` is the packed data set that was seen, `training_data` the one that was learnt;
+    `training_digest` is empty where nobody knows that, as for weights from elsewhere.
     `weights_digest` is the SHA-256 of the file of weights; of an ensemble it is that of its
     members' digests, and `members` names their runs.
     """
@@ -51,6 +53,20 @@ class About(Section):
     ensemble_size: PositiveInt = 1
     members: tuple[str, ...] = ()
     extra_data: str = "none"
+    training_digest: str = ""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the weights are known to have learnt other data than they were shown."""
+        if self.training_digest:
+            return self.training_digest != self.data_digest
+        return self.training_data != self.data
+
+    @property
+    def seen_split(self) -> str:
+        """The split; of data that aren't known to be those that were learnt, `other.val`."""
+        is_own = self.training_digest == self.data_digest
+        return self.split if is_own else f"{self.data}.{self.split}"
 
 
 @dataclass(frozen=True)
@@ -104,7 +120,7 @@ class Predictions:
 
 
 def predictions_file(folder: Path, split: str, protocol: str) -> Path:
-    """Return where the run in `folder` keeps its predictions."""
+    """Return where the run in `folder` keeps its predictions of a split (`About.seen_split`)."""
     return folder / PREDICTIONS / f"{split}.{protocol}.safetensors"
 
 
@@ -116,15 +132,17 @@ def kept_predictions(folder: Path) -> list[Path]:
 def find_predictions(folder: Path, split: str | None, protocol: str | None) -> Path:
     """Return the file of the run in `folder` by its split and protocol, where they are given.
 
-    Raises `UserError` where there is none, or more than one; it names them.
+    A split `val` means the run's own before that of any other data. Raises `UserError` where there
+    is none, or more than one; it names them.
     """
     there = kept_predictions(folder)
+    names = {path: path.stem.rpartition(".") for path in there}
     found = [
         path
-        for path in there
-        if (split is None or path.name.startswith(f"{split}."))
-        and (protocol is None or path.name.endswith(f".{protocol}.safetensors"))
+        for path, (seen, _, by) in names.items()
+        if split in (None, seen, seen.rpartition(".")[2]) and protocol in (None, by)
     ]
+    found = [path for path in found if names[path][0] == split] or found
     if len(found) == 1:
         return found[0]
     named = f" of {split or 'any split'} by {protocol or 'any protocol'}"

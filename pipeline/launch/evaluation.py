@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipeline.cluster import Cluster, Folder
 from pipeline.data.loaders import Batch, check_contents, share_of
-from pipeline.data.store import Store
+from pipeline.data.store import Store, store_folder
 from pipeline.distributed import Worker
 from pipeline.documents import flatten
 from pipeline.errors import UserError
@@ -53,7 +53,7 @@ class Evaluation:
 
     @property
     def file(self) -> Path:
-        return predictions_file(self.folder.path, self.about.split, self.about.protocol)
+        return predictions_file(self.folder.path, self.about.seen_split, self.about.protocol)
 
 
 def run_evaluation(
@@ -76,7 +76,7 @@ def run_evaluation(
     images = store.split(split)
     check_contents(images, subject.input)
     subject.refuse_unfit(len(store.classes))
-    if origin.dataset_digest and data.name == origin.training_data:
+    if origin.dataset_digest and data == store_folder(cluster, origin.data):
         _refuse_other_data(origin, store)
     said = about_of(subject, origin, store, split, protocol)
     origin.folder.path.mkdir(parents=True, exist_ok=True)
@@ -134,6 +134,7 @@ def track(
         "split": about.split,
         "protocol": about.protocol,
         "evaluation.data": about.data,
+        "dataset.digest": about.data_digest,
     }
     if parent_run_id and runs.is_there(uri, parent_run_id):
         identity["mlflow.parentRunId"] = parent_run_id
@@ -150,7 +151,6 @@ def track(
             **environment_tags(cluster.workers.device),
             **identity,
             "dataset.name": about.training_data,
-            "dataset.digest": about.data_digest,
             "dataset.extra": about.extra_data,
             "ensemble.size": str(about.ensemble_size),
             "weights.digest": about.weights_digest,
@@ -158,17 +158,17 @@ def track(
         existing_run_id=runs.run_with_tags(uri, experiment, identity),
     )
     if (predictions.labels >= 0).all():
-        # Images of a data set that wasn't trained on are a split of their own.
-        foreign = "" if about.data == about.training_data else f"{about.data}."
-        runs.log_metrics(uri, run_id, _metrics(predictions, foreign))
+        runs.log_metrics(uri, run_id, _metrics(predictions))
     runs.log_files(uri, run_id, [file], PREDICTIONS)
     runs.finish_run(uri, run_id, "FINISHED")
     return run_id
 
 
-def _metrics(predictions: Predictions, foreign: str) -> dict[str, float]:
+def _metrics(predictions: Predictions) -> dict[str, float]:
     counts, about = predictions.counts, predictions.about
-    prefix = f"eval/{foreign}{about.split}/{about.protocol}"
+    # Images of a data set that wasn't trained on are a split of their own.
+    split = about.seen_split if about.is_foreign else about.split
+    prefix = f"eval/{split}/{about.protocol}"
     return {f"{prefix}/{name}": value for name, value in counts.metrics.items()}
 
 

@@ -12,12 +12,17 @@ from pipeline.protocol import Protocol, protocol_name
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a network's weights belong: its run's data and MLflow run, where it has one."""
+    """Where a network's weights belong: its run's data and MLflow run, where it has one.
+
+    `data` is the folder of the data that it learnt, `training_data` what that data set calls
+    itself; both are empty, as its digest is, for weights from elsewhere.
+    """
 
     folder: RunFolder
     tracking_run_id: str | None = None
-    training_data: str | None = None
-    dataset_digest: str | None = None
+    data: str = ""
+    training_data: str = ""
+    dataset_digest: str = ""
     extra_data: str = "none"
 
 
@@ -29,6 +34,7 @@ def origin_of_run(folder: RunFolder) -> Origin:
         folder,
         record.tracking_run_id,
         recipe.data.name,
+        record.dataset_name or recipe.data.name,
         record.dataset_digest,
         record.extra_data,
     )
@@ -42,10 +48,15 @@ def origin_from_elsewhere(subject: Subject, runs_dir: Path) -> Origin:
 def about_of(
     subject: Subject, origin: Origin, store: Store, split: str, protocol: Protocol
 ) -> About:
-    """Return what the predictions of `subject` on a split of `store` are to be known by."""
+    """Return what the predictions of `subject` on a split of `store` are to be known by.
+
+    What weights from elsewhere learnt is taken for what they are shown.
+    """
+    is_own = origin.dataset_digest in ("", store.digest)
     return About(
         network=subject.name,
-        training_data=origin.training_data or store.name,
+        training_data=store.name if is_own else origin.training_data,
+        training_digest=origin.dataset_digest,
         data=store.name,
         data_digest=store.digest,
         split=split,

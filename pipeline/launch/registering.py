@@ -44,6 +44,7 @@ class Registration:
                 tracking_run_id=before.tracking_run_id if before else "",
                 start_digest=start.digest if start else "",
                 extra_data=start.extra_data(self.store.digest) if start else "none",
+                dataset_name=self.store.name,
             )
         )
 

@@ -34,6 +34,7 @@ class RunRecord:
     start_digest: str = ""  # of the weights it started from
     extra_data: str = "none"  # what those had seen, see `pipeline.published.ResultKey`
     is_recorded: bool = False  # trained, and all results are in the tracking store
+    dataset_name: str = ""  # the packed data set's own, whatever its folder is called
 
 
 @dataclass(frozen=True)

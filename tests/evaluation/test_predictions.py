@@ -99,3 +99,21 @@ def test_the_one_that_is_there_is_found_and_several_are_named(tmp_path: Path) ->
     assert found == predictions_file(tmp_path, "val", "whole")
     with pytest.raises(UserError, match="no predictions of test"):
         find_predictions(tmp_path, "test", "whole")
+    foreign = predictions_file(tmp_path, "my.photos.val", "whole")
+    write_predictions(predictions(), foreign)
+    assert find_predictions(tmp_path, "val", "whole") == found
+    assert find_predictions(tmp_path, "my.photos.val", None) == foreign
+    found.unlink()
+    assert find_predictions(tmp_path, "val", "whole") == foreign
+
+
+def test_a_split_of_other_data_has_their_name() -> None:
+    def seen(**changed: str) -> tuple[bool, str]:
+        about = ABOUT.model_copy(update=changed)
+        return about.is_foreign, about.seen_split
+
+    assert seen(training_digest="d" * 64) == (False, "val")
+    assert seen(training_digest="e" * 64) == (True, "ilsvrc2012.val")
+    assert seen() == (False, "ilsvrc2012.val")  # nobody knows what was learnt
+    assert seen(data="photos") == (True, "photos.val")
+    assert seen(training_digest="d" * 64, data="a copy") == (False, "val")

@@ -121,6 +121,26 @@ def test_an_ensemble_of_two_kinds_has_the_published_name() -> None:
     assert ensemble([second, named(second, 4)]).about.network == "vgg19"
 
 
+@pytest.mark.parametrize(
+    ("learnt", "expected"),
+    [
+        (("d", "d"), (False, "val")),
+        (("d", "e"), (True, "ilsvrc2012.val")),
+        (("d", ""), (False, "val")),
+        (("", ""), (False, "ilsvrc2012.val")),
+    ],
+)
+def test_an_ensemble_is_foreign_where_a_member_is(
+    learnt: tuple[str, str], expected: tuple[bool, str]
+) -> None:
+    some = made_of(scores(1), LABELS)
+    members = [
+        named(some, number, training_digest=64 * digit) for number, digit in enumerate(learnt)
+    ]
+    about = ensemble(members).about
+    assert (about.is_foreign, about.seen_split) == expected
+
+
 def test_one_network_by_two_protocols_is_one_and_the_same_twice_is_refused() -> None:
     first = named(made_of(scores(1), LABELS), 1)
     by_another = named(first, 1, protocol="flip-256-224")

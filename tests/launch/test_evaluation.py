@@ -1,9 +1,11 @@
 """Networks evaluated by protocol: a run's, on any workers, and those from elsewhere."""
 
 import hashlib
+import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,19 +18,21 @@ from torchvision import transforms
 
 from pipeline.cli import main
 from pipeline.cluster import Cluster, load_cluster
+from pipeline.data.digits import digits_classes, digits_samples
 from pipeline.data.prepare import prepare_folder
-from pipeline.data.store import Store, store_folder
+from pipeline.data.store import Store, store_folder, write_store
 from pipeline.errors import UserError
-from pipeline.evaluation.predictions import Predictions, read_predictions
+from pipeline.evaluation.predictions import Predictions, find_predictions, read_predictions
 from pipeline.launch.driver import Outcome, run_training
 from pipeline.launch.evaluation import run_evaluation
-from pipeline.launch.origin import origin_from_elsewhere, origin_of_run
+from pipeline.launch.origin import about_of, origin_from_elsewhere, origin_of_run
 from pipeline.launch.subject import Preprocessing, subject_from_elsewhere, subject_of_run
 from pipeline.models.zoo import NETWORKS
 from pipeline.protocol import CenterCrop, Crops, Protocol, ten_crop
 from pipeline.recipe import load_recipe
+from pipeline.reports.measured import measured_from_runs
 from pipeline.tracking.client import connect
-from pipeline.tracking.queries import evaluated_runs
+from pipeline.tracking.queries import evaluated_runs, named_runs
 
 QUIET = Console(quiet=True)
 CROPS = Crops(resize=(36,), positions="corners-and-center")
@@ -99,6 +103,63 @@ def test_an_evaluation_is_a_child_run_with_its_predictions(
     assert kept.about.run == "mine"
 
 
+def less_of_digits(folder: Path, name: str) -> Path:
+    """Pack some of the handwritten digits in `folder`, under `name`."""
+    samples = digits_samples(lambda done, total: None)
+    some = {split: islice(found, 30) for split, found in samples.items()}
+    write_store(folder, name=name, classes=digits_classes(), splits=some, source={"kind": "some"})
+    return folder
+
+
+def test_other_data_leave_the_runs_own_predictions(
+    trained: Trained, tracking_uri: str, tmp_path: Path
+) -> None:
+    folder, cluster = trained.outcome.folder, trained.cluster
+    subject = subject_of_run(folder)
+    before = find_predictions(folder.path, "val", "whole")
+    content = before.read_bytes()
+    for name in ("other", "digits"):  # the last is named as the run's own, and holds others
+        place = less_of_digits(tmp_path / name, name)
+        found = run_evaluation(
+            subject, origin_of_run(folder), place, "val", subject.protocol, cluster, QUIET
+        )
+        kept = find_predictions(folder.path, f"{name}.val", "whole")
+        assert kept.name == f"{name}.val.whole.safetensors"
+        assert read_predictions(kept).digest == found.digest
+        assert find_predictions(folder.path, "val", "whole") == before
+        assert before.read_bytes() == content
+    measured = measured_from_runs(named_runs(evaluated_runs(tracking_uri, "evaluated"), ["mine"]))
+    images = {result.key.split: result.counts.images for result in measured if result.counts}
+    assert images == {"val": 899, "other.val": 30, "digits.val": 30}
+    assert {result.key.training_data for result in measured} == {"digits"}
+
+
+def test_what_a_folder_is_called_makes_no_data_foreign(
+    data_dir: Path, trained: Trained, tmp_path: Path
+) -> None:
+    shutil.copytree(data_dir / "digits", tmp_path / "data" / "renamed")
+    places = {"data_dir": str(tmp_path / "data"), "runs_dir": tmp_path / "runs"}
+    cluster = trained.cluster.model_copy(update=places)
+    recipe = load_recipe("smoke", ["epochs=1", "data.name=renamed"])
+    outcome = run_training(recipe, "smoke", cluster, "of-renamed", QUIET)
+    assert outcome
+    subject, origin = subject_of_run(outcome.folder), origin_of_run(outcome.folder)
+    place = store_folder(cluster, origin.data)
+    found = run_evaluation(subject, origin, place, "val", subject.protocol, cluster, QUIET)
+    assert (found.about.training_data, found.about.data) == ("digits", "digits")
+    assert found.about.seen_split == "val"
+    # As recorded before the data set's own name was.
+    old = replace(origin, training_data="renamed")
+    again = run_evaluation(subject, old, place, "val", subject.protocol, cluster, QUIET)
+    assert again.about == found.about
+    tracked = evaluated_runs(cluster.tracking.uri, "evaluated")
+    (measured,) = measured_from_runs(named_runs(tracked, ["of-renamed"]))
+    assert (measured.key.training_data, measured.key.split) == ("digits", "val")
+    foreign = about_of(subject, origin, Store.open(less_of_digits(tmp_path / "other", "other")),
+                       "val", subject.protocol)  # fmt: skip
+    assert (foreign.training_data, foreign.seen_split) == ("digits", "other.val")
+
+
 def test_two_ray_workers_predict_what_one_does(trained: Trained, ray_session: None) -> None:
     alone = evaluated(trained, CROPS)
     together = evaluated(trained, CROPS, workers=2)
@@ -159,6 +220,13 @@ def test_weights_from_elsewhere_are_evaluated(
     assert found.about.network == "resnet18"
     assert found.about.run == f"resnet18-{found.about.weights_digest[:8]}"
     assert 0 <= found.counts.top1_hits <= len(found)
+    kept = find_predictions(origin.folder.path, "val", None)
+    assert kept.name.startswith("photos.val.ten-crop-72-")
+    (run,) = named_runs(
+        evaluated_runs(trained.cluster.tracking.uri, "evaluated"),
+        [f"{found.about.run} val {found.about.protocol}"],
+    )
+    assert run.metrics[f"eval/val/{found.about.protocol}/images"] == len(found)
 
 
 def test_torchvisions_weights_say_of_its_pictures_what_torchvision_says(
