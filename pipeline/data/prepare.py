@@ -148,12 +148,14 @@ def prepare_ilsvrc2012(
 ) -> Prepared:
     """Pack ILSVRC-2012 at `to` from its archives or folders (`pipeline.data.ilsvrc2012`).
 
+    A `subset` has a name of its own, since published results are of the whole.
     `progress` is told bytes; so is `checking`, of the archives whose MD5 sums are compared first
     (None: they are not). Raises `UserError` for archives that are not whole or of another edition,
     and when `to` holds something else or can't be written. What was packed by an earlier call that
     was stopped is kept.
     """
     listing = list_ilsvrc2012(sources, subset, edition)
+    name = "ilsvrc2012" if subset.is_whole else "ilsvrc2012-subset"
     made_from = {
         "kind": "ilsvrc2012",
         "edition": "ILSVRC-2012" if subset.is_whole else "a subset of ILSVRC-2012",
@@ -168,7 +170,7 @@ def prepare_ilsvrc2012(
             compare_checksums(sources, checking, edition)
         return pack_parts(
             folder,
-            name="ilsvrc2012",
+            name=name,
             listing=listing,
             source=made_from,
             places={name: str(path) for name, path in sources.items().items()},
@@ -178,7 +180,7 @@ def prepare_ilsvrc2012(
             part_bytes=part_bytes,
         )
 
-    return _once(to, "ilsvrc2012", made_from, pack)
+    return _once(to, name, made_from, pack)
 
 
 def prepare_webdataset(

@@ -41,6 +41,8 @@ from pipeline.data.index import read_rows
 from pipeline.data.prepare import Prepared, prepare_ilsvrc2012
 from pipeline.data.store import Store
 from pipeline.errors import InterruptedByUserError, UserError
+from pipeline.like_with_like import nearest
+from pipeline.published import ResultKey
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,9 @@ def test_a_subset_says_so(official: Sources, tmp_path: Path) -> None:
     chosen = replace(official, test=None)
     prepared = prepare(chosen, tmp_path / "data", subset=Subset(3, 2))
     assert prepared.store.source["edition"] == "a subset of ILSVRC-2012"
+    names = [prepared.store.name, prepare(chosen, tmp_path / "whole").store.name]
+    keys = [ResultKey("resnet18", name, "val", "center-256-224") for name in names]
+    assert [nearest(key) is None for key in keys] == [True, False]
     assert len(prepared.store.classes) == 3
     assert len(prepared.store.split("train")) == 6
     assert prepared.store.split("val").labels.max() == 2
