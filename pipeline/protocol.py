@@ -5,7 +5,8 @@ numbers (`published.yaml`) use the same names. `protocol_called` knows the short
 as well. Crops become boxes in `pipeline.data.boxes`; dense protocols show whole images.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Self, assert_never
 
 from pydantic import Field, PositiveInt, model_validator
@@ -257,26 +258,45 @@ def _short_names(
 
 
 def _of_whole_name(name: str, size: int) -> Protocol | None:
-    """Read a name back: that of the protocol, among those which its numbers allow, that has it."""
+    """Read a name back: that of the protocol, among those which its words allow, that has it."""
+    candidates = _candidates(name, size)
+    return next((one for one in candidates if protocol_name(one, size) == name), None)
+
+
+_CROPS = re.compile(
+    r"crops-\d+-of-(image|center-square|three-squares)-"
+    r"(center|corners-and-center|[2-9]|[1-9]\d+)(-stretched)?(-mirrored)?((?:-[1-9]\d*)+)-\d+"
+)
+
+
+def _candidates(name: str, size: int) -> Iterator[Protocol]:
     words = name.removesuffix(f"-at-{size}").split("-")
     sides = tuple(int(word) for word in words if word.isdecimal())
     for length, start in ((len(sides), 0), (len(sides) - 1, 0), (len(sides) - 1, 1)):
         chosen = sides[start : start + length]
         if not chosen or 0 in chosen:
             continue
-        candidates: list[Protocol] = [
-            *(CenterCrop(resize=chosen[0], squash=s, flip=f) for s in (0, 1) for f in (0, 1)),
-            ten_crop(chosen[0]),
-            ten_crop(chosen[0], "center-square"),
-            grid(*chosen),
-            GOOGLE_144,
-            *(Dense(resize=chosen, flip=flip) for flip in (True, False)),
-            DenseAndCrops(dense=Dense(resize=chosen), crops=grid(*chosen)),
-        ]
-        for candidate in candidates:
-            if protocol_name(candidate, size) == name:
-                return candidate
-    return None
+        yield from (CenterCrop(resize=chosen[0], squash=s, flip=f) for s in (0, 1) for f in (0, 1))
+        yield ten_crop(chosen[0])
+        yield ten_crop(chosen[0], "center-square")
+        yield grid(*chosen)
+        yield GOOGLE_144
+        yield from (Dense(resize=chosen, flip=flip) for flip in (True, False))
+        yield DenseAndCrops(dense=Dense(resize=chosen), crops=grid(*chosen))
+    if found := _CROPS.fullmatch(name):
+        of, positions, stretched, mirrored, each = found.groups()
+        content = {
+            "resize": [int(side) for side in each[1:].split("-")],
+            "of": of,
+            "positions": int(positions) if positions.isdecimal() else positions,
+            "stretched": bool(stretched),
+            "flip": bool(mirrored),
+        }
+        yield Crops.model_validate(content)
+    one, both, other = name.partition("-and-")
+    dense, crops = (_of_whole_name(part, size) if both else None for part in (one, other))
+    if isinstance(dense, Dense) and isinstance(crops, Crops):
+        yield DenseAndCrops(dense=dense, crops=crops)
 
 
 class _Choice(Section):

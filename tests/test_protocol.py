@@ -39,6 +39,17 @@ NAMED: list[tuple[Protocol, int, str, int]] = [
      "dense-and-grid-256-384-512", 156),
     (Dense(resize=(320, 352)), 299, "dense-320-352-at-299", 4),
     (ten_crop(256).model_copy(update={"average": "logits"}), 224, "ten-crop-256-224-logits", 10),
+    (Crops(resize=(256, 288), positions=3), 224, "crops-36-of-image-3-mirrored-256-288-224", 36),
+    (Crops(resize=(36,), of="three-squares", positions="corners-and-center", stretched=True), 32,
+     "crops-36-of-three-squares-corners-and-center-stretched-mirrored-36-32", 36),
+    (Crops(resize=(40,), positions="center", flip=False, average="logits"), 32,
+     "crops-1-of-image-center-40-32-logits", 1),
+    (DenseAndCrops(dense=Dense(resize=(256,), flip=False),
+                   crops=Crops(resize=(288,), of="center-square", positions="corners-and-center",
+                               flip=False)), 224,
+     "dense-256-unmirrored-and-crops-5-of-center-square-corners-and-center-288-224", 6),
+    (DenseAndCrops(dense=Dense(resize=(40,)), crops=ten_crop(36)), 32,
+     "dense-40-at-32-and-ten-crop-36-32", 12),
 ]  # fmt: skip
 
 
@@ -126,6 +137,9 @@ def test_any_list_of_scales_positions_and_flips() -> None:
         ("dense-128", "128 is smaller"),
         ("center-200-224", "200 is smaller"),
         ("center-²", "no such protocol"),
+        ("crops-18-of-image-3-mirrored-256-288-224", "no such protocol"),
+        ("crops-0-of-image-0-256-224", "no such protocol"),
+        ("dense-256-and-dense-256", "no such protocol"),
         ("center-256-299", "no such protocol of 224-pixel"),
         ("{kind: crops, resize: [256]}", "positions"),
         ("{kind: crops, resize: [], positions: 3}", "resize"),

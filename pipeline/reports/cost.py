@@ -42,18 +42,19 @@ def cost_of(course: Course) -> Cost | None:
     None where these are missing, or where nobody knows how many workers did each step.
     """
     params, rates = course.run.params, course.metrics.get("train/images_per_second", ())
-    if not rates or not course.steps_an_epoch or is_elastic(params):
+    workers = fixed_workers(params)
+    if not rates or not course.steps_an_epoch or workers is None:
         return None
     batch = int(params["recipe.batch.global_batch_size"])
-    workers = max(1, int(params["cluster.workers.count"]))
     unit = "GPU" if course.run.tags.get("device") == "gpu" else "CPU-worker"
-    hours = workers * seconds_of(rates, batch) / 3600
+    hours = max(1, workers) * seconds_of(rates, batch) / 3600
     return Cost(hours, rates[-1].step / course.steps_an_epoch, unit)
 
 
-def is_elastic(params: Mapping[str, str]) -> bool:
-    """Whether the workers of a run had no fixed count, so that nodes could go and come."""
-    return params.get("cluster.workers.count") == "None"
+def fixed_workers(params: Mapping[str, str]) -> int | None:
+    """Return how many workers a run had; None where nodes could go and come, or nobody knows."""
+    count = params.get("cluster.workers.count", "None")
+    return None if count == "None" else int(count)
 
 
 def seconds_of(rates: Sequence[Point], images_a_step: int) -> float:

@@ -16,7 +16,7 @@ from pipeline.like_with_like import like_for_like, on_val
 from pipeline.models.zoo import NETWORKS
 from pipeline.published import Published, ResultKey, lecture_table, protocol_words
 from pipeline.reports.comparison import beside_words
-from pipeline.reports.cost import cost_of, is_elastic
+from pipeline.reports.cost import cost_of, fixed_workers
 from pipeline.reports.curves import Course, curve_figures
 from pipeline.reports.extremes import extremes_of
 from pipeline.reports.measured import Measured, MeasuredError, errors_of
@@ -337,10 +337,11 @@ def _run(reported: Reported) -> dict[str, Any]:
 
 
 def _workers(params: Mapping[str, str]) -> str:
-    if is_elastic(params):
-        return f"{params['cluster.workers.min']} to {params['cluster.workers.max']}"
-    count = params.get("cluster.workers.count", "")
-    return "the command itself" if count == "0" else count
+    count = fixed_workers(params)
+    if count is None:
+        bounds = [params.get(f"cluster.workers.{end}", "") for end in ("min", "max")]
+        return " to ".join(bounds) if all(bounds) else ""
+    return str(count) if count else "the command itself"
 
 
 def _file_name(text: str) -> str:

@@ -9,6 +9,7 @@ from pipeline.cluster import Cluster
 from pipeline.documents import Section, digest, documents, flatten, read_yaml, validate
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.reports.cost import fixed_workers
 from pipeline.reports.measured import Measured
 from pipeline.tracking.queries import TrackedRun
 
@@ -30,7 +31,7 @@ class Repetition:
 def repetition(run: TrackedRun, results: Sequence[Measured]) -> Repetition:
     """Say how to train `run` again, and to measure each of its `results`."""
     if run.tags.get("kind") == "evaluation":
-        return _evaluated_again(run)
+        return _evaluated_again(run, results)
     recipe = _recipe_with_changes(run.params, run.tags.get("recipe.digest", ""))
     train = ["ilsvrc", "train", recipe[0] if recipe else f"runs/{run.name}/recipe.yaml"]
     train += _cluster(run.params)
@@ -48,11 +49,12 @@ def repetition(run: TrackedRun, results: Sequence[Measured]) -> Repetition:
     return Repetition(tuple(lines), note)
 
 
-def _evaluated_again(run: TrackedRun) -> Repetition:
+def _evaluated_again(run: TrackedRun, results: Sequence[Measured]) -> Repetition:
     """Say how to evaluate what was trained elsewhere, or an ensemble of other runs."""
     about = {k.removeprefix("evaluation."): v for k, v in run.params.items()}
     protocol = about.get("protocol", "").removesuffix("-weighted")
-    where = ["--split", about.get("split", ""), "--protocol", protocol]
+    split = results[0].key.split if results else about.get("split", "")
+    where = ["--split", split, "--protocol", protocol]
     # ('0.75 × one', '0.25 × other'), or the names alone where all weigh the same.
     members = re.findall(r"'(?:(\S+) × )?([^']*)'", about.get("members", ""))
     if members:
@@ -60,7 +62,8 @@ def _evaluated_again(run: TrackedRun) -> Repetition:
         shares = ["--weights", ",".join(weights)] if all(weights) else []
         line = shlex.join(["ilsvrc", "ensemble", *names, *shares, *where])
         return Repetition((line,), "Its networks are evaluated first.")
-    line = shlex.join(["ilsvrc", "evaluate", "--network", about.get("network", ""), *where])
+    named = ["--network", about.get("network", ""), "--data", about.get("data", "")]
+    line = shlex.join(["ilsvrc", "evaluate", *named, *where])
     digest = run.tags.get("weights.digest", "")[:16]
     return Repetition((f"{line} --weights FILE",), f"FILE: of weights with the digest {digest}.")
 
@@ -71,7 +74,10 @@ def _evaluations(run: TrackedRun, results: Iterable[Measured]) -> Iterator[str]:
         own = (run.params.get("recipe.data.test_split"), run.tags.get("protocol"))
         if (key.split, key.protocol) == own:
             continue  # as the training itself measures at its end
-        yield f"ilsvrc evaluate {run.name}-again --split {key.split} --protocol {key.protocol}"
+        data, _, split = key.split.rpartition(".")  # of other data than the training's
+        where = [*(["--data", data] if data else []), "--split", split]
+        by = ["--protocol", key.protocol] if key.protocol != own[1] else []
+        yield shlex.join(["ilsvrc", "evaluate", f"{run.name}-again", *where, *by])
 
 
 def _recipe_with_changes(params: Mapping[str, str], wanted: str) -> list[str]:
@@ -123,8 +129,8 @@ def _cluster(params: Mapping[str, str]) -> list[str]:
         return sum(theirs.get(key) != value for key, value in known[name].items())
 
     chosen = min(known, key=num_differences)
-    count = theirs.get("workers.count", "None")
-    if count in ("None", known[chosen].get("workers.count")):
+    count = fixed_workers(params)
+    if count is None or str(count) == known[chosen].get("workers.count"):
         return ["--on", chosen]
     return ["--on", chosen, "--set", f"cluster.workers.count={count}"]
 

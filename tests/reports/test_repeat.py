@@ -1,4 +1,5 @@
 import shlex
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +11,7 @@ from pipeline.documents import digest, flatten
 from pipeline.evaluation.metrics import Counts
 from pipeline.published import ResultKey
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.reports.cost import fixed_workers
 from pipeline.reports.measured import Measured
 from pipeline.reports.repeat import repetition
 from pipeline.tracking.queries import TrackedRun
@@ -80,12 +82,26 @@ def test_workers_start_and_commit_come_along() -> None:
 
 def test_every_result_but_the_trainings_own_has_its_evaluation() -> None:
     run = recorded(load_recipe("smoke"), [])
-    own, other = (
-        Measured(ResultKey("n", "digits", "val", protocol), Counts(1, 2, 3), run_id="f00")
-        for protocol in ("whole", "ten-crop-256-224")
+    seen = [("val", "whole"), ("val", "ten-crop-256-224"), ("train", "whole"),
+            ("my.photos.val", "flip-256-224")]  # fmt: skip
+    results = [
+        Measured(ResultKey("n", "digits", split, protocol), Counts(1, 2, 3), run_id="f00")
+        for split, protocol in seen
+    ]
+    assert repetition(run, results).lines[1:] == (
+        "ilsvrc evaluate mine-again --data my.photos --split val --protocol flip-256-224",
+        "ilsvrc evaluate mine-again --split train",
+        "ilsvrc evaluate mine-again --split val --protocol ten-crop-256-224",
     )
-    lines = repetition(run, [own, other]).lines
-    assert lines[1:] == ("ilsvrc evaluate mine-again --split val --protocol ten-crop-256-224",)
+
+
+def test_a_run_that_says_no_number_of_workers_gets_none() -> None:
+    run = recorded(load_recipe("smoke"), [])
+    params = {k: v for k, v in run.params.items() if k != "cluster.workers.count"}
+    assert fixed_workers(params) is None
+    assert fixed_workers(params | {"cluster.workers.count": "0"}) == 0
+    line = repetition(replace(run, params=params), []).lines[0]
+    assert line == "ilsvrc train smoke --on laptop --run mine-again"
 
 
 @pytest.mark.parametrize(
@@ -105,12 +121,16 @@ def test_an_ensemble_is_repeated_from_its_members(
     run = TrackedRun("f1", "e", "FINISHED", day, params, {"kind": "evaluation"}, {})
     (line,) = repetition(run, []).lines
     assert line == f"ilsvrc ensemble one other{options} --split val --protocol whole"
+    foreign = Measured(ResultKey("n", "digits", "photos.val", protocol), Counts(1, 2, 3))
+    (line,) = repetition(run, [foreign]).lines
+    assert line == f"ilsvrc ensemble one other{options} --split photos.val --protocol whole"
 
 
 def test_weights_from_elsewhere_are_named_by_their_digest() -> None:
     params = {
         "evaluation.members": "()",
         "evaluation.network": "resnet152_v1_5",
+        "evaluation.data": "my photos",
         "evaluation.split": "val",
         "evaluation.protocol": "center-256-224",
     }
@@ -120,7 +140,7 @@ def test_weights_from_elsewhere_are_named_by_their_digest() -> None:
     )
     again = repetition(TrackedRun("f1", "e", "FINISHED", day, params, tags, {}), [])
     assert again.lines == (
-        "ilsvrc evaluate --network resnet152_v1_5 --split val --protocol center-256-224 "
-        "--weights FILE",
+        "ilsvrc evaluate --network resnet152_v1_5 --data 'my photos' --split val "
+        "--protocol center-256-224 --weights FILE",
     )
     assert "abababab" in again.note
