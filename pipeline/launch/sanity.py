@@ -53,7 +53,8 @@ def run_sanity(
 ) -> list[Trial]:
     """Try the declared preprocessing and its common faults on up to 2,000 images, by centre crops.
 
-    In this process. Raises `UserError` for a network that isn't tested by a centre crop.
+    In this process. Raises `UserError` for a network that isn't tested by a centre crop, and for
+    images of unknown class.
     """
     if not isinstance(subject.protocol, CenterCrop):
         raise UserError("--sanity: this network is tested on whole images, not on centre crops")
@@ -102,8 +103,13 @@ def _try_all(trials: _Trials, worker: Worker, report: Report) -> list[Trial]:
     store = open_data(cluster, trials.data)
     images = store.split(trials.split).spread(_IMAGES)
     layout = torch.channels_last if cluster.channels_last else torch.contiguous_format
-    subject.refuse_unfit(len(store.classes))
+    if (images.labels < 0).any():
+        raise UserError(
+            f"--sanity: {trials.split} of {store.name} has images of unknown class, which can't be "
+            "scored; choose another with --split"
+        )
     model = subject.build(len(store.classes))
+    subject.refuse_unfit(len(store.classes), model)
     model.to(worker.device, memory_format=layout)  # type: ignore[call-overload]
     found: list[Trial] = []
     declared = None

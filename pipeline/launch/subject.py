@@ -107,15 +107,15 @@ class Subject:
         ImageClassifier.start_from(own, read_weights(self.weights))
         return own
 
-    def refuse_unfit(self, num_classes: int) -> None:
+    def refuse_unfit(self, num_classes: int, built: nn.Module | None = None) -> None:
         """Raise `UserError` where the network can't be built, or tells other classes apart.
 
-        One from elsewhere is built and shown one grey picture.
+        One from elsewhere is built, unless it is `built` already, and shown one grey picture.
         """
         if self.network:
             found = self.network.num_classes
         else:
-            found = self._shown_grey(self.build(num_classes)).shape[-1]
+            found = self._shown_grey(built or self.build(num_classes)).shape[-1]
         if found != num_classes:
             raise UserError(
                 f"{self.name} tells {found} classes apart, the data set has {num_classes}; name "

@@ -26,6 +26,7 @@ from pipeline.evaluation.predictions import Predictions, find_predictions, read_
 from pipeline.launch.driver import Outcome, run_training
 from pipeline.launch.evaluation import run_evaluation
 from pipeline.launch.origin import about_of, origin_from_elsewhere, origin_of_run
+from pipeline.launch.sanity import run_sanity
 from pipeline.launch.subject import Preprocessing, subject_from_elsewhere, subject_of_run
 from pipeline.models.zoo import NETWORKS
 from pipeline.protocol import CenterCrop, Crops, Protocol, ten_crop
@@ -283,6 +284,8 @@ def red_on_a_map():
     with torch.no_grad():
         see.weight.copy_(torch.tensor([[1.0, 0, -1], [-1, 0, 1]])[:, :, None, None])
         say.weight.copy_(torch.eye(2))
+        for layer in (see, say):
+            layer.bias.zero_()
     return nn.Sequential(see, nn.AdaptiveAvgPool2d(1), nn.Flatten(), say)
 """
 
@@ -344,6 +347,36 @@ def test_weights_of_any_type_have_a_digest(tmp_path: Path, monkeypatch: pytest.M
     for name, value in layer.state_dict().items():
         expected.update(name.encode() + value.numpy().tobytes())
     assert subjects[0].weights_digest() == expected.hexdigest()
+
+
+COUNTED = """
+from pathlib import Path
+from torch import nn
+
+def network():
+    with Path("built").open("a") as file:
+        file.write("x")
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+def test_sanity_builds_a_module_once_and_refuses_unknown_labels(
+    trained: Trained, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "counted.py").write_text(COUNTED)
+    seen = Preprocessing(mean=(0.5,), std=(0.5,), colors="gray", resize=8, crop=8)
+    subject = subject_from_elsewhere(None, None, "counted:network", seen)
+    trials = run_sanity(subject, data_dir / "digits", "val", trained.cluster, QUIET)
+    assert {trial.counts.images for trial in trials} == {899}
+    assert (tmp_path / "built").read_text() == "x"
+    known = digits_samples(lambda done, total: None)["val"]
+    secret = {"test": (replace(sample, label=-1) for sample in islice(known, 20))}
+    place = tmp_path / "secret"
+    write_store(place, name="secret", classes=digits_classes(), splits=secret, source={"kind": "x"})
+    with pytest.raises(UserError, match=r"test of secret has images of unknown class.*--split"):
+        run_sanity(subject, place, "test", trained.cluster, QUIET)
 
 
 def test_a_module_is_evaluated_and_a_wrong_declaration_noticed(
