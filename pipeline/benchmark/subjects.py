@@ -15,6 +15,7 @@ from pipeline.data.order import Dealing
 from pipeline.data.store import Split
 from pipeline.data.views import fill_of
 from pipeline.distributed import Worker
+from pipeline.models.classifier import placed
 from pipeline.models.zoo import build_model
 from pipeline.recipe import Recipe
 from pipeline.training.learner import Learner, build_learner
@@ -87,12 +88,11 @@ def stepping(
 def learner_of(bench: Bench, without: type[nn.Module] | None = None) -> Learner:
     """Build the network and optimizer of a training, at its first step."""
     torch.manual_seed(bench.recipe.seed)
-    layout = torch.channels_last if bench.channels_last else torch.contiguous_format
     model = build_model(bench.recipe.network, bench.recipe.input)
     for name, layer in list(model.named_modules()):
         if without and isinstance(layer, without):
             model.set_submodule(name, nn.Identity())
-    model = model.to(bench.device, memory_format=layout)  # type: ignore[call-overload]
+    model = placed(model, bench.device, channels_last=bench.channels_last)
     return build_learner(bench.recipe, model)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from pipeline.cluster import Cluster, Folder
@@ -14,7 +13,7 @@ from pipeline.data.store import Store, store_folder
 from pipeline.distributed import Worker
 from pipeline.documents import flatten
 from pipeline.errors import UserError
-from pipeline.evaluation.evaluate import Setting, evaluate
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.keeping import Gathered
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.predictions import (
@@ -32,6 +31,7 @@ from pipeline.launch.origin import Origin, about_of
 from pipeline.launch.preflight import refuse_cluster
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.subject import Subject
+from pipeline.models.classifier import placed
 from pipeline.protocol import Protocol, num_views
 from pipeline.tracking import runs
 from pipeline.tracking.environment import environment_tags
@@ -97,18 +97,9 @@ def evaluate_on_worker(evaluation: Evaluation, worker: Worker, report: Report) -
     cluster, subject = evaluation.cluster, evaluation.subject
     store = open_data(cluster, evaluation.data)
     split = store.split(evaluation.split)
-    layout = torch.channels_last if cluster.channels_last else torch.contiguous_format
     model = subject.build(len(store.classes))
-    model.to(worker.device, memory_format=layout)  # type: ignore[call-overload]
-    setting = Setting(
-        split=split,
-        protocol=evaluation.protocol,
-        input=subject.input,
-        precision=subject.precision,
-        loading=cluster.loading,
-        channels_last=cluster.channels_last,
-        takes_bgr=subject.takes_bgr,
-    )
+    model = placed(model, worker.device, channels_last=cluster.channels_last)
+    setting = subject.setting(split, evaluation.protocol, cluster)
     gathered = Gathered(evaluation.file, len(split), worker)
     share = len(share_of(len(split), worker.rank, worker.world_size))
     with watching(evaluation, worker, report) as watchdog:

@@ -27,9 +27,8 @@ class Origin:
 
 
 def origin_of_run(folder: RunFolder) -> Origin:
-    """Return the origin of a trained run's weights."""
-    record, recipe = folder.record(), folder.recipe()
-    assert record
+    """Return the origin of a trained run's weights; `UserError` where there are none yet."""
+    record, recipe = folder.trained_record(), folder.recipe()
     return Origin(
         folder,
         record.tracking_run_id,

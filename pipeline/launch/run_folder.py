@@ -107,6 +107,15 @@ class RunFolder:
                 f"{path}: not a run's record; give the run another --run name"
             ) from None
 
+    def trained_record(self) -> RunRecord:
+        """Return what was recorded of a trained run; `UserError` for one that isn't trained yet."""
+        record = self.record()
+        if record is None or not self.is_trained:
+            raise UserError(
+                f"run '{self.name}' has no final weights yet; `ilsvrc train` goes on training it"
+            )
+        return record
+
     def tracking_run_id(self) -> str:
         """The id of the run's MLflow run; empty until the tracking store was there."""
         record = self.record()

@@ -11,7 +11,7 @@ from rich.console import Console
 from pipeline.cluster import Cluster, Folder
 from pipeline.distributed import Worker
 from pipeline.errors import UserError
-from pipeline.evaluation.evaluate import Keeper, Scored, Setting, evaluate
+from pipeline.evaluation.evaluate import Keeper, Scored, evaluate
 from pipeline.evaluation.hits import label_ranks
 from pipeline.evaluation.paired import Trial, mcnemar
 from pipeline.launch.display import Display
@@ -20,6 +20,7 @@ from pipeline.launch.job import open_data, watching
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.subject import Subject
+from pipeline.models.classifier import placed
 from pipeline.protocol import CenterCrop
 from pipeline.recipe import Input
 
@@ -102,7 +103,6 @@ def _try_all(trials: _Trials, worker: Worker, report: Report) -> list[Trial]:
     cluster, subject = trials.cluster, trials.subject
     store = open_data(cluster, trials.data)
     images = store.split(trials.split).spread(_IMAGES)
-    layout = torch.channels_last if cluster.channels_last else torch.contiguous_format
     if (images.labels < 0).any():
         raise UserError(
             f"--sanity: {trials.split} of {store.name} has images of unknown class, which can't be "
@@ -110,15 +110,17 @@ def _try_all(trials: _Trials, worker: Worker, report: Report) -> list[Trial]:
         )
     model = subject.build(len(store.classes))
     subject.refuse_unfit(len(store.classes), model)
-    model.to(worker.device, memory_format=layout)  # type: ignore[call-overload]
+    model = placed(model, worker.device, channels_last=cluster.channels_last)
     found: list[Trial] = []
     declared = None
     for variant in trials.variants:
         ranks = _Ranks(len(images))
-        setting = Setting(
-            images, variant.protocol, variant.input, subject.precision, cluster.loading,
-            cluster.channels_last, subject.takes_bgr != variant.swaps_colors, variant.shift,
-        )  # fmt: skip
+        setting = replace(
+            subject.setting(images, variant.protocol, cluster),
+            input=variant.input,
+            takes_bgr=subject.takes_bgr != variant.swaps_colors,
+            shift=variant.shift,
+        )
         with watching(trials, worker, report) as watchdog:
             counts = evaluate(model, setting, worker, watchdog.counted, ranks)
         report(Note(f"{variant.name}: top-1 error {counts.top1_error:.2f} %"))

@@ -54,11 +54,6 @@ def find_start(runs_dir: Path, origin: str, recipe: Recipe) -> Start:
 
 
 def _of_run(run: RunFolder) -> tuple[Path, str]:
-    record = run.record()
-    if record is None or not run.is_trained:
-        raise UserError(
-            f"--start-from {run.name}: that run has no final weights yet; `ilsvrc train` goes on "
-            "training it"
-        )
+    record = run.trained_record()
     # A start from other data goes on into what starts from this.
     return run.weights, record.dataset_digest if record.extra_data == "none" else ""

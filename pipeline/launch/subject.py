@@ -12,15 +12,18 @@ import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from pipeline.cluster import Cluster
+from pipeline.data.store import Split
 from pipeline.documents import Section
 from pipeline.errors import UserError
+from pipeline.evaluation.evaluate import Setting
 from pipeline.launch.run_folder import RunFolder
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.torchvision_weights import load_torchvision
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model, constructor
 from pipeline.protocol import CenterCrop, Protocol
-from pipeline.recipe import Input, Network
+from pipeline.recipe import Input, Network, Recipe
 
 Origin = Literal["zoo", "torchvision", "module"]
 
@@ -86,6 +89,18 @@ class Subject:
     takes_bgr: bool = False
     precision: str = "float32"
     trained_sides: tuple[int, int] | None = None
+
+    def setting(self, split: Split, protocol: Protocol, cluster: Cluster) -> Setting:
+        """Say how it is evaluated on a split, by a protocol, on a cluster's workers."""
+        return Setting(
+            split=split,
+            protocol=protocol,
+            input=self.input,
+            precision=self.precision,
+            loading=cluster.loading,
+            channels_last=cluster.channels_last,
+            takes_bgr=self.takes_bgr,
+        )
 
     def build(self, num_classes: int) -> nn.Module:
         """Build the network for `num_classes` with its weights, on the CPU.
@@ -155,17 +170,18 @@ class Subject:
 
 def subject_of_run(folder: RunFolder) -> Subject:
     """Return the network that a run trained; raises `UserError` for one that isn't trained yet."""
-    if folder.record() is None or not folder.is_trained:
-        raise UserError(
-            f"run '{folder.name}' has no final weights yet; `ilsvrc train` goes on training it"
-        )
-    recipe = folder.recipe()
+    folder.trained_record()
+    return subject_of_recipe(folder.recipe(), folder.weights)
+
+
+def subject_of_recipe(recipe: Recipe, weights: Path) -> Subject:
+    """Return the network of a recipe, whose weights are, or will be, in the file."""
     return Subject(
         name=recipe.network.name,
         origin="zoo",
         input=recipe.input,
         protocol=recipe.evaluation,
-        weights=folder.weights,
+        weights=weights,
         network=recipe.network,
         precision=recipe.precision,
         trained_sides=recipe.trained_sides,

@@ -3,13 +3,13 @@
 from torch import nn
 
 from pipeline.distributed import Worker
-from pipeline.evaluation.evaluate import NOTHING_KEPT, Setting, evaluate
+from pipeline.evaluation.evaluate import NOTHING_KEPT, evaluate
 from pipeline.evaluation.keeping import Gathered
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.predictions import predictions_file
 from pipeline.launch.job import Job
 from pipeline.launch.origin import about_of, origin_of_run
-from pipeline.launch.subject import subject_of_run
+from pipeline.launch.subject import subject_of_recipe
 from pipeline.launch.watchdog import Watchdog
 
 
@@ -17,18 +17,12 @@ class Testing:
     """Tests a job's network by its recipe's protocol; the last predictions are for the run."""
 
     def __init__(self, job: Job, worker: Worker, watchdog: Watchdog) -> None:
-        recipe, cluster = job.recipe, job.cluster
+        recipe = job.recipe
         self._job, self._worker, self._watchdog = job, worker, watchdog
         self._store = job.store()
         split = self._store.split(recipe.data.test_split)
-        self._setting = Setting(
-            split=split,
-            protocol=recipe.evaluation,
-            input=recipe.input,
-            precision=recipe.precision,
-            loading=cluster.loading,
-            channels_last=cluster.channels_last,
-        )
+        self._subject = subject_of_recipe(recipe, job.folder.weights)
+        self._setting = self._subject.setting(split, recipe.evaluation, job.cluster)
         file = predictions_file(job.folder.path, split.name, self._setting.protocol_name)
         self._gathered = Gathered(file, len(split), worker)
 
@@ -39,7 +33,6 @@ class Testing:
 
     def keep(self) -> None:
         """Write the last predictions. For the first worker, once the final weights are written."""
-        folder, store, setting = self._job.folder, self._store, self._setting
-        subject, origin = subject_of_run(folder), origin_of_run(folder)
-        said = about_of(subject, origin, store, setting.split.name, setting.protocol)
+        store, setting, origin = self._store, self._setting, origin_of_run(self._job.folder)
+        said = about_of(self._subject, origin, store, setting.split.name, setting.protocol)
         self._gathered.join(setting.split, store.classes, said)

@@ -8,7 +8,6 @@ from pathlib import Path
 from pipeline.cluster import Cluster
 from pipeline.data.store import Store, store_folder
 from pipeline.distributed import device_here
-from pipeline.errors import UserError
 from pipeline.launch.run_folder import RunFolder
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
@@ -23,10 +22,7 @@ def trained_specimen(folder: RunFolder, cluster: Cluster, split: str | None) -> 
     `split` defaults to the recipe's test split. Raises `UserError` for a run without final
     weights, and a GPU that isn't there.
     """
-    if not folder.is_trained:
-        raise UserError(
-            f"run '{folder.name}' has no final weights yet; `ilsvrc train` goes on training it"
-        )
+    folder.trained_record()
     recipe = folder.recipe()
     store = Store.open(store_folder(cluster, recipe.data.name), cluster.cache)
     device = device_here(cluster.workers.device)

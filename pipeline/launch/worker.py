@@ -23,7 +23,7 @@ from pipeline.launch.meter import Meter
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.testing import Testing
 from pipeline.launch.watchdog import Watchdog
-from pipeline.models.classifier import ImageClassifier
+from pipeline.models.classifier import ImageClassifier, placed
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
 from pipeline.recipe import LeaveOut
@@ -136,9 +136,7 @@ def make_model(job: Job, worker: Worker) -> ImageClassifier:
     """Build the recipe's network with its seed's initial weights, on the worker's device."""
     torch.manual_seed(job.recipe.seed)
     model = build_model(job.recipe.network, job.recipe.input)
-    channels_last = job.cluster.channels_last
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return model.to(worker.device, memory_format=layout)  # type: ignore[call-overload]
+    return placed(model, worker.device, channels_last=job.cluster.channels_last)
 
 
 def in_parallel(model: nn.Module, worker: Worker) -> nn.Module:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
@@ -78,6 +79,15 @@ def refuse_other_shapes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
                 f"weights to start from: {name} is {theirs}, in the network to train {ours}; train "
                 "on the same classes and channels"
             )
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def placed(model: Model, device: torch.device, *, channels_last: bool) -> Model:
+    """Return `model` on the device, its weights laid out as the images there are."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(device, memory_format=layout)  # type: ignore[call-overload]
 
 
 @contextmanager

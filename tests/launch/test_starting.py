@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.cluster import Cluster, load_cluster
 from pipeline.errors import UserError
 from pipeline.launch.driver import run_replay, run_training
-from pipeline.launch.run_folder import find_run
+from pipeline.launch.run_folder import RunFolder, find_run
 from pipeline.launch.starting import find_start
 from pipeline.models.vgg import vgg_a
 from pipeline.recipe import Recipe, load_recipe
@@ -87,11 +87,14 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     (tmp_path / "code.pt").write_bytes(pickle.dumps(nn.Linear(2, 2)))
     (tmp_path / "words.pt").write_text("hello world")
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "begun").mkdir()
+    RunFolder(tmp_path / "begun").write_recipe(recipe)
     for origin, told in (
         ("code.pt", "holds no weights"),
         ("words.pt", "holds no weights"),
         ("other.safetensors", "they hold conv1.weight"),
         ("nothing", "no run 'nothing'"),
+        ("begun", "run 'begun' has no final weights yet"),
     ):
         with pytest.raises(UserError, match=told):
             find_start(tmp_path, str(tmp_path / origin) if "." in origin else origin, recipe)
