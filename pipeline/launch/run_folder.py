@@ -6,6 +6,8 @@ run.json              the data set's digest, the MLflow run
 checkpoints/          pipeline.training.checkpoint
 metrics.jsonl         every metric, whether the tracking server was there or not
 weights.safetensors   the final weights; their presence means that the training is done
+predictions/          what they say of every image (pipeline.evaluation.predictions)
+pictures/             what `ilsvrc visualize` drew of them
 comparison.md         the result beside the published ones
 quarantined.txt       images that the training left out, where its recipe lets it
 errors.log            the workers' traceback, where one failed
