@@ -113,7 +113,10 @@ def register(
     tracking = load_cluster(on).tracking
     runs = evaluated_runs(tracking.uri, experiment or tracking.experiment)
     found = named_runs(runs, [run])
-    training = next(run for run in found if not run.parent)
+    training = next((one for one in found if not one.parent), None)
+    if training is None:
+        evaluated = found[0].tags.get("evaluation.run", "another run")
+        raise UserError(f"'{run}' is an evaluation of '{evaluated}'; register that one")
     name = as_ or training.params["recipe.network.name"]
     tags = result_tags(measured_from_runs(found))
     version = register_model(tracking.uri, training, name, tags)

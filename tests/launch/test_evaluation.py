@@ -192,6 +192,23 @@ def test_the_commands_score_what_is_kept(
     assert "0 : 0" in beside
 
 
+def test_an_evaluation_is_not_registered(
+    trained: Trained,
+    tracking_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    evaluated(trained, CROPS)
+    name = "mine val ten-crop-36-32"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    monkeypatch.setattr(sys, "argv", ["ilsvrc", "register", name, "--experiment", "evaluated"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert told == f"ilsvrc: '{name}' is an evaluation of 'mine'; register that one\n"
+
+
 def packed(source: Path, to: Path) -> None:
     prepare_folder(
         source, to, to.name, val_share=0.3, on_bad="stop", num_workers=0,
