@@ -35,8 +35,8 @@ def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = N
         raise UserError(f"--weights: {len(members)} numbers of 0 or more are needed, one a member")
     shares = shares / shares.sum()
     probabilities = np.empty(first.probabilities.shape, np.float16)
-    ranks = np.empty(len(first), np.int16)
-    guesses = np.empty(first.guesses.shape, np.int16)
+    ranks = np.empty(len(first), np.int32)
+    guesses = np.empty(first.guesses.shape, np.int32)
     for start in range(0, len(first), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         scores = torch.zeros(first.probabilities[rows].shape)

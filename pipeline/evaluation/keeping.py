@@ -31,8 +31,8 @@ class Gathered(Keeper):
         """Take the predictions of some images of this worker's share."""
         fields = {
             "probabilities": scored.probabilities.half(),
-            "ranks": label_ranks(scored.scores, scored.labels).short(),
-            "guesses": best_guesses(scored.scores, NUM_GUESSES).short(),
+            "ranks": label_ranks(scored.scores, scored.labels).int(),
+            "guesses": best_guesses(scored.scores, NUM_GUESSES).int(),
         }
         places = scored.indices.numpy() - self._share[0]
         for name, values in fields.items():

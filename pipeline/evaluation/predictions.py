@@ -28,7 +28,8 @@ from pipeline.storage import write_whole
 PREDICTIONS = "predictions"  # the folder in a run's, and in its MLflow run's artifacts
 NUM_GUESSES = 5  # as many as ILSVRC takes
 
-_TENSORS = {"U8": np.uint8, "I16": np.int16, "I64": np.int64, "F16": np.float16}
+_TENSORS = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F16": np.float16}
+_TENSORS |= {"I16": np.int16}  # of ranks and guesses in files of before
 _FIELDS = ("keys", "labels", "probabilities", "ranks", "guesses")
 
 
@@ -75,16 +76,16 @@ class Predictions:
 
     keys: of the images, n. labels: int64 (n,), −1 where nobody knows it. probabilities: float16
     (n, classes). What their rounding would lose is kept beside them, both from float32 scores (of
-    equal ones the lower class comes first): ranks, int16 (n,), how many classes were before the
-    label, or as many as there are where it is unknown; guesses, int16 (n, at most 5), the classes
+    equal ones the lower class comes first): ranks, int32 (n,), how many classes were before the
+    label, or as many as there are where it is unknown; guesses, int32 (n, at most 5), the classes
     of the highest scores.
     """
 
     keys: tuple[str, ...]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float16]
-    ranks: NDArray[np.int16]
-    guesses: NDArray[np.int16]
+    ranks: NDArray[np.int32]
+    guesses: NDArray[np.int32]
     classes: tuple[ImageClass, ...]
     about: About
 

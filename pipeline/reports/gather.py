@@ -9,7 +9,7 @@ import torch
 from pipeline.cluster import Cluster
 from pipeline.data.store import Store, store_folder
 from pipeline.errors import UserError
-from pipeline.evaluation.predictions import read_predictions
+from pipeline.evaluation.predictions import kept_predictions, read_predictions
 from pipeline.models.zoo import constructor
 from pipeline.reports.curves import PANELS, Course
 from pipeline.reports.measured import measured_from_runs
@@ -73,7 +73,7 @@ def _filters(run: TrackedRun, weights: Path) -> Filters | None:
 
 
 def _seen(folder: Path, cluster: Cluster) -> Iterator[Seen]:
-    for path in sorted((folder / "predictions").glob("*.safetensors")):
+    for path in kept_predictions(folder):
         predictions = read_predictions(path)
         about = predictions.about
         try:

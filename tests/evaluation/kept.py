@@ -26,8 +26,8 @@ def made_of(scores: Tensor, labels: Tensor) -> Predictions:
         keys=tuple(f"val/ä{number:05d}" for number in range(num_images)),
         labels=labels.numpy(),
         probabilities=scores.softmax(1).half().numpy(),
-        ranks=label_ranks(scores, labels).numpy().astype(np.int16),
-        guesses=best_guesses(scores, 5).numpy().astype(np.int16),
+        ranks=label_ranks(scores, labels).numpy().astype(np.int32),
+        guesses=best_guesses(scores, 5).numpy().astype(np.int32),
         classes=tuple(ImageClass(i, f"n{i:08d}", "a, b", 1000 - i) for i in range(num_classes)),
         about=ABOUT,
     )

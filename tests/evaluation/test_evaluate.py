@@ -175,6 +175,24 @@ def test_kept_predictions_are_those_counted(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together"]
 
 
+def test_more_classes_than_a_short_number_counts(digits: Split, tmp_path: Path) -> None:
+    scores = torch.zeros(2, 40_000)
+    scores[0, -1] = 1
+    scored = Scored(scores, scores.softmax(1), torch.tensor([39_999, 39_999]), torch.arange(2))
+    gathered = Gathered(tmp_path / "kept", 2, ALONE)
+    gathered.add(scored)
+    about = About(
+        network="n", training_data="d", data="d", data_digest="d", split="val", protocol="whole",
+        weights_digest="w", run="run",
+    )  # fmt: skip
+    some = Some(digits, 2)
+    some.labels = scored.labels.numpy()
+    kept = read_predictions(gathered.join(some, (), about))  # type: ignore[arg-type]
+    assert kept.ranks.tolist() == [0, 39_999]
+    assert kept.guesses.tolist() == [[39_999, 0, 1, 2, 3], [0, 1, 2, 3, 4]]
+    assert kept.counts == Counts(1, 1, 2)
+
+
 def convolutional() -> nn.Module:
     """A small network that can be made fully convolutional."""
     torch.manual_seed(0)

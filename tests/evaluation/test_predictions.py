@@ -40,6 +40,17 @@ def test_they_come_back_as_they_were(tmp_path: Path) -> None:
     assert path.relative_to(tmp_path) == Path("predictions/val.whole.safetensors")
 
 
+def test_a_file_of_shorter_numbers_is_read(tmp_path: Path) -> None:
+    """As they were written before there could be more than 32,767 classes."""
+    some = predictions()
+    short = {name: getattr(some, name).astype(np.int16) for name in ("ranks", "guesses")}
+    write_predictions(replace(some, **short), tmp_path / "old.safetensors")
+    old = read_predictions(tmp_path / "old.safetensors")
+    assert old.ranks.dtype == np.int16
+    assert old.counts == some.counts
+    assert np.array_equal(old.guesses, some.guesses)
+
+
 def test_any_k_is_scored_as_the_scores_were() -> None:
     generator = torch.Generator().manual_seed(1)
     scores = torch.randint(4, (200, 9), generator=generator).float()  # ties are the rule

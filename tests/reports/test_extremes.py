@@ -36,8 +36,8 @@ def predictions(split: Split, data_dir: Path) -> Predictions:
         keys=split.keys,
         labels=split.labels,
         probabilities=scores.softmax(1).half().numpy(),
-        ranks=label_ranks(scores, labels).numpy().astype(np.int16),
-        guesses=best_guesses(scores, 5).numpy().astype(np.int16),
+        ranks=label_ranks(scores, labels).numpy().astype(np.int32),
+        guesses=best_guesses(scores, 5).numpy().astype(np.int32),
         classes=tuple(Store.open(data_dir / "digits").classes),
         about=about,
     )
