@@ -163,8 +163,9 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # through that they guess for longer than this test lasts; the run says so. The deeper VGGs start as
 # their authors advise later.
 FLAT = {"vgg_a", "vgg_a_lrn"}
-# Of deviation 0.03 and biases of 1: at the others' rate it learns, and then loses all of it.
-RATES = {"alexnet_std003": 0.0005}
+# Of deviation 0.03 and biases of 1: at the others' rate it learns, and then loses all of it. Of 19
+# layers without batch norm: its errors leap up and down.
+RATES = {"alexnet_std003": 0.0005, "vgg19": 0.001}
 
 
 @pytest.mark.slow
@@ -190,7 +191,7 @@ def test_64_crops_are_learnt_by_heart(network: str, crops: Path, train_recipe: T
         "max_gradient_norm=null",
         "schedule={kind: constant}",
         "averaging=null",
-        "epochs=20",
+        "epochs=40",
         "flat_loss_steps=160",
     )
     with torch.device("meta"):
