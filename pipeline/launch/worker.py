@@ -44,6 +44,7 @@ class Surroundings:
     worker: Worker
     report: Report
     watchdog: Watchdog
+    dealing: Dealing
     meter: Meter
     writer: SilentWriter
     testing: Testing
@@ -55,12 +56,15 @@ def train(job: Job, worker: Worker, report: Report) -> Counts:
     A collective call: every worker of the job makes it, and all return the same counts, or raise
     `InterruptedByUserError` at the same step, once that is saved.
     """
+    # First, since it may have the data set staged for longer than a watchdog grants. The workers of
+    # a node that is done wait for the others in `restore`, where nothing watches them yet.
+    dealing = job.dealing(worker)
     model = make_model(job, worker)
     if job.start:
         model.start_from(read_weights(job.start))
     learner = build_learner(job.recipe, model)
     position = restore(job, learner, worker, report)
-    with surroundings(job, worker, report) as around:
+    with surroundings(job, dealing, worker, report) as around:
         counts = _epochs(job, learner, position, around)
         if counts is None:  # stopped between the last checkpoint and the weights
             counts = around.testing.test(learner.final, is_last=True)
@@ -73,22 +77,24 @@ def train(job: Job, worker: Worker, report: Report) -> Counts:
 
 
 @contextmanager
-def surroundings(job: Job, worker: Worker, report: Report) -> Iterator[Surroundings]:
+def surroundings(
+    job: Job, dealing: Dealing, worker: Worker, report: Report
+) -> Iterator[Surroundings]:
     """Open what records a training, what saves it and what watches over it."""
     with (
         closing(open_tracker(job, worker, report)) as tracker,
         closing(open_writer(job, worker, report)) as writer,
         watching(job, worker, report) as watchdog,
     ):
-        meter = Meter(job.recipe, job.dealing(worker).num_steps, worker, report, tracker)
+        meter = Meter(job.recipe, dealing.num_steps, worker, report, tracker)
         testing = Testing(job, worker, watchdog)
-        yield Surroundings(worker, report, watchdog, meter, writer, testing)
+        yield Surroundings(worker, report, watchdog, dealing, meter, writer, testing)
 
 
 def _epochs(job: Job, learner: Learner, position: Position, around: Surroundings) -> Counts | None:
     """Train from `position` to the end; return the last evaluation, if there is anything to do."""
     worker, meter, writer = around.worker, around.meter, around.writer
-    recipe, saving, dealing = job.recipe, job.cluster.saving, job.dealing(worker)
+    recipe, saving, dealing = job.recipe, job.cluster.saving, around.dealing
     schedule = Schedule(recipe.schedule, recipe.epochs)
     steps_done = position.epoch * dealing.num_steps + position.step
     watch = LossWatch(recipe, learner.model.when_flat, steps_done)

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +17,14 @@ import pytest
 
 from jobs import MakeJob
 from pipeline.benchmark.recovery import worker_processes
+from pipeline.data.store import Store
 from pipeline.distributed import Worker
 from pipeline.errors import UserError, WorkerFailedError
-from pipeline.launch.events import Event, Note, Progress, Report
+from pipeline.launch.events import Event, Note, Progress, Report, Started
 from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.worker import train
+from pipeline.storage import held
 from pipeline.tracking.client import connect
 from pipeline.tracking.queries import evaluated_runs
 
@@ -117,6 +121,24 @@ def test_a_worker_that_hangs_is_ended_and_the_training_goes_on(
     )
     assert re.match(r"goes on after [1-4] epochs", again)
     assert not list(job.folder.path.glob("stacks-*"))  # those of the hang make place for the next
+
+
+def test_a_node_may_stage_for_longer_than_a_worker_may_hang(
+    make_job: MakeJob, ray_session: None, tmp_path: Path
+) -> None:
+    local = tmp_path / "local"
+    local.mkdir()
+    job = make_job(recipe=["epochs=1"], cluster=["workers.hang_seconds=6", f"stage_to={local}"])
+    digest = Store.open(Path(job.cluster.data_dir) / "digits").digest
+    with ExitStack() as copying:
+        copying.enter_context(held(local / f".digits-{digest[:12]}.lock"))
+
+        def copy_for_long(event: Event) -> None:
+            if event == Started(0):
+                threading.Timer(9, copying.close).start()
+
+        counts = run_on_workers(train, job, copy_for_long)
+    assert counts.images == 899
 
 
 def test_a_rotten_image_is_named(make_job: MakeJob, tmp_path: Path) -> None:
