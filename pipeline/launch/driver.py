@@ -14,7 +14,7 @@ from pipeline.evaluation.predictions import PREDICTIONS, kept_predictions
 from pipeline.launch.display import Display
 from pipeline.launch.events import Note
 from pipeline.launch.job import Job
-from pipeline.launch.on_ray import run_on_workers
+from pipeline.launch.on_ray import remove_what_killed_ones_left, run_on_workers
 from pipeline.launch.preflight import refuse_early
 from pipeline.launch.registering import Registration, registered
 from pipeline.launch.replay import replay
@@ -63,6 +63,7 @@ def run_training(
         job = Job(recipe, cluster, folder, uri, start.file if start else None)
         for earlier in (folder.stop_request, folder.errors):
             earlier.unlink(missing_ok=True)
+        remove_what_killed_ones_left(folder)
         registration = Registration(folder, recipe, cluster, store, start)
         with _concluded(uri, folder.tracking_run_id):
             with Display(console) as display:

@@ -26,6 +26,7 @@ from pipeline.launch.gauges import Gauges
 from pipeline.launch.job import Assignment
 from pipeline.launch.mailbox import mailbox
 from pipeline.launch.notices import heeding_notices
+from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.watchdog import RollCall
 from pipeline.ray_session import LOCAL, ray_session
 
@@ -37,6 +38,7 @@ Work = TypeVar("Work", bound=Assignment)
 
 # What all workers raise at the same step, so that none is to be tried again.
 _ENDS = (TrainingStoppedError, InterruptedByUserError)
+_SCRATCH = ".ray-"
 
 
 def run_on_workers(
@@ -68,6 +70,12 @@ def run_on_workers(
         _refuse_too_few(workers)
         with asking():  # Ray catches signals while it starts
             return _fit(function, job, box)
+
+
+def remove_what_killed_ones_left(folder: RunFolder) -> None:
+    """Remove the scratch of drivers that were killed. For who holds `folder`: others may live."""
+    for stale in folder.path.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def _hearing(job: Assignment, show: Report) -> Report:
@@ -118,13 +126,11 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers, network = job.cluster.workers, job.cluster.network
-    for stale in job.folder.path.glob(".ray-*"):  # a killed driver's
-        shutil.rmtree(stale, ignore_errors=True)
     # Nobody takes this machine's own Ray a node away, and the watcher costs it an actor.
     watches = "0" if workers.ray_address == LOCAL else "1"
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", watches)
     # Ray wants a place that all machines share; the run's folder is one.
-    with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.folder.path) as scratch:
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=job.folder.path) as scratch:
         trainer = TorchTrainer(
             partial(_enter, function, job, box, credentials()),
             torch_config=TorchConfig(

@@ -59,7 +59,7 @@ class Watchdog:
                     yield
             finally:
                 faulthandler.cancel_dump_traceback_later()
-                self._stacks.unlink()
+                self._stacks.unlink(missing_ok=True)  # evaluations of one run share the file
 
     def _end(self) -> None:
         self._report(Hung(self._worker.rank, self._patience, self._stacks.parent))

@@ -8,22 +8,27 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
 from jobs import MakeJob
 from pipeline.benchmark.recovery import worker_processes
+from pipeline.cluster import load_cluster
 from pipeline.data.store import Store
 from pipeline.distributed import Worker
 from pipeline.errors import UserError, WorkerFailedError
+from pipeline.launch.driver import run_training
 from pipeline.launch.events import Event, Note, Progress, Report, Started
-from pipeline.launch.job import Job
+from pipeline.launch.job import Job, watching
 from pipeline.launch.on_ray import run_on_workers
 from pipeline.launch.worker import train
+from pipeline.recipe import load_recipe
 from pipeline.storage import held
 from pipeline.tracking.client import connect
 from pipeline.tracking.queries import evaluated_runs
@@ -139,6 +144,33 @@ def test_a_node_may_stage_for_longer_than_a_worker_may_hang(
 
         counts = run_on_workers(train, job, copy_for_long)
     assert counts.images == 899
+
+
+def test_two_jobs_on_one_run_leave_each_other_alone(make_job: MakeJob, ray_session: None) -> None:
+    # As evaluations are, which hold no lock.
+    job = make_job(cluster=["workers.count=1"])
+
+    def meet(job: Job, worker: Worker, report: Report) -> int:
+        with watching(job, worker, report):
+            (job.folder.path / f"here-{os.getpid()}").touch()
+            while len(list(job.folder.path.glob("here-*"))) < 2:
+                time.sleep(0.1)
+            return len(list(job.folder.path.glob(".ray-*")))
+
+    with ThreadPoolExecutor(2) as drivers:
+        both = [drivers.submit(run_on_workers, meet, job, ignore) for _ in range(2)]
+    assert [one.result() for one in both] == [2, 2]
+
+
+def test_what_a_killed_driver_left_is_removed(workspace: Path) -> None:
+    recipe, cluster = (
+        load_recipe("smoke", ["epochs=1"]),
+        load_cluster("laptop", ["workers.count=0"]),
+    )
+    stale = cluster.runs_dir / "mine" / ".ray-stale"
+    stale.mkdir(parents=True)
+    run_training(recipe, "smoke", cluster, "mine", Console(quiet=True))
+    assert not stale.exists()
 
 
 def test_a_rotten_image_is_named(make_job: MakeJob, tmp_path: Path) -> None:
