@@ -10,8 +10,7 @@ from pipeline.ray_session import LOCAL, ray_session
 
 Item = TypeVar("Item")
 
-# Ray would otherwise ask the internet, and wait for it.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+_TRIES = 4  # of an item whose process ends
 
 
 def run_all(
@@ -22,8 +21,9 @@ def run_all(
 ) -> None:
     """Call `function` on every item, `num_workers` at a time; 0 stays in this process.
 
-    `finished` is told the numbers of finished items, in any order. The first `UserError` of an item
-    is raised here, and the items that have not begun are dropped. A Ray that is up is joined.
+    `finished` is told the numbers of finished items, in any order. The first `UserError` or
+    `OSError` of an item is raised here, and the items that have not begun are dropped; a process
+    that ends again and again on one is a `UserError`. A Ray that is up is joined.
     """
     if num_workers == 0:
         for number, item in enumerate(items):
@@ -47,7 +47,7 @@ def _run_on_ray(
 ) -> None:
     import ray
 
-    task = ray.remote(num_cpus=1, max_retries=3)(function)
+    task = ray.remote(num_cpus=1, max_retries=_TRIES - 1)(function)
     waiting = list(enumerate(items))[::-1]
     running: dict[ray.ObjectRef, int] = {}
     while waiting or running:
@@ -60,7 +60,17 @@ def _run_on_ray(
             try:
                 ray.get(reference)
             except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, UserError):
+                if isinstance(error.cause, UserError | OSError):
                     raise error.cause from None
                 raise
+            except ray.exceptions.RayError as error:
+                raise UserError(_how_it_ended(error)) from None
             finished(number)
+
+
+def _how_it_ended(error: Exception) -> str:
+    first_line = str(error).strip().splitlines()[0]
+    return (
+        f"a process at work ended, {_TRIES} times ({type(error).__name__}: {first_line}); see to "
+        "the memory, or use fewer workers, and run the same command again"
+    )

@@ -208,13 +208,18 @@ def test_other_options_begin_anew(official: Sources, tmp_path: Path) -> None:
     assert digests(smaller) == digests(undisturbed.store)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("small_disk", [100], indirect=True)
-def test_a_full_disk_leaves_what_is_finished(official: Sources, small_disk: Path) -> None:
+def test_a_full_disk_leaves_what_is_finished(
+    num_workers: int, official: Sources, small_disk: Path, tmp_path: Path, ray_session: None
+) -> None:
+    options = {**SMALL, "num_workers": num_workers}
     with pytest.raises(UserError, match=r"No space left on device.*make room"):
-        prepare(official, small_disk / "data")
+        prepare(official, small_disk / "data", **options)
     grow = ["mount", "-o", "remount,size=50m", str(small_disk)]
     subprocess.run(grow, check=True, capture_output=True)
-    prepare(official, small_disk / "data").store.verify()
+    whole = prepare(official, small_disk / "data", **options).store
+    assert digests(whole) == digests(prepare(official, tmp_path / "data", **SMALL).store)
 
 
 def test_what_readers_disagree_on_is_treated_and_said(official: Sources, tmp_path: Path) -> None:
