@@ -13,13 +13,19 @@ from upath import UPath
 
 from pipeline.documents import Section, find_document, override, read_yaml, validate
 from pipeline.engine import Engine, KubeRay, Local, RayServer, Slurm
+from pipeline.errors import UserError
 
 Folder = Path | UPath
 
 
 def as_folder(place: str) -> Folder:
     """Return the folder at a path, which becomes absolute, or at a URL (`s3://bucket/data`)."""
-    return UPath(place) if "://" in place else Path.cwd() / Path(place).expanduser()
+    if "://" not in place:
+        return Path.cwd() / Path(place).expanduser()
+    try:
+        return UPath(place)
+    except ValueError as error:
+        raise UserError(f"{place}: {error}; write a path, or a URL as s3://BUCKET/FOLDER") from None
 
 
 class Workers(Section):

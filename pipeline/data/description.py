@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.cluster import Folder
+from pipeline.data.remote import reached
 from pipeline.documents import Section, validate
 from pipeline.errors import UserError
 
@@ -72,12 +73,15 @@ class Description(Section):
 def read_description(folder: Folder) -> Description:
     """Read `folder`'s description; raises `UserError` when there is none that this code reads."""
     path = folder / FILE_NAME
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such data set; run `ilsvrc prepare` to make it")
-    if not path.is_file():
-        raise UserError(f"{folder}: not a packed data set (no {FILE_NAME}); choose another")
+    with reached(folder):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such data set; run `ilsvrc prepare` to make it")
+        if not path.is_file():
+            raise UserError(f"{folder}: not a packed data set (no {FILE_NAME}); choose another")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with reached(path):
+            text = path.read_bytes()
+        content = json.loads(text)
         version = content["format_version"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: can't be read ({error}); {again(folder)}") from None
@@ -94,7 +98,8 @@ def check_sizes(folder: Folder, files: Iterable[File]) -> None:
     if isinstance(folder, Path):
         there = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
     else:  # one request lists them all
-        found = folder.fs.ls(folder.path, detail=True)
+        with reached(folder):
+            found = folder.fs.ls(folder.path, detail=True)
         there = {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in found}
     for file in files:
         if file.name not in there:
@@ -109,7 +114,7 @@ def check_sizes(folder: Folder, files: Iterable[File]) -> None:
 def sha256(path: Folder) -> str:
     """Return the digest of the file at `path`, as hexadecimal digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with reached(path), path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()

@@ -9,8 +9,8 @@ the bound allows, and after the first epoch exactly that share is read from the 
 import errno
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,35 @@ import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
+from pipeline.cluster import Folder
 from pipeline.data.index import Index
 from pipeline.errors import UserError
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@contextmanager
+def reached(place: Folder) -> Iterator[None]:
+    """Have what is raised while `place`, if it is remote, is read become a `UserError`.
+
+    Each storage's client has errors of its own: without credentials, network or permission.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(
+            f"{place}: can't be read ({error}); `pip install 'ilsvrc[s3]'` is for s3://"
+        ) from None
+    except Exception as error:
+        if isinstance(place, Path):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{place}: can't be read ({reason}); see to the address, the credentials and the "
+            "network, then run the same command again"
+        ) from None
 
 
 class RemoteShards:
@@ -54,13 +79,8 @@ class RemoteShards:
         starts = [int(self._index.offsets[i]) for i in images]
         ends = [start + int(self._index.sizes[i]) for start, i in zip(starts, images, strict=True)]
         paths = [self._shard(i).path for i in images]
-        try:
+        with reached(self._shard(images[0])):
             return self._shards[0].fs.cat_ranges(paths, starts, ends, on_error="raise")
-        except OSError as error:
-            raise UserError(
-                f"{self._shard(images[0])}: can't be read ({error}); see to the network and the "
-                "storage, then run the same command again"
-            ) from None
 
     def _shard(self, image: int) -> UPath:
         return self._shards[int(self._index.shards[image])]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pipeline.cluster import Folder
 from pipeline.data.description import FILE_NAME, File, again, read_description, sha256
+from pipeline.data.remote import reached
 from pipeline.data.store import Store
 from pipeline.errors import UserError
 from pipeline.storage import held, sync
@@ -43,7 +44,9 @@ def stage(source: Folder, to: Path, progress: Progress = lambda done, total: Non
                 partial.mkdir(exist_ok=True)
                 _refuse_too_little_room(partial, files)
                 _copy_all(source, partial, files, progress)
-                (partial / FILE_NAME).write_bytes((source / FILE_NAME).read_bytes())
+                with reached(source):
+                    content = (source / FILE_NAME).read_bytes()
+                (partial / FILE_NAME).write_bytes(content)
                 sync(partial / FILE_NAME)
                 partial.rename(target)
                 sync(to)
@@ -100,7 +103,7 @@ def _copy(source: Folder, partial: Path, file: File) -> None:
 
 def _blocks(source: Folder) -> Iterator[bytes]:
     try:
-        with source.open("rb") as file:
+        with reached(source), source.open("rb") as file:
             while block := file.read(_BLOCK):
                 yield block
     except OSError as error:

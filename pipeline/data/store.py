@@ -29,7 +29,7 @@ from pipeline.data.description import (
 )
 from pipeline.data.index import Index, read_index
 from pipeline.data.packing import Sample, pack
-from pipeline.data.remote import RangeCache, RemoteShards
+from pipeline.data.remote import RangeCache, RemoteShards, reached
 from pipeline.errors import UserError
 
 
@@ -139,11 +139,12 @@ class Store:
             )
         split = self._splits[name]
         path = self.folder / split.index.name
-        try:
-            index = read_index(path)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: can't be read ({reason}); {again(self.folder)}") from None
+        with reached(path):
+            try:
+                index = read_index(path)
+            except (OSError, ValueError, pa.ArrowException) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"{path}: can't be read ({reason}); {again(self.folder)}") from None
         if not _is_consistent(index, split, len(self.classes)):
             raise UserError(f"{path}: doesn't fit {FILE_NAME}; {again(self.folder)}")
         return Split(name, split, self.contents, index, self._shards(name, index))

@@ -1,8 +1,12 @@
 """A data set on an S3 server: read by range, kept in part on local disk, staged, trained from."""
 
 import logging
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import boto3
@@ -39,14 +43,20 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Store:
     )
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+@contextmanager
+def serving() -> Iterator[str]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture
@@ -139,3 +149,79 @@ def test_a_missing_shard_and_a_missing_data_set_are_named(url: str) -> None:
     boto3.client("s3").delete_object(Bucket="bucket", Key="data/noise/val-000001.tar")
     with pytest.raises(UserError, match=r"val-000001\.tar: missing"):
         Store.open(as_folder(url))
+
+
+def test_a_bucket_that_is_not_there_is_named(url: str) -> None:
+    with pytest.raises(UserError, match="s3://nobodys/data/noise: no such data set"):
+        Store.open(as_folder("s3://nobodys/data/noise"))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "key", "told"),
+    [
+        ("http://127.0.0.1:1", "key", "Could not connect to the endpoint URL"),
+        ("http://127.0.0.1:1", None, "Unable to locate credentials"),
+        ("nonsense", "key", "Invalid endpoint: nonsense"),
+    ],
+)
+def test_what_an_s3_client_raises_is_one_line_with_the_mend(
+    endpoint: str, key: str | None, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    if key:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    folder = as_folder("s3://bucket/data/noise")
+    folder.fs.clear_instance_cache()
+    with pytest.raises(UserError, match=rf"^s3://bucket/data/noise: .*{told}.*credentials") as one:
+        Store.open(as_folder("s3://bucket/data/noise"))
+    assert "\n" not in str(one.value)
+    folder.fs.clear_instance_cache()
+
+
+def test_a_server_that_goes_while_images_are_read_is_said_too(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with serving() as address:  # moto's servers share their buckets
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        as_folder(url).fs.clear_instance_cache()
+        store = Store.open(as_folder(url))
+        split = store.split("train")
+    with pytest.raises(UserError, match=r"train-000000\.tar: can't be read .*network"):
+        split.encoded(0)
+    with pytest.raises(UserError, match=r"val\.parquet: can't be read .*network"):
+        store.split("val")
+    as_folder(url).fs.invalidate_cache()
+    with pytest.raises(UserError, match=r"s3://bucket/data/noise: can't be read .*network"):
+        stage(as_folder(url), tmp_path)
+    as_folder(url).fs.clear_instance_cache()
+
+
+WITHOUT = """
+import sys
+sys.modules["s3fs"] = None
+from pipeline.cli import main
+sys.argv[1:] = ["doctor", "s3://bucket/data"]
+main()
+"""
+
+
+def test_a_missing_package_is_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "s3://bucket/data: can't be read (Install s3fs" in done.stderr
+    assert "pip install 'ilsvrc[s3]'" in done.stderr
+
+
+def test_an_unknown_kind_of_url_is_refused() -> None:
+    with pytest.raises(UserError, match=r"foo://bucket: .*foo.*; write a path, or a URL as s3://"):
+        as_folder("foo://bucket")
