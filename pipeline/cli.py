@@ -23,14 +23,13 @@ from pipeline import (
 from pipeline.cli_console import console_for_tables, say
 from pipeline.cli_job import (
     Assignments,
+    ClusterAssignments,
     ClusterName,
     RecipeName,
     StartFrom,
     load_job,
-    of_cluster,
-    of_recipe,
+    load_only_cluster,
 )
-from pipeline.cluster import load_cluster
 from pipeline.errors import InterruptedByUserError, UserError, WorkerFailedError
 from pipeline.recipe import Expectation
 
@@ -87,16 +86,14 @@ def replay(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
     step: Annotated[int, typer.Argument(metavar="STEP", help="As MLflow counts them, from 1.")],
     on: ClusterName = "laptop",
-    set_: Assignments = None,
+    set_: ClusterAssignments = None,
 ) -> None:
     """Run one step of a past training again, and show its loss, gradient and worst images."""
     from pipeline.launch.driver import run_replay
     from pipeline.launch.run_folder import find_run
     from pipeline.reports.replay import replay_line, replay_table
 
-    if others := of_recipe(set_):
-        raise UserError(f"--set {others[0]}: a run keeps its recipe; set cluster.* only")
-    cluster = load_cluster(on, of_cluster(set_))
+    cluster = load_only_cluster(on, set_)
     replayed = run_replay(find_run(cluster.runs_dir, run), step, cluster, Console())
     console = Console()
     say(console, replay_line(replayed))

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from pipeline.cli_console import say
+from pipeline.cli_job import ClusterAssignments, load_only_cluster
 from pipeline.cluster import Cluster, Folder, as_folder, load_cluster
 from pipeline.errors import UserError
 
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 
 ClusterName = Annotated[
     str, typer.Option("--on", metavar="CLUSTER", help="In configs/clusters, or a YAML file.")
-]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="cluster.KEY=VALUE", help="Change one value of the cluster."),
 ]
 Kept = Annotated[
     str, typer.Argument(metavar="RUN", help="A run, its folder, or a file of predictions.")
@@ -85,7 +82,7 @@ def evaluate(
         bool, typer.Option("--sanity", help="Try other preprocessings, on some images.")
     ] = False,
     on: ClusterName = "laptop",
-    set_: Assignments = None,
+    set_: ClusterAssignments = None,
 ) -> None:
     """Count the errors of a network over a whole split by a test protocol, every image once.
 
@@ -96,7 +93,7 @@ def evaluate(
     from pipeline.launch.sanity import run_sanity
     from pipeline.reports.predictions import result_line, trials_table, trials_verdict
 
-    cluster = _cluster(on, set_)
+    cluster = load_only_cluster(on, set_)
     subject, origin = _subject(cluster, run, weights, network, module, preprocessing)
     place = _data(cluster, data, origin)
     split = split or _test_split(origin)
@@ -224,13 +221,6 @@ def score(
     errors = flat_errors(read_lists(file), read_lists(ground_truth), numbers)
     for number, error in zip(numbers, errors, strict=True):
         say(Console(), f"{number} guess{'es' * (number > 1)}: flat error {error:.6f}")
-
-
-def _cluster(on: str, assignments: list[str] | None) -> Cluster:
-    for text in assignments or []:
-        if not text.startswith("cluster."):
-            raise UserError(f"--set {text}: a trained network is as it is; set cluster.* only")
-    return load_cluster(on, [text.removeprefix("cluster.") for text in assignments or []])
 
 
 def _subject(

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cluster import Cluster, load_cluster
+from pipeline.errors import UserError
 from pipeline.recipe import Recipe, load_recipe
 
 RecipeName = Annotated[
@@ -30,6 +31,14 @@ Assignments = Annotated[
         "(cluster.workers.count=1). Can be given again.",
     ),
 ]
+ClusterAssignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="cluster.SECTION.KEY=VALUE",
+        help="Change one value of the cluster. Can be given again.",
+    ),
+]
 StartFrom = Annotated[
     str | None,
     typer.Option(
@@ -45,6 +54,13 @@ def load_job(recipe: str, cluster: str, assignments: list[str] | None) -> tuple[
     return load_recipe(recipe, of_recipe(assignments)), load_cluster(
         cluster, of_cluster(assignments)
     )
+
+
+def load_only_cluster(cluster: str, assignments: list[str] | None) -> Cluster:
+    """Load the cluster for a command that takes no recipe; `UserError` for what isn't its own."""
+    if others := of_recipe(assignments):
+        raise UserError(f"--set {others[0]}: no recipe is changed here; set cluster.* only")
+    return load_cluster(cluster, of_cluster(assignments))
 
 
 def of_recipe(assignments: list[str] | None) -> list[str]:

@@ -46,9 +46,12 @@ def check(recipe: RecipeName, on: ClusterName = "laptop", set_: Assignments = No
         if all(found.passed for found in checks):  # else nodes would only say the same again
             checks += check_nodes(*job)
     table = Table(box=None, show_header=False, pad_edge=False)
+    names: dict[tuple[bool, str], list[str]] = {}  # of checks that stumble over the same
     for found in checks:
-        tick = "[green]✓[/]" if found.passed else "[red]✗[/]"
-        table.add_row(tick, found.name, Text(found.message))
+        names.setdefault((found.passed, found.message), []).append(found.name)
+    for (passed, message), same in names.items():
+        tick = "[green]✓[/]" if passed else "[red]✗[/]"
+        table.add_row(tick, ", ".join(same), Text(message))
     console.print(table)
     if not all(found.passed for found in checks):
         raise typer.Exit(1)

@@ -8,8 +8,16 @@ import typer
 from rich.console import Console
 
 from pipeline.cli_console import console_for_tables, say
-from pipeline.cli_job import Assignments, RecipeName, StartFrom, of_cluster, of_recipe
-from pipeline.cluster import Cluster, load_cluster
+from pipeline.cli_job import (
+    Assignments,
+    ClusterAssignments,
+    RecipeName,
+    StartFrom,
+    load_only_cluster,
+    of_cluster,
+    of_recipe,
+)
+from pipeline.cluster import Cluster
 from pipeline.engine import KubeRay
 from pipeline.errors import InterruptedByUserError, UserError
 
@@ -25,12 +33,6 @@ ClusterName = Annotated[
         "--on",
         metavar="CLUSTER",
         help="Whose jobs: a name in configs/clusters, or a YAML file.",
-    ),
-]
-ClusterAssignments = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="cluster.SECTION.KEY=VALUE", help="Change one value of the cluster."
     ),
 ]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its run's name.")]
@@ -102,7 +104,7 @@ def list_(on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
     from pipeline.launch.engines.submit import engine_of
     from pipeline.reports.jobs import jobs_table
 
-    cluster = load_cluster(on, of_cluster(set_))
+    cluster = load_only_cluster(on, set_)
     found = engine_of(cluster).jobs()
     console_for_tables().print(jobs_table(found, _progress(cluster, {job.run for job in found})))
 
@@ -113,7 +115,7 @@ def status(job: JobName, on: ClusterName = "laptop", set_: ClusterAssignments = 
     from pipeline.launch.engines.submit import engine_of, find_job
     from pipeline.reports.jobs import job_table
 
-    cluster = load_cluster(on, of_cluster(set_))
+    cluster = load_only_cluster(on, set_)
     found = find_job(engine_of(cluster), job)
     console_for_tables().print(job_table(found, _progress(cluster, {found.run}).get(found.run)))
 
@@ -128,7 +130,7 @@ def logs(
     """Print what a job printed."""
     from pipeline.launch.engines.submit import engine_of, find_job
 
-    engine = engine_of(load_cluster(on, of_cluster(set_)))
+    engine = engine_of(load_only_cluster(on, set_))
     if _print_logs(engine, find_job(engine, job), on, follow) == "failed":
         raise typer.Exit(1)
 
@@ -138,7 +140,7 @@ def stop(job: JobName, on: ClusterName = "laptop", set_: ClusterAssignments = No
     """Have a job save a checkpoint and end; the same submit goes on from there."""
     from pipeline.launch.engines.submit import engine_of, find_job
 
-    engine = engine_of(load_cluster(on, of_cluster(set_)))
+    engine = engine_of(load_only_cluster(on, set_))
     found = find_job(engine, job)
     say(Console(), f"job {found.id} is asked to stop: {engine.stop(found)}")
 
@@ -155,7 +157,7 @@ def cluster_by_hand(
     """Start a Ray cluster in Kubernetes that stays, to work on by hand."""
     from pipeline.launch.engines.kubernetes_api import KubernetesJobs
 
-    cluster = load_cluster(on, of_cluster(set_))
+    cluster = load_only_cluster(on, set_)
     if not isinstance(cluster.engine, KubeRay):
         raise UserError(f"--on {on}: engine.kind is {cluster.engine.kind}, not kuberay")
     engine = KubernetesJobs(cluster.engine, cluster)

@@ -1,14 +1,16 @@
 """The real command, as a person types it: what it prints, how it fails, what it leaves."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from pipeline.cli import main
+from pipeline.cli import app, main
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
 
@@ -132,6 +134,18 @@ MISTAKES = {
         ["data/ilsvrc2012", "ilsvrc prepare"],
     ),
     "a job that is not there": (["jobs", "stop", "nothing"], ["no job 'nothing'"]),
+    "a cluster's value without its name": (
+        ["jobs", "list", "--set", "engine.partition=x"],
+        ["--set engine.partition=x", "set cluster.* only"],
+    ),
+    "another recipe for a run that is over": (
+        ["replay", "mine", "1", "--set", "epochs=3"],
+        ["--set epochs=3", "set cluster.* only"],
+    ),
+    "another recipe for a network to evaluate": (
+        ["evaluate", "mine", "--set", "input.size=28"],
+        ["--set input.size=28", "set cluster.* only"],
+    ),
     "an unknown run": (["evaluate", "nothing"], ["no run 'nothing'"]),
     "an override without a value": (["train", "smoke", "--set", "epochs"], ["--set epochs"]),
     "a size that a network can't take": (
@@ -188,3 +202,13 @@ def test_the_command_itself_exits_with_2_and_no_traceback(workspace: Path) -> No
     assert done.returncode == 2
     assert done.stderr.startswith("ilsvrc: no recipe 'lenet6'")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_checks_that_stumble_over_the_same_say_it_once(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    done = CliRunner().invoke(app, ["check", "smoke", "--set", "data.name=letters"])
+    assert done.exit_code == 1
+    assert done.output.count("no such data set") == 1
+    assert re.search(r"✗ +data set, batch +/.*/letters: no such data set", done.output)
