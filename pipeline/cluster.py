@@ -77,6 +77,11 @@ class Workers(Section):
         return self.count == 0
 
     @property
+    def are_on_this_machine(self) -> bool:
+        """Whether no other machine takes part, as the nodes of a Ray that is joined may."""
+        return self.are_here or self.ray_address == "local"
+
+    @property
     def fewest(self) -> int:
         """How many workers the training needs."""
         return self.min or max(1, self.count or 0)
@@ -85,6 +90,10 @@ class Workers(Section):
     def most(self) -> int:
         """How many workers it can have."""
         return self.max or max(1, self.count or 0)
+
+    def counted(self, count: int) -> "Workers":
+        """Return these workers with a fixed count."""
+        return self.model_copy(update={"count": count, "min": None, "max": None})
 
 
 class Network(Section):
@@ -172,7 +181,7 @@ class Cluster(Section):
                     raise ValueError(
                         f"engine.kind {kind} trains elsewhere; {key} must be an absolute path there"
                     )
-        if kind != "local" and not workers.are_here and workers.ray_address == "local":
+        if kind != "local" and workers.are_on_this_machine and not workers.are_here:
             raise ValueError(f"engine.kind {kind} brings its own Ray; set workers.ray_address=auto")
         if isinstance(self.engine, KubeRay | Slurm):
             each = self.engine.workers_per_node
@@ -182,6 +191,10 @@ class Cluster(Section):
                     "change one of them"
                 )
         return self
+
+    def in_this_process(self) -> "Cluster":
+        """Return the cluster with the command's own process as its one worker."""
+        return self.model_copy(update={"workers": self.workers.counted(0)})
 
 
 def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:

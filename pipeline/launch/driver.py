@@ -96,9 +96,7 @@ def run_replay(folder: RunFolder, step: int, cluster: Cluster, console: Console)
         raise UserError(f"run '{folder.name}' never started; there is nothing to run again")
     store = Store.open(store_folder(cluster, recipe.data.name))
     _refuse_other_data(folder, record, store)
-    alone = cluster.workers.model_copy(update={"count": 0})
-    cluster = cluster.model_copy(update={"workers": alone})
-    job = Job(recipe, cluster, folder, cluster.tracking.uri)
+    job = Job(recipe, cluster.in_this_process(), folder, cluster.tracking.uri)
     with Display(console) as display:
         return run_on_workers(
             lambda job, worker, report: replay(job, step, worker, report), job, display.show

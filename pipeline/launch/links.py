@@ -26,9 +26,8 @@ def check_links(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
     workers = cluster.workers
     if workers.fewest == 1:
         return Check("all-reduce", True, "one worker has nothing to exchange")
-    brief = workers.model_copy(
-        update={"count": workers.fewest, "min": None, "max": None, "max_failures": 0}
-        | {"hang_seconds": 20}
+    brief = workers.counted(workers.fewest).model_copy(
+        update={"max_failures": 0, "hang_seconds": 20}
     )
     job = Job(recipe, cluster.model_copy(update={"workers": brief}), RunFolder(folder), "")
     try:

@@ -28,7 +28,7 @@ from pipeline.launch.mailbox import mailbox
 from pipeline.launch.notices import heeding_notices
 from pipeline.launch.run_folder import RunFolder
 from pipeline.launch.watchdog import RollCall
-from pipeline.ray_session import LOCAL, ray_session
+from pipeline.ray_session import ray_session
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -127,7 +127,7 @@ def _fit(
 
     workers, network = job.cluster.workers, job.cluster.network
     # Nobody takes this machine's own Ray a node away, and the watcher costs it an actor.
-    watches = "0" if workers.ray_address == LOCAL else "1"
+    watches = "0" if workers.are_on_this_machine else "1"
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", watches)
     # Ray wants a place that all machines share; the run's folder is one.
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=job.folder.path) as scratch:

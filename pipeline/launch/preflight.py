@@ -141,7 +141,7 @@ def _batch(recipe: Recipe, cluster: Cluster) -> str:
 
 def _machine(cluster: Cluster) -> str:
     workers = cluster.workers
-    if workers.ray_address != "local":
+    if not workers.are_on_this_machine:
         return f"{_number(workers)} workers, for Ray at '{workers.ray_address}' to place"
     device = device_here(workers.device)
     if workers.are_here:
@@ -163,7 +163,7 @@ def _machine(cluster: Cluster) -> str:
 
 def _memory(recipe: Recipe, cluster: Cluster) -> str:
     workers = cluster.workers
-    is_here = workers.ray_address == "local"
+    is_here = workers.are_on_this_machine and cluster.engine.kind == "local"
     if not (is_here or workers.gpu):
         return "as much as Ray's nodes have"
     needed = training_bytes(recipe)
@@ -225,7 +225,7 @@ def bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
 
 
 def _tracking(cluster: Cluster) -> str:
-    if cluster.workers.ray_address != "local" and is_file(cluster.tracking.uri):
+    if not cluster.workers.are_on_this_machine and is_file(cluster.tracking.uri):
         raise UserError(
             "several machines can't share a sqlite file; set MLFLOW_TRACKING_URI or "
             "cluster.tracking.uri to a tracking server"

@@ -59,8 +59,7 @@ def run_sanity(
     """
     if not isinstance(subject.protocol, CenterCrop):
         raise UserError("--sanity: this network is tested on whole images, not on centre crops")
-    alone = cluster.workers.model_copy(update={"count": 0})
-    cluster = cluster.model_copy(update={"workers": alone})
+    cluster = cluster.in_this_process()
     variants = tuple(_variants(subject.input, subject.protocol))
     trials = _Trials(subject, variants, data, split, cluster, RunFolder(cluster.runs_dir))
     with Display(console) as display:

@@ -88,7 +88,7 @@ def test_what_differs_on_one_node_is_found_and_named(cluster: Cluster) -> None:
 
 
 def test_a_command_of_its_own_has_no_nodes_to_ask(cluster: Cluster) -> None:
-    alone = cluster.model_copy(update={"workers": cluster.workers.model_copy(update={"count": 0})})
+    alone = cluster.in_this_process()
     assert [check.message for check in check_nodes(RECIPE, alone)] == ["this process alone"]
 
 

@@ -61,3 +61,18 @@ def test_a_gpu_that_is_not_there_is_said_by_each_check_that_asks_for_it(
     checks = list(preflight(load_recipe("smoke"), load_cluster("1gpu"), ("machine", "memory")))
     assert [check.passed for check in checks] == [False, False]
     assert all("CUDA finds none here; use --on laptop" in check.message for check in checks)
+
+
+def test_a_process_of_its_own_is_one_machine_whatever_the_cluster(tracking_uri: str) -> None:
+    workers = "workers={min: 2, max: 4, device: cpu, ray_address: auto}"
+    cluster = load_cluster("laptop", [workers, f"tracking.uri={tracking_uri}"])
+    looks = ("machine", "memory", "tracking")
+    several = list(preflight(load_recipe("smoke"), cluster, looks))
+    assert [check.passed for check in several] == [True, True, False]
+    assert "several machines can't share a sqlite file" in several[2].message
+    alone = cluster.in_this_process()
+    assert (alone.workers.fewest, alone.workers.most, alone.workers.is_elastic) == (1, 1, False)
+    checks = list(preflight(load_recipe("smoke"), alone, looks))
+    assert all(check.passed for check in checks)
+    assert checks[0].message == "this process"
+    assert "this machine has" in checks[1].message
