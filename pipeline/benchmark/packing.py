@@ -5,7 +5,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -137,9 +137,12 @@ def _extract_and_decode(archive: Path, to: Path, num_workers: int) -> None:
 
 def _cpu_seconds() -> float:
     """Return what this process and its children have worked, those that ended too."""
-    me = psutil.Process()
-    times = (process.cpu_times() for process in (me, *me.children(recursive=True)))
-    return sum(t.user + t.system + t.children_user + t.children_system for t in times)
+    me, seconds = psutil.Process(), 0.0
+    for process in me, *me.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended: its parent counts it
+            times = process.cpu_times()
+            seconds += times.user + times.system + times.children_user + times.children_system
+    return seconds
 
 
 @dataclass

@@ -1,14 +1,16 @@
 """What is measured of packed data sets is what it is called."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from rich.console import Console
 
 from pipeline.benchmark.machine import look_at_machine
-from pipeline.benchmark.packing import measure_packing
+from pipeline.benchmark.packing import _cpu_seconds, measure_packing
 from pipeline.benchmark.pictures import write_pictures
 from pipeline.benchmark.reading import measure_opening, measure_reading
 from pipeline.benchmark.store import StoreBenchmark, store_benchmark_notes, store_benchmark_table
@@ -49,3 +51,13 @@ def test_packing_opening_and_reading_are_measured(tmp_path: Path, ray_session: N
     for part in ("pack ÷ extract, then decode", "bytes in random order", "training lenet5_modern"):
         assert part in shown.get()
     assert "opening 3,000 rows took" in "\n".join(store_benchmark_notes(result))
+
+
+def test_a_child_that_ends_while_it_is_looked_at_is_no_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        gone = psutil.Process(child.pid)
+        child.kill()
+    monkeypatch.setattr(psutil.Process, "children", lambda me, recursive: [gone])
+    assert _cpu_seconds() > 0
