@@ -193,7 +193,8 @@ def pack_parts(
                 source=source,
                 places=places,
             )
-        shutil.rmtree(partial / PARTS)
+    # Not before: what lies there says whose the folder is, and a kill would have all packed again.
+    shutil.rmtree(folder / PARTS)
     return Store.open(folder)
 
 

@@ -31,21 +31,21 @@ def list_members(
     """Yield the plain files of the tar archive `file`, or of the one that is `inside` it.
 
     Only headers are read. Raises `UserError` for a name that `allowed` doesn't match in full, a
-    member that is no plain file (folders of allowed names are passed over), and an archive that is
-    damaged or ends too early.
+    member that is no plain file (folders of allowed names are passed over), and an archive that
+    can't be read, is damaged or ends too early.
     """
     where = f"{file}: {inside.name}" if inside else str(file)
     start, length = (inside.offset, inside.size) if inside else (0, _size(file))
-    with file.open("rb") as opened:
-        window = io.BufferedReader(_Window(opened, start, length))  # type: ignore[type-var]
-        try:
+    try:
+        with file.open("rb") as opened:
+            window = io.BufferedReader(_Window(opened, start, length))  # type: ignore[type-var]
             with tarfile.open(fileobj=window, mode="r:") as archive:
                 for entry in archive:
                     yield from _plain(entry, allowed, where, file, start, length)
-        except (tarfile.TarError, EOFError, ValueError) as error:
-            raise UserError(
-                f"{where}: not a whole tar archive ({error}); download it again"
-            ) from None
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise UserError(f"{where}: not a whole tar archive ({error}); download it again") from None
 
 
 def _plain(
@@ -72,7 +72,11 @@ def _size(file: Path) -> int:
     try:
         return file.stat().st_size
     except OSError as error:
-        raise UserError(f"{file}: can't be read ({error.strerror}); see to its place") from None
+        raise _unreadable(file, error) from None
+
+
+def _unreadable(file: Path, error: OSError) -> UserError:
+    return UserError(f"{file}: can't be read ({error.strerror}); see to its place")
 
 
 class _Window(io.RawIOBase):

@@ -169,6 +169,26 @@ def test_a_kill_at_any_moment_changes_no_byte(seed: int, official: Sources, tmp_
     assert digests(again) == digests(undisturbed)
 
 
+KILLED_AT_THE_END = """
+import os, shutil, signal
+rmtree = shutil.rmtree
+def remove_and_die(path, *arguments, **options):
+    rmtree(path, *arguments, **options)
+    if path.name == ".parts":
+        os.kill(os.getpid(), signal.SIGKILL)
+shutil.rmtree = remove_and_die
+"""
+
+
+def test_a_kill_at_the_very_end_leaves_all(official: Sources, tmp_path: Path) -> None:
+    names = [path.name for path in official.items().values()]
+    places = [official.train.parent, tmp_path / "data", Path(__file__).parent]
+    command = [sys.executable, "-c", KILLED_AT_THE_END + KILLED, *map(str, places), *names]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert prepare(official, tmp_path / "data", **SMALL).already_there
+
+
 class StopError(Exception):
     pass
 
