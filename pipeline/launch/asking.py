@@ -40,9 +40,13 @@ def asking_on_signals(
     patience = threading.Timer(grace_seconds, os.kill, (os.getpid(), signal.SIGINT))
     patience.daemon = True
 
+    heard = False
+
     def handle(number: int, frame: FrameType | None) -> None:
-        if folder.stop_request.exists():
+        nonlocal heard
+        if heard:
             raise KeyboardInterrupt
+        heard = True
         folder.stop_request.touch()
         if number in _OF_SCHEDULERS:
             patience.start()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from jobs import MakeJob, tracked_losses
 from pipeline.benchmark.recovery import worker_processes
 from pipeline.errors import InterruptedByUserError
+from pipeline.launch.asking import asking_on_signals
 from pipeline.launch.events import Event, Progress
 from pipeline.launch.job import Job
 from pipeline.launch.on_ray import run_on_workers
@@ -118,3 +119,15 @@ def test_a_signal_to_a_worker_stops_all(make_job: MakeJob, ray_session: None) ->
         run_on_workers(train, job, signal_one)
     newest = checkpoints(job.folder.checkpoints)[0]
     assert position_of(newest) > (1, 1)
+
+
+def test_who_asked_by_a_file_has_sent_no_signal(make_job: MakeJob) -> None:
+    folder, said = make_job().folder, list[str]()
+    folder.stop_request.touch()
+    with asking_on_signals(folder, 30, said.append):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert said == [
+            "SIGINT: stopping after this step, with a checkpoint; once more stops at once"
+        ]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
