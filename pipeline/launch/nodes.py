@@ -57,7 +57,7 @@ def ask_nodes(recipe: Recipe, cluster: Cluster, folder: Path) -> list[Node]:
             cpus=there[node_id]["Resources"].get("CPU", 0),
             report=reports[node_id],
             sees=tuple(sees[node_id]),
-            skew=_skew(node_id),
+            skew=_skew(node_id, name),
         )
         for node_id, name in names.items()
     ]
@@ -72,10 +72,7 @@ def _on_every(
     asked = {_on(node_id, function, question(node_id)): node_id for node_id in names}
     answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_PATIENCE)
     if silent:
-        raise UserError(
-            f"{', '.join(names[asked[task]] for task in silent)}: no answer in {_PATIENCE} s; is "
-            "the node up, and has it room for a process?"
-        )
+        raise _silent(", ".join(names[asked[task]] for task in silent))
     answers = {}
     for task in answered:
         try:
@@ -97,15 +94,24 @@ def _on(node_id: str, function: Callable[..., Any], *arguments: object) -> Any:
     return task.options(scheduling_strategy=place).remote(*arguments)
 
 
-def _skew(node_id: str) -> float:
+def _skew(node_id: str, name: str) -> float:
     """Return how far a node's clock is from this one's at least; the quickest of three answers."""
     import ray
 
     answers = []
     for _ in range(3):
         before = time.time()
-        there = ray.get(_on(node_id, clock), timeout=_PATIENCE)
+        try:
+            there = ray.get(_on(node_id, clock), timeout=_PATIENCE)
+        except ray.exceptions.RayError:
+            raise _silent(name) from None
         after = time.time()
         answers.append((after - before, there - (before + after) / 2))
     took, skew = min(answers)
     return math.copysign(max(0.0, abs(skew) - took / 2), skew)
+
+
+def _silent(names: str) -> UserError:
+    return UserError(
+        f"{names}: no answer in {_PATIENCE} s; is the node up, and has it room for a process?"
+    )

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cluster import Cluster, load_cluster
+from pipeline.errors import UserError
+from pipeline.launch import nodes
 from pipeline.launch.node_checks import LOOKS, check_nodes
 from pipeline.launch.node_report import NodeReport
 from pipeline.launch.nodes import Node
@@ -140,3 +142,14 @@ def test_ray_that_is_not_there_is_a_check_that_failed(
     (check,) = check_nodes(RECIPE, cluster.model_copy(update={"workers": far}))
     assert not check.passed
     assert "Ray at 'no-port' can't be joined" in check.message
+
+
+def test_a_node_that_falls_silent_when_asked_for_its_time_is_named(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(nodes, "_PATIENCE", 0)
+    (here,) = ray.nodes()
+    with pytest.raises(UserError, match="this one: no answer in 0 s; is the node up"):
+        nodes._skew(here["NodeID"], "this one")

@@ -23,6 +23,7 @@ _STATES: dict[str, State] = {
     "COMPLETED": "finished",
     "CANCELLED": "stopped",
 }
+_ALIVE = ("waiting", "running")
 _FIELDS = {"JobArrayID": 30, "State": 30, "Reason": 60, "exit_code": 10, "Comment": 2000}
 _STOPPED_CODE = 130  # of a training that saved and ended as asked
 _MENDS = {
@@ -65,6 +66,8 @@ class SlurmJobs:
         path = self._cluster.runs_dir / f"slurm-{job.id}.log"
         if not follow and not path.exists():
             raise UserError(f"{path}: not there yet; job {job.id} has not begun, or runs elsewhere")
+        # The controller soon forgets jobs that are over, and refuses to be asked for them.
+        follow = follow and job.state in _ALIVE
         position = 0
         while True:
             # Looked at before the file is read, so that its last words are.
@@ -87,8 +90,7 @@ class SlurmJobs:
 
 
 def _goes_on(number: str) -> bool:
-    states = [job.state for _, job in read_lines(_queue(f"--jobs={number}"))]
-    return any(state in ("waiting", "running") for state in states)
+    return any(job.state in _ALIVE for _, job in read_lines(_queue(f"--jobs={number}")))
 
 
 def _queue(which: str) -> str:

@@ -102,3 +102,13 @@ def test_a_machine_without_slurm_is_told_so(
     cluster = load_cluster("slurm")
     with pytest.raises(UserError, match=r"squeue is not installed here; run this on.*login node"):
         SlurmJobs(cluster.engine, cluster).jobs()  # type: ignore[arg-type]
+
+
+def test_what_a_job_of_long_ago_printed_needs_no_controller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "slurm-17.log").write_text("epoch 3/3\n")
+    cluster = load_cluster("slurm", [f"runs_dir={tmp_path}"])
+    jobs = SlurmJobs(cluster.engine, cluster)  # type: ignore[arg-type]
+    assert list(jobs.logs(SubmittedJob("17", "mine", "finished"), follow=True)) == ["epoch 3/3\n"]
