@@ -4,6 +4,8 @@
 the device is a value.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +40,17 @@ def device_here(kind: str) -> torch.device:
             "driver with nvidia-smi"
         )
     return torch.device("cuda")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Have torch compute with `count` threads of the CPU inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def sum_over_workers(values: Tensor, worker: Worker) -> Tensor:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from pipeline.errors import DiskFullError, UserError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+def is_full(error: OSError) -> bool:
+    """Whether it is for want of room that a file can't be written."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sync(path: Path) -> None:
@@ -39,7 +42,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        kind = DiskFullError if error.errno in _FULL else UserError
+        kind = DiskFullError if is_full(error) else UserError
         raise kind(
             f"{path}: can't be written: {error.strerror}; free space or mend the permissions and "
             f"run the same command again"

@@ -12,8 +12,7 @@ slower of the two. On a GPU the step needs the CPU hardly at all.
 """
 
 import itertools
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +32,7 @@ from pipeline.benchmark.subjects import (
     stepping,
 )
 from pipeline.cluster import Cluster
-from pipeline.distributed import device_here
+from pipeline.distributed import device_here, threads
 from pipeline.errors import UserError
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import build_model
@@ -194,13 +193,3 @@ def as_measured(recipe: Recipe, machine: Machine) -> Recipe:
             "precision": recipe.precision if machine.computes_bfloat16 else "float32",
         }
     )
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

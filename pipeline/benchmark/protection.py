@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline.benchmark.benchmark import as_measured, threads
+from pipeline.benchmark.benchmark import as_measured
 from pipeline.benchmark.machine import Machine, look_at_machine
 from pipeline.benchmark.pictures import write_pictures
 from pipeline.benchmark.recovery import Recovery, measure_recovery
@@ -23,7 +23,7 @@ from pipeline.benchmark.stopwatch import Progress, Series, Subject, clock, take_
 from pipeline.benchmark.subjects import Bench, first_batches, learner_of, steps_of
 from pipeline.cluster import Cluster
 from pipeline.data.loaders import Batch
-from pipeline.distributed import Worker, device_here
+from pipeline.distributed import Worker, device_here, threads
 from pipeline.launch.asking import Ballot
 from pipeline.launch.meter import Meter
 from pipeline.launch.run_folder import RunFolder

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 from rich.table import Table
 
-from pipeline.benchmark.benchmark import as_measured, threads
+from pipeline.benchmark.benchmark import as_measured
 from pipeline.benchmark.machine import Machine, look_at_machine
 from pipeline.benchmark.packing import Packing, measure_packing
 from pipeline.benchmark.pictures import write_pictures
@@ -17,6 +17,7 @@ from pipeline.benchmark.report import megabytes, ratio
 from pipeline.benchmark.stopwatch import Progress
 from pipeline.benchmark.subjects import Bench
 from pipeline.cluster import Cluster
+from pipeline.distributed import threads
 from pipeline.recipe import Recipe
 from pipeline.reports.tables import titled_table
 

@@ -1,6 +1,5 @@
 """A folder that appears whole or not at all, however its writer ends."""
 
-import errno
 import fcntl
 import os
 import shutil
@@ -9,9 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.storage import sync
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from pipeline.storage import is_full, sync
 
 
 @contextmanager
@@ -42,7 +39,7 @@ def new_folder(target: Path, *, resume: bool = False) -> Iterator[Path]:
         sync(target.parent)
     except OSError as error:
         # A full disk shows anywhere in the block. Other errors may come from what it reads.
-        if error.errno in _FULL or error.filename in (str(partial), str(target)):
+        if is_full(error) or error.filename in (str(partial), str(target)):
             raise _unwritable(target, error) from None
         raise
     finally:
@@ -87,5 +84,5 @@ def _is_still_at(path: Path, descriptor: int) -> bool:
 
 def _unwritable(target: Path, error: OSError) -> UserError:
     reason = os.strerror(error.errno) if error.errno else str(error)
-    mend = "make room" if error.errno in _FULL else "choose a folder that you may write to"
+    mend = "make room" if is_full(error) else "choose a folder that you may write to"
     return UserError(f"{target}: can't be written ({reason}); {mend}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.philox import sort_keys
 from pipeline.errors import UserError
+from pipeline.recipe import Batch
 
 
 def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
@@ -34,6 +35,11 @@ class Dealing:
     global_batch_size: int
     num_micro_batches: int
     world_size: int
+
+    @staticmethod
+    def of(batch: Batch, num_images: int, world_size: int) -> "Dealing":
+        """Return how a recipe's `batch` deals `num_images`; `UserError` where that can't be."""
+        return Dealing(num_images, batch.global_batch_size, batch.num_micro_batches, world_size)
 
     def __post_init__(self) -> None:
         if self.num_micro_batches < self.world_size:

@@ -4,7 +4,6 @@ A staged copy is called NAME-DIGEST, so that a data set prepared again never tak
 that a training is reading.
 """
 
-import errno
 import hashlib
 import os
 import shutil
@@ -17,7 +16,7 @@ from pipeline.data.description import FILE_NAME, File, again, read_description, 
 from pipeline.data.remote import reached
 from pipeline.data.store import Store
 from pipeline.errors import UserError
-from pipeline.storage import held, sync
+from pipeline.storage import held, is_full, sync
 
 # Bytes done, and of all.
 Progress = Callable[[int, int], None]
@@ -51,7 +50,7 @@ def stage(source: Folder, to: Path, progress: Progress = lambda done, total: Non
                 partial.rename(target)
                 sync(to)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = is_full(error)
         mend = "make room and stage again" if full else "choose a folder that you may write to"
         raise UserError(f"{target}: can't be written ({error.strerror}); {mend}") from None
     return Store.open(target)

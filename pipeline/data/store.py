@@ -25,7 +25,6 @@ from pipeline.data.description import (
     again,
     check_sizes,
     read_description,
-    sha256,
 )
 from pipeline.data.index import Index, read_index
 from pipeline.data.packing import Sample, pack
@@ -128,16 +127,16 @@ class Store:
         return sum(split.num_quarantined for split in self._splits.values())
 
     def description(self, name: str) -> SplitDescription:
-        """Return what `dataset.json` says of split `name`."""
-        return self._splits[name]
-
-    def split(self, name: str) -> Split:
-        """Read the index of split `name`; raises `UserError` for an unknown or a damaged one."""
+        """Return what `dataset.json` says of a split; raises `UserError` for an unknown one."""
         if name not in self._splits:
             raise UserError(
                 f"{self.folder}: no split '{name}'; there are: {', '.join(self._splits)}"
             )
-        split = self._splits[name]
+        return self._splits[name]
+
+    def split(self, name: str) -> Split:
+        """Read the index of split `name`; raises `UserError` for an unknown or a damaged one."""
+        split = self.description(name)
         path = self.folder / split.index.name
         with reached(path):
             try:
@@ -148,14 +147,6 @@ class Store:
         if not _is_consistent(index, split, len(self.classes)):
             raise UserError(f"{path}: doesn't fit {FILE_NAME}; {again(self.folder)}")
         return Split(name, split, self.contents, index, self._shards(name, index))
-
-    def verify(self) -> None:
-        """Read every byte again; raises `UserError` that names the first file that has changed."""
-        check_sizes(self.folder, self._files)
-        for file in self._files:
-            path = self.folder / file.name
-            if sha256(path) != file.sha256:
-                raise UserError(f"{path}: its bytes have changed; {again(self.folder)}")
 
     def _shards(self, name: str, index: Index) -> Shards:
         names = [shard.name for shard in self._splits[name].shards]

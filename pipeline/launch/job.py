@@ -43,13 +43,8 @@ class Job:
         return open_data(self.cluster, store_folder(self.cluster, self.recipe.data.name))
 
     def dealing(self, worker: Worker) -> Dealing:
-        batch = self.recipe.batch
-        return Dealing(
-            num_images=len(self.store().split(self.recipe.data.train_split)),
-            global_batch_size=batch.global_batch_size,
-            num_micro_batches=batch.num_micro_batches,
-            world_size=worker.world_size,
-        )
+        images = self.store().description(self.recipe.data.train_split)
+        return Dealing.of(self.recipe.batch, images.num_images, worker.world_size)
 
 
 def open_data(cluster: Cluster, folder: Folder) -> Store:

@@ -10,10 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
 from pipeline.cluster import Workers
-from pipeline.distributed import Worker, device_here
+from pipeline.distributed import Worker, device_here, threads
 from pipeline.errors import (
     InterruptedByUserError,
     TrainingStoppedError,
@@ -94,12 +92,8 @@ def _in_this_process(
     function: Callable[[Work, Worker, Report], Result], job: Work, show: Report
 ) -> Result:
     device = device_here(job.cluster.workers.device)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(job.cluster.workers.cpus)  # as Ray does for its workers
-    try:
+    with threads(job.cluster.workers.cpus):  # as Ray does for its workers
         return function(job, Worker(0, 1, device), show)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _refuse_too_few(workers: Workers) -> None:

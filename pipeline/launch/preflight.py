@@ -124,13 +124,9 @@ def _data(recipe: Recipe, cluster: Cluster) -> str:
 
 
 def _batch(recipe: Recipe, cluster: Cluster) -> str:
-    images = Store.open(store_folder(cluster, recipe.data.name)).split(recipe.data.train_split)
-    dealing = Dealing(
-        num_images=len(images),
-        global_batch_size=recipe.batch.global_batch_size,
-        num_micro_batches=recipe.batch.num_micro_batches,
-        world_size=cluster.workers.most,
-    )
+    store = Store.open(store_folder(cluster, recipe.data.name))
+    images = store.description(recipe.data.train_split)
+    dealing = Dealing.of(recipe.batch, images.num_images, cluster.workers.most)
     fewest, most = len(dealing.share(dealing.world_size - 1)), len(dealing.share(0))
     each = f"{fewest}" if fewest == most else f"{fewest} or {most}, which is uneven,"
     return (

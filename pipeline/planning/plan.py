@@ -44,7 +44,6 @@ class Plan:
 
     workload: Workload
     machine: Machine
-    device_name: str
     calibration: MeasuredSpeed | None
     rows: tuple[Row, ...]
     memory: dict[int, float]
@@ -88,7 +87,6 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
     return Plan(
         workload=workload,
         machine=machine,
-        device_name=name,
         calibration=measured,
         rows=tuple(_row(workload, machine, size) for size in sizes),
         memory={size: _memory(workload, hardware, size, is_gpu) for size in MICRO_BATCHES},

@@ -10,7 +10,7 @@ from pipeline.documents import digest
 from pipeline.engine import KubeRay, RayServer, Slurm
 from pipeline.errors import UserError
 from pipeline.launch.engines.submission import JobEngine, SubmittedJob, Training
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.recipe import load_recipe
 
 
 def read_trainings(
@@ -33,23 +33,14 @@ def read_trainings(
     for seed in seeds or [None]:
         chosen = [] if seed is None else [f"seed={seed}"]
         what = load_recipe(recipe, [*of_recipe, *chosen])
-        _refuse_too_many_workers(what, where)
+        # As if for one step's images: only the cluster knows the data set.
+        Dealing.of(what.batch, what.batch.global_batch_size, where.workers.most)
         run = f"{Path(recipe).stem}-{digest(what.without_expectation())[:8]}"
         if start_from:
             start = Path(start_from).name.removesuffix(".safetensors")
             run += "-from-" + re.sub(r"[^\w.-]", "-", start)
         trainings.append(Training(what, recipe, where, cluster, assignments, seed, run, start_from))
     return trainings
-
-
-def _refuse_too_many_workers(recipe: Recipe, cluster: Cluster) -> None:
-    batch = recipe.batch
-    Dealing(
-        num_images=batch.global_batch_size,  # as if: only the cluster knows the data set
-        global_batch_size=batch.global_batch_size,
-        num_micro_batches=batch.num_micro_batches,
-        world_size=cluster.workers.most,
-    )
 
 
 def read_seeds(text: str | None) -> list[int]:

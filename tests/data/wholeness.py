@@ -1,0 +1,8 @@
+"""Whether a packed data set's files are what was written, for tests that kill and repair."""
+
+from pipeline.data.doctor import examine
+from pipeline.data.store import Store
+
+
+def is_whole(store: Store) -> bool:
+    return examine(store, 0, lambda done, total: None).is_well
