@@ -31,10 +31,10 @@ demo: $(READY)  ## Train LeNet-5 on real handwritten digits with two workers (2â
 	$(BIN)/ilsvrc train lenet5_digits
 	$(BIN)/ilsvrc compare
 
-# Two files at a time: most of the time of many is Ray's, starting. In their own order, as xdist's
-# would keep a file with one long test for the end.
+# Two files at a time, a thread each: most of the time of many is Ray's, starting. In their own
+# order, as xdist's would keep a file with one long test for the end.
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
