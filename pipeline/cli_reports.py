@@ -194,4 +194,5 @@ def report(
     write_whole(to.absolute(), page.html.encode())
     for run_id, figures in page.figures.items():
         keep_figures(uri, run_id, figures)
-    say(Console(), f"{to}, {len(page.html) / 1e6:.1f} MB, {len(page.figures)} runs")
+    number = len(page.figures)
+    say(Console(), f"{to}, {len(page.html) / 1e6:.1f} MB, {number} run{'s' * (number != 1)}")
