@@ -163,9 +163,11 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # through that they guess for longer than this test lasts; the run says so. The deeper VGGs start as
 # their authors advise later.
 FLAT = {"vgg_a", "vgg_a_lrn"}
-# Of deviation 0.03 and biases of 1: at the others' rate it learns, and then loses all of it. Of 19
-# layers without batch norm: its errors leap up and down.
-RATES = {"alexnet_std003": 0.0005, "vgg19": 0.001}
+# Of deviation 0.03 and biases of 1: at the others' rate it learns, and then loses all of it. Of 16
+# and 19 layers without batch norm: its errors leap up and down.
+RATES = {"alexnet_std003": 0.0005, "vgg_c": 0.001, "vgg19": 0.001}
+# At half the rate still, one step in its thirteenth epoch loses all.
+GRADIENT_NORMS = {"vgg_c": 20}
 
 
 @pytest.mark.slow
@@ -188,7 +190,7 @@ def test_64_crops_are_learnt_by_heart(network: str, crops: Path, train_recipe: T
         "evaluation={kind: whole}",
         "batch={global_batch_size: 16, micro_batch_size: 16}",
         f"optimizer={{kind: sgd, learning_rate: {RATES.get(network, 0.002)}, momentum: 0.9}}",
-        "max_gradient_norm=null",
+        f"max_gradient_norm={GRADIENT_NORMS.get(network, 'null')}",
         "schedule={kind: constant}",
         "averaging=null",
         "epochs=40",
