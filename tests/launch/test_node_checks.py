@@ -150,6 +150,6 @@ def test_a_node_that_falls_silent_when_asked_for_its_time_is_named(
     import ray
 
     monkeypatch.setattr(nodes, "_PATIENCE", 0)
-    (here,) = ray.nodes()
+    here = ray.get_runtime_context().get_node_id()
     with pytest.raises(UserError, match="this one: no answer in 0 s; is the node up"):
-        nodes._skew(here["NodeID"], "this one")
+        nodes._skew(here, "this one")
