@@ -1,5 +1,5 @@
 """`python -m pipeline`: the command `ilsvrc`, where only the working tree is there."""
 
-from pipeline.cli import main
+from pipeline.cli.app import main
 
 main()

@@ -2,18 +2,23 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from small_jobs import MakeJob
 
-from pipeline.data.prepare import prepare_digits
-from pipeline.ray_session import LOCAL
-from pipeline.ray_session import ray_session as session_of_ray
-from pipeline.tracking.runs import start_run
+from pipeline.config.cluster import load_cluster
+from pipeline.config.recipe import load_recipe
+from pipeline.data.sources.prepare import prepare_digits
+from pipeline.launch.training_job import Job
+from pipeline.runs.run_folder import RunFolder, RunRecord
+from pipeline.runtime.ray_session import LOCAL
+from pipeline.runtime.ray_session import ray_session as session_of_ray
+from pipeline.tracking.mlflow_runs import start_run
 
 
 @pytest.fixture(scope="session")
@@ -79,3 +84,24 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def new_run(uri: str) -> str:
     return start_run(uri, "tests", run_name="test", params={}, tags={})
+
+
+@pytest.fixture
+def make_job(data_dir: Path, tracking_uri: str, tmp_path: Path) -> MakeJob:
+    """A function that makes a job of the recipe `smoke`, on the digits, in a new folder `name`."""
+
+    def make(name: str = "run", recipe: Sequence[str] = (), cluster: Sequence[str] = ()) -> Job:
+        folder = RunFolder(tmp_path / name)
+        folder.path.mkdir()
+        run_id = start_run(tracking_uri, "tests", run_name=name, params={}, tags={})
+        folder.write_record(RunRecord(dataset_digest="", tracking_run_id=run_id))
+        resolved = load_recipe("smoke", list(recipe))
+        folder.write_recipe(resolved)
+        return Job(
+            resolved,
+            load_cluster("laptop", [f"data_dir={data_dir}", *cluster]),
+            folder,
+            tracking_uri,
+        )
+
+    return make

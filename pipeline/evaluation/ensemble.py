@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.errors import UserError
-from pipeline.evaluation.hits import best_guesses, label_ranks
-from pipeline.evaluation.paired import refuse_other_images
+from pipeline.evaluation.paired_test import refuse_other_images
 from pipeline.evaluation.predictions import NUM_GUESSES, About, Predictions
+from pipeline.evaluation.topk import best_guesses, label_ranks
+from pipeline.runtime.errors import UserError
 
 _ROWS_AT_ONCE = 4096
 

@@ -8,18 +8,18 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pipeline.cluster import Loading
-from pipeline.data.loaders import Batch, build_loader, share_of
-from pipeline.data.store import Split
-from pipeline.data.views import shifted
-from pipeline.distributed import Worker, sum_over_workers
-from pipeline.evaluation.hits import topk_hits
+from pipeline.config.cluster import Loading
+from pipeline.config.protocol import Protocol, num_views, protocol_name
+from pipeline.config.recipe import Input
+from pipeline.data.loading.loader import Batch, build_loader, share_of
+from pipeline.data.loading.views import shifted
+from pipeline.data.store.store import Split
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.passes import Pass, passes
+from pipeline.evaluation.topk import topk_hits
 from pipeline.models.classifier import modes_restored
 from pipeline.models.fully_convolutional import fully_convolutional
-from pipeline.protocol import Protocol, num_views, protocol_name
-from pipeline.recipe import Input
+from pipeline.runtime.distributed import Worker, sum_over_workers
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
-from pipeline.data.loaders import (
-    dense_images_a_batch,
-    dense_plan,
-    evaluation_plan,
-    images_a_batch,
-)
-from pipeline.data.store import Split
-from pipeline.data.views import Views
-from pipeline.protocol import (
+from pipeline.config.protocol import (
     CenterCrop,
     Crops,
     Dense,
@@ -20,6 +12,14 @@ from pipeline.protocol import (
     Protocol,
     WholeImage,
 )
+from pipeline.data.loading.loader import (
+    dense_images_a_batch,
+    dense_plan,
+    evaluation_plan,
+    images_a_batch,
+)
+from pipeline.data.loading.views import Views
+from pipeline.data.store.store import Split
 
 
 @dataclass(frozen=True)

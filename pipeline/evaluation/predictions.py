@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from safetensors.numpy import save as to_safetensors
 
-from pipeline.data.description import ImageClass
-from pipeline.documents import Section, validate
-from pipeline.errors import UserError
+from pipeline.config.yaml import Section, validate
+from pipeline.data.store.manifest import ImageClass
 from pipeline.evaluation.metrics import Counts
-from pipeline.storage import write_whole
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.storage import write_whole
 
 PREDICTIONS = "predictions"  # the folder in a run's, and in its MLflow run's artifacts
 NUM_GUESSES = 5  # as many as ILSVRC takes
@@ -34,8 +34,8 @@ _FIELDS = ("keys", "labels", "probabilities", "ranks", "guesses")
 
 
 class About(Section):
-    """What predicted which images, how: the key of a result (`pipeline.published.ResultKey`) and
-    where it comes from.
+    """What predicted which images, how: the key of a result (`ResultKey`), and its
+    origin.
 
     `data` is the packed data set that was seen, `training_data` the one that was learnt;
     `training_digest` is empty where nobody knows that, as for weights from elsewhere.

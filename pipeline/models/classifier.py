@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

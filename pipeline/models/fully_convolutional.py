@@ -13,8 +13,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.models.classifier import modes_restored
+from pipeline.runtime.errors import UserError
 
 
 def fully_convolutional(model: nn.Module, size: int) -> nn.Module:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import UserError
 from pipeline.models.classifier import ImageClassifier, InputShape
 from pipeline.models.initialization import fill_normal, he_std
+from pipeline.runtime.errors import UserError
 
 # Which maps of S2 each map of C3 sees (Table I).
 TABLE_I = (

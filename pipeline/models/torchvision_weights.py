@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import NETWORKS
+from pipeline.runtime.errors import UserError
 
 # Our names of torchvision's networks.
 COUNTERPARTS = {

@@ -10,10 +10,10 @@ from string import ascii_lowercase
 
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.models.classifier import ImageClassifier, InputShape, refuse_other_shapes
 from pipeline.models.initialization import fill_normal
 from pipeline.models.response_norm import ResponseNorm
+from pipeline.runtime.errors import UserError
 
 # Table 1: the channels of the five blocks, and the kernels of each block's convolutions.
 CHANNELS = (64, 128, 256, 512, 512)

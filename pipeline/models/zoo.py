@@ -3,8 +3,7 @@
 import difflib
 from typing import Protocol
 
-from pipeline import recipe
-from pipeline.errors import UserError
+from pipeline.config import recipe
 from pipeline.models import (
     alexnet,
     densenet,
@@ -18,6 +17,7 @@ from pipeline.models import (
 )
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.initialization import fill_glorot, fill_lecun
+from pipeline.runtime.errors import UserError
 
 
 class Constructor(Protocol):

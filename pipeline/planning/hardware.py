@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from pipeline.documents import Section, read_yaml, validate
-from pipeline.errors import UserError
+from pipeline.config.yaml import Section, read_yaml, validate
+from pipeline.runtime.errors import UserError
 
 Precision = Literal["float32", "bfloat16"]
 

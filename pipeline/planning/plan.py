@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pipeline.cluster import Cluster
-from pipeline.errors import UserError
-from pipeline.planning.cost import Machine, bytes_between_nodes, step_parts
+from pipeline.config.cluster import Cluster
+from pipeline.config.recipe import Recipe
 from pipeline.planning.hardware import Hardware, read_hardware
-from pipeline.planning.measured import MeasuredSpeed, newest_measurement
+from pipeline.planning.measured_speed import MeasuredSpeed, newest_measurement
+from pipeline.planning.step_cost import Machine, bytes_between_nodes, step_parts
 from pipeline.planning.workload import Workload, data_facts, measure_workload
-from pipeline.recipe import Recipe
+from pipeline.runtime.errors import UserError
 
 WORLD_SIZES = (1, 8, 64, 512, 4096)
 MICRO_BATCHES = (8, 16, 32, 64, 128, 256)

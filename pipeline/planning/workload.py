@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.cluster import Cluster
-from pipeline.data.store import Store, store_folder
-from pipeline.data.views import training_size
-from pipeline.errors import UserError
+from pipeline.config.cluster import Cluster
+from pipeline.config.recipe import Recipe
+from pipeline.data.loading.views import training_size
+from pipeline.data.store.store import Store, store_folder
 from pipeline.models.activation_memory import activation_bytes
-from pipeline.models.anatomy import dissect
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.profile import dissect
 from pipeline.models.zoo import build_model
 from pipeline.planning.hardware import DataFacts, Hardware
-from pipeline.recipe import Recipe
+from pipeline.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.evaluation.metrics import Counts
-from pipeline.like_with_like import like_for_like, nearest, neighbours, on_test, refusal
-from pipeline.published import Published, ResultKey, lecture_table, protocol_words
-from pipeline.reports.measured import Measured, errors_of
 from pipeline.reports.tables import titled_table
-from pipeline.reports.verdict import error_named, verdict
+from pipeline.results.comparability import like_for_like, nearest, neighbours, on_test, refusal
+from pipeline.results.measured import Measured, errors_of
+from pipeline.results.published import Published, ResultKey, lecture_table, protocol_words
+from pipeline.results.verdict import error_named, verdict
 
 _LECTURE = "The lecture's table: no number here is of one network on one crop"
 _INSTEAD = "One network on the validation set: what a run may be held against"

@@ -10,17 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pipeline.data.store import Split
+from pipeline.data.store.store import Split
 from pipeline.evaluation.predictions import Predictions
-from pipeline.like_with_like import like_for_like, on_val
 from pipeline.models.zoo import NETWORKS
-from pipeline.published import Published, ResultKey, lecture_table, protocol_words
-from pipeline.reports.comparison import beside_words
-from pipeline.reports.cost import cost_of, fixed_workers
-from pipeline.reports.curves import Course, curve_figures
-from pipeline.reports.extremes import extremes_of
-from pipeline.reports.measured import Measured, MeasuredError, errors_of
-from pipeline.reports.operations import (
+from pipeline.reports.accuracy_vs_operations import (
     Blob,
     Size,
     is_single_view,
@@ -29,9 +22,16 @@ from pipeline.reports.operations import (
     published_blobs,
     size_of,
 )
+from pipeline.reports.class_extremes import extremes_of
+from pipeline.reports.comparison import beside_words
+from pipeline.reports.learning_curves import Course, curve_figures
 from pipeline.reports.repeat import repetition
+from pipeline.reports.run_cost import cost_of, fixed_workers
 from pipeline.reports.theme import DARK, LIGHT, SERIES, as_png, as_svg, data_uri, for_page
-from pipeline.reports.verdict import error_named, verdict
+from pipeline.results.comparability import like_for_like, on_val
+from pipeline.results.measured import Measured, MeasuredError, errors_of
+from pipeline.results.published import Published, ResultKey, lecture_table, protocol_words
+from pipeline.results.verdict import error_named, verdict
 
 _HERE = Path(__file__).parent
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.errors import UserError
-from pipeline.published import Published, protocol_words, published
 from pipeline.reports.tables import titled_table
+from pipeline.results.published import Published, protocol_words, published
+from pipeline.runtime.errors import UserError
 
 
 def results_of(network: str | None) -> list[Published]:

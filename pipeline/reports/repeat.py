@@ -5,12 +5,12 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.cluster import Cluster
-from pipeline.documents import Section, digest, documents, flatten, read_yaml, validate
-from pipeline.errors import UserError
-from pipeline.recipe import Recipe, load_recipe
-from pipeline.reports.cost import fixed_workers
-from pipeline.reports.measured import Measured
+from pipeline.config.cluster import Cluster
+from pipeline.config.recipe import Recipe, load_recipe
+from pipeline.config.yaml import Section, digest, documents, flatten, read_yaml, validate
+from pipeline.reports.run_cost import fixed_workers
+from pipeline.results.measured import Measured
+from pipeline.runtime.errors import UserError
 from pipeline.tracking.queries import TrackedRun
 
 # With more, the recipe in the run's folder says it better.

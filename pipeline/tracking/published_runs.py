@@ -8,10 +8,10 @@ import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pipeline.published import Published, protocol_words, published
-from pipeline.tracking.client import connect, reaching
+from pipeline.results.published import Published, protocol_words, published
+from pipeline.tracking.mlflow_client import connect, reaching
+from pipeline.tracking.mlflow_runs import experiment_id
 from pipeline.tracking.queries import KIND, PUBLISHED, all_runs
-from pipeline.tracking.runs import experiment_id
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UserError
-from pipeline.tracking.client import MEND, connect, reaching, sqlite_file
+from pipeline.runtime.errors import UserError
+from pipeline.tracking.mlflow_client import MEND, connect, reaching, sqlite_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

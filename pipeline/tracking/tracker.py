@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pipeline.tracking.client import connect, load_mlflow, reason, without_credentials
-from pipeline.tracking.journal import Journal, Record
+from pipeline.tracking.metric_log import Journal, Record
+from pipeline.tracking.mlflow_client import connect, load_mlflow, reason, without_credentials
 
 _LOG = logging.getLogger(__name__)
 _METRICS_A_CALL = 1000  # MLflow's limit

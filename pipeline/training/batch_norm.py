@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from pipeline.distributed import Worker, sum_over_workers
+from pipeline.runtime.distributed import Worker, sum_over_workers
 
 
 @contextmanager

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.errors import DiskFullError, UserError
-from pipeline.storage import write_whole
+from pipeline.runtime.errors import DiskFullError, UserError
+from pipeline.runtime.storage import write_whole
 from pipeline.training.schedule import PlateauState
 
 _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.([0-9a-f]{16})\.pt")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pipeline.errors import DiskFullError
+from pipeline.runtime.errors import DiskFullError
 from pipeline.training.checkpoint import Retention, TrainingState, save_checkpoint
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, vmap
 
-from pipeline import optimization
-from pipeline.errors import UserError
+from pipeline.config import optimization
 from pipeline.models.lenet import RadialBasisOutput, Squash, Subsampling
+from pipeline.runtime.errors import UserError
 from pipeline.training.loss import summed_loss
 
 # Sums of their inputs, each times a parameter or 1, and biases.

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from pipeline import optimization
-from pipeline.data.loaders import Batch
-from pipeline.distributed import Worker, sum_over_workers
+from pipeline.config import optimization
+from pipeline.data.loading.loader import Batch
+from pipeline.runtime.distributed import Worker, sum_over_workers
 from pipeline.training.curvature import chain_of, summed_curvature
 
 

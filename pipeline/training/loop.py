@@ -12,16 +12,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from pipeline.data.loaders import Batch, sample_batches
-from pipeline.data.order import Dealing
-from pipeline.distributed import Worker
+from pipeline.config.recipe import Recipe
+from pipeline.data.loading.loader import Batch, sample_batches
+from pipeline.data.loading.sampler import Dealing
 from pipeline.evaluation.evaluate import autocast
-from pipeline.evaluation.hits import topk_hits
-from pipeline.recipe import Recipe
+from pipeline.evaluation.topk import topk_hits
+from pipeline.runtime.distributed import Worker
 from pipeline.training.batch_norm import combine_statistics, evenly_weighted
 from pipeline.training.levenberg_marquardt import DiagonalLevenbergMarquardt
 from pipeline.training.loss import main_logits, objective, summed_loss
-from pipeline.training.mixing import mix
+from pipeline.training.mixup import mix
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.schedule import PlateauState, Schedule
 

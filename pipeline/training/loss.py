@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline import optimization
+from pipeline.config import optimization
 from pipeline.models.classifier import WithAuxiliary
 
 

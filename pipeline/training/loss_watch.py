@@ -2,8 +2,8 @@
 
 import math
 
-from pipeline.errors import TrainingStoppedError
-from pipeline.recipe import Recipe
+from pipeline.config.recipe import Recipe
+from pipeline.runtime.errors import TrainingStoppedError
 
 # A loss of so many times ln(classes): the label has classes^-10 of the probability.
 _DIVERGED = 10

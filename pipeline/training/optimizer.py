@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from torch import nn
 from torch.optim import SGD, Optimizer, RMSprop
 
-from pipeline import optimization
+from pipeline.config import optimization
+from pipeline.training.caffe_sgd import RateInsideSGD
 from pipeline.training.levenberg_marquardt import DiagonalLevenbergMarquardt
-from pipeline.training.rate_inside_sgd import RateInsideSGD
 
 _NORMALIZATIONS = (
     nn.modules.batchnorm._NormBase,

@@ -7,7 +7,7 @@ value that is saved with the checkpoint.
 import math
 from dataclasses import dataclass, replace
 
-from pipeline import optimization
+from pipeline.config import optimization
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.loaders import Batch
+from pipeline.data.loading.loader import Batch
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.models.response_norm import ResponseNorm, SameMapNorm
+from pipeline.runtime.errors import UserError
 from pipeline.visualization.activations import Activation, maps_of
 
 # Linear on the way back but for the ReLU, or, as dropout and flattening, without effect in testing.

@@ -6,7 +6,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
 
 
 def first_convolution(model: nn.Module) -> str:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from photographs import PHOTO_SIZES, Pack, photo_samples
 
-from pipeline.data.store import ImageClass, Sample, Split, Store, write_store
+from pipeline.data.store.store import ImageClass, Sample, Split, Store, write_store
 
 # A busy machine is no failure of the code.
 settings.register_profile("any machine", deadline=None)

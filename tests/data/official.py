@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.io import savemat
 from sklearn.datasets import load_sample_images
 
-from pipeline.data.ilsvrc2012 import Edition, Sources
+from pipeline.data.sources.ilsvrc2012 import Edition, Sources
 
 # The order of ILSVRC2012_IDs is not that of WNIDs.
 WNIDS = ("n02000000", "n01440764", "n15075141", "n03000000")

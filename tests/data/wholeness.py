@@ -1,7 +1,7 @@
 """Whether a packed data set's files are what was written, for tests that kill and repair."""
 
-from pipeline.data.doctor import examine
-from pipeline.data.store import Store
+from pipeline.data.sources.verify import examine
+from pipeline.data.store.store import Store
 
 
 def is_whole(store: Store) -> bool:

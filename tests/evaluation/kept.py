@@ -3,9 +3,9 @@
 import numpy as np
 from torch import Tensor
 
-from pipeline.data.description import ImageClass
-from pipeline.evaluation.hits import best_guesses, label_ranks
+from pipeline.data.store.manifest import ImageClass
 from pipeline.evaluation.predictions import About, Predictions
+from pipeline.evaluation.topk import best_guesses, label_ranks
 
 ABOUT = About(
     network="resnet18",

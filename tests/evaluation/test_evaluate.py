@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.functional import nll_loss
 
-from pipeline.cluster import Loading
-from pipeline.data.store import Split, Store
-from pipeline.distributed import Worker
+from pipeline.config.cluster import Loading
+from pipeline.config.protocol import CenterCrop, Crops, Dense, DenseAndCrops, Protocol, WholeImage
+from pipeline.config.recipe import Input
+from pipeline.data.store.store import Split, Store
 from pipeline.evaluation.evaluate import (
     Scored,
     Setting,
@@ -26,11 +27,10 @@ from pipeline.evaluation.evaluate import (
     micronats,
     scored_images,
 )
-from pipeline.evaluation.keeping import Gathered
 from pipeline.evaluation.metrics import Counts
+from pipeline.evaluation.prediction_writer import Gathered
 from pipeline.evaluation.predictions import About, Predictions, read_predictions
-from pipeline.protocol import CenterCrop, Crops, Dense, DenseAndCrops, Protocol, WholeImage
-from pipeline.recipe import Input
+from pipeline.runtime.distributed import Worker
 
 CPU = torch.device("cpu")
 ALONE = Worker(0, 1, CPU)

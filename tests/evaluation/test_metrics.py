@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch import Tensor
 
-from pipeline.evaluation.hits import topk_hits
 from pipeline.evaluation.metrics import Counts, Interval, wilson_interval
+from pipeline.evaluation.topk import topk_hits
 
 
 def guesses_hit(logits: Tensor, labels: Tensor, k: int) -> int:

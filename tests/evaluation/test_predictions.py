@@ -8,8 +8,6 @@ import pytest
 import torch
 from kept import ABOUT, made_of
 
-from pipeline.errors import UserError
-from pipeline.evaluation.hits import best_guesses, label_ranks, topk_hits
 from pipeline.evaluation.predictions import (
     Predictions,
     find_predictions,
@@ -17,6 +15,8 @@ from pipeline.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
+from pipeline.evaluation.topk import best_guesses, label_ranks, topk_hits
+from pipeline.runtime.errors import UserError
 
 
 def predictions() -> Predictions:

@@ -11,7 +11,7 @@ import torch
 from kept import made_of
 from torch import Tensor, nn
 
-from pipeline.data.loaders import Batch
+from pipeline.data.loading.loader import Batch
 from pipeline.evaluation.ensemble import ensemble
 from pipeline.evaluation.evaluate import view_means
 from pipeline.evaluation.passes import Pass

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from small_jobs import MakeJob, tracked_losses
 
-from jobs import MakeJob, tracked_losses
 from pipeline.launch.events import Event, Note, Progress
-from pipeline.launch.job import Job
-from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.worker import train
+from pipeline.launch.ray_train import run_on_workers
+from pipeline.launch.training_job import Job
+from pipeline.trainer.worker import train
 from pipeline.training.checkpoint import checkpoints, position_of
 
 RAY = Path(sys.executable).with_name("ray")

@@ -16,22 +16,22 @@ from pathlib import Path
 import psutil
 import pytest
 from rich.console import Console
+from small_jobs import MakeJob
 
-from jobs import MakeJob
-from pipeline.benchmark.recovery import worker_processes
-from pipeline.cluster import load_cluster
-from pipeline.data.store import Store
-from pipeline.distributed import Worker
-from pipeline.errors import UserError, WorkerFailedError
-from pipeline.launch.driver import run_training
+from benchmarks.recovery_time import worker_processes
+from pipeline.config.cluster import load_cluster
+from pipeline.config.recipe import load_recipe
+from pipeline.data.store.store import Store
 from pipeline.launch.events import Event, Note, Progress, Report, Started
-from pipeline.launch.job import Job, watching
-from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.worker import train
-from pipeline.recipe import load_recipe
-from pipeline.storage import held
-from pipeline.tracking.client import connect
+from pipeline.launch.ray_train import run_on_workers
+from pipeline.launch.training_job import Job, watching
+from pipeline.runtime.distributed import Worker
+from pipeline.runtime.errors import UserError, WorkerFailedError
+from pipeline.runtime.storage import held
+from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.queries import evaluated_runs
+from pipeline.trainer.driver import run_training
+from pipeline.trainer.worker import train
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
 

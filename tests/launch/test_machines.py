@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from machines import Machines
+from small_jobs import MakeJob, had_the_same_images, tracked_losses
 
-from jobs import MakeJob, had_the_same_images, tracked_losses
-from pipeline.launch.job import Job
-from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.run_folder import RunFolder
-from pipeline.launch.worker import train
+from pipeline.launch.ray_train import run_on_workers
+from pipeline.launch.training_job import Job
+from pipeline.runs.run_folder import RunFolder
+from pipeline.trainer.worker import train
 
 EPOCHS, STEPS = 60, 15
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.cluster import load_cluster
-from pipeline.distributed import Worker, sum_over_workers
+from pipeline.config.cluster import load_cluster
+from pipeline.config.recipe import load_recipe
 from pipeline.launch.events import Event
-from pipeline.launch.job import Job
-from pipeline.launch.on_ray import run_on_workers
-from pipeline.launch.run_folder import RunFolder
-from pipeline.recipe import load_recipe
+from pipeline.launch.ray_train import run_on_workers
+from pipeline.launch.training_job import Job
+from pipeline.runs.run_folder import RunFolder
+from pipeline.runtime.distributed import Worker, sum_over_workers
 
 
 @pytest.mark.slow

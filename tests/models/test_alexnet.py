@@ -16,7 +16,7 @@ from pipeline.models.alexnet import (
     alexnet_std003,
     alexnet_std003_bias01,
 )
-from pipeline.models.anatomy import dissect
+from pipeline.models.profile import dissect
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import Constructor
 

@@ -9,8 +9,8 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.models.anatomy import dissect
 from pipeline.models.densenet import DenseNet, densenet121, densenet161
+from pipeline.models.profile import dissect
 from pipeline.models.zoo import NETWORKS
 
 

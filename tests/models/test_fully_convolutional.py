@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.models.fully_convolutional import fully_convolutional
 from pipeline.models.zoo import NETWORKS
+from pipeline.runtime.errors import UserError
 
 SIZE = 224
 FAMILIES = ["alexnet", "vgg_a", "googlenet", "resnet18", "densenet121"]

@@ -9,9 +9,9 @@ import torchvision
 from torch import nn
 from torchvision.models.googlenet import Inception as TorchvisionInception
 
-from pipeline.models.anatomy import Anatomy, dissect
 from pipeline.models.classifier import WithAuxiliary
 from pipeline.models.googlenet import GoogLeNet, googlenet, googlenet_bn
+from pipeline.models.profile import Anatomy, dissect
 from pipeline.models.response_norm import ResponseNorm
 
 # Parameters (weights + biases), multiply-adds and output of each module of Table 1.

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
-from pipeline.models.anatomy import dissect
 from pipeline.models.lenet import TABLE_I, Subsampling, drawn_digits, lenet5, lenet5_modern
+from pipeline.models.profile import dissect
+from pipeline.runtime.errors import UserError
 
 
 def test_layers_have_the_sizes_of_figure_2() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.anatomy import Anatomy, dissect
+from pipeline.models.profile import Anatomy, dissect
 from pipeline.models.receptive_field import Axis, Window, union, windows_of
 from pipeline.models.zoo import NETWORKS
 

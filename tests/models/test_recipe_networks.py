@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.config.protocol import protocol_name
+from pipeline.config.recipe import read_recipe
 from pipeline.models.zoo import NETWORKS, build_model
-from pipeline.protocol import protocol_name
-from pipeline.recipe import read_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs" / "recipes").glob("*.yaml"))
 

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.models.anatomy import dissect
+from pipeline.models.profile import dissect
 from pipeline.models.resnet import ResNet, resnet50, resnet50_v1_5
 from pipeline.models.torchvision_weights import load_torchvision
 from pipeline.models.zoo import NETWORKS

@@ -9,8 +9,8 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.errors import UserError
 from pipeline.models.torchvision_weights import COUNTERPARTS, load_torchvision
+from pipeline.runtime.errors import UserError
 
 # The smallest input that each family takes; VGG's is fixed.
 SIZES = {"resnet": 64, "densenet": 64, "vgg": 224, "inception": 299}

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
-from pipeline.models.anatomy import dissect
+from pipeline.models.profile import dissect
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.vgg import (
     VGG,
@@ -24,6 +23,7 @@ from pipeline.models.vgg import (
     vgg_b_bn,
     vgg_c,
 )
+from pipeline.runtime.errors import UserError
 
 NUM_CLASSES = 20
 FROM_A = ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8"]

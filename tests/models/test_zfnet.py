@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.models.anatomy import dissect
+from pipeline.models.profile import dissect
 from pipeline.models.zfnet import zfnet
 
 

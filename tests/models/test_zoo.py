@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline import recipe
-from pipeline.errors import UserError
+from pipeline.config import recipe
 from pipeline.models.alexnet import AlexNet
-from pipeline.models.anatomy import dissect
 from pipeline.models.classifier import ImageClassifier, WithAuxiliary
 from pipeline.models.lenet import LeNet5Modern
+from pipeline.models.profile import dissect
 from pipeline.models.resnet import ResNet
 from pipeline.models.vgg import VGG
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import NETWORKS, build_model
+from pipeline.runtime.errors import UserError
 
 # Parameters and multiply-adds with the published number of classes, at the published input size;
 # without auxiliary classifiers, which are there for training only.

@@ -7,15 +7,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipeline.cli import app
-from pipeline.cluster import Cluster, load_cluster
-from pipeline.errors import UserError
+from pipeline.cli.app import app
+from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.planning.hardware import read_hardware
-from pipeline.planning.measured import MeasuredSpeed, keep_measurement
+from pipeline.planning.measured_speed import MeasuredSpeed, keep_measurement
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.workload import checkpoint_bytes, measure_workload, weight_bytes
-from pipeline.recipe import Recipe, load_recipe
-from pipeline.reports.plan import plan_tables
+from pipeline.reports.plan_tables import plan_tables
+from pipeline.runtime.errors import UserError
 
 
 @pytest.fixture

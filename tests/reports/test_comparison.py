@@ -7,16 +7,12 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.errors import UserError
 from pipeline.evaluation.metrics import Counts
-from pipeline.published import ResultKey, published
 from pipeline.reports.comparison import comparison_markdown, comparison_tables
-from pipeline.reports.measured import (
-    Measured,
-    measured_from_run,
-    measured_from_runs,
-    result_tags,
-)
+from pipeline.results.measured import Measured, result_tags
+from pipeline.results.published import ResultKey, published
+from pipeline.runtime.errors import UserError
+from pipeline.tracking.measured_runs import measured_from_run, measured_from_runs
 from pipeline.tracking.queries import TrackedRun
 
 IMAGES = 50_000

@@ -5,17 +5,17 @@ import pytest
 
 from pipeline.evaluation.metrics import Counts
 from pipeline.models.zoo import NETWORKS
-from pipeline.published import ResultKey
-from pipeline.reports.cost import cost_of, seconds_of
-from pipeline.reports.curves import Course, curve_figures, thinned
-from pipeline.reports.measured import Measured
-from pipeline.reports.operations import (
+from pipeline.reports.accuracy_vs_operations import (
     measured_blob,
     operations_figure,
     published_blobs,
     size_of,
 )
+from pipeline.reports.learning_curves import Course, curve_figures, thinned
+from pipeline.reports.run_cost import cost_of, seconds_of
 from pipeline.reports.theme import LIGHT, as_png, as_svg, for_page
+from pipeline.results.measured import Measured
+from pipeline.results.published import ResultKey
 from pipeline.tracking.queries import Point, TrackedRun
 
 STEPS, EPOCHS, BATCH = 10, 4, 64

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from chromium import CHROMIUM, browser
 
-from pipeline.cli import main
+from pipeline.cli.app import main
 from pipeline.evaluation.metrics import Counts
-from pipeline.published import ResultKey
-from pipeline.reports.curves import Course
-from pipeline.reports.measured import Measured
+from pipeline.reports.learning_curves import Course
 from pipeline.reports.page import Reported, build_page
-from pipeline.tracking.client import connect
+from pipeline.results.measured import Measured
+from pipeline.results.published import ResultKey
+from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.queries import Point, TrackedRun
 
 

@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from pipeline.errors import UserError
 from pipeline.reports.published_tables import published_tables, results_of
+from pipeline.runtime.errors import UserError
 
 
 def rendered(network: str | None) -> str:

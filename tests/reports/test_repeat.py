@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cluster import load_cluster
-from pipeline.documents import digest, flatten
+from pipeline.config.cluster import load_cluster
+from pipeline.config.recipe import Recipe, load_recipe
+from pipeline.config.yaml import digest, flatten
 from pipeline.evaluation.metrics import Counts
-from pipeline.published import ResultKey
-from pipeline.recipe import Recipe, load_recipe
-from pipeline.reports.cost import fixed_workers
-from pipeline.reports.measured import Measured
 from pipeline.reports.repeat import repetition
+from pipeline.reports.run_cost import fixed_workers
+from pipeline.results.measured import Measured
+from pipeline.results.published import ResultKey
 from pipeline.tracking.queries import TrackedRun
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.client import connect
-from pipeline.tracking.runs import start_run
+from pipeline.tracking.mlflow_client import connect
+from pipeline.tracking.mlflow_runs import start_run
 
 
 @pytest.fixture(scope="session")

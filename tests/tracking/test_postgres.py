@@ -16,9 +16,9 @@ import sqlalchemy
 from moto.server import ThreadedMotoServer
 from tracking_servers import Server
 
-from pipeline.errors import UserError
-from pipeline.tracking.client import connect
-from pipeline.tracking.runs import check_recordable, finish_run, log_files, start_run
+from pipeline.runtime.errors import UserError
+from pipeline.tracking.mlflow_client import connect
+from pipeline.tracking.mlflow_runs import check_recordable, finish_run, log_files, start_run
 from pipeline.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.slow

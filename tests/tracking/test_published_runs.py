@@ -1,8 +1,8 @@
-from pipeline.published import published
-from pipeline.tracking.client import connect
+from pipeline.results.published import published
+from pipeline.tracking.mlflow_client import connect
+from pipeline.tracking.mlflow_runs import start_run
 from pipeline.tracking.published_runs import record_published
 from pipeline.tracking.queries import evaluated_runs
-from pipeline.tracking.runs import start_run
 
 
 def test_published_results_stand_beside_ours_once(store: str) -> None:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.runtime.errors import UserError
+from pipeline.tracking.mlflow_runs import finish_run, start_run
 from pipeline.tracking.queries import (
     Point,
     evaluated_runs,
@@ -11,7 +12,6 @@ from pipeline.tracking.queries import (
     named_runs,
     training_progress,
 )
-from pipeline.tracking.runs import finish_run, start_run
 from pipeline.tracking.tracker import Tracker
 
 

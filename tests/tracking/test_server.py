@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tracking_servers import Server
 
-from pipeline.tracking.client import connect
+from pipeline.tracking.mlflow_client import connect
+from pipeline.tracking.mlflow_runs import check_reachable, finish_run, log_files, start_run
 from pipeline.tracking.queries import evaluated_runs
-from pipeline.tracking.runs import check_reachable, finish_run, log_files, start_run
 from pipeline.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.client import connect, sqlite_file
+from pipeline.tracking.mlflow_client import connect, sqlite_file
 from pipeline.tracking.tracker import SilentTracker, Tracker, build_tracker
 
 

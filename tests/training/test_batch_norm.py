@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.data.order import Dealing
+from pipeline.data.loading.sampler import Dealing
 from pipeline.training.batch_norm import evenly_weighted
 
 # One step of 8 micro-batches of 4 images with 3 channels, and a second step.

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import optimization
-from pipeline.errors import DiskFullError, UserError
-from pipeline.storage import write_whole
+from pipeline.config import optimization
+from pipeline.runtime.errors import DiskFullError, UserError
+from pipeline.runtime.storage import write_whole
 from pipeline.training.checkpoint import (
     Retention,
     TrainingState,

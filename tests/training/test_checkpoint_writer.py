@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import DiskFullError, UserError
+from pipeline.runtime.errors import DiskFullError, UserError
 from pipeline.training.checkpoint import (
     Retention,
     TrainingState,

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import hessian, jacobian
 from torch.func import functional_call
 
-from pipeline import optimization
-from pipeline.errors import UserError
+from pipeline.config import optimization
 from pipeline.models.lenet import (
     PartialConvolution,
     RadialBasisOutput,
@@ -18,6 +17,7 @@ from pipeline.models.lenet import (
     lenet5,
 )
 from pipeline.models.zoo import NETWORKS
+from pipeline.runtime.errors import UserError
 from pipeline.training.curvature import chain_of, summed_curvature
 from pipeline.training.loss import summed_loss
 

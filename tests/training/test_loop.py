@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.data.loaders import Batch
-from pipeline.data.order import Dealing
-from pipeline.distributed import Worker
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.config.recipe import Recipe, load_recipe
+from pipeline.data.loading.loader import Batch
+from pipeline.data.loading.sampler import Dealing
+from pipeline.runtime.distributed import Worker
 from pipeline.training.loop import StepOutcome, train_epoch
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.schedule import PlateauState, Schedule

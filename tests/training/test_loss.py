@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.config.optimization import Loss
 from pipeline.models.classifier import WithAuxiliary
-from pipeline.optimization import Loss
 from pipeline.training.loss import main_logits, objective, summed_loss
 
 LOGITS = torch.tensor([[-1.0, -4.0, -9.0], [-2.0, -0.5, -3.0]])

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from pipeline.errors import TrainingStoppedError
-from pipeline.recipe import Recipe, load_recipe
+from pipeline.config.recipe import Recipe, load_recipe
+from pipeline.runtime.errors import TrainingStoppedError
 from pipeline.training.loss_watch import LossWatch
 
 CHANCE = math.log(10)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import optimization
-from pipeline.data.loaders import Batch
-from pipeline.distributed import Worker
+from pipeline.config import optimization
+from pipeline.data.loading.loader import Batch
 from pipeline.models.zoo import NETWORKS
+from pipeline.runtime.distributed import Worker
 from pipeline.training.optimizer import build_optimizer, set_learning_rate
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline import optimization
+from pipeline.config import optimization
 from pipeline.training.schedule import PlateauState, Schedule
 
 NEVER = PlateauState()

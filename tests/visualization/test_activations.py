@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.loaders import Batch
-from pipeline.models.anatomy import dissect
+from pipeline.data.loading.loader import Batch
+from pipeline.models.profile import dissect
 from pipeline.models.zoo import NETWORKS
 from pipeline.visualization.activations import Activation, maps_of, strongest
 

@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import NETWORKS
+from pipeline.runtime.errors import UserError
 from pipeline.visualization.activations import Activation, maps_of
 from pipeline.visualization.deconvnet import project, reversible
 

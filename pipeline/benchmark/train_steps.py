@@ -1,0 +1,108 @@
+"""What is measured: the loader, the step, and the two together, by the code that trains."""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pipeline.benchmark.timing import Subject
+from pipeline.config.cluster import Loading
+from pipeline.config.recipe import Recipe
+from pipeline.data.loading.loader import Batch, Loader, build_loader, training_plan
+from pipeline.data.loading.sampler import Dealing
+from pipeline.data.loading.views import fill_of
+from pipeline.data.store.store import Split
+from pipeline.models.classifier import placed
+from pipeline.models.zoo import build_model
+from pipeline.runtime.distributed import Worker
+from pipeline.training.loop import StepOutcome, train_epoch
+from pipeline.training.schedule import PlateauState, Schedule
+from pipeline.training.train_state import Learner, build_learner
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A recipe on one worker, with pictures in the place of its data.
+
+    `dealing` makes every step one micro-batch and an optimizer step: what one worker does where
+    there are as many workers as micro-batches. `num_images` is a multiple of the micro-batch, so
+    that all steps are alike.
+    """
+
+    recipe: Recipe
+    split: Split
+    loading: Loading
+    channels_last: bool
+    device: torch.device
+
+    @property
+    def dealing(self) -> Dealing:
+        return Dealing(len(self.split), self.recipe.batch.micro_batch_size, 1, 1)
+
+
+def open_loader(bench: Bench) -> Loader:
+    """Build the loader of a training, at its first step."""
+    recipe, dealing = bench.recipe, bench.dealing
+    return build_loader(
+        bench.split,
+        training_plan(recipe, bench.split, dealing, 0, 0, 0),
+        recipe.input,
+        bench.loading,
+        bench.device,
+        max_batch_size=dealing.max_micro_batch_size,
+        fill=fill_of(recipe.augmentation),
+        channels_last=bench.channels_last,
+    )
+
+
+def loading_only(batches: Iterator[Batch]) -> Subject:
+    """Load and throw away."""
+    for batch in batches:
+        yield len(batch.labels)
+
+
+def first_batches(bench: Bench, count: int) -> list[Batch]:
+    """Return the first batches of a training, on the worker's device."""
+    with closing(open_loader(bench)) as batches:
+        # Copies, since the loader's own memory goes with it.
+        return [
+            Batch(batch.images.clone(), batch.labels, batch.indices)
+            for batch in itertools.islice(batches, count)
+        ]
+
+
+def stepping(
+    bench: Bench, batches: Iterator[Batch], *, without: type[nn.Module] | None = None
+) -> Subject:
+    """Train a network from its first step on whatever `batches` yields.
+
+    Layers of the kind `without` do nothing.
+    """
+    for outcome in steps_of(bench, learner_of(bench, without), batches):
+        yield bench.dealing.batch_size(outcome.step)
+
+
+def learner_of(bench: Bench, without: type[nn.Module] | None = None) -> Learner:
+    """Build the network and optimizer of a training, at its first step."""
+    torch.manual_seed(bench.recipe.seed)
+    model = build_model(bench.recipe.network, bench.recipe.input)
+    for name, layer in list(model.named_modules()):
+        if without and isinstance(layer, without):
+            model.set_submodule(name, nn.Identity())
+    model = placed(model, bench.device, channels_last=bench.channels_last)
+    return build_learner(bench.recipe, model)
+
+
+def steps_of(bench: Bench, learner: Learner, batches: Iterator[Batch]) -> Iterator[StepOutcome]:
+    """Take the training's steps on whatever `batches` yields."""
+    recipe = bench.recipe
+    schedule = Schedule(recipe.schedule, recipe.epochs)
+    worker = Worker(0, 1, bench.device)
+    for epoch in range(recipe.epochs):
+        yield from train_epoch(
+            recipe, learner.model, learner.optimizer, schedule, PlateauState(), batches,
+            bench.dealing, worker, epoch,
+        )  # fmt: skip

@@ -1,0 +1,239 @@
+"""What can be known before any worker starts."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import psutil
+import torch
+
+from pipeline.config.cluster import Cluster, Workers
+from pipeline.config.protocol import is_dense
+from pipeline.config.recipe import Recipe
+from pipeline.data.loading.loader import check_contents
+from pipeline.data.loading.sampler import Dealing
+from pipeline.data.loading.views import training_size
+from pipeline.data.store.store import Store, store_folder
+from pipeline.models.fully_convolutional import fully_convolutional
+from pipeline.planning.hardware import read_hardware
+from pipeline.planning.workload import (
+    checkpoint_bytes,
+    model_on_paper,
+    training_bytes,
+    weight_bytes,
+)
+from pipeline.runtime.distributed import device_here
+from pipeline.runtime.errors import UserError
+from pipeline.tracking.mlflow_runs import check_recordable, is_file
+from pipeline.training.optimizer import build_optimizer
+
+TRAINING = ("network", "data set", "batch", "machine", "memory", "storage", "tracking")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: its name, whether it is right, and what was seen or how to mend it."""
+
+    name: str
+    passed: bool
+    message: str
+
+
+def preflight(
+    recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING, on_disk: int = 0
+) -> Iterator[Check]:
+    """Look at all that a job needs, one check after the other; none raises.
+
+    `on_disk` is how many bytes the checkpoints of this run take already.
+    """
+    looks: dict[str, Callable[[Recipe, Cluster], str]] = {
+        "network": _network,
+        "data set": _data,
+        "batch": _batch,
+        "machine": lambda recipe, cluster: _machine(cluster),
+        "memory": _memory,
+        "storage": partial(_storage, on_disk),
+        "tracking": lambda recipe, cluster: _tracking(cluster),
+    }
+    for name in names:
+        try:
+            yield Check(name, True, looks[name](recipe, cluster))
+        except UserError as error:
+            yield Check(name, False, str(error))
+
+
+def refuse_early(
+    recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING, on_disk: int = 0
+) -> None:
+    """Raise the first thing that `preflight` finds wrong."""
+    for check in preflight(recipe, cluster, names, on_disk):
+        if not check.passed:
+            raise UserError(check.message)
+
+
+def refuse_cluster(cluster: Cluster) -> None:
+    """Raise `UserError` where `cluster` can't be had here, or can't record."""
+    _machine(cluster)
+    _tracking(cluster)
+
+
+def _network(recipe: Recipe, cluster: Cluster) -> str:
+    model = model_on_paper(recipe)
+    smallest = training_size(recipe.input.size, recipe.resizing, epoch=0)
+    if not model.input_shape.takes(smallest, recipe.input.dimensions):
+        raise UserError(
+            f"recipe: {recipe.network.name} can't take images of {smallest}×{smallest}, the "
+            f"resizing.start_size; it takes {model.input_shape}: change or leave out resizing"
+        )
+    build_optimizer(recipe.optimizer, model)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if is_dense(recipe.evaluation):
+        fully_convolutional(model, recipe.input.size)
+    return f"{recipe.network.name}, {parameters:,} parameters"
+
+
+def _data(recipe: Recipe, cluster: Cluster) -> str:
+    store = Store.open(store_folder(cluster, recipe.data.name))
+    classes = len(store.classes)
+    if classes != recipe.network.num_classes:
+        raise UserError(
+            f"{store.folder} has {classes} classes, the recipe's network.num_classes is "
+            f"{recipe.network.num_classes}; add --set network.num_classes={classes}"
+        )
+    sizes = []
+    for key in ("train_split", "test_split"):
+        name = getattr(recipe.data, key)
+        if name not in store.split_names:
+            raise UserError(
+                f"{store.folder} has no split '{name}' (data.{key}); "
+                f"there are: {', '.join(store.split_names)}"
+            )
+        split = store.split(name)
+        if not len(split):
+            raise UserError(f"{store.folder}: split '{name}' has no images; prepare it again")
+        if (split.labels < 0).any():
+            raise UserError(
+                f"{store.folder}: nobody knows the labels of split '{name}' (data.{key}); choose "
+                "another"
+            )
+        check_contents(split, recipe.input)
+        sizes.append(f"{len(split):,} {name}")
+    return f"{store.name}: {', '.join(sizes)} {store.contents}, {classes} classes"
+
+
+def _batch(recipe: Recipe, cluster: Cluster) -> str:
+    store = Store.open(store_folder(cluster, recipe.data.name))
+    images = store.description(recipe.data.train_split)
+    dealing = Dealing.of(recipe.batch, images.num_images, cluster.workers.most)
+    fewest, most = len(dealing.share(dealing.world_size - 1)), len(dealing.share(0))
+    each = f"{fewest}" if fewest == most else f"{fewest} or {most}, which is uneven,"
+    return (
+        f"{dealing.num_steps:,} steps an epoch, {each} micro-batch{'es' * (most > 1)} of "
+        f"{recipe.batch.micro_batch_size} for each of {dealing.world_size} workers"
+    )
+
+
+def _machine(cluster: Cluster) -> str:
+    workers = cluster.workers
+    if not workers.are_on_this_machine:
+        return f"{_number(workers)} workers, for Ray at '{workers.ray_address}' to place"
+    device = device_here(workers.device)
+    if workers.are_here:
+        return "this process"
+    key = f"--set cluster.workers.{'min' if workers.is_elastic else 'count'}"
+    wanted, there = workers.fewest * workers.cpus, os.cpu_count() or 1
+    if wanted > there:
+        raise UserError(
+            f"{workers.fewest} workers of {workers.cpus} CPUs need {wanted}, this machine has "
+            f"{there}; add {key}={max(1, there // workers.cpus)}"
+        )
+    gpus = torch.cuda.device_count()
+    if device.type == "cuda" and workers.fewest > gpus:
+        raise UserError(
+            f"{workers.fewest} workers need a GPU each, this machine has {gpus}; add {key}={gpus}"
+        )
+    return f"{_number(workers)} workers of {workers.cpus} CPUs, {there} there"
+
+
+def _memory(recipe: Recipe, cluster: Cluster) -> str:
+    workers = cluster.workers
+    is_here = workers.are_on_this_machine and cluster.engine.kind == "local"
+    if not (is_here or workers.gpu):
+        return "as much as Ray's nodes have"
+    needed = training_bytes(recipe)
+    if workers.gpu and not is_here:
+        device = read_hardware().device(workers.gpu)
+        there, what = device.memory.value * 1e9, f"the cluster's {device.title}"
+    elif workers.device == "gpu":
+        gpu = device_here(workers.device)
+        there, what = torch.cuda.get_device_properties(gpu).total_memory, "a GPU here"
+    else:
+        needed, there = needed * workers.fewest, psutil.virtual_memory().total
+        what = "this machine"
+    if needed > there:
+        raise UserError(too_large(recipe, needed, f"{what} has {there / 1e9:.1f} GB"))
+    return f"at least {needed / 1e9:.1f} GB, {what} has {there / 1e9:.1f} GB"
+
+
+def too_large(recipe: Recipe, needed: float, there: str) -> str:
+    """Say that a training takes `needed` bytes at least, what is `there`, and how to mend it."""
+    return (
+        f"{recipe.network.name} takes at least {needed / 1e9:.1f} GB to train, {there}; lower "
+        f"batch.micro_batch_size ({recipe.batch.micro_batch_size})"
+    )
+
+
+def _number(workers: Workers) -> str:
+    return f"{workers.fewest} to {workers.most}" if workers.is_elastic else f"{workers.most}"
+
+
+def _storage(on_disk: int, recipe: Recipe, cluster: Cluster) -> str:
+    folder = cluster.runs_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.write_bytes(b"ilsvrc")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: can't be written: {error.strerror}; mend it or add "
+            f"--set cluster.runs_dir=FOLDER"
+        ) from None
+    free = shutil.disk_usage(folder).free
+    needed = max(0, bytes_needed(recipe, cluster) - on_disk)
+    if free < needed:
+        raise UserError(
+            f"{folder}: {_megabytes(free)} free, the checkpoints need {_megabytes(needed)}; free "
+            f"space or add --set cluster.runs_dir=FOLDER"
+        )
+    return f"{folder}, {_megabytes(free)} free, {_megabytes(needed)} needed"
+
+
+def bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
+    """Return how much room a run's checkpoints and weights take at most."""
+    saving = cluster.saving
+    spread = recipe.epochs // saving.keep_every_epochs if saving.keep_every_epochs else 0
+    # The best one, and one that is being written; then come the final weights.
+    num_checkpoints = saving.checkpoints_to_keep + spread + 2
+    return num_checkpoints * checkpoint_bytes(recipe) + weight_bytes(recipe)
+
+
+def _tracking(cluster: Cluster) -> str:
+    if not cluster.workers.are_on_this_machine and is_file(cluster.tracking.uri):
+        raise UserError(
+            "several machines can't share a sqlite file; set MLFLOW_TRACKING_URI or "
+            "cluster.tracking.uri to a tracking server"
+        )
+    try:
+        check_recordable(cluster.tracking.uri, cluster.tracking.experiment)
+    except UserError as error:
+        if cluster.tracking.required:
+            raise
+        return f"{error}; tracking.required is false, so that metrics wait in the run's folder"
+    return f"MLflow experiment '{cluster.tracking.experiment}'"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

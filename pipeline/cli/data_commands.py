@@ -1,0 +1,271 @@
+"""The commands that make, look at, copy and export data sets: parse, call one function each."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.cli.console import progress, say, transfer, transfers
+from pipeline.config.cluster import as_folder
+from pipeline.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.data.sources.prepare import Prepared
+    from pipeline.data.store.store import Store
+
+prepare = typer.Typer(
+    help="Make a packed data set: shuffled access to tar shards, a Parquet index, digests.",
+    no_args_is_help=True,
+)
+export = typer.Typer(
+    help="Write a packed data set as files that others read.", no_args_is_help=True
+)
+
+To = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where the data set goes.", show_default="data/NAME"),
+]
+StorePlace = Annotated[str, typer.Argument(metavar="DIR", help="A packed data set, or its URL.")]
+ExportTo = Annotated[Path, typer.Option(metavar="DIR", help="A folder that does not exist yet.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="How many at a time; 0: none but this.", show_default="the CPUs"),
+]
+
+
+@prepare.command()
+def digits(to: To = None) -> None:
+    """The 1,797 handwritten digits that scikit-learn ships: 898 as train, 899 as val."""
+    from pipeline.data.sources.prepare import prepare_digits
+
+    with progress("packing") as show:
+        prepared = prepare_digits(to or Path("data/digits"), show)
+    _say_prepared(prepared)
+
+
+@prepare.command()
+def mnist1d(to: To = None) -> None:
+    """MNIST-1D's signals of 40 values, drawn here: 4,000 as train, 1,000 as test."""
+    from pipeline.data.sources.prepare import prepare_mnist1d
+
+    with progress("packing") as show:
+        prepared = prepare_mnist1d(to or Path("data/mnist1d"), show)
+    _say_prepared(prepared)
+
+
+@prepare.command()
+def mnist(
+    images: Annotated[Path, typer.Option(metavar="FILE", help="Training images, IDX or IDX.gz.")],
+    labels: Annotated[Path, typer.Option(metavar="FILE", help="Their labels.")],
+    test_images: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Test images; without them a share is held out as val."),
+    ] = None,
+    test_labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Their labels.")] = None,
+    to: To = None,
+    val_share: Annotated[
+        float, typer.Option(help="Share of each class held out as val, without test files.")
+    ] = 0.1,
+) -> None:
+    """MNIST's files of 28×28 digits, centred in 32×32 as LeNet-5 saw them. Bring your own files."""
+    from pipeline.data.sources.prepare import prepare_mnist
+
+    target = to or Path("data/mnist")
+    with progress("packing") as show:
+        prepared = prepare_mnist(images, labels, test_images, test_labels, target, val_share, show)
+    _say_prepared(prepared)
+
+
+@prepare.command()
+def folder(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="DIR/CLASS/*.jpg, or DIR/train/CLASS and DIR/val/CLASS."
+        ),
+    ],
+    to: To = None,
+    val_share: Annotated[
+        float,
+        typer.Option(help="Share of each class held out as val, where DIR has no val of its own."),
+    ] = 0.1,
+    on_bad: Annotated[
+        str,
+        typer.Option(
+            metavar="stop|quarantine",
+            help="An image that can't be read stops all, or is left out and listed in the index.",
+        ),
+    ] = "stop",
+    workers: Workers = None,
+) -> None:
+    """A folder of images, one folder a class, pixels as they are. Goes on if stopped."""
+    from pipeline.data.sources.prepare import prepare_folder
+
+    name = (to or source).absolute().name
+    target = to or Path("data") / name
+    with transfer("packing") as show:
+        prepared = prepare_folder(
+            source,
+            target,
+            name,
+            val_share=val_share,
+            on_bad=on_bad,
+            num_workers=_workers(workers),
+            progress=show,
+        )
+    _say_prepared(prepared)
+
+
+@prepare.command()
+def ilsvrc2012(
+    train: Annotated[Path, typer.Option(metavar="TAR", help="ILSVRC2012_img_train.tar.")],
+    val: Annotated[Path, typer.Option(metavar="TAR", help="ILSVRC2012_img_val.tar.")],
+    devkit: Annotated[Path, typer.Option(metavar="TGZ", help="ILSVRC2012_devkit_t12.tar.gz.")],
+    test: Annotated[
+        Path | None, typer.Option(metavar="TAR", help="ILSVRC2012_img_test_v10102019.tar.")
+    ] = None,
+    to: To = None,
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="Only so many classes, the first by WNID.")
+    ] = None,
+    images_per_class: Annotated[
+        int | None, typer.Option(min=1, help="Only so many images of each class and split.")
+    ] = None,
+    shorter_side: Annotated[
+        int | None, typer.Option(min=32, help="Make larger images smaller; changes results.")
+    ] = None,
+    quality: Annotated[int, typer.Option(min=1, max=95, help="JPEG quality of those.")] = 95,
+    checksum: Annotated[
+        bool, typer.Option(help="Compare the archives with their official MD5 sums first.")
+    ] = True,
+    workers: Workers = None,
+) -> None:
+    """ILSVRC-2012 from its archives, or the folders they were extracted to. Goes on if stopped."""
+    from pipeline.data.sources.ilsvrc2012 import Sources, Subset
+    from pipeline.data.sources.prepare import prepare_ilsvrc2012
+    from pipeline.data.store.image_check import Shrinking
+
+    with transfers("listing", "comparing MD5 sums", "packing") as (_, compare, pack):
+        prepared = prepare_ilsvrc2012(
+            Sources(train.absolute(), val.absolute(), devkit.absolute(), test and test.absolute()),
+            to or Path("data/ilsvrc2012"),
+            subset=Subset(classes, images_per_class),
+            shrinking=Shrinking(shorter_side, quality) if shorter_side else None,
+            checking=compare if checksum else None,
+            num_workers=_workers(workers),
+            progress=pack,
+        )
+    _say_prepared(prepared)
+
+
+@prepare.command()
+def webdataset(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="With SPLIT-000000.tar …")],
+    to: To = None,
+    workers: Workers = None,
+) -> None:
+    """WebDataset's shards, each image as KEY.jpg and its class's number as KEY.cls."""
+    from pipeline.data.sources.prepare import prepare_webdataset
+
+    name = (to or source).absolute().name
+    target = to or Path("data") / name
+    with transfer("packing") as show:
+        prepared = prepare_webdataset(
+            source.absolute(), target, name, num_workers=_workers(workers), progress=show
+        )
+    _say_prepared(prepared)
+
+
+@export.command("folder")
+def export_folder(source: StorePlace, to: ExportTo) -> None:
+    """Images in SPLIT/CLASS/NAME.jpg, as torchvision's ImageFolder and ImageNet read them."""
+    from pipeline.data.sources.export import export_folder
+    from pipeline.data.store.store import Store
+
+    store = Store.open(as_folder(source))
+    with progress("writing") as show:
+        export_folder(store, to.absolute(), show)
+    say(Console(), f"{_num_images(store):,} images in {to}/SPLIT/CLASS")
+
+
+@export.command("webdataset")
+def export_webdataset(source: StorePlace, to: ExportTo) -> None:
+    """The shards alone, for any WebDataset reader."""
+    from pipeline.data.sources.export import export_webdataset
+    from pipeline.data.store.store import Store
+
+    store = Store.open(as_folder(source))
+    with transfer("writing") as show:
+        export_webdataset(store, to.absolute(), show)
+    say(Console(), f"{_num_images(store):,} images in the shards of {to}")
+
+
+def _num_images(store: "Store") -> int:
+    return sum(len(store.split(name)) for name in store.split_names)
+
+
+def doctor(
+    folder: StorePlace,
+    sample: Annotated[
+        int, typer.Option(min=0, help="How many images of each split to decode.")
+    ] = 1000,
+    all_: Annotated[bool, typer.Option("--all", help="Decode every image.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First pack damaged shards again from the archives.")
+    ] = False,
+) -> None:
+    """Look at a data set's health: every byte, a sample of images. Exit code 1 if any is wrong."""
+    from pipeline.data.sources.repair import repair as mend
+    from pipeline.data.sources.verify import examine
+    from pipeline.data.store.store import Store
+    from pipeline.reports.verify_tables import health_notes, health_table
+
+    place, console = as_folder(folder), Console()
+    if repair:
+        if not isinstance(place, Path):
+            raise UserError(
+                f"{folder}: only a folder on this machine can be repaired; repair the one that it "
+                "was copied from"
+            )
+        with transfer("repairing") as show:
+            mended = mend(place, _workers(None), show)
+        say(console, f"repaired: {', '.join(mended) or 'nothing was damaged'}")
+    store = Store.open(place)
+    with transfer("reading") as show:
+        health = examine(store, None if all_ else sample, show)
+    console.print(health_table(health))
+    for note in health_notes(health):
+        say(console, note)
+    if not health.is_well:
+        raise typer.Exit(1)
+
+
+def stage(
+    source: StorePlace,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="A folder on this machine's own disk.")],
+) -> None:
+    """Copy a data set to this machine's own disk, checked; again: goes on where it stopped."""
+    from pipeline.data.store.stage import stage
+
+    with transfer("copying") as show:
+        store = stage(as_folder(source), to.absolute(), show)
+    say(Console(), f"{store.name} is in {store.folder}; train with --set cluster.stage_to={to}")
+
+
+def _workers(asked: int | None) -> int:
+    return len(os.sched_getaffinity(0)) if asked is None else asked
+
+
+def _say_prepared(prepared: "Prepared") -> None:
+    store = prepared.store
+    images = ", ".join(f"{len(store.split(name)):,} {name}" for name in store.split_names)
+    left_out = f", {prepared.num_quarantined:,} left out" if prepared.num_quarantined else ""
+    subset = ", a subset of ILSVRC-2012" if "subset" in store.source.get("edition", "") else ""
+    there = " (was there already)" if prepared.already_there else ""
+    say(
+        Console(),
+        f"{store.name}: {images} {store.contents}{left_out}{subset}, {len(store.classes):,} "
+        f"classes in {store.folder}{there}",
+    )

@@ -1,0 +1,297 @@
+"""The commands that evaluate networks and score what they predicted: parse, call, show."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.cli.console import say
+from pipeline.cli.options import ClusterAssignments, load_only_cluster
+from pipeline.config.cluster import Cluster, Folder, as_folder, load_cluster
+from pipeline.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config.protocol import Protocol
+    from pipeline.evaluation.predictions import Predictions
+    from pipeline.runs.evaluated_model import Preprocessing, Subject
+    from pipeline.runs.weights_source import Origin
+
+ClusterName = Annotated[
+    str, typer.Option("--on", metavar="CLUSTER", help="In configs/clusters, or a YAML file.")
+]
+Kept = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run, its folder, or a file of predictions.")
+]
+SplitName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which split; of other data than a run's own, as DATA.NAME.",
+        show_default="the only one kept",
+    ),
+]
+ProtocolName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Which protocol.", show_default="the only one kept"),
+]
+
+
+def evaluate(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run's name, or its folder.")
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="center, flip, ten-crop, ten-crop-square, dense, dense-3-scales, vgg-150, "
+            "google-144, multi-scale, each with -logits to average logits; a whole name as "
+            "ten-crop-256-224; or {kind: crops, resize: [256, 288], positions: 3, flip: true}.",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="STORE", help="A packed data set.", show_default="the run's"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which split.", show_default="the recipe's")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="[torchvision:]FILE", help="Weights from elsewhere, or a module's."),
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The network that --weights are of.")
+    ] = None,
+    module: Annotated[
+        str | None,
+        typer.Option(metavar="PACKAGE.MODULE:CALLABLE", help="Returns any nn.Module."),
+    ] = None,
+    preprocessing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="YAML",
+            help="What such a network sees: {mean: [...], std: [...], colors: rgb|bgr|gray, "
+            "value_range: 1|255, resize: 256, crop: 224, squash: false}.",
+            show_default="torchvision's",
+        ),
+    ] = None,
+    sanity: Annotated[
+        bool, typer.Option("--sanity", help="Try other preprocessings, on some images.")
+    ] = False,
+    on: ClusterName = "laptop",
+    set_: ClusterAssignments = None,
+) -> None:
+    """Count the errors of a network over a whole split by a test protocol, every image once.
+
+    What it predicts for every image is kept with the run: `ilsvrc predictions`, `ensemble`,
+    `paired` and `submission` read it.
+    """
+    from pipeline.reports.prediction_tables import result_line, trials_table, trials_verdict
+    from pipeline.trainer.evaluation_run import run_evaluation
+    from pipeline.trainer.preprocessing_trials import run_sanity
+
+    cluster = load_only_cluster(on, set_)
+    subject, origin = _subject(cluster, run, weights, network, module, preprocessing)
+    place = _data(cluster, data, origin)
+    split = split or _test_split(origin)
+    console = Console()
+    if sanity:
+        trials = run_sanity(subject, place, split, cluster, console)
+        console.print(trials_table(trials))
+        say(console, trials_verdict(trials))
+        return
+    chosen = _protocol(protocol, subject)
+    predictions = run_evaluation(subject, origin, place, split, chosen, cluster, console)
+    if (predictions.labels < 0).any():
+        say(console, f"{split} has unknown labels; `ilsvrc submission` writes what was predicted")
+    else:
+        say(console, result_line(predictions))
+
+
+def predictions(
+    run: Kept,
+    split: SplitName = None,
+    protocol: ProtocolName = None,
+    topk: Annotated[str, typer.Option(metavar="K,K,…", help="Which k.")] = "1,5",
+    count: Annotated[int, typer.Option(min=1, help="Classes and pairs to show.")] = 10,
+    on: ClusterName = "laptop",
+) -> None:
+    """Score kept predictions: any top-k, errors by class, confused pairs, calibration."""
+    from pipeline.reports.prediction_tables import (
+        calibration_table,
+        classes_table,
+        confusions_table,
+        errors_table,
+    )
+
+    try:
+        ks = [int(k) for k in topk.split(",")]
+    except ValueError:
+        ks = [0]
+    if min(ks) < 1:
+        raise UserError(f"--topk {topk}: write whole numbers from 1, as 1,5,10")
+    found = _kept(load_cluster(on), run, split, protocol)
+    console = Console()
+    for table in (
+        errors_table(found, ks),
+        classes_table(found, count),
+        confusions_table(found, count),
+        calibration_table(found),
+    ):
+        console.print(table)
+
+
+def ensemble(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN …", help="As `predictions` has.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(metavar="W,W,…", help="One a run.", show_default="equal"),
+    ] = None,
+    split: SplitName = None,
+    protocol: ProtocolName = None,
+    on: ClusterName = "laptop",
+) -> None:
+    """Average what several networks predicted, and keep that as predictions of their ensemble."""
+    from pipeline.evaluation.ensemble import ensemble as average
+    from pipeline.evaluation.predictions import predictions_file, write_predictions
+    from pipeline.reports.prediction_tables import result_line
+    from pipeline.trainer.evaluation_run import track
+
+    try:
+        shares = [float(share) for share in weights.split(",")] if weights else None
+    except ValueError:
+        raise UserError(f"--weights {weights}: write numbers, as 0.5,0.25,0.25") from None
+    cluster = load_cluster(on)
+    found = average([_kept(cluster, run, split, protocol) for run in runs], shares)
+    about = found.about
+    file = predictions_file(cluster.runs_dir / about.run, about.seen_split, about.protocol)
+    write_predictions(found, file)
+    track(found, file, cluster)
+    if (found.labels >= 0).all():
+        say(Console(), result_line(found))
+    say(Console(), f"predictions of {about.ensemble_size} networks in {file}")
+
+
+def paired(
+    first: Kept,
+    second: Kept,
+    split: SplitName = None,
+    protocol: ProtocolName = None,
+    on: ClusterName = "laptop",
+) -> None:
+    """Say whether two networks differ by more than chance: McNemar's test, paired bootstrap."""
+    from pipeline.evaluation.paired_test import compare_paired
+    from pipeline.reports.prediction_tables import paired_table
+
+    cluster = load_cluster(on)
+    one, other = (_kept(cluster, run, split, protocol) for run in (first, second))
+    names = (f"{one.about.run} {one.about.protocol}", f"{other.about.run} {other.about.protocol}")
+    Console().print(paired_table(names, [compare_paired(one, other, k) for k in (1, 5)]))
+
+
+def submission(
+    run: Kept,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Which split.")] = "test",
+    protocol: ProtocolName = None,
+    to: Annotated[Path, typer.Option(metavar="FILE", help="Where it goes.")] = Path(
+        "submission.txt"
+    ),
+    on: ClusterName = "laptop",
+) -> None:
+    """Write kept predictions as ILSVRC's server takes them: five ILSVRC2012_IDs an image."""
+    from pipeline.evaluation.ilsvrc_submission import submission as lines
+    from pipeline.runtime.storage import write_whole
+
+    found = _kept(load_cluster(on), run, split, protocol)
+    write_whole(to.absolute(), lines(found).encode())
+    say(Console(), f"{len(found):,} images of {split} in {to}")
+
+
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Guesses, a line an image.")],
+    ground_truth: Annotated[Path, typer.Option(metavar="FILE", help="Labels, a line an image.")],
+) -> None:
+    """Score a file of guesses exactly as ILSVRC's devkit does, for 1 to 5 guesses."""
+    from pipeline.evaluation.ilsvrc_submission import flat_errors, read_lists
+
+    numbers = range(1, 6)
+    errors = flat_errors(read_lists(file), read_lists(ground_truth), numbers)
+    for number, error in zip(numbers, errors, strict=True):
+        say(Console(), f"{number} guess{'es' * (number > 1)}: flat error {error:.6f}")
+
+
+def _subject(
+    cluster: Cluster,
+    run: str | None,
+    weights: str | None,
+    network: str | None,
+    module: str | None,
+    preprocessing: str | None,
+) -> tuple["Subject", "Origin"]:
+    from pipeline.runs.evaluated_model import subject_from_elsewhere, subject_of_run
+    from pipeline.runs.run_folder import find_run
+    from pipeline.runs.weights_source import origin_from_elsewhere, origin_of_run
+
+    if run is None:
+        subject = subject_from_elsewhere(weights, network, module, _preprocessing(preprocessing))
+        return subject, origin_from_elsewhere(subject, cluster.runs_dir)
+    for option, value in (
+        ("--weights", weights),
+        ("--network", network),
+        ("--module", module),
+        ("--preprocessing", preprocessing),
+    ):
+        if value:
+            raise UserError(f"{option}: run '{run}' has its own; leave out one of them")
+    folder = find_run(cluster.runs_dir, run)
+    return subject_of_run(folder), origin_of_run(folder)
+
+
+def _preprocessing(text: str | None) -> "Preprocessing | None":
+    from pipeline.config.yaml import read_mapping, validate
+    from pipeline.runs.evaluated_model import Preprocessing
+
+    if text is None:
+        return None
+    return validate(Preprocessing, read_mapping(text, "--preprocessing"), "--preprocessing")
+
+
+def _data(cluster: Cluster, data: str | None, origin: "Origin") -> Folder:
+    """Return the packed data set: a path or URL, a name in the cluster's, or the run's own."""
+    from pipeline.data.store.manifest import FILE_NAME
+    from pipeline.data.store.store import store_folder
+
+    if data and ("/" in data or (Path(data) / FILE_NAME).is_file()):
+        return as_folder(data)
+    name = data or origin.data
+    if not name:
+        raise UserError("--data STORE is needed: a packed data set for weights from elsewhere")
+    return store_folder(cluster, name)
+
+
+def _test_split(origin: "Origin") -> str:
+    return origin.folder.recipe().data.test_split if origin.data else "val"
+
+
+def _protocol(name: str | None, subject: "Subject") -> "Protocol":
+    from pipeline.config.protocol import protocol_called
+
+    if name is None:
+        return subject.protocol
+    if subject.input.dimensions == 1:
+        raise UserError(f"--protocol {name}: signals are seen as they are; leave it out")
+    return protocol_called(name, subject.input.size, subject.protocol, subject.trained_sides)
+
+
+def _kept(cluster: Cluster, run: str, split: str | None, protocol: str | None) -> "Predictions":
+    """Read the predictions of `run` that the options name, or the only ones that it has."""
+    from pipeline.evaluation.predictions import find_predictions, read_predictions
+
+    if run.endswith(".safetensors"):
+        return read_predictions(Path(run).absolute())
+    folder = cluster.runs_dir / run
+    folder = folder if folder.is_dir() else Path(run).absolute()
+    return read_predictions(find_predictions(folder, split, protocol))

@@ -1,0 +1,72 @@
+"""How a command names a training: a recipe, a cluster, and values set in both."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.config.recipe import Recipe, load_recipe
+from pipeline.runtime.errors import UserError
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="What to train: a name in configs/recipes, or a YAML file."
+    ),
+]
+ClusterName = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="CLUSTER",
+        help="Where to train: a name in configs/clusters, or a YAML file.",
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Change one value of the recipe (epochs=3), or of the cluster "
+        "(cluster.workers.count=1). Can be given again.",
+    ),
+]
+ClusterAssignments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="cluster.SECTION.KEY=VALUE",
+        help="Change one value of the cluster. Can be given again.",
+    ),
+]
+StartFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN|FILE",
+        help="A trained run, or a file of weights, to start from. A deeper VGG takes what its "
+        "paper takes from vgg_a.",
+        show_default="the published random start",
+    ),
+]
+
+
+def load_job(recipe: str, cluster: str, assignments: list[str] | None) -> tuple[Recipe, Cluster]:
+    return load_recipe(recipe, of_recipe(assignments)), load_cluster(
+        cluster, of_cluster(assignments)
+    )
+
+
+def load_only_cluster(cluster: str, assignments: list[str] | None) -> Cluster:
+    """Load the cluster for a command that takes no recipe; `UserError` for what isn't its own."""
+    if others := of_recipe(assignments):
+        raise UserError(f"--set {others[0]}: no recipe is changed here; set cluster.* only")
+    return load_cluster(cluster, of_cluster(assignments))
+
+
+def of_recipe(assignments: list[str] | None) -> list[str]:
+    return [text for text in assignments or [] if not text.startswith("cluster.")]
+
+
+def of_cluster(assignments: list[str] | None) -> list[str]:
+    prefix = "cluster."
+    return [text.removeprefix(prefix) for text in assignments or [] if text.startswith(prefix)]

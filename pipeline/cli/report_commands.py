@@ -1,0 +1,199 @@
+"""The commands that compare, publish, report and show: parse, call one function each."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.cli.console import progress, say
+from pipeline.config.cluster import load_cluster
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.storage import write_whole
+
+On = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="CLUSTER",
+        help="Whose runs: a name in configs/clusters, or a YAML file.",
+    ),
+]
+Experiment = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="An MLflow experiment.", show_default="the cluster's"),
+]
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUN]...", help="Runs by their names.", show_default="all"),
+]
+
+
+def compare(
+    runs: Runs = None,
+    with_: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            metavar="TEXT",
+            help="A number that you have seen somewhere, as 'alexnet 15.3': what it is, and "
+            "whether it may be held against the runs.",
+        ),
+    ] = None,
+    on: On = "laptop",
+    experiment: Experiment = None,
+) -> None:
+    """Put the runs of an experiment beside the published results of the same protocol."""
+    from pipeline.reports.comparison import comparison_tables
+    from pipeline.reports.published_number import answers, asked_for
+    from pipeline.tracking.measured_runs import measured_from_runs
+    from pipeline.tracking.queries import evaluated_runs, named_runs
+
+    asked = asked_for(with_) if with_ else []
+    tracking = load_cluster(on).tracking
+    found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
+    results = measured_from_runs(named_runs(found, runs))
+    console = Console()
+    if asked:
+        for result in asked:
+            say(console, "\n".join(answers(result, results)))
+        return
+    for table in comparison_tables(results):
+        console.print(table)
+
+
+def published(
+    network: Annotated[
+        str | None,
+        typer.Argument(help="A network, alone and in ensembles.", show_default="all"),
+    ] = None,
+    to_mlflow: Annotated[
+        bool,
+        typer.Option(
+            "--to-mlflow",
+            help="Put them in the experiment as finished runs, tagged kind=published. Again: "
+            "nothing is added.",
+        ),
+    ] = False,
+    on: On = "laptop",
+    experiment: Experiment = None,
+) -> None:
+    """Print the published results, each with its protocol and source."""
+    from pipeline.reports.published_tables import published_tables, results_of
+
+    console = Console()
+    results = results_of(network)
+    if to_mlflow:
+        from pipeline.tracking.published_runs import record_published
+
+        tracking = load_cluster(on).tracking
+        name = experiment or tracking.experiment
+        added = record_published(tracking.uri, name, results)
+        say(console, f"{added} of {len(results)} published results added to experiment '{name}'")
+        return
+    for table in published_tables(results):
+        console.print(table)
+
+
+def register(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run's name.")],
+    as_: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="As which model.", show_default="its network"),
+    ] = None,
+    on: On = "laptop",
+    experiment: Experiment = None,
+) -> None:
+    """Put a run's network into MLflow's registry with its results as tags; again: new tags."""
+    from pipeline.results.measured import result_tags
+    from pipeline.tracking.measured_runs import measured_from_runs
+    from pipeline.tracking.model_registry import register_model
+    from pipeline.tracking.queries import evaluated_runs, named_runs
+
+    tracking = load_cluster(on).tracking
+    runs = evaluated_runs(tracking.uri, experiment or tracking.experiment)
+    found = named_runs(runs, [run])
+    training = next((one for one in found if not one.parent), None)
+    if training is None:
+        evaluated = found[0].tags.get("evaluation.run", "another run")
+        raise UserError(f"'{run}' is an evaluation of '{evaluated}'; register that one")
+    name = as_ or training.params["recipe.network.name"]
+    tags = result_tags(measured_from_runs(found))
+    version = register_model(tracking.uri, training, name, tags)
+    say(Console(), f"{name}, version {version}, tagged with what is known of: {', '.join(tags)}")
+
+
+def visualize(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A trained run's name, or its folder.")],
+    what: Annotated[
+        str,
+        typer.Option(
+            metavar="filters|activations|deconvnet|occlusion",
+            help="The first layer's filters; the patches that excite units most; these with their "
+            "projection back to the pixels; where covering an image costs its class most.",
+        ),
+    ] = "filters",
+    layer: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default="the last convolution")
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(metavar="0,5,17", help="Units of the layer.", show_default="nine of them"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which images.", show_default="the test's")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many images to cover in parts.")] = 6,
+    on: On = "laptop",
+) -> None:
+    """Draw what a trained network has learned, as a PNG in the run's folder and in MLflow."""
+    from pipeline.runs.run_folder import find_run
+    from pipeline.visualization.pictures import show
+    from pipeline.visualization.trained_model import keep_pictures, trained_specimen
+
+    cluster = load_cluster(on)
+    folder = find_run(cluster.runs_dir, run)
+    with progress("looking") as shown:
+        specimen = trained_specimen(folder, cluster, split)
+        sheet = show(specimen, what, layer, _numbers(units), images, shown)
+    (path,) = keep_pictures(folder, cluster.tracking.uri, [sheet])
+    say(Console(), f"{path}, {sheet.picture.width}×{sheet.picture.height} pixels")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"--units {text}: write numbers from 0, with commas between them")
+    return [int(number) for number in text.split(",")]
+
+
+def report(
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="An MLflow experiment.")],
+    to: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")],
+    runs: Annotated[
+        list[str] | None,
+        typer.Option("--run", metavar="RUN", help="Can be given again.", show_default="all"),
+    ] = None,
+    on: On = "laptop",
+) -> None:
+    """Write an experiment as one page: results, curves, costs, how to repeat each run."""
+    from pipeline.reports.page import build_page
+    from pipeline.reports.page_data import gather
+    from pipeline.visualization.trained_model import keep_figures
+
+    cluster = load_cluster(on)
+    uri = cluster.tracking.uri
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--to {to}: {to.parent} can't be made a folder: {error.strerror}; name another file"
+        ) from None
+    page = build_page(experiment, gather(uri, experiment, runs, cluster))
+    write_whole(to.absolute(), page.html.encode())
+    for run_id, figures in page.figures.items():
+        keep_figures(uri, run_id, figures)
+    number = len(page.figures)
+    say(Console(), f"{to}, {len(page.html) / 1e6:.1f} MB, {number} run{'s' * (number != 1)}")

@@ -1,0 +1,215 @@
+"""`ilsvrc submit` and `ilsvrc jobs`: trainings on a cluster's engine."""
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.cli.console import console_for_tables, say
+from pipeline.cli.options import (
+    Assignments,
+    ClusterAssignments,
+    RecipeName,
+    StartFrom,
+    load_only_cluster,
+    of_cluster,
+    of_recipe,
+)
+from pipeline.config.cluster import Cluster
+from pipeline.config.engine import KubeRay
+from pipeline.runtime.errors import InterruptedByUserError, UserError
+
+if TYPE_CHECKING:
+    from pipeline.submit.job_engine import JobEngine, State, SubmittedJob
+    from pipeline.tracking.queries import TrainingProgress
+
+jobs = typer.Typer(help="Look at submitted trainings, and stop them.", no_args_is_help=False)
+
+ClusterName = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="CLUSTER",
+        help="Whose jobs: a name in configs/clusters, or a YAML file.",
+    ),
+]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its run's name.")]
+
+
+def submit(
+    context: typer.Context,
+    recipe: RecipeName,
+    on: Annotated[
+        str,
+        typer.Option(
+            "--on",
+            metavar="CLUSTER",
+            help="Where to train: a name in configs/clusters, or a YAML file.",
+        ),
+    ],
+    set_: Assignments = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="0-4,7", help="Train once with each of these seeds."),
+    ] = None,
+    start_from: StartFrom = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be submitted, and submit nothing.")
+    ] = False,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Show what the jobs print, one after the other, to the end."),
+    ] = False,
+) -> None:
+    """Hand a training to a cluster: this machine, a Ray cluster, Kubernetes or Slurm."""
+    from pipeline.submit.submit import engine_of, read_seeds, read_trainings, refuse_unfit
+
+    trainings = read_trainings(
+        recipe, of_recipe(set_), on, of_cluster(set_), read_seeds(seeds), start_from
+    )
+    cluster = trainings[0].cluster
+    engine = engine_of(cluster)
+    command = _command(recipe, on, set_, seeds, start_from)
+    if dry_run:
+        typer.echo(engine.render(trainings, command), nl=False)
+        return
+    if cluster.engine.kind == "local":
+        for training in trainings:
+            context.find_root().command.main(training.arguments(), standalone_mode=False)
+        return
+    refuse_unfit(trainings[0])  # the others differ by their seed alone
+    submitted = engine.submit(trainings, command)
+    console = Console()
+    for job in submitted:
+        say(console, f"job {job.id}: run {job.run}")
+    if not follow:
+        say(console, f"to look: ilsvrc jobs list --on {shlex.quote(on)}")
+        return
+    ends = [_print_logs(engine, job, on, follow=True) for job in submitted]
+    if "failed" in ends:
+        raise typer.Exit(1)
+
+
+@jobs.callback(invoke_without_command=True)
+def list_by_default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_(on="laptop")
+
+
+@jobs.command("list")
+def list_(on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
+    """List a cluster's jobs, newest first: state, epoch, errors, speed, time left."""
+    from pipeline.reports.job_tables import jobs_table
+    from pipeline.submit.submit import engine_of
+
+    cluster = load_only_cluster(on, set_)
+    found = engine_of(cluster).jobs()
+    console_for_tables().print(jobs_table(found, _progress(cluster, {job.run for job in found})))
+
+
+@jobs.command()
+def status(job: JobName, on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
+    """Say all that is known about one job."""
+    from pipeline.reports.job_tables import job_table
+    from pipeline.submit.submit import engine_of, find_job
+
+    cluster = load_only_cluster(on, set_)
+    found = find_job(engine_of(cluster), job)
+    console_for_tables().print(job_table(found, _progress(cluster, {found.run}).get(found.run)))
+
+
+@jobs.command()
+def logs(
+    job: JobName,
+    on: ClusterName = "laptop",
+    set_: ClusterAssignments = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+) -> None:
+    """Print what a job printed."""
+    from pipeline.submit.submit import engine_of, find_job
+
+    engine = engine_of(load_only_cluster(on, set_))
+    if _print_logs(engine, find_job(engine, job), on, follow) == "failed":
+        raise typer.Exit(1)
+
+
+@jobs.command()
+def stop(job: JobName, on: ClusterName = "laptop", set_: ClusterAssignments = None) -> None:
+    """Have a job save a checkpoint and end; the same submit goes on from there."""
+    from pipeline.submit.submit import engine_of, find_job
+
+    engine = engine_of(load_only_cluster(on, set_))
+    found = find_job(engine, job)
+    say(Console(), f"job {found.id} is asked to stop: {engine.stop(found)}")
+
+
+@jobs.command("cluster")
+def cluster_by_hand(
+    on: ClusterName = "kuberay",
+    set_: ClusterAssignments = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print it, and start nothing.")
+    ] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it.")] = False,
+) -> None:
+    """Start a Ray cluster in Kubernetes that stays, to work on by hand."""
+    from pipeline.submit.kubernetes_api import KubernetesJobs
+
+    cluster = load_only_cluster(on, set_)
+    if not isinstance(cluster.engine, KubeRay):
+        raise UserError(f"--on {on}: engine.kind is {cluster.engine.kind}, not kuberay")
+    engine = KubernetesJobs(cluster.engine, cluster)
+    if dry_run:
+        typer.echo(engine.render_cluster(), nl=False)
+    elif delete:
+        engine.delete_cluster()
+    else:
+        say(Console(), engine.start_cluster())
+
+
+def _progress(cluster: Cluster, runs: set[str]) -> dict[str, "TrainingProgress"]:
+    """What is tracked of `runs`. A store that is away gets a warning: jobs are shown without."""
+    from pipeline.tracking.queries import training_progress
+
+    tracking = cluster.tracking
+    try:
+        return training_progress(tracking.uri, tracking.experiment, runs)
+    except UserError as error:
+        say(Console(stderr=True), f"shown without figures: {error}")
+        return {}
+
+
+def _print_logs(engine: "JobEngine", job: "SubmittedJob", on: str, follow: bool) -> "State | None":
+    """Print what the job printed; after following it, say and return its end if that is known."""
+    try:
+        for text in engine.logs(job, follow):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        raise InterruptedByUserError(
+            f"no longer shown, the job goes on; to look again: ilsvrc jobs logs {job.id} --on "
+            f"{shlex.quote(on)} --follow"
+        ) from None
+    if not follow:
+        return None
+    end = next((one for one in engine.jobs() if one.id == job.id), None)
+    if end is None:
+        say(Console(), f"job {job.id} is gone, and nobody remembers how it ended")
+        return None
+    say(Console(), " ".join(filter(None, (f"job {end.id}: {end.state}", end.reason))))
+    return end.state
+
+
+def _command(
+    recipe: str,
+    on: str,
+    assignments: list[str] | None,
+    seeds: str | None,
+    start_from: str | None,
+) -> str:
+    sets = [part for assignment in assignments or [] for part in ("--set", assignment)]
+    chosen = ["--seeds", seeds] if seeds else []
+    start = ["--start-from", start_from] if start_from else []
+    return shlex.join(["ilsvrc", "submit", recipe, "--on", on, *sets, *chosen, *start])

@@ -1,0 +1,222 @@
+"""Where to train: workers, engine, paths, threads, and speed choices that leave the result alone.
+
+Paths are relative to the working directory of the command until `load_cluster` makes them
+absolute: Ray starts its workers in folders of their own.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from upath import UPath
+
+from pipeline.config.engine import Engine, KubeRay, Local, RayServer, Slurm
+from pipeline.config.yaml import Section, find_document, override, read_yaml, validate
+from pipeline.runtime.errors import UserError
+
+Folder = Path | UPath
+
+
+def as_folder(place: str) -> Folder:
+    """Return the folder at a path, which becomes absolute, or at a URL (`s3://bucket/data`)."""
+    if "://" not in place:
+        return Path.cwd() / Path(place).expanduser()
+    try:
+        return UPath(place)
+    except ValueError as error:
+        raise UserError(f"{place}: {error}; write a path, or a URL as s3://BUCKET/FOLDER") from None
+
+
+class Workers(Section):
+    """How many workers, and what each one gets.
+
+    `count: 0` runs the one worker inside the command's own process, without Ray: for tests,
+    debuggers and quick looks. In place of a count, `min` and `max` let the training shrink when
+    nodes go and, looked at every `resize_seconds`, grow when they come; each time it goes on from
+    the last checkpoint.
+
+    `gpu` says which one each worker has, by its name in `ilsvrc plan`; that tells its memory and
+    speed where no GPU can be asked.
+
+    Workers that take no batch for `hang_seconds` are ended, which is a failure as any other:
+    `max_failures` of them are followed by a new start from the last checkpoint. A scheduler's
+    signal gives a training `grace_seconds` to save one more and stop.
+    """
+
+    count: NonNegativeInt | None = None
+    min: PositiveInt | None = None
+    max: PositiveInt | None = None
+    resize_seconds: PositiveFloat = 60
+    device: Literal["cpu", "gpu"]
+    gpu: str | None = None
+    cpus: PositiveInt = 1
+    max_failures: NonNegativeInt = 0
+    hang_seconds: PositiveFloat = 300
+    grace_seconds: PositiveFloat = 30
+    ray_address: str = "local"
+
+    @model_validator(mode="after")
+    def _counted_or_elastic(self) -> Self:
+        given = [value is not None for value in (self.count, self.min, self.max)]
+        if given not in ([True, False, False], [False, True, True]):
+            raise ValueError("give either count, or min and max")
+        if self.min and self.max and self.min > self.max:
+            raise ValueError("min must not be above max")
+        if self.gpu and self.device == "cpu":
+            raise ValueError("gpu is for device: gpu")
+        return self
+
+    @property
+    def is_elastic(self) -> bool:
+        return self.count is None
+
+    @property
+    def are_here(self) -> bool:
+        """Whether the one worker is the command's own process."""
+        return self.count == 0
+
+    @property
+    def are_on_this_machine(self) -> bool:
+        """Whether no other machine takes part, as the nodes of a Ray that is joined may."""
+        return self.are_here or self.ray_address == "local"
+
+    @property
+    def fewest(self) -> int:
+        """How many workers the training needs."""
+        return self.min or max(1, self.count or 0)
+
+    @property
+    def most(self) -> int:
+        """How many workers it can have."""
+        return self.max or max(1, self.count or 0)
+
+    def counted(self, count: int) -> "Workers":
+        """Return these workers with a fixed count."""
+        return self.model_copy(update={"count": count, "min": None, "max": None})
+
+
+class Network(Section):
+    """How workers on several machines meet and talk.
+
+    NCCL and gloo use `interface` (`ib0`), or choose one themselves. Workers meet at an address of
+    the first one, given by environment or by URL. One that waits `timeout_seconds` for the others
+    in a collective fails; `workers.hang_seconds`, where it is less, comes first and says more.
+    """
+
+    interface: str | None = None
+    rendezvous: Literal["env", "tcp"] = "env"
+    timeout_seconds: PositiveInt = 600
+
+
+class Loading(Section):
+    """How a worker loads: which executor of the plan, with how many threads and batches ahead."""
+
+    backend: Literal["dali", "reference"] = "dali"
+    threads: PositiveInt = 1
+    prefetch: PositiveInt = 2
+    evaluation_batch_size: PositiveInt = 256
+
+
+class Tracking(Section):
+    """Where the runs are recorded. `MLFLOW_TRACKING_URI` comes before `uri`.
+
+    Without either, `load_cluster` puts a sqlite file in the working directory. Where tracking is
+    not `required`, a training starts though the server is away, and is recorded when it is back.
+    """
+
+    uri: str = ""
+    experiment: str = "ilsvrc"
+    required: bool = True
+
+
+class Saving(Section):
+    """How often to log and to save, and what to keep.
+
+    A checkpoint is written at every epoch's end, when `checkpoint_minutes` have passed since the
+    last one, and every so many steps where `checkpoint_every_steps` says so. The newest
+    `checkpoints_to_keep` stay, that of the best epoch, and that of every `keep_every_epochs`.
+    """
+
+    log_every_steps: PositiveInt = 50
+    checkpoint_minutes: PositiveFloat = 10
+    checkpoint_every_steps: PositiveInt | None = None
+    checkpoints_to_keep: Annotated[int, Field(ge=2)] = 3
+    keep_every_epochs: PositiveInt | None = None
+
+
+class Cache(Section):
+    """Where a node keeps images of remote data sets, and how many bytes of each (1 GB: 10⁹)."""
+
+    folder: Path
+    gigabytes: PositiveFloat
+
+
+class Cluster(Section):
+    """The machine or machines, as a typed and frozen document.
+
+    `data_dir` is a folder, or a URL as fsspec has them (`s3://bucket/data`); credentials come from
+    the environment. `stage_to` is a folder on each node's own disk, where the data set is copied
+    before it is read; `cache` keeps a part of a remote one there in place of all.
+    """
+
+    workers: Workers
+    engine: Engine = Local()
+    network: Network = Network()
+    loading: Loading = Loading()
+    tracking: Tracking = Tracking()
+    saving: Saving = Saving()
+    data_dir: str = "data"
+    stage_to: Path | None = None
+    cache: Cache | None = None
+    runs_dir: Path = Path("runs")
+    channels_last: bool = True
+
+    @model_validator(mode="after")
+    def _engine_has_its_ray(self) -> Self:
+        kind, workers = self.engine.kind, self.workers
+        if isinstance(self.engine, RayServer | KubeRay):
+            for key, place in {"data_dir": self.data_dir, "runs_dir": str(self.runs_dir)}.items():
+                if "://" not in place and not Path(place).is_absolute():
+                    raise ValueError(
+                        f"engine.kind {kind} trains elsewhere; {key} must be an absolute path there"
+                    )
+        if kind != "local" and workers.are_on_this_machine and not workers.are_here:
+            raise ValueError(f"engine.kind {kind} brings its own Ray; set workers.ray_address=auto")
+        if isinstance(self.engine, KubeRay | Slurm):
+            each = self.engine.workers_per_node
+            if workers.fewest % each or workers.most % each:
+                raise ValueError(
+                    f"{workers.most} workers don't fill nodes of engine.workers_per_node={each}; "
+                    "change one of them"
+                )
+        return self
+
+    def in_this_process(self) -> "Cluster":
+        """Return the cluster with the command's own process as its one worker."""
+        return self.model_copy(update={"workers": self.workers.counted(0)})
+
+
+def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
+    """Read cluster `name` (of `configs/clusters`, or a path) with `section.key=value` overrides.
+
+    Raises `UserError` that names the file and the key.
+    """
+    path = find_document(name, "clusters")
+    cluster = validate(Cluster, override(read_yaml(path), assignments or []), path)
+    here = Path.cwd()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or cluster.tracking.uri
+    return cluster.model_copy(
+        update={
+            "data_dir": str(as_folder(cluster.data_dir)),
+            "stage_to": cluster.stage_to and here / cluster.stage_to.expanduser(),
+            "cache": cluster.cache
+            and cluster.cache.model_copy(
+                update={"folder": here / cluster.cache.folder.expanduser()}
+            ),
+            "runs_dir": here / cluster.runs_dir.expanduser(),
+            "tracking": cluster.tracking.model_copy(
+                update={"uri": uri or f"sqlite:///{here / 'mlflow.db'}"}
+            ),
+        }
+    )

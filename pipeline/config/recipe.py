@@ -1,0 +1,237 @@
+"""What to train: every choice that changes the result, and nothing else.
+
+A recipe has no path, no worker count and no thread count; those belong to the cluster
+(`pipeline.config.cluster`). Two recipes with the same `digest` train the same network.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pipeline.config.augmentation import AlexNetCrop, Augmentation, Mixing, Resizing, ScaleJitter
+from pipeline.config.optimization import Averaging, Loss, Optimizer, Schedule
+from pipeline.config.protocol import Protocol, num_views, smallest_side
+from pipeline.config.yaml import Fraction, Section, find_document, override, read_yaml, validate
+from pipeline.runtime.errors import UserError
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Network(Section):
+    """Which network of the zoo (`pipeline.models.zoo`), and its number of classes.
+
+    `initialization` says how its weights start (`pipeline.models.initialization`).
+    `recompute` has the backward pass compute activations again in place of keeping them (DenseNet).
+    """
+
+    name: str
+    num_classes: Annotated[int, Field(ge=2)]
+    initialization: Literal["published", "glorot", "lecun"] = "published"
+    recompute: bool = False
+
+
+class Stop(Section):
+    """An image that can't be decoded stops the training, which names it."""
+
+    kind: Literal["stop"] = "stop"
+
+
+class LeaveOut(Section):
+    """A view that can't be decoded is left out of its batch and listed with the run.
+
+    Its loss counts as 0. More than `max_share` of the split's images stop the training.
+    """
+
+    kind: Literal["quarantine"] = "quarantine"
+    max_share: Fraction = 1e-4
+
+
+class Data(Section):
+    """Which packed data set, and which of its splits train and test.
+
+    `bad_images` is about the training split; a test split is evaluated whole or not at all.
+    """
+
+    name: str
+    train_split: str = "train"
+    test_split: str = "val"
+    bad_images: Annotated[Stop | LeaveOut, Field(discriminator="kind")] = Stop()
+
+    @model_validator(mode="after")
+    def _never_tested_on_what_it_saw(self) -> Self:
+        if self.train_split == self.test_split:
+            raise ValueError("train_split and test_split must differ")
+        return self
+
+
+class Input(Section):
+    """What the network sees: `(pixel - mean) / std`, pixels in 0–255, square of `size` pixels.
+
+    With one dimension it sees signals of `size` values, as they were packed: (1, size).
+    """
+
+    size: PositiveInt
+    dimensions: Literal[1, 2] = 2
+    color: Literal["rgb", "gray"] = "rgb"
+    mean: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
+
+    @property
+    def num_channels(self) -> int:
+        return 1 if self.color == "gray" else 3
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.num_channels:
+            raise ValueError(f"mean and std need {self.num_channels} values each for {self.color}")
+        if self.dimensions == 1 and self.color != "gray":
+            raise ValueError("dimensions: 1 needs color: gray, the one channel of a signal")
+        return self
+
+
+class Batch(Section):
+    """One optimizer step sees `global_batch_size` images in micro-batches of `micro_batch_size`.
+
+    Batch normalization sees one micro-batch, whatever the number of workers.
+    """
+
+    global_batch_size: PositiveInt
+    micro_batch_size: PositiveInt
+
+    @property
+    def num_micro_batches(self) -> int:
+        return self.global_batch_size // self.micro_batch_size
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Self:
+        if self.global_batch_size % self.micro_batch_size:
+            raise ValueError("global_batch_size must be a multiple of micro_batch_size")
+        return self
+
+
+class Expectation(Section):
+    """What a run of this recipe should reach, and who says so. Errors in percent."""
+
+    top1_error: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
+    top5_error: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
+    protocol: str
+    source: str
+
+
+class Recipe(Section):
+    """A whole training, as a typed and frozen document.
+
+    `max_gradient_norm` shortens the gradient of a step to that length. A training whose loss is
+    still that of guessing after `flat_loss_steps` steps is stopped (null: never).
+    """
+
+    network: Network
+    data: Data
+    input: Input
+    augmentation: Augmentation
+    mixing: Mixing | None = None
+    resizing: Resizing | None = None
+    evaluation: Protocol
+    batch: Batch
+    optimizer: Optimizer
+    max_gradient_norm: PositiveFloat | None = None
+    schedule: Schedule
+    loss: Loss = Loss()
+    averaging: Averaging | None = None
+    epochs: PositiveInt
+    flat_loss_steps: PositiveInt | None = 10_000
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: Seed = 0
+    expect: Expectation | None = None
+
+    def without_expectation(self) -> "Recipe":
+        """Return what decides the result: the same recipe, expecting nothing."""
+        return self.model_copy(update={"expect": None})
+
+    @model_validator(mode="after")
+    def _arrives(self) -> Self:
+        """What begins gradually is complete before the training is over."""
+        for key, epochs in (
+            ("schedule.warmup_epochs", self.schedule.warmup_epochs),
+            ("resizing.full_size_from", self.resizing.full_size_from if self.resizing else 0),
+        ):
+            if epochs and epochs >= self.epochs:
+                raise ValueError(f"{key} ({epochs:g}) must be less than epochs ({self.epochs})")
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_grow(self) -> Self:
+        if self.resizing is not None and self.resizing.start_size > self.input.size:
+            raise ValueError(
+                f"resizing.start_size ({self.resizing.start_size}) is larger than input.size "
+                f"({self.input.size})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> Self:
+        size = self.input.size
+        for section, side in (
+            ("evaluation.resize", smallest_side(self.evaluation, size)),
+            ("augmentation.resize", getattr(self.augmentation, "resize", size)),
+            ("augmentation.min_side", getattr(self.augmentation, "min_side", size)),
+        ):
+            if side < size:
+                raise ValueError(f"{section} ({side}) is smaller than input.size ({size})")
+        for key, mend in (("color_noise", "set it to 0"), ("color_jitter", "leave it out")):
+            if self.input.color == "gray" and getattr(self.augmentation, key, None):
+                raise ValueError(f"augmentation.{key} needs input.color: rgb; {mend}")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_on_one_view(self) -> Self:
+        is_box = self.evaluation.kind in ("whole", "center")
+        if self.augmentation.kind == "none" and not (is_box and num_views(self.evaluation) == 1):
+            raise ValueError(
+                "augmentation: {kind: none} needs evaluation of kind whole or center, unmirrored"
+            )
+        return self
+
+    @property
+    def trained_sides(self) -> tuple[int, int] | None:
+        """The smallest and the largest shorter side trained at, where there are such."""
+        match self.augmentation:
+            case ScaleJitter(min_side=small, max_side=large):
+                return small, large
+            case AlexNetCrop(resize=side):
+                return side, side
+        return None
+
+    @model_validator(mode="after")
+    def _targets_can_be_mixed(self) -> Self:
+        if self.mixing is not None and self.loss.kind == "map":
+            raise ValueError("mixing needs loss.kind: cross-entropy")
+        return self
+
+    @model_validator(mode="after")
+    def _signals_are_seen_as_they_are(self) -> Self:
+        if self.input.dimensions == 1:
+            for key in ("mixing", "resizing"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} is for images; leave it out with input.dimensions: 1")
+            for section, kind in (("augmentation", "none"), ("evaluation", "whole")):
+                if getattr(self, section).kind != kind:
+                    raise ValueError(f"input.dimensions: 1 needs {section}: {{kind: {kind}}}")
+        return self
+
+
+def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:
+    """Read recipe `name` (of `configs/recipes`, or a path) with `section.key=value` overrides.
+
+    Raises `UserError` that names the file and the key.
+    """
+    path = find_document(name, "recipes")
+    return validate(Recipe, override(read_yaml(path), assignments or []), path)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a resolved recipe as a run stores it."""
+    if not path.is_file():
+        raise UserError(f"{path}: no recipe there; is this a run's folder?")
+    return validate(Recipe, read_yaml(path), path)

@@ -1,0 +1,95 @@
+"""Executes views by PIL, one image after another: the judge of DALI in tests, and its stand-in."""
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from pipeline.config.recipe import Input
+from pipeline.data.loading.views import Views
+from pipeline.data.store.image_check import in_8_bits
+from pipeline.data.store.store import Split
+
+
+class ReferenceImages:
+    """Yields the images of each `Views`, float32 (n, c, h, w) on `device`, in order.
+
+    Raises what PIL raises when an image can't be decoded.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        views: Iterator[Views],
+        input: Input,
+        device: torch.device,
+        *,
+        fill: int | None,
+        channels_last: bool,
+    ) -> None:
+        self._split = split
+        self._views = views
+        self._input = input
+        self._device = device
+        self._fill = fill or 0
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self._mean = np.array(input.mean, dtype=np.float32)
+        self._std = np.array(input.std, dtype=np.float32)
+
+    def __iter__(self) -> "ReferenceImages":
+        return self
+
+    def __next__(self) -> Tensor:
+        views = next(self._views)
+        each = views.boxes_per_image
+        encoded = self._split.encoded_batch(views.images[::each].tolist())
+        images = np.stack(
+            [
+                self._view(image, views, row)
+                for number, image in enumerate(map(self._decoded, encoded))
+                for row in range(number * each, (number + 1) * each)
+            ]
+        )
+        batch = torch.from_numpy(images).permute(0, 3, 1, 2)
+        return batch.contiguous(memory_format=self._layout).to(self._device)
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+    def _decoded(self, data: NDArray[np.uint8]) -> Image.Image:
+        return _decode(data).convert("RGB" if self._input.color == "rgb" else "L")
+
+    def _view(self, image: Image.Image, views: Views, row: int) -> NDArray[np.float32]:
+        y, x, region_height, region_width = views.regions[row].tolist()
+        region = self._cut(image, y, x, region_height, region_width)
+        top, left, height, width = views.boxes[row].tolist()
+        # A box that ends at the region's edge may be past it by a rounding error.
+        box = (
+            left - x,
+            top - y,
+            min(left - x + width, region_width),
+            min(top - y + height, region_height),
+        )
+        rows, columns = views.shape
+        view = region.resize((columns, rows), Image.Resampling.BILINEAR, box=box)
+        if views.flips[row]:
+            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = np.asarray(view, dtype=np.float32).reshape(rows, columns, self._input.num_channels)
+        shift = views.color_shifts[row, : self._input.num_channels]
+        return (pixels + shift - self._mean) / self._std
+
+    def _cut(self, image: Image.Image, y: int, x: int, height: int, width: int) -> Image.Image:
+        fill = (self._fill,) * self._input.num_channels
+        cut = Image.new(image.mode, (width, height), fill)
+        cut.paste(image, (-x, -y))
+        return cut
+
+
+def _decode(encoded: NDArray[np.uint8]) -> Image.Image:
+    with Image.open(io.BytesIO(encoded.tobytes())) as file:
+        file.load()
+    return in_8_bits(file)

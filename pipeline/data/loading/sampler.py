@@ -1,0 +1,100 @@
+"""The order of an epoch, and how its batches are dealt to the workers.
+
+The order belongs to the epoch, not to the workers: 1, 2, 4 or 8 workers compute the same optimizer
+steps, and the whole state of loading is (epoch, step).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config.recipe import Batch
+from pipeline.data.loading.philox import sort_keys
+from pipeline.runtime.errors import UserError
+
+
+def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
+    """Return the epoch's permutation of `0..num_images - 1`, int64 (num_images,).
+
+    A stable sort of Philox keys, so that it depends on no library's own way of shuffling.
+    """
+    return np.argsort(sort_keys(seed, epoch, num_images), kind="stable")
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """How an epoch's images are cut into global batches, micro-batches and workers' shares.
+
+    Every cut is even: sizes differ by at most one, as `numpy.array_split`. So every image is seen
+    exactly once an epoch, and no batch is tiny. Where the workers don't divide the micro-batches of
+    a step, some of them compute one more than others.
+    """
+
+    num_images: int
+    global_batch_size: int
+    num_micro_batches: int
+    world_size: int
+
+    @staticmethod
+    def of(batch: Batch, num_images: int, world_size: int) -> "Dealing":
+        """Return how a recipe's `batch` deals `num_images`; `UserError` where that can't be."""
+        return Dealing(num_images, batch.global_batch_size, batch.num_micro_batches, world_size)
+
+    def __post_init__(self) -> None:
+        if self.num_micro_batches < self.world_size:
+            raise UserError(
+                f"batch: {self.num_micro_batches} micro-batches a step are too few for "
+                f"{self.world_size} workers; use fewer, or lower batch.micro_batch_size"
+            )
+        if self.num_images < self.num_micro_batches:
+            raise UserError(
+                f"batch: {self.num_images} images can't fill {self.num_micro_batches} "
+                "micro-batches a step; lower batch.global_batch_size"
+            )
+        if self.num_images // self.num_steps < self.num_micro_batches:
+            raise UserError(
+                f"batch: {self.num_images} images in {self.num_steps} even steps can't fill "
+                f"{self.num_micro_batches} micro-batches a step; raise batch.micro_batch_size"
+            )
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps in an epoch."""
+        return -(-self.num_images // self.global_batch_size)
+
+    def share(self, rank: int) -> range:
+        """Return which of the micro-batches of a step worker `rank` computes."""
+        each, more = divmod(self.num_micro_batches, self.world_size)
+        start = rank * each + min(rank, more)
+        return range(start, start + each + (rank < more))
+
+    @property
+    def max_micro_batch_size(self) -> int:
+        """Images in the largest micro-batch of the epoch."""
+        return -(-self.batch_size(0) // self.num_micro_batches)
+
+    def batch_size(self, step: int) -> int:
+        """Return the number of images in global batch `step`, all workers together."""
+        return self._start(step + 1) - self._start(step)
+
+    def micro_batches(
+        self, order: NDArray[np.int64], step: int, rank: int
+    ) -> list[NDArray[np.int64]]:
+        """Return the micro-batches of global batch `step` that worker `rank` computes."""
+        batch = order[self._start(step) : self._start(step + 1)]
+        share = self.share(rank)
+        return np.array_split(batch, self.num_micro_batches)[share.start : share.stop]
+
+    def sample_batches(self, num_samples: int, rank: int) -> list[NDArray[np.int64]]:
+        """Return worker `rank`'s share of the first `num_samples` places of an epoch's order.
+
+        In batches no larger than micro-batches; more samples than images are all images.
+        """
+        places = np.arange(min(num_samples, self.num_images))
+        share, size = np.array_split(places, self.world_size)[rank], self.max_micro_batch_size
+        return [share[start : start + size] for start in range(0, len(share), size)]
+
+    def _start(self, step: int) -> int:
+        size, remainder = divmod(self.num_images, self.num_steps)
+        return step * size + min(step, remainder)

@@ -1,0 +1,40 @@
+"""Executes views of signals: one-dimensional inputs, shown exactly as they were packed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config.recipe import Input
+from pipeline.data.loading.views import Views
+from pipeline.data.store.signal_codec import decode_signal
+from pipeline.data.store.store import Split
+
+
+class Signals:
+    """Yields the signals of each `Views`, float32 (n, 1, length) on `device`, in order.
+
+    A signal is seen whole. Raises `ValueError` when one can't be decoded.
+    """
+
+    def __init__(
+        self, split: Split, views: Iterator[Views], input: Input, device: torch.device
+    ) -> None:
+        self._split = split
+        self._views = views
+        self._length = input.size
+        self._device = device
+        self._mean = np.float32(input.mean[0])
+        self._std = np.float32(input.std[0])
+
+    def __next__(self) -> Tensor:
+        signals = next(self._views).images.tolist()
+        values = np.stack(
+            [decode_signal(data, self._length) for data in self._split.encoded_batch(signals)]
+        )
+        normalized = (values - self._mean) / self._std
+        return torch.from_numpy(normalized[:, None]).to(self._device)
+
+    def close(self) -> None:
+        """There is nothing to give back."""

@@ -1,0 +1,161 @@
+"""Digits in IDX files, as MNIST comes: 28×28 gray pixels, centred in 32×32 fields at packing.
+
+LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition" (1998),
+§III-A, has the fields of 32×32, so that strokes' ends can be in the middle of a receptive field.
+"""
+
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.data.sources.holdout import held_out
+from pipeline.data.sources.png import encode_png
+from pipeline.data.store.manifest import ImageClass
+from pipeline.data.store.packing import Progress, Sample
+from pipeline.runtime.errors import UserError
+
+SIDE = 28
+FIELD = 32
+_NUM_CLASSES = 10
+_MAX_COUNT = 1 << 20  # what a header may promise, so that no file can fill the memory
+
+# The first four bytes: two zeros, 8 for unsigned bytes, the number of dimensions.
+_DIMENSIONS = {0x801: 1, 0x803: 3}
+_CONTENTS = {1: "labels", 3: "images"}
+_GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Checked images, uint8 (n, 28, 28), and labels 0–9, uint8 (n,), of a pair of IDX files."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.images.tobytes() + self.labels.tobytes()).hexdigest()
+
+
+def mnist_classes() -> list[ImageClass]:
+    """Return the ten classes, named "0" to "9"."""
+    return [ImageClass(digit, str(digit)) for digit in range(_NUM_CLASSES)]
+
+
+def read_digits(images: Path, labels: Path) -> Digits:
+    """Read a pair of IDX files, gzipped or not; raises `UserError` that names what is wrong."""
+    pixels, digits = read_idx(images, 3), read_idx(labels, 1)
+    if pixels.shape[1:] != (SIDE, SIDE):
+        height, width = pixels.shape[1:]
+        raise UserError(f"{images}: images of {height}×{width}; MNIST's are {SIDE}×{SIDE}")
+    if len(pixels) != len(digits):
+        raise UserError(
+            f"{labels}: {len(digits):,} labels for {len(pixels):,} images in {images}; "
+            "give two files that belong together"
+        )
+    wrong = np.flatnonzero(digits >= _NUM_CLASSES)
+    if len(wrong):
+        raise UserError(
+            f"{labels}: label {digits[wrong[0]]} of image {wrong[0]}; MNIST's are 0 to 9"
+        )
+    return Digits(pixels, digits)
+
+
+def read_idx(path: Path, num_dimensions: int) -> NDArray[np.uint8]:
+    """Read an array of bytes with `num_dimensions`: 3 for images, 1 for labels."""
+    wanted = _CONTENTS[num_dimensions]
+    try:
+        with path.open("rb") as plain:
+            is_gzipped = plain.read(2) == _GZIP
+            plain.seek(0)
+            file = gzip.GzipFile(fileobj=plain) if is_gzipped else plain
+            shape = _read_shape(path, file, num_dimensions)
+            size = math.prod(shape)
+            data = file.read(size + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: a damaged gzip file ({error}); fetch it again") from None
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror}); mend that") from None
+    if len(data) != size:
+        amount = f"only {len(data):,}" if len(data) < size else "more"
+        raise UserError(
+            f"{path}: {amount} bytes of {wanted} where its header says {size:,}; fetch it again"
+        )
+    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def _read_shape(
+    path: Path, file: IO[bytes] | gzip.GzipFile, num_dimensions: int
+) -> tuple[int, ...]:
+    wanted = _CONTENTS[num_dimensions]
+    magic = int.from_bytes(file.read(4), "big")
+    if magic not in _DIMENSIONS:
+        raise UserError(
+            f"{path}: not an IDX file of {wanted} (begins with 0x{magic:08x}); give MNIST's own"
+        )
+    if _DIMENSIONS[magic] != num_dimensions:
+        found = _CONTENTS[_DIMENSIONS[magic]]
+        raise UserError(f"{path}: an IDX file of {found}, not of {wanted}; give the other file")
+    header = file.read(4 * num_dimensions)
+    if len(header) < 4 * num_dimensions:
+        raise UserError(f"{path}: ends within its header; fetch it again")
+    shape = tuple(np.frombuffer(header, dtype=">u4").tolist())
+    if not 0 < shape[0] <= _MAX_COUNT or max(shape[1:], default=1) > FIELD:
+        sizes = "×".join(map(str, shape))
+        raise UserError(f"{path}: its header promises {sizes} bytes, which is not MNIST")
+    return shape
+
+
+def mnist_samples(
+    train: Digits, test: Digits | None, val_share: float, progress: Progress
+) -> dict[str, Iterator[Sample]]:
+    """Return the splits `train` and `test`, or `train` and `val` of each class's `val_share`."""
+    keys = _keys("train", train)
+    if test:
+        total = len(keys) + len(test.labels)
+        return {
+            "train": _samples(train, keys, range(len(keys)), _counted(progress, 0, total)),
+            "test": _samples(
+                test,
+                _keys("test", test),
+                range(len(test.labels)),
+                _counted(progress, len(keys), total),
+            ),
+        }
+    val: set[str] = set()
+    for digit in range(_NUM_CLASSES):
+        of_digit = np.flatnonzero(train.labels == digit).tolist()
+        val |= held_out([keys[i] for i in of_digit], val_share)
+    kept = [i for i, key in enumerate(keys) if key not in val]
+    held = [i for i, key in enumerate(keys) if key in val]
+    return {
+        "train": _samples(train, keys, kept, _counted(progress, 0, len(keys))),
+        "val": _samples(train, keys, held, _counted(progress, len(kept), len(keys))),
+    }
+
+
+def _keys(name: str, digits: Digits) -> Sequence[str]:
+    return [f"{name}-{i:05d}" for i in range(len(digits.labels))]
+
+
+def _counted(progress: Progress, start: int, total: int) -> Callable[[int], None]:
+    return lambda done: progress(start + done, total)
+
+
+def _samples(
+    digits: Digits, keys: Sequence[str], places: Iterable[int], progress: Callable[[int], None]
+) -> Iterator[Sample]:
+    field = np.zeros((FIELD, FIELD), dtype=np.uint8)
+    margin = (FIELD - SIDE) // 2
+    for done, i in enumerate(places, start=1):
+        field[margin:-margin, margin:-margin] = digits.images[i]
+        yield Sample(keys[i], encode_png(field), int(digits.labels[i]), FIELD, FIELD)
+        progress(done)

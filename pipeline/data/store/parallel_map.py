@@ -1,0 +1,76 @@
+"""One function on many items, in processes that Ray runs: on this machine, or all of a cluster."""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.ray_session import LOCAL, ray_session
+
+Item = TypeVar("Item")
+
+_TRIES = 4  # of an item whose process ends
+
+
+def run_all(
+    function: Callable[[Item], None],
+    items: Sequence[Item],
+    num_workers: int,
+    finished: Callable[[int], None],
+) -> None:
+    """Call `function` on every item, `num_workers` at a time; 0 stays in this process.
+
+    `finished` is told the numbers of finished items, in any order. The first `UserError` or
+    `OSError` of an item is raised here, and the items that have not begun are dropped; a process
+    that ends again and again on one is a `UserError`. A Ray that is up is joined.
+    """
+    if num_workers == 0:
+        for number, item in enumerate(items):
+            function(item)
+            finished(number)
+        return
+    with processes(num_workers):
+        _run_on_ray(function, items, num_workers, finished)
+
+
+def processes(num_workers: int) -> AbstractContextManager[None]:
+    """Have Ray up, for `num_workers` at a time; one that is up before is left up."""
+    return ray_session(os.environ.get("RAY_ADDRESS", LOCAL), num_cpus=num_workers)
+
+
+def _run_on_ray(
+    function: Callable[[Item], None],
+    items: Sequence[Item],
+    num_workers: int,
+    finished: Callable[[int], None],
+) -> None:
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=_TRIES - 1)(function)
+    waiting = list(enumerate(items))[::-1]
+    running: dict[ray.ObjectRef, int] = {}
+    while waiting or running:
+        while waiting and len(running) < num_workers:  # so that few items are in memory
+            number, item = waiting.pop()
+            running[task.remote(item)] = number
+        done, _ = ray.wait(list(running))
+        for reference in done:
+            number = running.pop(reference)
+            try:
+                ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, UserError | OSError):
+                    raise error.cause from None
+                raise
+            except ray.exceptions.RayError as error:
+                raise UserError(_how_it_ended(error)) from None
+            finished(number)
+
+
+def _how_it_ended(error: Exception) -> str:
+    first_line = str(error).strip().splitlines()[0]
+    return (
+        f"a process at work ended, {_TRIES} times ({type(error).__name__}: {first_line}); see to "
+        "the memory, or use fewer workers, and run the same command again"
+    )

@@ -1,0 +1,155 @@
+"""Images of a data set on remote storage: read by range, many at a time, some kept on local disk.
+
+An epoch reads every image once, in an order that is new each time. Whatever a cache throws away to
+make room is then as likely to come next as what it keeps, and "least recently used" would keep
+nothing of use. So this one throws nothing away: a fixed share of the images is kept, as large as
+the bound allows, and after the first epoch exactly that share is read from the disk.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from upath import UPath
+
+from pipeline.config.cluster import Folder
+from pipeline.data.store.index import Index
+from pipeline.runtime.errors import UserError
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@contextmanager
+def reached(place: Folder) -> Iterator[None]:
+    """Have what is raised while `place`, if it is remote, is read become a `UserError`.
+
+    Each storage's client has errors of its own: without credentials, network or permission.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(
+            f"{place}: can't be read ({error}); `pip install 'ilsvrc[s3]'` is for s3://"
+        ) from None
+    except Exception as error:
+        if isinstance(place, Path):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{place}: can't be read ({reason}); see to the address, the credentials and the "
+            "network, then run the same command again"
+        ) from None
+
+
+class RemoteShards:
+    """The shards of one split, as ranges of remote files."""
+
+    def __init__(self, shards: Sequence[UPath], index: Index, cache: "RangeCache | None") -> None:
+        self._shards = tuple(shards)
+        self._index = index
+        self._cache = cache
+
+    def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Return the bytes of `images`, those from afar in one go; raises `UserError`."""
+        found: dict[int, NDArray[np.uint8]] = {}
+        for i in images:
+            if self._cache and (kept := self._cache.get(i)) is not None:
+                found[i] = kept
+        missing = [i for i in images if i not in found]
+        for i, data in zip(missing, self._fetch(missing), strict=True):
+            if len(data) != self._index.sizes[i]:
+                raise UserError(f"{self._shard(i)}: ends too early; upload it again")
+            found[i] = np.frombuffer(data, np.uint8)
+            if self._cache:
+                self._cache.put(i, data)
+        return [found[i] for i in images]
+
+    def _fetch(self, images: Sequence[int]) -> Sequence[bytes]:
+        if not images:
+            return []
+        starts = [int(self._index.offsets[i]) for i in images]
+        ends = [start + int(self._index.sizes[i]) for start, i in zip(starts, images, strict=True)]
+        paths = [self._shard(i).path for i in images]
+        with reached(self._shard(images[0])):
+            return self._shards[0].fs.cat_ranges(paths, starts, ends, on_error="raise")
+
+    def _shard(self, image: int) -> UPath:
+        return self._shards[int(self._index.shards[image])]
+
+
+class RangeCache:
+    """Images of one split in a sparse file, as long as all of them would be, and which are in it.
+
+    Processes of a node share it: all would write the same bytes to the same place, and an image
+    counts as there after its bytes. What a machine wrote before it was started anew is not trusted
+    and is removed. `share` of all bytes are kept at most; a full disk keeps fewer.
+    """
+
+    def __init__(self, folder: Path, split: str, index: Index, share: float) -> None:
+        self._folder = folder / _BOOT.read_text().strip()
+        self._split = split
+        self._starts = np.concatenate([[0], np.cumsum(index.sizes)])
+        # Every image is as likely to be kept, so that each part of an epoch loads equally fast.
+        draws = np.random.default_rng(0).permutation(len(index.sizes))
+        fitting = np.cumsum(index.sizes[draws]) <= share * self._starts[-1]
+        self._kept = np.zeros(len(index.sizes), bool)
+        self._kept[draws[fitting]] = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process opens files of its own.
+        return {name: value for name, value in self.__dict__.items() if name != "_files"}
+
+    @cached_property
+    def _files(self) -> "_Files":
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for other in self._folder.parent.iterdir():
+            if other != self._folder:
+                shutil.rmtree(other, ignore_errors=True)
+        return _Files(
+            _open(self._folder / f"{self._split}.images", int(self._starts[-1])),
+            _open(self._folder / f"{self._split}.there", len(self._kept)),
+        )
+
+    def get(self, image: int) -> NDArray[np.uint8] | None:
+        """Return the bytes of `image` if they are here."""
+        if not self._files.there.content[image]:
+            return None
+        return self._files.images.content[self._starts[image] : self._starts[image + 1]]
+
+    def put(self, image: int, data: bytes) -> None:
+        """Keep the bytes of `image`, if it is one of those that are kept."""
+        if self._kept[image]:
+            with suppress(OSError):
+                self._files.images.write(data, int(self._starts[image]))
+                self._files.there.write(b"\1", image)
+
+
+class _Files(NamedTuple):
+    images: "_File"
+    there: "_File"
+
+
+class _File(NamedTuple):
+    """Read through a map; written past it, because a full disk would kill who writes to a map."""
+
+    descriptor: int
+    content: NDArray[np.uint8]
+
+    def write(self, data: bytes, offset: int) -> None:
+        if os.pwrite(self.descriptor, data, offset) != len(data):
+            raise OSError(errno.ENOSPC, "no room")
+
+
+def _open(path: Path, size: int) -> _File:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.truncate(descriptor, size)
+    return _File(descriptor, np.memmap(path, np.uint8, mode="r", shape=(size,)).view(np.ndarray))

@@ -1,0 +1,48 @@
+"""What a worker of Ray Train is told by its machine: a signal, or the notice that its node goes.
+
+Both are passed on as requests in the run's folder (`pipeline.launch.stop_signal`).
+"""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from pipeline.runs.run_folder import RunFolder
+from pipeline.runtime.background import in_background
+
+
+@contextmanager
+def heeding_notices(folder: RunFolder) -> Iterator[None]:
+    """While inside, have SIGUSR1 to this worker stop the run after its next step.
+
+    SIGTERM is Ray's own way to end a worker, and stays a worker's death. The notice that a node
+    of the workers is to go has a checkpoint saved: when the node has gone, Ray Train starts the
+    workers again elsewhere.
+    """
+    import ray
+
+    # The training runs in a thread, and only the main one, where Ray calls this actor, may set a
+    # handler.
+    actor = ray.get_runtime_context().current_actor
+    ray.get(actor.execute.remote(_hear_signal, folder.stop_request))
+    with in_background("notices", partial(_await_notice, folder.save_request)):
+        yield
+
+
+def _hear_signal(request: Path) -> None:
+    signal.signal(signal.SIGUSR1, lambda *_: request.touch())
+
+
+def _await_notice(request: Path, is_over: threading.Event) -> None:
+    # `ray.train.get_preemption_info` is a collective call that costs a round trip through an actor.
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    heeded = None
+    while not is_over.wait(0.5):
+        notice = get_train_context().preemption_context.preemption_info
+        if notice != heeded:
+            request.touch()
+            heeded = notice

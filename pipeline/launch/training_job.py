@@ -1,0 +1,66 @@
+"""What every worker of a job is told, and what any work on workers begins with."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.config.cluster import Cluster, Folder
+from pipeline.config.recipe import Recipe
+from pipeline.data.loading.sampler import Dealing
+from pipeline.data.store.stage import stage
+from pipeline.data.store.store import Store, store_folder
+from pipeline.launch.events import Report
+from pipeline.launch.heartbeat import Watchdog
+from pipeline.runs.run_folder import RunFolder
+from pipeline.runtime.distributed import Worker
+
+
+class Assignment(Protocol):
+    """What any work on workers says: on which cluster, and the folder that all of them see."""
+
+    @property
+    def cluster(self) -> Cluster: ...
+
+    @property
+    def folder(self) -> RunFolder: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told: what to train, where, in which run, from which weights."""
+
+    recipe: Recipe
+    cluster: Cluster
+    folder: RunFolder
+    tracking_uri: str
+    start: Path | None = None
+
+    def store(self) -> Store:
+        """Open the data set of the recipe."""
+        return open_data(self.cluster, store_folder(self.cluster, self.recipe.data.name))
+
+    def dealing(self, worker: Worker) -> Dealing:
+        images = self.store().description(self.recipe.data.train_split)
+        return Dealing.of(self.recipe.batch, images.num_images, worker.world_size)
+
+
+def open_data(cluster: Cluster, folder: Folder) -> Store:
+    """Open the data set in `folder`, on this node's own disk where the cluster has it staged."""
+    if cluster.stage_to:
+        return stage(folder, cluster.stage_to)
+    return Store.open(folder, cluster.cache)
+
+
+@contextmanager
+def watching(job: Assignment, worker: Worker, report: Report) -> Iterator[Watchdog]:
+    """Have a worker that hangs ended, unless it is the user's own command."""
+    workers = job.cluster.workers
+    if workers.are_here:
+        yield Watchdog(job.folder.path, math.inf, worker, report)
+        return
+    watchdog = Watchdog(job.folder.path, workers.hang_seconds, worker, report)
+    with watchdog.watching():
+        yield watchdog

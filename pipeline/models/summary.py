@@ -1,0 +1,118 @@
+"""A network at one input, or the whole zoo: its layers, its totals, its memory."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.models.activation_memory import activation_bytes
+from pipeline.models.classifier import InputShape
+from pipeline.models.profile import Anatomy, Layer, dissect
+from pipeline.models.zoo import NETWORKS, constructor
+from pipeline.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """A network at one input shape, (c, h, w) or (c, length), for one number of classes.
+
+    `activation_bytes` are kept for the backward pass at `batch` images, in float32.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    batch: int
+    anatomy: Anatomy
+    activation_bytes: int
+
+    def document(self) -> dict[str, Any]:
+        """Return what `--json` prints: the totals, then the layers under `layers`.
+
+        Shapes and sides are lists, channels first, height before width. `kernel`, `stride`,
+        `padding` (before and after, for each axis) and `dilation` are None for a layer that sees
+        each position alone.
+        """
+        return {
+            **self.summary(),
+            "layers": [_layer_document(layer) for layer in self.anatomy.layers],
+        }
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "network": self.name,
+            "input": list(self.input_shape),
+            "classes": self.num_classes,
+            "parameters": self.anatomy.parameters,
+            "parameters_removed_at_test": self.anatomy.removed_parameters,
+            "parameters_trained": self.anatomy.trained_parameters,
+            "multiply_adds": self.anatomy.multiply_adds,
+            "depth": self.anatomy.depth,
+            "receptive_field": list(self.anatomy.receptive_field),
+            "batch": self.batch,
+            "activation_bytes": self.activation_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class ZooDescription:
+    """Every network at its published input shape and number of classes."""
+
+    networks: tuple[NetworkDescription, ...]
+
+    def document(self) -> dict[str, Any]:
+        """Return what `--json` prints: under `networks`, each network's totals, without layers."""
+        return {"networks": [network.summary() for network in self.networks]}
+
+
+def describe_network(
+    name: str, input_text: str | None = None, num_classes: int | None = None, batch: int = 1
+) -> NetworkDescription:
+    """Describe network `name` on inputs of `input_text`, such as "3x224x224" or "1x40".
+
+    Without them the input shape and the number of classes are the published ones. Nothing is
+    computed or allocated: the network stands on the meta device. Raises `UserError` for a network
+    that isn't known, and for an input that isn't a shape or that the network can't take.
+    """
+    build = constructor(name)
+    with torch.device("meta"):
+        published = build(num_classes=1)
+        shape = published.input_shape
+        sides = shape.published if input_text is None else _parse_input(input_text, name, shape)
+        num_classes = num_classes or published.published_classes
+        model = build(num_classes, sides[0])
+        kept = batch * activation_bytes(model, sides)
+        return NetworkDescription(name, sides, num_classes, batch, dissect(model, sides), kept)
+
+
+def describe_zoo(batch: int = 1) -> ZooDescription:
+    return ZooDescription(tuple(describe_network(name, batch=batch) for name in NETWORKS))
+
+
+def _parse_input(text: str, name: str, shape: InputShape) -> tuple[int, ...]:
+    example = "x".join(map(str, shape.published))
+    if not re.fullmatch(r"[1-9]\d{0,4}([x×][1-9]\d{0,4}){1,2}", text, re.ASCII):
+        raise UserError(f"--input {text}: give the channels and each side, such as {example}")
+    channels, *sides = map(int, re.split("[x×]", text))
+    if not all(shape.takes(side, len(sides)) for side in sides):
+        raise UserError(f"--input {text}: {name} takes {shape}, such as {example}")
+    return channels, *sides
+
+
+def _layer_document(layer: Layer) -> dict[str, Any]:
+    windows = layer.windows
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "output": list(layer.output_shape),
+        "kernel": [window.kernel for window in windows] or None,
+        "stride": [window.stride for window in windows] or None,
+        "padding": [list(window.padding) for window in windows] or None,
+        "dilation": [window.dilation for window in windows] or None,
+        "groups": layer.groups,
+        "parameters": layer.parameters,
+        "multiply_adds": layer.multiply_adds,
+        "receptive_field": list(layer.receptive_field),
+        "jump": list(layer.jump),
+    }

@@ -1,0 +1,139 @@
+"""Tables of what kept predictions say."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.evaluation.error_analysis import calibration, class_errors, confusions
+from pipeline.evaluation.metrics import wilson_interval
+from pipeline.evaluation.paired_test import Paired, Trial
+from pipeline.evaluation.predictions import Predictions
+from pipeline.reports.tables import titled_table
+
+
+def result_line(predictions: Predictions) -> str:
+    """Say the errors of one evaluation, with 95 % intervals, in one line."""
+    about, counts = predictions.about, predictions.counts
+    top1, top5 = (
+        wilson_interval(counts.images - hits, counts.images)
+        for hits in (counts.top1_hits, counts.top5_hits)
+    )
+    return (
+        f"{about.run}: {about.split} ({about.protocol}, {counts.images:,} images)  top-1 error "
+        f"{counts.top1_error:.2f} % ({top1.low:.2f}–{top1.high:.2f})  top-5 error "
+        f"{counts.top5_error:.2f} % ({top5.low:.2f}–{top5.high:.2f})"
+    )
+
+
+def errors_table(predictions: Predictions, ks: Sequence[int]) -> Table:
+    """Return the top-k error for each k, with its 95 % Wilson interval."""
+    table = titled_table("Errors, %")
+    for heading in ("k", "Top-k error", "95 %"):
+        table.add_column(heading, justify="right")
+    for k in ks:
+        errors = len(predictions) - predictions.hits(k)
+        interval = wilson_interval(errors, len(predictions))
+        share = 100 * errors / len(predictions)
+        table.add_row(str(k), f"{share:.2f}", f"{interval.low:.2f}–{interval.high:.2f}")
+    return table
+
+
+def classes_table(predictions: Predictions, count: int) -> Table:
+    """Return the `count` classes with the largest errors, and as many with the smallest."""
+    found = class_errors(predictions)
+    table = titled_table("Classes, errors in %")
+    table.add_column("Class")
+    for heading in ("Images", "Top-1", "Top-5"):
+        table.add_column(heading, justify="right")
+    shown = found if len(found) <= 2 * count else [*found[:count], None, *found[-count:]]
+    for one in shown:
+        if one is None:
+            table.add_row("…", "", "", "")
+            continue
+        shares = (100 * errors / one.images for errors in (one.top1_errors, one.top5_errors))
+        table.add_row(
+            class_name(predictions, one.index), f"{one.images:,}", *(f"{s:.1f}" for s in shares)
+        )
+    return table
+
+
+def confusions_table(predictions: Predictions, count: int) -> Table:
+    """Return the pairs of classes that are confused most."""
+    table = titled_table("Taken for another class")
+    for heading in ("Class", "Taken for"):
+        table.add_column(heading)
+    table.add_column("Images", justify="right")
+    for one in confusions(predictions, count):
+        table.add_row(
+            class_name(predictions, one.label),
+            class_name(predictions, one.guess),
+            f"{one.images:,} of {one.label_images:,}",
+        )
+    return table
+
+
+def calibration_table(predictions: Predictions) -> Table:
+    """Return the reliability of the best guess's probability, bin by bin."""
+    found = calibration(predictions)
+    error = 100 * found.expected_error
+    table = titled_table(f"Best guess: probability and accuracy, %; expected error {error:.2f}")
+    for heading in ("Between", "Images", "Probability", "Accuracy"):
+        table.add_column(heading, justify="right")
+    for one in found.bins:
+        table.add_row(
+            f"{100 * one.low:.0f}–{100 * one.high:.0f}",
+            f"{one.images:,}",
+            f"{100 * one.confidence:.1f}",
+            f"{100 * one.accuracy:.1f}",
+        )
+    return table
+
+
+def class_name(predictions: Predictions, index: int) -> Text:
+    known = predictions.classes[index]
+    words = known.words.partition(",")[0]
+    return Text(f"{known.name} {words}".strip())
+
+
+def paired_table(names: tuple[str, str], results: Sequence[Paired]) -> Table:
+    """Return two networks beside each other on the same images."""
+    table = titled_table(f"{results[0].images:,} images, errors in %")
+    for heading in ("", *names, "Difference (95 %)", "Right alone", "p"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for one in results:
+        low, high = one.interval.low, one.interval.high
+        table.add_row(
+            f"top-{one.k}",
+            f"{100 * one.first_errors / one.images:.2f}",
+            f"{100 * one.second_errors / one.images:.2f}",
+            f"{one.difference:+.2f} ({low:+.2f} to {high:+.2f})".replace("-", "−"),
+            f"{one.only_first:,} : {one.only_second:,}",
+            f"{one.p_value:.2g}",
+        )
+    return table
+
+
+def trials_table(trials: Sequence[Trial]) -> Table:
+    """Return what a network says of the same images by several preprocessings."""
+    table = titled_table(f"Preprocessings, {trials[0].counts.images:,} images, errors in %")
+    table.add_column("Images seen")
+    for heading in ("Top-1", "Top-5", "p"):
+        table.add_column(heading, justify="right")
+    for one in trials:
+        errors = (f"{one.counts.top1_error:.2f}", f"{one.counts.top5_error:.2f}")
+        table.add_row(one.name, *errors, f"{one.p_value:.2g}")
+    return table
+
+
+def trials_verdict(trials: Sequence[Trial]) -> str:
+    """Warn of a declared preprocessing that another one beats, or say that none does."""
+    better = [one for one in trials if one.is_clearly_better]
+    if not better:
+        return "no other preprocessing is clearly better"
+    best = min(better, key=lambda one: one.counts.top1_error)
+    return (
+        f"warning: '{best.name}' is clearly better than the declared preprocessing: top-1 error "
+        f"{best.counts.top1_error:.2f} against {trials[0].counts.top1_error:.2f} %; see what the "
+        "network was trained on"
+    )

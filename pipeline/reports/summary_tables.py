@@ -1,0 +1,157 @@
+"""A network's layers, or the zoo's networks, as tables for a terminal."""
+
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.models.profile import Layer
+from pipeline.models.summary import NetworkDescription, ZooDescription
+from pipeline.reports.tables import titled_table
+
+_RECEPTIVE_FIELD = (
+    "Receptive fields (RF) and jumps, from a position to the next, are in input pixels. Padding "
+    "counts as seen, so a field can be larger than the input. Where branches meet, the field is "
+    "all that any of them sees."
+)
+_ACTIVATIONS = (
+    "Activations: what PyTorch keeps from the forward pass of a training step for its backward "
+    "pass, in float32, the auxiliary classifiers' with it; not the weights, the gradients, the "
+    "optimizer's state or batch norm's statistics."
+)
+
+
+def description_tables(found: NetworkDescription | ZooDescription) -> list[RenderableType]:
+    """Return the layers and totals, or the networks, and how to read them.
+
+    They fit 80 columns with every figure whole; only names are folded.
+    """
+    if isinstance(found, NetworkDescription):
+        reading = _how_to_read(found.anatomy.layers)
+        return [_layer_table(found), _totals(found), _paragraph(f"{reading} {_ACTIVATIONS}")]
+    reading = (
+        "Parameters are those of testing, without auxiliary classifiers; multiply-adds are for "
+        "one image. Depth: convolutions and fully connected layers on the longest path. RF: on "
+        f"the last map, before its positions are joined. {_RECEPTIVE_FIELD} {_ACTIVATIONS} "
+        f"Batch: {found.networks[0].batch:,}."
+    )
+    return [_zoo_table(found.networks), _paragraph(reading)]
+
+
+def _layer_table(network: NetworkDescription) -> Table:
+    table = titled_table(f"{network.name} on {_shape(network.input_shape)}", padding=0)
+    for name in ("Layer", "Kind"):
+        table.add_column(name, overflow="fold")
+    table.add_column("Output", no_wrap=True)
+    dilated, grouped = _is_dilated(network.anatomy.layers), _is_grouped(network.anatomy.layers)
+    figures = ("k", "s", "p", *("d" * dilated), *("g" * grouped), "Params", "Mult-adds", "RF")
+    for name in (*figures, "Jump"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for layer in network.anatomy.layers:
+        windows = layer.windows
+        table.add_row(
+            Text(layer.name),
+            re.sub(r"\dd$", "", layer.kind),
+            _shape(layer.output_shape),
+            _sides(window.kernel for window in windows),
+            _sides(window.stride for window in windows),
+            _sides(_padding(window.padding) for window in windows),
+            *([_sides(window.dilation for window in windows)] if dilated else []),
+            *([str(layer.groups) if windows else ""] if grouped else []),
+            f"{layer.parameters:,}" if layer.parameters else "",
+            f"{layer.multiply_adds:,}" if layer.multiply_adds else "",
+            _sides(layer.receptive_field),
+            _sides(layer.jump),
+        )
+    return table
+
+
+def _totals(network: NetworkDescription) -> Table:
+    anatomy = network.anatomy
+    images = f"{network.batch:,} images" if network.batch > 1 else "1 image"
+    removed = anatomy.removed_parameters
+    auxiliary = (
+        f"; trained with {removed:,} more, of auxiliary classifiers that are removed at test: "
+        f"{anatomy.trained_parameters:,}"
+    )
+    kept = f"{_size(network.activation_bytes)} ({network.activation_bytes:,} bytes)"
+    table = Table.grid(padding=(0, 2))
+    for name, total in {
+        "classes": f"{network.num_classes:,}",
+        "parameters": f"{anatomy.parameters:,}{auxiliary if removed else ''}",
+        "multiply-adds": f"{anatomy.multiply_adds:,} for one image",
+        "depth": f"{anatomy.depth} convolutions and fully connected layers on the longest path",
+        "receptive field": f"{_sides(anatomy.receptive_field)} on the last map, before its "
+        "positions are joined",
+        "activations": f"{kept} kept for {images}",
+    }.items():
+        table.add_row(name, total)
+    return table
+
+
+def _zoo_table(networks: Sequence[NetworkDescription]) -> Table:
+    table = titled_table("Networks", padding=0)
+    table.add_column("Name", overflow="fold")
+    table.add_column("Input", no_wrap=True)
+    for name in ("Params", "Mult-adds", "Depth", "RF", "Activations"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for network in networks:
+        anatomy = network.anatomy
+        table.add_row(
+            network.name,
+            _shape(network.input_shape),
+            f"{anatomy.parameters:,}",
+            f"{anatomy.multiply_adds:,}",
+            str(anatomy.depth),
+            _sides(anatomy.receptive_field),
+            _size(network.activation_bytes),
+        )
+    return table
+
+
+def _how_to_read(layers: Sequence[Layer]) -> str:
+    dilated, grouped = _is_dilated(layers), _is_grouped(layers)
+    shown = ["k kernel", "s stride", "p padding, before/after where they differ"]
+    shown += ["d dilation"] * dilated + ["g groups"] * grouped
+    hidden = " and ".join(["dilation"] * (not dilated) + ["groups"] * (not grouped))
+    return (
+        f"{', '.join(shown)}{f'; {hidden}: 1 throughout' if hidden else ''}. A layer that joins "
+        "all positions, fully connected or a global pooling, is a kernel of the map's size. "
+        f"{_RECEPTIVE_FIELD}"
+    )
+
+
+def _is_dilated(layers: Iterable[Layer]) -> bool:
+    return any(window.dilation != 1 for layer in layers for window in layer.windows)
+
+
+def _is_grouped(layers: Iterable[Layer]) -> bool:
+    return any(layer.groups != 1 for layer in layers)
+
+
+def _paragraph(text: str) -> Text:
+    return Text("\n" + textwrap.fill(text, 79))
+
+
+def _shape(sides: Iterable[int]) -> str:
+    return "×".join(map(str, sides))
+
+
+def _sides(values: Iterable[int | str]) -> str:
+    """Return one value for all axes where they agree, else "height×width"."""
+    texts = [str(value) for value in values]
+    return texts[0] if len(set(texts)) == 1 else "×".join(texts)
+
+
+def _padding(padding: tuple[int, int]) -> str:
+    before, after = padding
+    return str(before) if before == after else f"{before}/{after}"
+
+
+def _size(num_bytes: int) -> str:
+    power = min(int(math.log(num_bytes, 1024)), 4)
+    return f"{num_bytes / 1024**power:.1f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

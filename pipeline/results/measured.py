@@ -1,0 +1,64 @@
+"""What runs measured, each result with the key that makes it one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pipeline.evaluation.metrics import Counts, Interval, wilson_interval
+from pipeline.results.published import ResultKey
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The result of one run on one split by one protocol; `counts` is None before it is measured.
+
+    `complete` says that the training has reached its end.
+    """
+
+    key: ResultKey
+    counts: Counts | None = None
+    run: str = ""
+    run_id: str = ""
+    date: str = ""
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class MeasuredError:
+    """A top-k error in percent, `name` being "top-1" or "top-5", with its 95 % interval."""
+
+    name: str
+    errors: int
+    images: int
+
+    @property
+    def value(self) -> float:
+        return 100 * self.errors / self.images
+
+    @property
+    def interval(self) -> Interval:
+        return wilson_interval(self.errors, self.images)
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.interval.low:.2f}–{self.interval.high:.2f})"
+
+
+def errors_of(counts: Counts) -> tuple[MeasuredError, MeasuredError]:
+    """Return the top-1 and the top-5 error."""
+    return (
+        MeasuredError("top-1", counts.images - counts.top1_hits, counts.images),
+        MeasuredError("top-5", counts.images - counts.top5_hits, counts.images),
+    )
+
+
+def result_tags(results: Iterable[Measured]) -> dict[str, str]:
+    """Return each result as a tag: {"val/center-256-224": "42.80 (…) / 19.70 (…) of 50,000"}.
+
+    Errors are in percent, top-1 and top-5. Of several results of a key, the first.
+    """
+    tags: dict[str, str] = {}
+    for result in results:
+        if result.counts:
+            errors = " / ".join(map(str, errors_of(result.counts)))
+            place = f"{result.key.split}/{result.key.protocol}"
+            tags.setdefault(place, f"{errors} of {result.counts.images:,}")
+    return tags

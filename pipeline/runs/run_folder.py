@@ -1,0 +1,191 @@
+"""The folder of one training: what was asked, where it is recorded, how far it came.
+
+recipe.yaml           the resolved recipe; its digest names the run
+run.json              the data set's digest, the MLflow run
+.lock                 held by the process that trains
+checkpoints/          pipeline.training.checkpoint
+metrics.jsonl         every metric, whether the tracking server was there or not
+weights.safetensors   the final weights; their presence means that the training is done
+predictions/          what they say of every image (pipeline.evaluation.predictions)
+pictures/             what `ilsvrc visualize` drew of them
+comparison.md         the result beside the published ones
+quarantined.txt       images that the training left out, where its recipe lets it
+errors.log            the workers' traceback, where one failed
+stacks-of-worker-N.txt  what a worker that hung was doing (launch.heartbeat)
+save, stop            ask for a checkpoint, or to stop, after the next step (launch.stop_signal)
+"""
+
+import json
+import re
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.config.recipe import Recipe, read_recipe
+from pipeline.config.yaml import digest, flatten, to_yaml
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.storage import held, write_whole
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's folder remembers besides its recipe."""
+
+    dataset_digest: str
+    tracking_run_id: str
+    start_digest: str = ""  # of the weights it started from
+    extra_data: str = "none"  # what those had seen, see `pipeline.results.published.ResultKey`
+    is_recorded: bool = False  # trained, and all results are in the tracking store
+    dataset_name: str = ""  # the packed data set's own, whatever its folder is called
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and records of one training."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.checkpoints.glob("*.pt"))
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    @property
+    def comparison(self) -> Path:
+        return self.path / "comparison.md"
+
+    @property
+    def errors(self) -> Path:
+        return self.path / "errors.log"
+
+    @property
+    def quarantined(self) -> Path:
+        return self.path / "quarantined.txt"
+
+    @property
+    def stop_request(self) -> Path:
+        return self.path / "stop"
+
+    @property
+    def save_request(self) -> Path:
+        return self.path / "save"
+
+    @property
+    def is_trained(self) -> bool:
+        return self.weights.is_file()
+
+    def results(self) -> list[Path]:
+        """The files that a trained run keeps in the tracking store."""
+        files = (self.recipe_file, self.weights, self.quarantined)
+        return [path for path in files if path.exists()]
+
+    def recipe(self) -> Recipe:
+        return read_recipe(self.recipe_file)
+
+    def record(self) -> RunRecord | None:
+        """Return what was recorded, or None for a run that never started."""
+        path = self.path / "run.json"
+        if not path.is_file():
+            return None
+        try:
+            return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise UserError(
+                f"{path}: not a run's record; give the run another --run name"
+            ) from None
+
+    def trained_record(self) -> RunRecord:
+        """Return what was recorded of a trained run; `UserError` for one that isn't trained yet."""
+        record = self.record()
+        if record is None or not self.is_trained:
+            raise UserError(
+                f"run '{self.name}' has no final weights yet; `ilsvrc train` goes on training it"
+            )
+        return record
+
+    def tracking_run_id(self) -> str:
+        """The id of the run's MLflow run; empty until the tracking store was there."""
+        record = self.record()
+        return record.tracking_run_id if record else ""
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        write_whole(self.recipe_file, to_yaml(recipe).encode())
+
+    def write_record(self, record: RunRecord) -> None:
+        content = json.dumps(asdict(record), indent=2) + "\n"
+        write_whole(self.path / "run.json", content.encode())
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other processes from training this run."""
+        return held(
+            self.path / ".lock",
+            f"run '{self.name}' is being trained by another process; wait for it, or give this "
+            f"training another name with --run",
+        )
+
+
+def name_run(
+    runs_dir: Path, name: str | None, recipe: Recipe, recipe_name: str, start_digest: str = ""
+) -> RunFolder:
+    """Return the run's folder, which need not exist yet.
+
+    Without a name the run is called after its recipe, the recipe's digest and that of the weights
+    it starts from, so that the same training finds itself again and another one never meets it.
+    Raises `UserError` when the folder belongs to another recipe or another start.
+    """
+    if name is None:
+        name = f"{recipe_name}-{digest(recipe.without_expectation())[:8]}"
+        name += f"-from-{start_digest[:8]}" if start_digest else ""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"--run '{name}': use letters, digits, '-', '_' and '.' only")
+    folder = RunFolder(runs_dir / name)
+    if folder.recipe_file.is_file():
+        _refuse_another(folder, recipe)
+    before = folder.record()
+    if before and before.start_digest != start_digest:
+        raise UserError(
+            f"run '{folder.name}' started from {_start_words(before.start_digest)}, not from "
+            f"{_start_words(start_digest)}; give this one another name with --run"
+        )
+    return folder
+
+
+def _start_words(digest: str) -> str:
+    return f"weights {digest[:8]}" if digest else "random weights"
+
+
+def find_run(runs_dir: Path, name: str) -> RunFolder:
+    """Return the run `name` of `runs_dir`, or at the path `name`; `UserError` if there is none."""
+    for path in (runs_dir / name, Path(name).absolute()):
+        if (path / "recipe.yaml").is_file():
+            return RunFolder(path)
+    known = sorted(path.parent.name for path in runs_dir.glob("*/recipe.yaml"))
+    raise UserError(f"no run '{name}' in {runs_dir}; there are: {', '.join(known) or 'none'}")
+
+
+def _refuse_another(folder: RunFolder, recipe: Recipe) -> None:
+    before = flatten(folder.recipe().without_expectation())
+    now = flatten(recipe.without_expectation())
+    changed = [key for key in now | before if before.get(key) != now.get(key)]
+    if changed:
+        key = changed[0]
+        more = f" and {len(changed) - 1} more keys" if len(changed) > 1 else ""
+        raise UserError(
+            f"run '{folder.name}' was made with {key}={before.get(key)}, not {now.get(key)}{more}; "
+            f"give this one another name with --run"
+        )

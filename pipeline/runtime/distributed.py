@@ -1,0 +1,73 @@
+"""The workers of a training as the rest of the code sees them: a rank, a count, a device, sums.
+
+`rank` is always the global rank. There is no local rank here: data is dealt by global rank, and
+the device is a value.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of `world_size` workers, and the device it computes on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def device_here(kind: str) -> torch.device:
+    """Return this process's device of a kind, "cpu" or "gpu"; `UserError` for a GPU where none is.
+
+    Asks nothing of the GPU, so that a process which only looks takes none of its memory.
+    """
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "the cluster asks for GPUs and CUDA finds none here; use --on laptop, or check the "
+            "driver with nvidia-smi"
+        )
+    return torch.device("cuda")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Have torch compute with `count` threads of the CPU inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def sum_over_workers(values: Tensor, worker: Worker) -> Tensor:
+    """Return the element-wise sum of `values` (any shape, same on all workers) over all workers.
+
+    A collective call: every worker must make it.
+    """
+    total = values.detach().clone()
+    if worker.world_size > 1:
+        torch.distributed.all_reduce(total)
+    return total
+
+
+def same_on_all_workers(value: str | None, worker: Worker) -> str | None:
+    """Return rank 0's `value` on every worker. A collective call."""
+    if worker.world_size == 1:
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]

@@ -1,0 +1,165 @@
+"""What Kubernetes is asked for: a RayJob for a training, a RayCluster to work on by hand."""
+
+import hashlib
+import re
+import shlex
+from importlib.metadata import version
+from typing import Any
+
+from pipeline.config.cluster import Cluster
+from pipeline.config.engine import KubeRay
+from pipeline.config.yaml import read_yaml
+from pipeline.submit.job_engine import Training
+from pipeline.submit.manifests import to_documents
+
+GROUP, VERSION = "ray.io", "v1"
+RUN_ANNOTATION = "ilsvrc/run"
+OURS = {"app.kubernetes.io/name": "ilsvrc"}
+
+Manifest = dict[str, Any]
+
+_DOCUMENTS = "/etc/ilsvrc"
+_NAME_LENGTH = 40  # KubeRay adds words, and services may have 63 letters
+
+
+def documents_of(training: Training, engine: KubeRay) -> Manifest:
+    """The training's recipe and cluster as they are here, but for comments: not the image's."""
+    name = object_name(training)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(name, engine, training.run),
+        "data": {
+            "recipe": to_documents([read_yaml(training.recipe_file)]),
+            "cluster": to_documents([read_yaml(training.cluster_file)]),
+        },
+    }
+
+
+def ray_job(training: Training, engine: KubeRay) -> Manifest:
+    """A Ray cluster for the time of one training, started again where it fails."""
+    name, cluster = object_name(training), training.cluster
+    recipe, place = training.recipe_file.name, training.cluster_file.name
+    arguments = training.arguments(f"{_DOCUMENTS}/{recipe}", f"{_DOCUMENTS}/clusters/{place}")
+    items = [{"key": "recipe", "path": recipe}, {"key": "cluster", "path": f"clusters/{place}"}]
+    documents = {"name": "documents", "configMap": {"name": name, "items": items}}
+    spec = _cluster_spec(cluster, engine)
+    head = spec["headGroupSpec"]["template"]["spec"]
+    head["volumes"] = [*head["volumes"], documents]
+    mounts = head["containers"][0]["volumeMounts"]
+    mounts += [{"name": "documents", "mountPath": _DOCUMENTS, "readOnly": True}]
+    metadata = _metadata(name, engine, training.run)
+    kueue = {
+        "kueue.x-k8s.io/queue-name": engine.queue,
+        "kueue.x-k8s.io/priority-class": engine.priority,
+    }
+    metadata["labels"] |= {key: value for key, value in kueue.items() if value}
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "RayJob",
+        "metadata": metadata,
+        "spec": {
+            "entrypoint": shlex.join(["python", "-m", "pipeline", *arguments]),
+            "runtimeEnvYAML": f"env_vars: {{RAY_JOB_STOP_WAIT_TIME_S: '{engine.stop_seconds}'}}\n",
+            "backoffLimit": engine.retries,
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": engine.keep_seconds,
+            "rayClusterSpec": spec,
+        },
+    }
+
+
+def ray_cluster(name: str, cluster: Cluster, engine: KubeRay) -> Manifest:
+    """A Ray cluster that stays until it is deleted."""
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "RayCluster",
+        "metadata": _metadata(name, engine),
+        "spec": _cluster_spec(cluster, engine),
+    }
+
+
+def object_name(training: Training) -> str:
+    """The run's name as Kubernetes takes names: small letters, a letter first, digits, `-`.
+
+    Its digest tells apart what is alike when cut.
+    """
+    digest = hashlib.sha256(training.run.encode()).hexdigest()[:8]
+    words = re.sub(r"[^a-z0-9]+", "-", training.run.lower()).lstrip("-0123456789")
+    return f"{words[: _NAME_LENGTH - len(digest) - 1].rstrip('-') or 'run'}-{digest}"
+
+
+def _metadata(name: str, engine: KubeRay, run: str | None = None) -> Manifest:
+    metadata: Manifest = {"name": name, "namespace": engine.namespace, "labels": dict(OURS)}
+    if run:
+        metadata["annotations"] = {RUN_ANNOTATION: run}
+    return metadata
+
+
+def _cluster_spec(cluster: Cluster, engine: KubeRay) -> Manifest:
+    workers = cluster.workers
+    per_node = engine.workers_per_node
+    resources: dict[str, int | str] = {"cpu": workers.cpus * per_node, "memory": engine.memory}
+    if workers.device == "gpu":
+        resources["nvidia.com/gpu"] = per_node
+    head: dict[str, int | str] = {"cpu": engine.head.cpus, "memory": engine.head.memory}
+    elastic = {"enableInTreeAutoscaling": True} if workers.is_elastic else {}
+    return {
+        **elastic,
+        "rayVersion": version("ray"),  # the image's as well
+        "authOptions": {"mode": "token"},
+        "headGroupSpec": {
+            # No worker is placed beside the driver.
+            "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
+            "template": _pod("ray-head", head, engine),
+        },
+        "workerGroupSpecs": [
+            {
+                "groupName": "workers",
+                "replicas": workers.fewest // per_node,
+                "minReplicas": workers.fewest // per_node,
+                "maxReplicas": workers.most // per_node,
+                "rayStartParams": {},
+                "template": _pod("ray-worker", resources, engine),
+            }
+        ],
+    }
+
+
+def _pod(container: str, resources: dict[str, int | str], engine: KubeRay) -> Manifest:
+    # NCCL and loaders share memory; a container has 64 MB of it otherwise.
+    shared = {"name": "shared-memory", "emptyDir": {"medium": "Memory"}}
+    claims = [
+        {"name": one.claim, "persistentVolumeClaim": {"claimName": one.claim}}
+        for one in engine.volumes
+    ]
+    quantities = {key: str(value) for key, value in resources.items()}
+    spec: Manifest = {
+        "containers": [
+            {
+                "name": container,
+                "image": engine.image,
+                "resources": {"requests": quantities, "limits": quantities},
+                "securityContext": {"allowPrivilegeEscalation": False},
+                "volumeMounts": [
+                    {"name": "shared-memory", "mountPath": "/dev/shm"},
+                    *({"name": one.claim, "mountPath": one.path} for one in engine.volumes),
+                ],
+            }
+        ],
+        "volumes": [shared, *claims],
+    }
+    main = spec["containers"][0]
+    if engine.environment:
+        main["env"] = [{"name": key, "value": text} for key, text in engine.environment.items()]
+    if engine.secrets:
+        main["envFrom"] = [{"secretRef": {"name": name}} for name in engine.secrets]
+    if engine.image_pull_secret:
+        spec["imagePullSecrets"] = [{"name": engine.image_pull_secret}]
+    if engine.service_account:
+        spec["serviceAccountName"] = engine.service_account
+    if engine.node_selector:
+        spec["nodeSelector"] = dict(engine.node_selector)
+    if engine.tolerations:
+        spec["tolerations"] = [{"key": key, "operator": "Exists"} for key in engine.tolerations]
+    return {"metadata": {"labels": dict(OURS)}, "spec": spec}

@@ -1,0 +1,124 @@
+"""The script that Slurm runs: Ray over the allocation, the training on it, again when requeued."""
+
+import math
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.config.engine import Slurm
+from pipeline.submit.job_engine import Training
+
+# Signals reach the script alone (`B:`), not the workers: they learn of it by the run's `stop` file.
+# It is written until all is over, since a training that just starts removes an earlier one's.
+_SCRIPT = """\
+#!/bin/bash
+# {submitted by}
+{options}
+
+set -euo pipefail
+{setup}
+run={run}
+stop={runs_dir}/$run/stop
+again=no
+asking=
+
+ask() {
+    again=$1
+    [ -z "$asking" ] || return 0
+    mkdir -p "${stop%/*}"
+    while touch "$stop"; do sleep 5; done &
+    asking=$!
+}
+trap '[ -z "$asking" ] || { kill "$asking"; rm -f "$stop"; }' EXIT
+trap 'ask yes' USR1 TERM # the time is over, or a more important job came
+trap 'ask no' USR2       # ilsvrc jobs stop
+
+# A token of this job's own: no other user of these machines can join its Ray.
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 --wait=60 \\
+    {python} -m {module} \\
+    {train} --run "$run" &
+step=$!
+while true; do
+    status=0
+    wait "$step" || status=$?
+    kill -0 "$step" 2>/dev/null || break # else a signal ended the waiting, not the training
+done
+
+if [ "$again" = yes ] && [ "$status" -ne 0 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
+"""
+
+
+def render_script(trainings: list[Training], engine: Slurm, command: str) -> str:
+    """Return the script for `trainings`, which differ in their seeds at most.
+
+    Those with seeds are an array of jobs, whose numbers are the seeds.
+    """
+    first = trainings[0]
+    run, train = shlex.quote(first.run), shlex.join(replace(first, seed=None).arguments()[:-2])
+    if first.seed is not None:
+        runs = " ".join(f"[{one.seed}]={shlex.quote(one.run)}" for one in trainings)
+        run = f"({runs})\nrun=${{run[$SLURM_ARRAY_TASK_ID]}}"
+        train += ' --set seed="$SLURM_ARRAY_TASK_ID"'
+    ray_over_nodes = "pipeline.submit.slurm_node"
+    parts = {
+        "submitted by": command,
+        "options": "\n".join(f"#SBATCH --{option}" for option in _options(trainings, engine)),
+        "setup": "".join(f"{line}\n" for line in engine.setup),
+        "run": run,
+        "runs_dir": shlex.quote(from_here(first.cluster.runs_dir)),
+        "python": shlex.quote(engine.python),
+        "module": "pipeline" if first.cluster.workers.are_here else ray_over_nodes,
+        "train": train,
+    }
+    script = _SCRIPT
+    for name, text in parts.items():
+        script = script.replace(f"{{{name}}}", text)
+    return script
+
+
+def from_here(path: Path) -> str:
+    """Return `path` as seen from the working folder, which is the job's as well."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def runs_of_comment(comment: str) -> dict[str, str]:
+    """Read what a job's comment says of its runs: {seed, or nothing: run}."""
+    words = comment.split()[1:] if comment.startswith("ilsvrc ") else []
+    return {seed: run for seed, _, run in (word.rpartition("=") for word in words)}
+
+
+def _options(trainings: list[Training], engine: Slurm) -> Iterator[str]:
+    first = trainings[0]
+    workers, each = first.cluster.workers, engine.workers_per_node
+    seeds = [one.seed for one in trainings if one.seed is not None]
+    runs = [one.run if one.seed is None else f"{one.seed}={one.run}" for one in trainings]
+    yield f"job-name={Path(first.recipe_name).stem}"
+    yield f'comment="ilsvrc {" ".join(runs)}"'
+    nodes = sorted({max(1, workers.fewest // each), max(1, workers.most // each)})
+    yield f"nodes={'-'.join(map(str, nodes))}"
+    yield "ntasks-per-node=1"
+    yield f"cpus-per-task={workers.cpus * each}"
+    if workers.device == "gpu":
+        yield f"gpus-per-node={each}"
+    known = {
+        "mem": engine.memory,
+        "time": str(math.ceil(engine.hours * 60)),  # minutes
+        "partition": engine.partition,
+        "account": engine.account,
+        "qos": engine.qos,
+        "array": ",".join(str(seed) for seed in seeds),
+    }
+    yield from (f"{key}={value}" for key, value in known.items() if value)
+    yield "requeue"
+    yield f"signal=B:USR1@{engine.warning_seconds}"
+    yield "open-mode=append"
+    yield f"output={from_here(first.cluster.runs_dir)}/slurm-{'%A_%a' if seeds else '%j'}.log"
+    yield from (f"{key}={value}" if value else key for key, value in engine.options.items())

@@ -1,0 +1,139 @@
+"""The one way to MLflow: quiet, patient for seconds only, and silent about credentials.
+
+MLflow is imported here and inside functions, never at a module's top: it costs two seconds, which
+neither `--help` nor a silent worker should pay.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pipeline.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MEND = "set tracking.uri of the cluster, or MLFLOW_TRACKING_URI"
+
+# MLflow reads these at each call; what the user has set stays. Its own patience with a server
+# that is away is about four minutes.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+_LOG_LEVELS = {
+    "mlflow": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,  # its tracebacks reach the caller as exceptions
+    "alembic": logging.WARNING,
+    "urllib3.connectionpool": logging.ERROR,
+}
+
+_AWAY, _MUTE = "can't be reached", "doesn't answer"
+
+
+def load_mlflow() -> None:
+    """Import MLflow, quietly. Takes about two seconds the first time."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401
+
+    for name, level in _LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def connect(uri: str) -> "MlflowClient":
+    """Return a client of the tracking store at `uri`; a new sqlite file is made first (2–3 s)."""
+    load_mlflow()
+    from mlflow import MlflowClient
+
+    path = sqlite_file(uri)
+    if path and not path.exists():
+        _make_sqlite_file(path)
+    return MlflowClient(uri)
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Turn what MLflow raises into a `UserError` of one line that names the store."""
+    load_mlflow()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        what = reason(error, uri)
+        mend = f"; start it, or {MEND}" if what in (_AWAY, _MUTE) else ""
+        raise UserError(f"tracking store {without_credentials(uri)} {what}{mend}") from None
+
+
+def reason(error: Exception, uri: str) -> str:
+    """Say in one short line, without credentials, what MLflow's `error` means."""
+    text = " ".join(str(error).split())
+    if "timeout exception" in text or "timed out" in text:
+        return _MUTE
+    if "failed with exception" in text:
+        return _AWAY
+    if re.search(r"error code 40[13]\b", text):
+        return (
+            "refuses the credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+            "or MLFLOW_TRACKING_TOKEN"
+        )
+    text = text.replace(uri, without_credentials(uri)).replace(_credentials(uri) or uri, "")
+    return f"says: {text[:200]}"
+
+
+def without_credentials(uri: str) -> str:
+    """Return `uri` as it may be shown and stored."""
+    credentials = _credentials(uri)
+    return uri.replace(credentials, "", 1) if credentials else uri
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """Return the file of a sqlite store, None for a server.
+
+    Raises `UserError` for a relative file, since workers run in folders of their own, and for any
+    other kind of store.
+    """
+    scheme = uri.partition(":")[0]
+    if scheme in ("http", "https"):
+        return None
+    path = Path(uri.removeprefix("sqlite:///"))
+    if scheme != "sqlite" or not uri.startswith("sqlite:///") or not path.name:
+        raise UserError(
+            f"tracking store '{without_credentials(uri)}': expected http://HOST:PORT or "
+            f"sqlite:////FOLDER/mlflow.db; {MEND}"
+        )
+    if not path.is_absolute():
+        raise UserError(
+            f"tracking store '{uri}' is a relative path; write sqlite:///{path.absolute()}"
+        )
+    return path
+
+
+def _make_sqlite_file(path: Path) -> None:
+    """Let MLflow lay out its tables in a file that appears whole, once.
+
+    MLflow itself fails when two processes lay out one file, and cannot mend one half laid out.
+    """
+    from mlflow import MlflowClient
+
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        MlflowClient(f"sqlite:///{partial}")
+        with suppress(FileExistsError):  # another process was faster
+            path.hardlink_to(partial)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _credentials(uri: str) -> str:
+    """The `user:password@` of a URI, or nothing."""
+    userinfo, at, _ = urlsplit(uri).netloc.rpartition("@")
+    return userinfo + at

@@ -1,0 +1,76 @@
+"""The final network of a run as an MLflow model, without pickle."""
+
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pipeline
+from pipeline.config.recipe import Recipe
+from pipeline.config.yaml import to_yaml
+from pipeline.tracking.mlflow_client import connect, reaching
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+# What rebuilding a network needs, next to this project's own code, which goes along.
+_REQUIREMENTS = ("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch")
+
+
+def log_model(uri: str, run_id: str, recipe: Recipe, weights: Path) -> str:
+    """Store the network of `recipe` with `weights` (safetensors) as a model of the run.
+
+    It holds the weights, the recipe and this project's code, which rebuilds the network from them.
+    Loaded by `mlflow.pyfunc.load_model`, it maps normalised images, float32 `(n, channels, size,
+    size)`, or signals, `(n, 1, size)`, to logits, float32 `(n, num_classes)`. Returns its address,
+    `models:/<id>`.
+    """
+    with reaching(uri), tempfile.TemporaryDirectory() as temporary:
+        client = connect(uri)
+        from mlflow import pyfunc  # lazy: loads at its first use
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        run = client.get_run(run_id)
+        recipe_file = Path(temporary) / "recipe.yaml"
+        recipe_file.write_text(to_yaml(recipe), encoding="utf-8")
+        # Not `pyfunc.log_model`: that one reads the run's whole metric history first.
+        logged = client.create_logged_model(
+            run.info.experiment_id, name=recipe.network.name, source_run_id=run_id
+        )
+        folder = Path(temporary) / "model"
+        with warnings.catch_warnings():
+            # MLflow warns of its own type hints, and that a signature came without an example.
+            warnings.simplefilter("ignore")
+            pyfunc.save_model(
+                folder,
+                mlflow_model=Model(
+                    artifact_path=logged.artifact_location,
+                    model_uuid=logged.model_id,
+                    run_id=run_id,
+                    model_id=logged.model_id,
+                ),
+                python_model=Path(__file__).parent / "pyfunc_model.py",
+                artifacts={"recipe": str(recipe_file), "weights": str(weights)},
+                code_paths=[str(Path(pipeline.__file__).parent)],
+                signature=_signature(recipe),
+                pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
+            )
+        client.log_model_artifacts(logged.model_id, str(folder))
+        client.finalize_logged_model(logged.model_id, "READY")
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        return f"models:/{logged.model_id}"
+
+
+def _signature(recipe: Recipe) -> "ModelSignature":
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    images = (-1, recipe.input.num_channels, *[recipe.input.size] * recipe.input.dimensions)
+    logits = (-1, recipe.network.num_classes)
+    return ModelSignature(
+        Schema([TensorSpec(np.dtype("float32"), images)]),
+        Schema([TensorSpec(np.dtype("float32"), logits)]),
+    )

@@ -1,0 +1,140 @@
+"""A training as the command sees it: checks, the tracked run, the workers."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+
+from pipeline.checks.preflight import refuse_early
+from pipeline.config.cluster import Cluster
+from pipeline.config.recipe import Recipe
+from pipeline.data.store.store import Store, store_folder
+from pipeline.evaluation.metrics import Counts
+from pipeline.evaluation.predictions import PREDICTIONS, kept_predictions
+from pipeline.launch.events import Note
+from pipeline.launch.progress_display import Display
+from pipeline.launch.ray_train import remove_what_killed_ones_left, run_on_workers
+from pipeline.launch.training_job import Job
+from pipeline.runs.initial_weights import find_start
+from pipeline.runs.run_folder import RunFolder, RunRecord, name_run
+from pipeline.runtime.errors import InterruptedByUserError, UserError
+from pipeline.runtime.storage import write_whole
+from pipeline.tracking import mlflow_model, mlflow_runs
+from pipeline.trainer.replay import replay
+from pipeline.trainer.run_registration import Registration, registered
+from pipeline.trainer.worker import train
+from pipeline.training.step_inspection import Replayed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished training: its run, and the last evaluation."""
+
+    folder: RunFolder
+    counts: Counts
+
+
+def run_training(
+    recipe: Recipe,
+    recipe_name: str,
+    cluster: Cluster,
+    run_name: str | None,
+    console: Console,
+    start_from: str | None = None,
+) -> Outcome | None:
+    """Train, or go on training; return None if the run was concluded already.
+
+    `start_from` names a trained run, or a file of weights, to start from. Raises `UserError` before
+    any worker starts for all that can be known by then, and `InterruptedByUserError` after Ctrl-C.
+    """
+    start = find_start(cluster.runs_dir, start_from, recipe) if start_from else None
+    start_digest = start.digest if start else ""
+    folder = name_run(cluster.runs_dir, run_name, recipe, recipe_name, start_digest)
+    uri, before = cluster.tracking.uri, folder.record()
+    if before and before.is_recorded and _is_still_there(before, cluster):
+        return None
+    refuse_early(recipe, cluster, on_disk=folder.checkpoint_bytes)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.held():
+        store = Store.open(store_folder(cluster, recipe.data.name))
+        if before:
+            _refuse_other_data(folder, before, store)
+        job = Job(recipe, cluster, folder, uri, start.file if start else None)
+        for earlier in (folder.stop_request, folder.errors):
+            earlier.unlink(missing_ok=True)
+        remove_what_killed_ones_left(folder)
+        registration = Registration(folder, recipe, cluster, store, start)
+        with _concluded(uri, folder.tracking_run_id):
+            with Display(console) as display:
+                display.show(Note(f"run {folder.name} in {folder.path}"))
+                with (
+                    registered(registration, lambda text: display.show(Note(text))),
+                    mlflow_runs.system_metrics(uri, folder.tracking_run_id),
+                ):
+                    counts = run_on_workers(train, job, display.show, stops_on_request=True)
+            if run_id := folder.tracking_run_id():
+                mlflow_runs.log_files(uri, run_id, folder.results())
+                mlflow_runs.log_files(uri, run_id, kept_predictions(folder.path), PREDICTIONS)
+                mlflow_model.log_model(uri, run_id, recipe, folder.weights)
+    return Outcome(folder, counts)
+
+
+def conclude(outcome: Outcome, uri: str, comparison: str) -> None:
+    """Keep the comparison with the run; from now on there is nothing left to do for it."""
+    folder, record = outcome.folder, outcome.folder.record()
+    assert record is not None
+    write_whole(folder.comparison, comparison.encode())
+    mlflow_runs.log_files(uri, record.tracking_run_id, [folder.comparison])
+    folder.write_record(replace(record, is_recorded=True))
+
+
+def run_replay(folder: RunFolder, step: int, cluster: Cluster, console: Console) -> Replayed:
+    """Run step `step` of a run again, in this process; nothing is recorded."""
+    recipe, record = folder.recipe(), folder.record()
+    if record is None:
+        raise UserError(f"run '{folder.name}' never started; there is nothing to run again")
+    store = Store.open(store_folder(cluster, recipe.data.name))
+    _refuse_other_data(folder, record, store)
+    job = Job(recipe, cluster.in_this_process(), folder, cluster.tracking.uri)
+    with Display(console) as display:
+        return run_on_workers(
+            lambda job, worker, report: replay(job, step, worker, report), job, display.show
+        )
+
+
+def _is_still_there(record: RunRecord, cluster: Cluster) -> bool:
+    try:
+        return mlflow_runs.is_there(cluster.tracking.uri, record.tracking_run_id)
+    except UserError:
+        if cluster.tracking.required:
+            raise
+        return True
+
+
+@contextmanager
+def _concluded(uri: str, run_id: Callable[[], str]) -> Iterator[None]:
+    """Give the MLflow run, if there is one by then, the status that the block's end deserves."""
+    status: mlflow_runs.LastStatus = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except InterruptedByUserError:
+        status = "KILLED"
+        raise
+    except (KeyboardInterrupt, SystemExit):  # while Ray starts it turns signals into the second
+        status = "KILLED"
+        raise InterruptedByUserError(
+            "interrupted; the same command goes on from the last checkpoint"
+        ) from None
+    finally:
+        if made := run_id():
+            mlflow_runs.finish_run(uri, made, status)
+
+
+def _refuse_other_data(folder: RunFolder, record: RunRecord, store: Store) -> None:
+    if record.dataset_digest != store.digest:
+        raise UserError(
+            f"run '{folder.name}' belongs to another data set than {store.folder} holds now; "
+            f"bring that one back, or give this training another name with --run"
+        )

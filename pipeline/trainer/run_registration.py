@@ -1,0 +1,116 @@
+"""The MLflow run of a training: made before it starts, or when the store is back.
+
+The run's folder remembers its id, from where the workers' tracker takes it.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+from pipeline.config.cluster import Cluster
+from pipeline.config.protocol import protocol_name
+from pipeline.config.recipe import Recipe
+from pipeline.config.yaml import digest, flatten
+from pipeline.data.store.store import Store
+from pipeline.runs.initial_weights import Start
+from pipeline.runs.run_folder import RunFolder, RunRecord
+from pipeline.runtime.background import in_background
+from pipeline.runtime.errors import UserError
+from pipeline.tracking import mlflow_runs
+from pipeline.tracking.environment import environment_tags
+
+_SECONDS_BETWEEN_TRIES = 5.0
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What the tracking store is told of a training."""
+
+    folder: RunFolder
+    recipe: Recipe
+    cluster: Cluster
+    store: Store
+    start: Start | None
+
+    def prepare(self) -> None:
+        """Write down in the run's folder what is known without the tracking store."""
+        before, start = self.folder.record(), self.start
+        self.folder.write_recipe(self.recipe)
+        self.folder.write_record(
+            RunRecord(
+                dataset_digest=self.store.digest,
+                tracking_run_id=before.tracking_run_id if before else "",
+                start_digest=start.digest if start else "",
+                extra_data=start.extra_data(self.store.digest) if start else "none",
+                dataset_name=self.store.name,
+            )
+        )
+
+    def make(self) -> None:
+        """Make the run, or go on with the one that the folder names; write down its id.
+
+        Raises `UserError`, within seconds where the store is away.
+        """
+        uri, record = self.cluster.tracking.uri, self.folder.record()
+        assert record is not None
+        mlflow_runs.check_reachable(uri)
+        run_id = mlflow_runs.start_run(
+            uri,
+            self.cluster.tracking.experiment,
+            run_name=self.folder.name,
+            params=self._params(),
+            tags=self._tags(record),
+            existing_run_id=record.tracking_run_id,
+        )
+        store = self.store
+        mlflow_runs.log_dataset(uri, run_id, store.name, store.digest, str(store.folder))
+        self.folder.write_record(replace(record, tracking_run_id=run_id))
+
+    def _params(self) -> dict[str, object]:
+        return {
+            f"{section}.{key}": value
+            for section, document in (("recipe", self.recipe), ("cluster", self.cluster))
+            for key, value in flatten(document).items()
+        }
+
+    def _tags(self, record: RunRecord) -> dict[str, str]:
+        recipe, start = self.recipe, self.start
+        started = {"start.from": start.origin, "start.digest": start.digest} if start else {}
+        return {
+            **environment_tags(self.cluster.workers.device),
+            **started,
+            "recipe.digest": digest(recipe.without_expectation()),
+            "dataset.name": self.store.name,
+            "dataset.digest": self.store.digest,
+            "dataset.extra": record.extra_data,
+            "protocol": protocol_name(recipe.evaluation, recipe.input.size),
+        }
+
+
+@contextmanager
+def registered(registration: Registration, say: Callable[[str], None]) -> Iterator[None]:
+    """Have the run made, now or while inside.
+
+    Where `tracking.required` is false, a store that is away is tried again every few seconds.
+    """
+    tracking = registration.cluster.tracking
+    registration.prepare()
+    try:
+        registration.make()
+    except UserError as error:
+        if tracking.required:
+            raise
+        say(f"{error}. The training goes on without it; metrics wait in {registration.folder.path}")
+        with in_background("registering", partial(_make_later, registration)):
+            yield
+    else:
+        yield
+
+
+def _make_later(registration: Registration, is_over: threading.Event) -> None:
+    while not is_over.wait(_SECONDS_BETWEEN_TRIES):
+        with suppress(UserError):
+            registration.make()
+            return

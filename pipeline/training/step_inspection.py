@@ -1,0 +1,81 @@
+"""Looks into the steps of a training loop from outside it: batches, logits, gradients."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from pipeline.data.loading.loader import Batch
+from pipeline.models.classifier import WithAuxiliary
+from pipeline.training.loss import main_logits
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """An image of the step: its key, its class's name, and its cross-entropy, without mixing."""
+
+    key: str
+    class_name: str
+    loss: float
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Step `step` of the training (from 1, as it is tracked); the worst images come first.
+
+    `loss` is the mean over the images, `gradient_norm` the Euclidean one before any clipping.
+    """
+
+    step: int
+    learning_rate: float
+    loss: float
+    gradient_norm: float
+    images: tuple[SeenImage, ...]
+
+
+class Sight(Iterator[Batch]):
+    """Looks at the batches, logits and gradients of a step while they pass."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, batches: Iterator[Batch]) -> None:
+        self.gradient_norm = 0.0
+        self._batches = batches
+        self.forget()
+        model.register_forward_hook(self._see_logits)
+        optimizer.register_step_pre_hook(self._see_gradients)
+
+    def forget(self) -> None:
+        """Begin with the next step."""
+        self._seen: list[tuple[Batch, Tensor]] = []
+
+    def __next__(self) -> Batch:
+        self._batch = next(self._batches)
+        return self._batch
+
+    def images(self, keys: Sequence[str], class_names: Sequence[str]) -> tuple[SeenImage, ...]:
+        """Return what was seen, the worst first, and before it what has no number."""
+        found = [
+            SeenImage(keys[index], class_names[label], loss)
+            for batch, logits in self._seen
+            for index, label, loss in zip(
+                batch.indices.tolist(),
+                batch.labels.tolist(),
+                F.cross_entropy(logits, batch.labels, reduction="none").tolist(),
+                strict=True,
+            )
+        ]
+        return tuple(sorted(found, key=lambda image: (image.loss <= float("inf"), -image.loss)))
+
+    def _see_logits(self, model: nn.Module, inputs: object, output: Tensor | WithAuxiliary) -> None:
+        self._seen.append((self._batch, main_logits(output).detach()))
+
+    def _see_gradients(self, optimizer: Optimizer, *_: object) -> None:
+        gradients = [
+            parameter.grad
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        self.gradient_norm = float(get_total_norm(gradients))

@@ -1,0 +1,23 @@
+"""Whom the measurement of a recovery kills."""
+
+import subprocess
+import time
+
+import psutil
+
+from benchmarks.recovery_time import worker_processes
+
+
+def test_a_process_that_ends_meanwhile_is_no_worker() -> None:
+    worker = subprocess.Popen(["sh", "-c", "sleep 60; :", "RayTrainWorker"])
+    ended = subprocess.Popen(["true"])  # and stays as a zombie until it is waited for
+    while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    try:
+        assert [process.pid for process in worker_processes()] == [worker.pid]
+    finally:
+        for process in psutil.Process(worker.pid).children():
+            process.kill()
+        worker.kill()
+        worker.wait()
+        ended.wait()

@@ -1,0 +1,155 @@
+"""What nodes say of themselves: real raylets, one of them with its own disk, data and clock."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.checks import nodes
+from pipeline.checks.node_checks import LOOKS, check_nodes
+from pipeline.checks.node_report import NodeReport
+from pipeline.checks.nodes import Node
+from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.config.recipe import load_recipe
+from pipeline.runtime.errors import UserError
+
+RAY = Path(sys.executable).with_name("ray")
+RECIPE = load_recipe("resnet50")
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+@pytest.fixture
+def cluster(data_dir: Path, tmp_path: Path, tracking_uri: str) -> Cluster:
+    settings = [
+        f"data_dir={data_dir}",
+        f"runs_dir={tmp_path / 'runs'}",
+        f"tracking.uri={tracking_uri}",
+    ]
+    return load_cluster("laptop", settings)
+
+
+@pytest.fixture
+def strange_node(
+    ray_session: None, cluster: Cluster, data_dir: Path, tmp_path: Path
+) -> Iterator[None]:
+    """A node with a disk of its own in the place of the runs, other data, and a clock ahead."""
+    import ray
+
+    own_runs, own_data = tmp_path / "own-runs", tmp_path / "own-data"
+    own_runs.mkdir()
+    cluster.runs_dir.mkdir()
+    shutil.copytree(data_dir / "digits", own_data)
+    shard = next(own_data.glob("train-*.tar"))
+    content = bytearray(shard.read_bytes())
+    content[600] ^= 1  # in the first image; as long as before
+    shard.write_bytes(content)
+    mounts = (
+        f"mount --bind {own_runs} {cluster.runs_dir} && mount --bind {own_data} {data_dir}/digits"
+    )
+    tried = subprocess.run(["unshare", "-m", "sh", "-c", mounts], capture_output=True, check=False)
+    if tried.returncode:
+        pytest.skip("may not mount")
+    address = ray.get_runtime_context().gcs_address
+    clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": "+3600"} if FAKETIME.exists() else {}
+    started = f"{mounts} && exec {RAY} start --address={address} --num-cpus=0 --block"
+    process = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", started],
+        env=os.environ | clock | {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"},
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while sum(node["Alive"] for node in ray.nodes()) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.2)
+    yield
+    os.killpg(process.pid, 9)
+    process.wait()
+
+
+@pytest.mark.usefixtures("strange_node")
+def test_what_differs_on_one_node_is_found_and_named(cluster: Cluster) -> None:
+    checks = {check.name: check for check in check_nodes(load_recipe("lenet5_digits"), cluster)}
+    wrong = {"shared storage", "data everywhere"} | ({"clocks"} if FAKETIME.exists() else set())
+    assert {name for name, check in checks.items() if not check.passed} == wrong
+    assert "isn't shared, it sees 1 of 2 nodes' files" in checks["shared storage"].message
+    assert "'digits' is another data set than on the other" in checks["data everywhere"].message
+    if FAKETIME.exists():
+        assert "its clock is 3,600 s ahead" in checks["clocks"].message
+    assert re.match(r"2 workers, 0.247 MB in [\d.]+ ms: [\d.]+ GB/s", checks["all-reduce"].message)
+    assert not list(cluster.runs_dir.iterdir())
+
+
+def test_a_command_of_its_own_has_no_nodes_to_ask(cluster: Cluster) -> None:
+    alone = cluster.in_this_process()
+    assert [check.message for check in check_nodes(RECIPE, alone)] == ["this process alone"]
+
+
+FINE = NodeReport(
+    software="torch 2", num_gpus=8, gpu_memory=80 * 10**9, driver_cuda=13_000,
+    needed_cuda=13_000, cpus=64,
+    free_memory=2**37, free_storage=2**40, storage_problem="", data_digest="d" * 64,
+    data_problem="", tracking_problem="",
+)  # fmt: skip
+
+
+def node(name: str, **changes: object) -> Node:
+    return Node(name, 8, 64, replace(FINE, **changes), ("mark-a", "mark-b"), 0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("look", "changes", "message"),
+    [
+        ("GPUs", {"num_gpus": 7}, "b: Ray counts 8 GPUs, the driver shows 7"),
+        ("GPUs", {"driver_cuda": 12_040}, "b: the driver supports CUDA 12.4, torch and DALI need"),
+        ("GPUs", {"num_gpus": 0, "driver_cuda": 0}, "the driver shows 0"),
+        ("memory", {"gpu_memory": 10**9}, "b: resnet50 takes at least 1.8 GB to train, 1.0 GB are"),
+        ("loader", {"cpus": 32}, "b: 8 workers load with 64 threads, it has 32 cores"),
+        ("loader", {"free_memory": 10**6}, "b: loading takes 1.2 GB, 0.0 GB are free"),
+        ("shared storage", {"free_storage": 10**6}, "b: 1 MB free, the checkpoints need 1,127 MB"),
+        ("shared storage", {"storage_problem": "/r: can't be written"}, "b: /r: can't be written"),
+        ("data everywhere", {"data_problem": "no data set there"}, "b: no data set there"),
+        ("tracking server", {"tracking_problem": "is away"}, "b: is away"),
+    ],
+)
+def test_a_node_that_lacks_something_is_named(
+    look: str, changes: dict[str, object], message: str
+) -> None:
+    cluster = load_cluster("8gpu")
+    good, bad = [node("a"), node("c")], node("b", **changes)
+    assert LOOKS[look](good, RECIPE, cluster)[0] == []
+    (problem,) = LOOKS[look]([*good, bad], RECIPE, cluster)[0]
+    assert message in problem
+
+
+def test_ray_that_is_not_there_is_a_check_that_failed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "1")
+    far = cluster.workers.model_copy(update={"ray_address": "no-port"})
+    (check,) = check_nodes(RECIPE, cluster.model_copy(update={"workers": far}))
+    assert not check.passed
+    assert "Ray at 'no-port' can't be joined" in check.message
+
+
+def test_a_node_that_falls_silent_when_asked_for_its_time_is_named(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    monkeypatch.setattr(nodes, "_PATIENCE", 0)
+    here = ray.get_runtime_context().get_node_id()
+    with pytest.raises(UserError, match="this one: no answer in 0 s; is the node up"):
+        nodes._skew(here, "this one")

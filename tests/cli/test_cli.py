@@ -1,0 +1,214 @@
+"""The real command, as a person types it: what it prints, how it fails, what it leaves."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.app import app, main
+
+ILSVRC = Path(sys.executable).with_name("ilsvrc")
+
+
+def ilsvrc(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    return subprocess.run(
+        [str(ILSVRC), *arguments],
+        cwd=folder,
+        env={**clean, "COLUMNS": "100", **environment},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def workspace(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with the packed digits in `data/`."""
+    folder = tmp_path_factory.mktemp("workspace")
+    shutil.copytree(data_dir, folder / "data")
+    return folder
+
+
+IN_PROCESS = ["--set", "cluster.workers.count=0"]
+
+
+def test_help_lists_every_command_and_comes_without_the_heavy_imports() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from pipeline.cli.app import app\n"
+        "print(CliRunner().invoke(app, ['--help']).output)\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'nvidia'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    commands = "prepare stage check submit jobs train evaluate compare published report visualize"
+    commands += " register benchmark describe"
+    for command in commands.split():
+        assert f" {command} " in done.stdout
+
+
+# What is wrong, the command, and what the one line must say: where, and how to mend it.
+MISTAKES = {
+    "a misspelt key": (
+        ["train", "smoke", "--set", "optimizer.learning_rte=0.1"],
+        ["smoke.yaml", "optimizer.learning_rte", "learning_rate"],
+    ),
+    "a misspelt cluster key": (
+        ["train", "smoke", "--set", "cluster.workers.cout=1"],
+        ["laptop.yaml", "workers.cout", "count"],
+    ),
+    "an unknown recipe": (["train", "lenet6"], ["lenet6", "lenet5_digits"]),
+    "a missing recipe file": (["train", "mine.yaml"], ["mine.yaml", "no such file"]),
+    "a data set that is not there": (
+        ["train", "smoke", "--set", "data.name=letters"],
+        ["data/letters", "ilsvrc prepare"],
+    ),
+    "a split that is not there": (
+        ["train", "smoke", "--set", "data.test_split=test"],
+        ["data.test_split", "train, val"],
+    ),
+    "another number of classes": (
+        ["train", "smoke", "--set", "network.num_classes=100"],
+        ["10 classes", "--set network.num_classes=10"],
+    ),
+    "an unknown network": (
+        ["train", "smoke", "--set", "network.name=lenet9"],
+        ["lenet9", "near are: lenet5"],
+    ),
+    "more workers than micro-batches": (
+        ["train", "smoke", "--set", "cluster.workers.count=9"],
+        ["9 workers", "batch.micro_batch_size"],
+    ),
+    "workers counted and elastic": (
+        ["train", "smoke", "--set", "cluster.workers.max=4"],
+        ["cluster", "either count, or min and max"],
+    ),
+    "more workers than CPUs": (
+        ["train", "smoke", "--set", "cluster.workers.count=32",
+         "--set", "batch={global_batch_size: 64, micro_batch_size: 2}"],
+        ["32 workers", "--set cluster.workers.count="],
+    ),
+    "GPUs that are not there": (["train", "smoke", "--on", "1gpu"], ["GPU", "--on laptop"]),
+    "a tracking server that is away": (
+        ["train", "smoke", "--set", "cluster.tracking.uri=http://127.0.0.1:9"],
+        ["http://127.0.0.1:9"],
+    ),
+    "a storage path that is a file": (
+        ["train", "smoke", "--set", "cluster.runs_dir=data/digits/dataset.json"],
+        ["data/digits/dataset.json", "cluster.runs_dir"],
+    ),
+    "more workers than a batch has parts": (
+        ["submit", "resnet50", "--on", "slurm", "--set", "cluster.workers.count=16"],
+        ["8 micro-batches", "16 workers", "batch.micro_batch_size"],
+    ),
+    "seeds that are no numbers": (
+        ["submit", "smoke", "--on", "laptop", "--seeds", "0-x"], ["--seeds 0-x", "0-2,7"],
+    ),
+    "an engine without a Ray to join": (
+        ["submit", "smoke", "--on", "laptop", "--set", "cluster.engine={kind: slurm}"],
+        ["laptop.yaml", "workers.ray_address=auto"],
+    ),
+    "a folder that another machine can't know": (
+        ["submit", "resnet50", "--on", "ray", "--set", "cluster.runs_dir=runs"],
+        ["ray.yaml", "runs_dir", "absolute"],
+    ),
+    "nodes that the workers don't fill": (
+        ["submit", "resnet50", "--on", "slurm", "--set", "cluster.engine.workers_per_node=3"],
+        ["8 workers", "engine.workers_per_node=3"],
+    ),
+    "no Ray cluster at the address": (
+        ["submit", "smoke", "--on", "ray", "--set", "cluster.engine.address=http://127.0.0.1:9"],
+        ["http://127.0.0.1:9", "engine.address"],
+    ),
+    "no data set that Slurm's nodes see": (
+        ["submit", "resnet50", "--on", "slurm", "--set", "cluster.data_dir=data"],
+        ["data/ilsvrc2012", "ilsvrc prepare"],
+    ),
+    "a job that is not there": (["jobs", "stop", "nothing"], ["no job 'nothing'"]),
+    "a cluster's value without its name": (
+        ["jobs", "list", "--set", "engine.partition=x"],
+        ["--set engine.partition=x", "set cluster.* only"],
+    ),
+    "another recipe for a run that is over": (
+        ["replay", "mine", "1", "--set", "epochs=3"],
+        ["--set epochs=3", "set cluster.* only"],
+    ),
+    "another recipe for a network to evaluate": (
+        ["evaluate", "mine", "--set", "input.size=28"],
+        ["--set input.size=28", "set cluster.* only"],
+    ),
+    "an unknown run": (["evaluate", "nothing"], ["no run 'nothing'"]),
+    "an override without a value": (["train", "smoke", "--set", "epochs"], ["--set epochs"]),
+    "a size that a network can't take": (
+        ["describe", "resnet18", "--input", "3x8x8"],
+        ["--input 3x8x8", "at least 32×32"],
+    ),
+    "a size that the network can't take": (
+        ["train", "smoke", "--set", "resizing={start_size: 16, full_size_from: 2}"],
+        ["16×16", "resizing.start_size", "leave out resizing"],
+    ),
+    "weights that are not there": (
+        ["train", "smoke", "--start-from", "nothing"],
+        ["no run 'nothing'"],
+    ),
+    "a number that nobody published": (
+        ["compare", "--with", "alexnet 12.3"],
+        ["alexnet 12.3", "`ilsvrc published alexnet`"],
+    ),
+    "a network that nobody published": (["published", "lenet9"], ["lenet9", "lenet5"]),
+    "a report of no trainings": (["report", "mine", "--to", "page.html"], ["mlflow.db", "train"]),
+    "a page in a file": (
+        ["report", "ilsvrc", "--to", "data/digits/dataset.json/page.html"],
+        ["--to data/digits/dataset.json/page.html", "can't be made a folder", "name another"],
+    ),
+    "pictures of no run": (["visualize", "nothing"], ["no run 'nothing'"]),
+    "a folder that is not there": (["prepare", "folder", "pictures"], ["pictures"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_before_any_worker_starts(
+    mistake: str,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments, told = MISTAKES[mistake]
+    monkeypatch.chdir(workspace)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(sys, "argv", ["ilsvrc", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("ilsvrc: ")
+    for part in told:
+        assert part in lines[0]
+    assert not list(workspace.glob("runs/*"))
+
+
+def test_the_command_itself_exits_with_2_and_no_traceback(workspace: Path) -> None:
+    done = ilsvrc("train", "lenet6", folder=workspace)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ilsvrc: no recipe 'lenet6'")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_checks_that_stumble_over_the_same_say_it_once(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    done = CliRunner().invoke(app, ["check", "smoke", "--set", "data.name=letters"])
+    assert done.exit_code == 1
+    assert done.output.count("no such data set") == 1
+    assert re.search(r"✗ +data set, batch +/.*/letters: no such data set", done.output)

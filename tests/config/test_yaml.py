@@ -1,0 +1,160 @@
+"""YAML as people get it wrong, and what they are told."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from pipeline.config.yaml import (
+    Section,
+    digest,
+    find_document,
+    flatten,
+    override,
+    read_mapping,
+    read_yaml,
+    to_yaml,
+    validate,
+)
+from pipeline.runtime.errors import UserError
+
+
+class Round(Section):
+    kind: Literal["round"] = "round"
+    radius: float = 1.0
+
+
+class Square(Section):
+    kind: Literal["square"] = "square"
+    side: float
+
+
+class Drawing(Section):
+    shape: Annotated[Round | Square, Field(discriminator="kind")]
+    title: str = "untitled"
+    sizes: tuple[int, ...] = ()
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "drawing.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("title: a\ntitle: b\n", "key 'title' stands on line 1 and again on line 2"),
+        ("shape:\n  kind: round\n  kind: square\n", "'kind' stands on line 2 and again on line 3"),
+        ("title: [a\n", "line 2: not valid YAML"),
+        ("- a\n- b\n", "expected `key: value` lines"),
+        ("", "expected `key: value` lines"),
+        ("title: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("shape:\n  radius: 0x_\n", "line 2: not valid YAML: '0x_' is no int"),
+        ("title: !!timestamp 2012-99-99\n", "'2012-99-99' is no timestamp"),
+        ("title: !!timestamp today\n", "'today' is no timestamp"),
+        ("title: !!bool maybe\n", "'maybe' is no bool"),
+    ],
+)
+def test_bad_yaml_is_refused_by_file_and_line(tmp_path: Path, text: str, told: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        read_yaml(path)
+    assert told in str(error.value)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"shape": {"kind": "round", "radus": 2}}, "'shape.radus' is not a known key; "
+         "there are: kind, radius"),
+        ({"shape": {"kind": "round"}, "titel": "x"}, "'titel' is not a known key; there are: "
+         "shape, title, sizes"),
+        ({"shape": {"kind": "square"}}, "'shape.side' is missing"),
+        ({"shape": {"kind": "oval"}}, "'round', 'square'"),
+        ({"shape": {"kind": "round", "radius": "wide"}}, "got 'wide'"),
+        ({"shape": {"kind": "round", "radius": float("nan")}}, "finite"),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_or_value_is_named(content: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError) as error:
+        validate(Drawing, content, "here.yaml")
+    assert told in str(error.value)
+    assert str(error.value).startswith("here.yaml: ")
+
+
+def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
+    content = read_yaml(write(tmp_path, "shape: {kind: square, side: 1e-4}\n"))
+    assert validate(Drawing, content, "x").shape == Square(side=1e-4)
+
+
+@pytest.mark.parametrize("date", ["2012-12-12", "2012-99-99"])
+def test_a_date_is_a_word(tmp_path: Path, date: str) -> None:
+    expected = {"title": date}
+    assert read_yaml(write(tmp_path, f"title: {date}\n")) == expected
+    assert read_mapping(f"{{title: {date}}}", "--set") == expected
+    assert override({}, [f"title={date}"]) == expected
+    drawing = Drawing(shape=Round(), title=date)
+    assert validate(Drawing, read_yaml(write(tmp_path, to_yaml(drawing))), "x") == drawing
+
+
+def test_an_override_fills_a_section_that_is_null() -> None:
+    assert override({"shape": None}, ["shape.radius=2"]) == {"shape": {"radius": 2}}
+
+
+def test_overrides_reach_into_sections_and_leave_the_original_alone() -> None:
+    content = {"shape": {"kind": "round"}}
+    changed = override(content, ["shape.radius=1e-3", "title=a b", "sizes=[1, 2]"])
+    assert validate(Drawing, changed, "x") == Drawing(
+        shape=Round(radius=1e-3), title="a b", sizes=(1, 2)
+    )
+    assert content == {"shape": {"kind": "round"}}
+
+
+@pytest.mark.parametrize("assignment", ["title", "=3", ".a=3", "title.x=3", "sizes=[1", "a=0x_"])
+def test_a_wrong_override_is_quoted(assignment: str) -> None:
+    with pytest.raises(UserError, match="--set"):
+        override({"title": "a"}, [assignment])
+
+
+def test_a_wrong_mapping_is_quoted() -> None:
+    with pytest.raises(UserError, match=r"--input \{a: 0x_\}: not a YAML mapping"):
+        read_mapping("{a: 0x_}", "--input")
+
+
+def test_the_digest_depends_on_values_only(tmp_path: Path) -> None:
+    drawing = Drawing(shape=Round())
+    same = read_yaml(
+        write(tmp_path, "# a comment\ntitle: untitled\nshape: {radius: 1, kind: round}")
+    )
+    assert digest(validate(Drawing, same, "x")) == digest(drawing)
+    assert digest(drawing.model_copy(update={"title": "other"})) != digest(drawing)
+
+
+def test_a_resolved_document_reads_back_as_itself(tmp_path: Path) -> None:
+    drawing = Drawing(shape=Square(side=0.1), sizes=(3, 4))
+    assert validate(Drawing, read_yaml(write(tmp_path, to_yaml(drawing))), "x") == drawing
+    assert flatten(drawing) == {
+        "shape.kind": "square", "shape.side": 0.1, "title": "untitled", "sizes": [3, 4],
+    }  # fmt: skip
+
+
+def test_an_unknown_name_lists_the_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no recipe 'alexnett'.*alexnet"):
+        find_document("alexnett", "recipes")
+    with pytest.raises(UserError, match="no such file"):
+        find_document("mine.yaml", "recipes")
+
+
+def test_the_working_folder_comes_before_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "configs" / "recipes" / "alexnet.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert find_document("alexnet", "recipes") == own

@@ -1,0 +1,251 @@
+"""Preparing from end to end: real image files, good and bad, asked for once and again."""
+
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from typer.testing import CliRunner
+from wholeness import is_whole
+
+from pipeline.cli.app import app
+from pipeline.data.sources.prepare import Prepared, prepare_digits, prepare_folder, prepare_mnist1d
+from pipeline.data.store.image_check import Shrinking, check_image, treat_image
+from pipeline.data.store.store import Store
+from pipeline.runtime.errors import UserError
+
+
+def no_progress(done: int, total: int) -> None:
+    pass
+
+
+def encode(kind: str, image: Image.Image | None = None, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    (image or picture()).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def picture(mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two classes of ten JPEGs: crops of the two photographs that scikit-learn ships."""
+    folder = tmp_path / "images"
+    for name, photo in zip(("china", "flower"), load_sample_images().images, strict=True):
+        (folder / name).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(photo[20 * i : 20 * i + 50, : 60 + i]).save(folder / name / f"{i}.jpg")
+    return folder
+
+
+def prepare(images: Path, name: str = "photos", **options: Any) -> Prepared:
+    settings = {"val_share": 0.2, "on_bad": "stop", "num_workers": 0, "progress": no_progress}
+    to = options.pop("to", images.parent / "packed")
+    return prepare_folder(images, to, name, **{**settings, **options})
+
+
+def test_a_folder_is_packed_as_it_is(images: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    prepared = prepare(images, progress=lambda *done: seen.append(done))
+    store = prepared.store
+    assert (store.name, prepared.already_there, prepared.num_quarantined) == ("photos", False, 0)
+    assert [c.name for c in store.classes] == ["china", "flower"]
+    total = sum(path.stat().st_size for path in images.glob("*/*.jpg"))
+    assert (seen[0], seen[-1]) == ((0, total), (total, total))
+    assert sum(len(store.split(name)) for name in store.split_names) == 20
+    for name in store.split_names:
+        split = store.split(name)
+        for i, key in enumerate(split.keys):
+            assert split.encoded(i).tobytes() == (images / f"{key}.jpg").read_bytes()
+            assert key.startswith(store.classes[split.labels[i]].name)
+            assert split.sizes[i].tolist() == [50, 60 + int(key[-1])]
+    assert is_whole(store)
+
+
+def test_asking_again_writes_nothing(images: Path) -> None:
+    store = prepare(images).store
+    before = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
+    again = prepare(images)
+    assert again.already_there
+    assert again.store.digest == store.digest
+    assert {path: path.stat().st_mtime_ns for path in store.folder.iterdir()} == before
+
+
+def change_an_image(images: Path) -> None:
+    (images / "china" / "3.jpg").write_bytes(encode("JPEG"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda images: (change_an_image(images), prepare(images)),
+        lambda images: prepare(images, val_share=0.3),
+        lambda images: prepare(images, "other name"),
+        lambda images: prepare_digits(images.parent / "packed", no_progress),
+    ],
+)
+def test_another_data_set_is_left_alone(images: Path, other: Callable[[Path], object]) -> None:
+    store = prepare(images).store
+    with pytest.raises(UserError, match=r"of another source or other options; .* --to"):
+        other(images)
+    assert is_whole(Store.open(store.folder))
+    assert Store.open(store.folder).digest == store.digest
+
+
+def test_a_folder_of_something_else_is_left_alone(images: Path) -> None:
+    notes = images.parent / "packed" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with pytest.raises(UserError, match="not a packed data set"):
+        prepare(images)
+    assert notes.read_text() == "mine"
+
+
+def test_digits_once_and_again(tmp_path: Path) -> None:
+    first = prepare_digits(tmp_path / "data" / "digits", no_progress)
+    assert not first.already_there
+    assert prepare_digits(tmp_path / "data" / "digits", no_progress).already_there
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"), [("digits", prepare_digits), ("mnist1d", prepare_mnist1d)]
+)
+def test_the_help_names_the_splits_that_are_packed(
+    name: str, pack: Callable[..., Prepared], tmp_path: Path
+) -> None:
+    store = pack(tmp_path / name, no_progress).store
+    told = CliRunner().invoke(app, ["prepare", name, "--help"]).output
+    splits = ", ".join(f"{len(store.split(split)):,} as {split}" for split in store.split_names)
+    assert splits in " ".join(told.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("zero.jpg", b"", "zero bytes"),
+        ("text.jpg", b"<html>Not Found</html>", "not an image; only JPEG, PNG"),
+        ("anim.jpg", encode("GIF", picture("P")), "a GIF; only JPEG, PNG"),
+        ("half.jpg", encode("JPEG")[:900], "can't be decoded"),
+        ("head.jpg", encode("JPEG")[:30], "can't be decoded"),
+        ("no-end.jpg", encode("JPEG")[:-30], "can't be decoded"),
+        ("cut.png", encode("PNG")[:-200], "can't be decoded"),
+        ("flipped.png", encode("PNG")[:300] + b"\0" * 99 + encode("PNG")[399:], "can't be decoded"),
+        ("turned.tif", encode("TIFF", exif=turned()), "turned by a tag; save it as PNG"),
+        ("bitmap.tif", encode("TIFF", picture("1")), "a TIFF of mode 1"),
+    ],
+)
+def test_a_bad_image_stops_or_is_quarantined(
+    images: Path, name: str, data: bytes, reason: str
+) -> None:
+    (images / "china" / name).write_bytes(data)
+    with pytest.raises(UserError, match=rf"china/{name}: .*{reason}.* --on-bad quarantine"):
+        prepare(images)
+    assert sorted(path.name for path in images.parent.iterdir()) == [".packed.partial", "images"]
+
+    shard = images.parent / ".packed.partial" / "train-000000.tar"
+    packed = shard.stat().st_ino
+    prepared = prepare(images, on_bad="quarantine")
+    assert (images.parent / "packed" / shard.name).stat().st_ino == packed  # what was done is kept
+    assert prepared.num_quarantined == 1
+    splits = [prepared.store.split(name) for name in prepared.store.split_names]
+    assert sum(map(len, splits)) == 20
+    assert not any(f"china/{Path(name).stem}" in split.keys for split in splits)
+    with pytest.raises(UserError, match="is there already, without 1 bad images; add --on-bad"):
+        prepare(images)
+
+
+def test_bad_images_of_both_splits_are_counted(images: Path) -> None:
+    for path in images.glob("*/[1-4].jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"jpg: zero bytes \(and 7 more bad images\); mend"):
+        prepare(images)
+
+
+def test_nothing_but_bad_images_is_no_data_set(images: Path) -> None:
+    for path in images.glob("*/*.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="split 'train' would have no images"):
+        prepare(images, on_bad="quarantine")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode("JPEG", picture("CMYK")),
+        encode("JPEG", picture("L")),
+        encode("JPEG", progressive=True),
+        encode("JPEG", exif=turned()),
+        encode("JPEG") + b"trailing junk",
+        encode("PNG", picture("LA")),
+        encode("PNG", picture("P")),
+        encode("WEBP"),
+        encode("BMP"),
+        encode("TIFF"),
+    ],
+    ids=["cmyk", "gray", "progressive", "turned", "junk", "LA", "palette", "webp", "bmp", "tiff"],
+)
+def test_odd_and_good_images_are_taken_unturned(data: bytes) -> None:
+    checked = check_image(data)
+    assert (checked.height, checked.width, checked.status) == (40, 60, "ok")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bits_of_gray_are_rounded_to_8_when_made_smaller(kind: str) -> None:
+    # A ramp from black over 80 to 250, in units of 257.
+    ramp = np.interp(np.arange(200), [0, 100, 199], [0, 80, 250])
+    deep = Image.fromarray(np.tile(ramp * 257, (100, 1)).astype(np.uint16))
+    sample = treat_image(encode(kind, deep), "key", 0, Shrinking(50, 95))
+    small = Image.open(io.BytesIO(sample.data))
+    assert (small.mode, small.size, small.format) == ("L", (100, 50), "JPEG")
+    pixels = np.asarray(small)[25]
+    assert np.abs(pixels - ramp.reshape(100, 2).mean(1)).max() < 4
+
+
+def test_a_decompression_bomb_is_bad(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert "decompression bomb" in check_image(encode("BMP", picture().resize((60, 60)))).status
+        assert "decompression bomb" in check_image(encode("PNG", picture().resize((90, 90)))).status
+    prepared = prepare(images, on_bad="quarantine")
+    # Widths go from 60 to 69, all 50 high.
+    assert prepared.num_quarantined == 6
+
+
+def test_a_file_that_goes_away_is_not_called_a_bad_image(images: Path) -> None:
+    last = images / "flower" / "9.jpg"
+    for i in range(100):
+        (images / "china" / f"more-{i:03d}.jpg").write_bytes(encode("JPEG"))
+
+    def remove(done: int, total: int) -> None:
+        last.unlink(missing_ok=True)
+
+    to = images.parent / "packed"
+    with pytest.raises(UserError, match=r"9.jpg: can't be read \(No such file or directory\)"):
+        prepare(images, on_bad="quarantine", progress=remove)
+    assert not to.exists()
+
+
+@pytest.mark.parametrize("on_bad", ["ignore", ""])
+def test_on_bad_is_one_of_two(images: Path, on_bad: str) -> None:
+    with pytest.raises(UserError, match="must be stop or quarantine"):
+        prepare(images, on_bad=on_bad)
+
+
+def test_the_images_folder_itself_is_no_place(images: Path) -> None:
+    with pytest.raises(UserError, match="lies in the folder of images itself"):
+        prepare(images, to=images / "packed")

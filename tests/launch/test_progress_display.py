@@ -1,0 +1,43 @@
+"""What a person sees: plain lines in a pipe, bars in a terminal, the time that is left."""
+
+import io
+from dataclasses import replace
+
+from rich.console import Console
+
+from pipeline.evaluation.metrics import Counts
+from pipeline.launch.events import Evaluated, Note, Progress
+from pipeline.launch.progress_display import Display
+
+STEP = Progress(
+    epoch=1, epochs=4, step=5, num_steps=10, loss=0.5, top1_error=12.0, top5_error=3.0,
+    learning_rate=0.01, gradient_norm=2.5, images_per_second=1234.0, seconds=2.0,
+    seconds_waiting=0.5,
+)  # fmt: skip
+EVALUATED = Evaluated(2, 4, "val", "center-256-224", Counts(40, 45, 50))
+
+
+def shown(is_terminal: bool) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=is_terminal, width=120)
+    with Display(console) as display:
+        for event in (Note("run [mine]"), STEP, replace(STEP, step=10), EVALUATED):
+            display.show(event)
+    return out.getvalue()
+
+
+def test_a_pipe_gets_a_line_an_event() -> None:
+    lines = shown(is_terminal=False).splitlines()
+    assert len(lines) == 4
+    assert lines[0] == "run [mine]"
+    for part in ("epoch 2/4 step 5/10", "loss 0.5000", "top-1 error 12.00 %", "top-5 error 3.00 %",
+                 "images/s 1,234", "waiting for data 0.5 of 2.0 s", "time left"):  # fmt: skip
+        assert part in lines[1]
+    assert "top-1 error 20.00 %  top-5 error 10.00 %" in lines[3]
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_terminal_gets_bars_that_end_with_the_epoch() -> None:
+    text = shown(is_terminal=True)
+    assert "10/10" in text
+    assert "2/4" in text

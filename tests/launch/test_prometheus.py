@@ -1,0 +1,66 @@
+"""What Prometheus reads of a training, and the dashboard that draws it."""
+
+import json
+import re
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from pipeline.launch.events import Pace, Progress, Started
+from pipeline.launch.prometheus import GAUGES, Gauges
+
+DASHBOARD = Path(__file__).parents[2] / "docker" / "grafana" / "ilsvrc.json"
+
+
+def scraped() -> dict[str, float]:
+    """Return the project's samples of this node's endpoint, by name and labels that are ours."""
+    import ray
+
+    port = ray.nodes()[0]["MetricsExportPort"]
+    address = ray.nodes()[0]["NodeManagerAddress"]
+    with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    samples = {}
+    for line in lines:
+        if found := re.match(r"ray_(ilsvrc_\w+)\{(.*)\} (\S+)$", line):
+            labels = dict(re.findall(r'(\w+)="(.*?)"', found[2]))
+            ours = ",".join(labels[key] for key in ("run", "worker") if key in labels)
+            samples[f"{found[1]}[{ours}]"] = float(found[3])
+    return samples
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_prometheus_reads_what_the_workers_told() -> None:
+    gauges = Gauges("mine")
+    progress = Progress(2, 5, 30, 40, 1.5, 90.0, 50.0, 0.1, 2.5, 812.5, 4.0, 1.0)
+    for event in (Started(0), Started(1), progress, Pace(0, 0.25, 0.01, 0), Pace(1, 0.25, 0.05, 7)):
+        gauges.hear(event)
+    gauges.hear(Started(0))  # again, after a failure
+    expected = {
+        "ilsvrc_images_per_second[mine]": 812.5,
+        "ilsvrc_epoch[mine]": 2.75,
+        "ilsvrc_restarts[mine]": 1.0,
+        "ilsvrc_step_seconds[mine,0]": 0.25,
+        "ilsvrc_step_seconds[mine,1]": 0.25,
+        "ilsvrc_waiting_seconds[mine,0]": 0.01,
+        "ilsvrc_waiting_seconds[mine,1]": 0.05,
+        "ilsvrc_gpu_bytes[mine,0]": 0.0,
+        "ilsvrc_gpu_bytes[mine,1]": 7.0,
+    }
+    deadline = time.monotonic() + 60
+    while {name: scraped().get(name) for name in expected} != expected:
+        assert time.monotonic() < deadline, scraped()
+        time.sleep(0.5)
+    assert {name.partition("[")[0] for name in expected} == set(GAUGES)
+
+
+def test_the_dashboard_draws_every_gauge_and_nothing_else_of_ours() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    drawn = [name for panel in panels for target in panel["targets"]
+             for name in re.findall(r"ray_(ilsvrc_\w+)", target["expr"])]  # fmt: skip
+    assert set(drawn) == set(GAUGES)
+    for panel in panels:
+        assert panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"]

@@ -1,0 +1,133 @@
+"""Stopping when asked: a checkpoint at that step, and the rest later, as if nothing had been."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from small_jobs import MakeJob, tracked_losses
+
+from benchmarks.recovery_time import worker_processes
+from pipeline.launch.events import Event, Progress
+from pipeline.launch.ray_train import run_on_workers
+from pipeline.launch.stop_signal import asking_on_signals
+from pipeline.launch.training_job import Job
+from pipeline.runtime.errors import InterruptedByUserError
+from pipeline.trainer.worker import train
+from pipeline.training.checkpoint import checkpoints, position_of
+
+ILSVRC = Path(sys.executable).with_name("ilsvrc")
+
+
+def ignore(event: Event) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("workers", "stop"), [(0, 5), (0, 15), (2, 5)])
+def test_a_stopped_training_goes_on_from_its_step(
+    make_job: MakeJob, ray_session: None, workers: int, stop: int
+) -> None:
+    options = (f"workers.count={workers}", "saving.log_every_steps=1")
+    undisturbed, stopped = (
+        make_job(name, ["epochs=2"], options) for name in ("undisturbed", "stopped")
+    )
+    run_on_workers(train, undisturbed, ignore)
+
+    # The first worker asks as early before `stop` as it takes: with others the vote on it is over a
+    # step later than it is cast.
+    step = stop - (1 if workers == 0 else 2)
+
+    def train_and_ask(job: Job, worker: object, report: Callable[[Event], None]) -> object:
+        def ask(event: Event) -> None:
+            if isinstance(event, Progress) and (event.epoch, event.step) == (0, step):
+                job.folder.stop_request.touch()
+            report(event)
+
+        return train(job, worker, ask)  # type: ignore[arg-type]
+
+    with pytest.raises(InterruptedByUserError, match="stopped as asked, after 0 epochs and"):
+        run_on_workers(train_and_ask, stopped, ignore)  # type: ignore[arg-type]
+    (checkpoint,) = checkpoints(stopped.folder.checkpoints)
+    assert checkpoint.name.startswith(f"epoch-0000-step-{stop:06d}")
+
+    stopped.folder.stop_request.unlink()
+    run_on_workers(train, stopped, ignore)
+    ours, theirs = load_file(stopped.folder.weights), load_file(undisturbed.folder.weights)
+    assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+    assert [step for step, _ in tracked_losses(stopped)] == list(range(1, 31))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_schedulers_signal_saves_and_the_same_command_goes_on(
+    workspace: Path, number: signal.Signals
+) -> None:
+    command = [str(ILSVRC), "train", "smoke", "--run", "mine", "--set", "epochs=30"]
+    command += ["--set", "cluster.workers.count=0"]
+    environment = {**os.environ, "COLUMNS": "100"}
+    process = subprocess.Popen(
+        command, cwd=workspace, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 2/30"):
+            process.send_signal(number)
+            asked = time.monotonic()
+            break
+    output, errors = process.communicate(timeout=120)
+    assert time.monotonic() - asked < 30
+    assert process.returncode == 130, errors
+    assert f"{number.name}: stopping after this step, with a checkpoint; within 30 s" in output
+    assert "stopped as asked, after" in errors.replace("\n", " ")
+    assert list((workspace / "runs" / "mine" / "checkpoints").glob("*.pt"))
+
+
+def test_a_checkpoint_is_asked_for_by_a_file_and_by_time(make_job: MakeJob) -> None:
+    asked = make_job("asked", ["epochs=1"], ["workers.count=0", "saving.log_every_steps=1"])
+
+    def ask(event: Event) -> None:
+        if isinstance(event, Progress) and event.step == 5:
+            asked.folder.save_request.touch()
+
+    run_on_workers(train, asked, ask)
+    saved = [position_of(path) for path in checkpoints(asked.folder.checkpoints)]
+    assert saved == [(1, 0), (0, 6)]
+    assert not asked.folder.save_request.exists()
+
+    often = make_job("often", ["epochs=1"], ["workers.count=0", "saving.checkpoint_minutes=1e-6"])
+    run_on_workers(train, often, ignore)
+    saved = [position_of(path) for path in checkpoints(often.folder.checkpoints)]
+    assert saved == [(1, 0), (0, 14), (0, 13)]  # all were written, three stay
+    ours, theirs = load_file(asked.folder.weights), load_file(often.folder.weights)
+    assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
+
+
+def test_a_signal_to_a_worker_stops_all(make_job: MakeJob, ray_session: None) -> None:
+    job = make_job("run", ["epochs=40"], ["saving.log_every_steps=1"])
+
+    def signal_one(event: Event) -> None:
+        if isinstance(event, Progress) and (event.epoch, event.step) == (1, 1):
+            workers = worker_processes()
+            workers[-1].send_signal(signal.SIGUSR1)
+
+    with pytest.raises(InterruptedByUserError, match=r"stopped as asked, after [1-9]"):
+        run_on_workers(train, job, signal_one)
+    newest = checkpoints(job.folder.checkpoints)[0]
+    assert position_of(newest) > (1, 1)
+
+
+def test_who_asked_by_a_file_has_sent_no_signal(make_job: MakeJob) -> None:
+    folder, said = make_job().folder, list[str]()
+    folder.stop_request.touch()
+    with asking_on_signals(folder, 30, said.append):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert said == [
+            "SIGINT: stopping after this step, with a checkpoint; once more stops at once"
+        ]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,124 @@
+"""A Ray of the command's own is closed to strangers and leaves nothing behind."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.ray_session import _remove_what_killed_ones_left, ray_session
+
+PROGRAM = """
+import json, os, subprocess, sys
+from pathlib import Path
+import ray
+from pipeline.runtime.ray_session import ray_session
+with ray_session("local", num_cpus=1):
+    context = ray.get_runtime_context()
+    stranger = subprocess.run(
+        [sys.executable, "-c", f"import ray; ray.init(address='{context.gcs_address}')"],
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True,
+    )
+    dashboard = ray._private.worker.global_worker.node.webui_url
+    folders = [str(path) for path in Path("/tmp").glob(f"ilsvrc-{os.getpid()}-*")]
+print(json.dumps({"stranger": stranger.stderr, "dashboard": dashboard, "folders": folders}))
+"""
+
+
+WRITER = """
+import itertools, sys, time
+end = time.monotonic() + 2
+for number in itertools.takewhile(lambda _: time.monotonic() < end, itertools.count()):
+    try:
+        open(f"{sys.argv[1]}/{number}", "w").close()
+    except FileNotFoundError:
+        break
+"""
+
+
+def test_a_session_refuses_strangers_and_is_gone_afterwards() -> None:
+    stale = Path("/tmp/ilsvrc-99999999-killed")  # beyond the largest number of a process
+    stale.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    story = json.loads(done.stdout.splitlines()[-1])
+    assert "Authentication" in story["stranger"]
+    assert story["dashboard"].startswith("127.0.0.1:")
+    (folder,) = story["folders"]
+    assert not Path(folder).exists()
+    assert not stale.exists()
+
+
+def test_what_is_still_being_written_to_is_removed_all_the_same() -> None:
+    # As by Ray's processes, of which some outlive their driver for a while.
+    stale = Path("/tmp/ilsvrc-99999999-writing")
+    (stale / "logs").mkdir(parents=True)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(stale / "logs")])
+    try:
+        while sum(1 for _ in stale.glob("logs/*")) < 2000:  # so that removing them takes a while
+            time.sleep(0.01)
+        _remove_what_killed_ones_left()
+        assert not stale.exists()
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+def test_no_ray_at_the_address_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whatever other tests of this process have up.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with (
+        pytest.raises(UserError, match=r"Ray at '127.0.0.1:9' can't be joined: .*ray start"),
+        ray_session("127.0.0.1:9"),
+    ):
+        raise AssertionError("joined nothing")
+
+
+@pytest.mark.parametrize("has_token", [True, False], ids=["with-token", "without"])
+def test_a_ray_that_was_started_by_hand_is_joined(tmp_path: Path, has_token: bool) -> None:
+    """As its users start one, who set nothing: it asks for a token where the user has one."""
+    if has_token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
+    hidden = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment["HOME"] = str(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+    join = (
+        "from pipeline.runtime.ray_session import ray_session\n"
+        f"with ray_session('{address}'):\n"
+        "    import ray\n"
+        "    print(ray.cluster_resources()['CPU'])\n"
+    )
+    folder = tempfile.mkdtemp(prefix="ray-")  # paths of sockets may have 107 letters
+    ray = Path(sys.executable).with_name("ray")
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=false",
+         f"--port={address.split(':')[1]}", "--node-ip-address=127.0.0.1", "--num-cpus=3",
+         f"--temp-dir={folder}"],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            joined = subprocess.run(
+                [sys.executable, "-c", join], env=environment, capture_output=True, text=True,
+                check=False,
+            )  # fmt: skip
+            if joined.stdout or time.monotonic() > deadline:
+                break
+        assert joined.stdout == "3.0\n", joined.stderr
+    finally:
+        head.terminate()
+        head.wait(timeout=30)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,46 @@
+"""What the tests of trainings share."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+from pipeline.launch.training_job import Job
+from pipeline.tracking.mlflow_client import connect
+
+MakeJob = Callable[..., Job]
+
+
+def tracked_losses(job: Job) -> list[tuple[int, float]]:
+    """The steps and losses that MLflow has, in the order in which they came."""
+    client = connect(job.tracking_uri)
+    history = client.get_metric_history(job.folder.tracking_run_id(), "train/loss")
+    return [(metric.step, metric.value) for metric in history]
+
+
+def had_the_same_images(run: Path, calm: Path) -> bool:
+    """Whether each step of both runs, of which every one is recorded, was on the same images.
+
+    The order in which workers add up changes the last bits, and training makes that grow; but the
+    losses of one step stay nearer to each other than those of a step and the next, on other images.
+    """
+    ours, theirs = _losses(run), _losses(calm)
+    if ours.keys() != theirs.keys():
+        return False
+    steps = sorted(theirs)
+    for start in range(0, len(steps), 50):
+        some = steps[start : start + 50]
+        apart = median(abs(ours[step] - theirs[step]) for step in some)
+        if apart > 0.5 * median(abs(theirs[a] - theirs[b]) for a, b in pairwise(some)):
+            return False
+    return True
+
+
+def _losses(run: Path) -> dict[int, float]:
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {
+        record["step"]: record["metrics"]["train/loss"]
+        for record in records
+        if "train/loss" in record["metrics"]
+    }

@@ -1,0 +1,114 @@
+"""The script for Slurm, as far as it can be judged where no Slurm is."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.cluster import load_cluster
+from pipeline.runtime.errors import UserError
+from pipeline.submit.job_engine import SubmittedJob
+from pipeline.submit.sbatch import runs_of_comment
+from pipeline.submit.slurm import SlurmJobs, read_lines
+from pipeline.submit.submit import read_trainings
+
+
+def script(*of_cluster: str, seeds: tuple[int, ...] = ()) -> str:
+    trainings = read_trainings("resnet50", ["epochs=3"], "slurm", list(of_cluster), list(seeds))
+    cluster = trainings[0].cluster
+    jobs = SlurmJobs(cluster.engine, cluster)  # type: ignore[arg-type]
+    return jobs.render(trainings, "ilsvrc submit …")
+
+
+@pytest.mark.parametrize("seeds", [(), (0, 2)])
+def test_bash_understands_it(seeds: tuple[int, ...]) -> None:
+    text = script("engine.setup=[module load cuda, 'export A=\"b c\"']", seeds=seeds)
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    assert 'module load cuda\nexport A="b c"\n' in text
+
+
+def test_nodes_follow_from_the_workers() -> None:
+    workers = "workers={count: 8, device: gpu, cpus: 6, ray_address: auto}"
+    options = script(workers, "engine.workers_per_node=4").splitlines()
+    for option in ("nodes=2", "ntasks-per-node=1", "cpus-per-task=24", "gpus-per-node=4"):
+        assert f"#SBATCH --{option}" in options
+    assert "#SBATCH --signal=B:USR1@120" in options
+
+
+def test_an_array_is_numbered_by_its_seeds() -> None:
+    text = script(seeds=(3, 7))
+    assert "#SBATCH --array=3,7\n" in text
+    (comment,) = [line for line in text.splitlines() if "--comment" in line]
+    runs = runs_of_comment(comment.partition('"')[2].strip('"'))
+    assert set(runs) == {"3", "7"}
+    (line,) = [line for line in text.splitlines() if line.startswith("run=(")]
+    names = subprocess.run(
+        ["bash", "-c", f"{line}; echo ${{run[3]}} ${{run[7]}}"], capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert names.stdout.split() == [runs["3"], runs["7"]]
+
+
+def test_paths_under_the_working_folder_are_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "#SBATCH --output=runs/slurm-%j.log\n" in script("runs_dir=runs")
+
+
+LINES = {
+    "squeue": "12|PENDING|Resources|0|ilsvrc resnet50-1a2b3c4d",
+    "sacct": "12|RUNNING|None|0:0|ilsvrc resnet50-1a2b3c4d",
+    "an array's task": " 12_3| RUNNING| None| 0| ilsvrc 3=resnet50-1a2b3c4d 7=resnet50-5e6f7a8b",
+    "stopped, by squeue": "12|FAILED|NonZeroExitCode|33280|ilsvrc resnet50-1a2b3c4d",
+    "stopped, by sacct": "12|FAILED|None|130:0|ilsvrc resnet50-1a2b3c4d",
+    "failed": "12|FAILED|NonZeroExitCode|256|ilsvrc resnet50-1a2b3c4d",
+    "no time": "12|TIMEOUT|TimeLimit|0:15|ilsvrc resnet50-1a2b3c4d",
+    "cancelled": "12|CANCELLED by 0|None|0:15|ilsvrc resnet50-1a2b3c4d",
+}
+TOLD = {
+    "squeue": ("waiting", "Resources"), "sacct": ("running", ""),
+    "an array's task": ("running", ""), "stopped, by squeue": ("stopped", ""),
+    "stopped, by sacct": ("stopped", ""), "failed": ("failed", "exit code 1"),
+    "no time": ("failed", "timeout"), "cancelled": ("stopped", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_what_slurm_says_of_a_job(name: str) -> None:
+    ((number, job),) = read_lines(LINES[name] + "\n99|RUNNING|None|0|another's comment\n")
+    assert (job.state, job.reason) == TOLD[name]
+    assert (number, job.run) == (LINES[name].split("|")[0].strip(), "resnet50-1a2b3c4d")
+
+
+def test_commands_that_fail_without_a_word_are_borne(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name, script in {"squeue": "exit 0", "sacct": "exit 1", "scancel": "exit 3"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    cluster = load_cluster("slurm")
+    jobs = SlurmJobs(cluster.engine, cluster)  # type: ignore[arg-type]
+    assert jobs.jobs() == []  # no accounts are kept
+    with pytest.raises(UserError, match="scancel says: nothing, and ends with 3"):
+        jobs.stop(SubmittedJob("17", "mine", "waiting"))
+
+
+def test_a_machine_without_slurm_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cluster = load_cluster("slurm")
+    with pytest.raises(UserError, match=r"squeue is not installed here; run this on.*login node"):
+        SlurmJobs(cluster.engine, cluster).jobs()  # type: ignore[arg-type]
+
+
+def test_what_a_job_of_long_ago_printed_needs_no_controller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "slurm-17.log").write_text("epoch 3/3\n")
+    cluster = load_cluster("slurm", [f"runs_dir={tmp_path}"])
+    jobs = SlurmJobs(cluster.engine, cluster)  # type: ignore[arg-type]
+    assert list(jobs.logs(SubmittedJob("17", "mine", "finished"), follow=True)) == ["epoch 3/3\n"]

@@ -1,0 +1,103 @@
+import json
+import math
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.tracking.metric_log import Journal, Record
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "metrics.jsonl"
+
+
+def written(path: Path) -> list[tuple[int, dict[str, float]]]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [(line["step"], line["metrics"]) for line in lines]
+
+
+def all_records(journal: Journal, size: int) -> Iterator[Record]:
+    offset = 0
+    while (passage := journal.read(offset, size)).end > offset:
+        yield from passage.records
+        offset = passage.end
+
+
+def test_reads_back_what_was_appended_whatever_the_size_of_the_passages(path: Path) -> None:
+    journal = Journal(path)
+    records = [Record(step, 1000 + step, {"loss": step / 3}) for step in range(50)]
+    for record in records:
+        journal.append(record)
+    for size in (1, 100, 1 << 16):
+        assert list(all_records(journal, size)) == records
+    journal.close()
+
+
+def test_each_metric_has_one_value_a_step_also_over_restarts(path: Path) -> None:
+    first = Journal(path)
+    for step in (1, 2, 3):
+        first.append(Record(step, 0, {"loss": step}))
+    first.append(Record(3, 0, {"error": 0.5}))
+    first.close()
+    second = Journal(path)
+    for step in (2, 3, 4):
+        second.append(Record(step, 1, {"loss": 10 * step, "error": 0.25}))
+    second.close()
+    assert written(path) == [
+        (1, {"loss": 1}),
+        (2, {"loss": 2}),
+        (3, {"loss": 3}),
+        (3, {"error": 0.5}),
+        (4, {"loss": 40, "error": 0.25}),
+    ]
+
+
+def test_a_torn_last_line_is_dropped_and_its_step_can_be_written_again(path: Path) -> None:
+    journal = Journal(path)
+    for step in (1, 2):
+        journal.append(Record(step, 0, {"loss": 1.0}))
+    journal.close()
+    path.write_bytes(path.read_bytes()[:-5])
+    journal = Journal(path)
+    journal.append(Record(2, 0, {"loss": 0.5}))
+    journal.close()
+    assert written(path) == [(1, {"loss": 1.0}), (2, {"loss": 0.5})]
+
+
+def test_a_damaged_line_does_not_hide_the_others(path: Path) -> None:
+    path.write_bytes(
+        b'{"step": 1, "time": 0, "metrics": {"loss": 1}}\n\x00\xff{\n[]\n'
+        b'{"step": 2, "time": 0, "metrics": {"loss": 2}}\n'
+    )
+    journal = Journal(path)
+    assert [record.step for record in journal.read(0).records] == [1, 2]
+    journal.close()
+
+
+def test_values_that_are_not_finite_stay_standard_json(path: Path) -> None:
+    journal = Journal(path)
+    journal.append(Record(1, 0, {"a": math.nan, "b": math.inf, "c": -math.inf}))
+    (record,) = journal.read(0).records
+    journal.close()
+    assert math.isnan(record.metrics["a"])
+    assert (record.metrics["b"], record.metrics["c"]) == (math.inf, -math.inf)
+    assert written(path) == [(1, {"a": "nan", "b": "inf", "c": "-inf"})]
+
+
+def test_a_full_disk_leaves_whole_lines_and_the_step_unwritten(path: Path) -> None:
+    journal = Journal(path)
+    journal.append(Record(1, 0, {"loss": 1.0}))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The kernel writes ten more bytes of this file, then no more.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+    try:
+        with pytest.raises(OSError, match="disk is full"):
+            journal.append(Record(2, 0, {"loss": 2.0}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    journal.append(Record(2, 0, {"loss": 3.0}))
+    journal.close()
+    assert written(path) == [(1, {"loss": 1.0}), (2, {"loss": 3.0})]

@@ -1,0 +1,77 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pipeline.config.recipe import Recipe
+from pipeline.models.zoo import build_model
+from pipeline.tracking.mlflow_client import connect
+from pipeline.tracking.mlflow_model import log_model
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe.model_validate(
+        {
+            "network": {"name": "lenet5_modern", "num_classes": 7},
+            "data": {"name": "photos"},
+            "input": {"size": 32, "color": "gray", "mean": [33], "std": [79]},
+            "augmentation": {"kind": "none"},
+            "evaluation": {"kind": "whole"},
+            "batch": {"global_batch_size": 4, "micro_batch_size": 4},
+            "optimizer": {"kind": "sgd", "learning_rate": 0.1},
+            "schedule": {"kind": "constant"},
+            "epochs": 1,
+        }
+    )
+
+
+def test_a_logged_model_gives_the_networks_own_logits(
+    store: str, run_id: str, recipe: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    network = build_model(recipe.network, recipe.input).eval()
+    weights = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), weights)
+    images = np.random.default_rng(0).standard_normal((5, 1, 32, 32), dtype=np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images)).numpy()
+
+    address = log_model(store, run_id, recipe, weights)
+    assert capfd.readouterr() == ("", "")
+    (output,) = connect(store).get_run(run_id).outputs.model_outputs
+    assert address == f"models:/{output.model_id}"
+    model = connect(store).get_logged_model(output.model_id)
+    assert model.status == "READY"
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    assert not list(folder.rglob("*.pkl"))
+    assert not list(folder.rglob("__pycache__"))
+
+    # A process of its own, with nothing but the model's folder to find this code in.
+    np.save(tmp_path / "images.npy", images)
+    program = (
+        "import sys, warnings\n"
+        "import numpy as np\n"
+        "warnings.simplefilter('ignore')\n"
+        "import mlflow.pyfunc\n"
+        "folder, images, logits = sys.argv[1:]\n"
+        "model = mlflow.pyfunc.load_model(folder)\n"
+        "import pipeline.models.zoo\n"
+        "assert pipeline.models.zoo.__file__.startswith(folder)\n"
+        "print(model.metadata.signature)\n"
+        "np.save(logits, model.predict(np.load(images)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder), tmp_path / "images.npy", tmp_path / "out.npy"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Tensor('float32', (-1, 1, 32, 32))" in done.stdout
+    assert "Tensor('float32', (-1, 7))" in done.stdout
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=1e-6)

@@ -1,0 +1,177 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from pipeline.cli.app import main
+from pipeline.config.cluster import Loading
+from pipeline.config.recipe import Recipe, load_recipe
+from pipeline.data.store.store import Store
+from pipeline.models.profile import dissect
+from pipeline.models.zoo import NETWORKS, build_model
+from pipeline.runs.run_folder import RunFolder, RunRecord
+from pipeline.runtime.errors import UserError
+from pipeline.visualization.activations import Activation
+from pipeline.visualization.filters import filter_pictures, first_layer_filters, read_filters
+from pipeline.visualization.image_grid import heat, signed_to_pixels
+from pipeline.visualization.pictures import Specimen, _patches, filters_picture, show
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load_recipe("smoke")
+
+
+@pytest.fixture
+def specimen(recipe: Recipe, data_dir: Path) -> Specimen:
+    torch.manual_seed(0)
+    model = build_model(recipe.network, recipe.input).eval()
+    store = Store.open(data_dir / "digits")
+    names = [image_class.name for image_class in store.classes]
+    return Specimen(
+        model, recipe, store.split("val"), names, Loading(backend="reference"), torch.device("cpu")
+    )
+
+
+def test_a_weight_of_0_is_grey_and_the_largest_reaches_the_end() -> None:
+    filters = torch.tensor([[[[0.0, -2.0], [1.0, 0.5]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    pictures = filter_pictures(filters)
+    assert pictures[0, 0].tolist() == [[0.5, 0.0], [0.75, 0.625]]
+    assert (pictures[1] == 0.5).all()
+
+
+def test_alexnets_filters_stand_in_eight_rows_of_twelve() -> None:
+    picture = filters_picture(torch.randn(96, 3, 11, 11))
+    assert picture.size == (12 * 44 + 11 * 2, 8 * 44 + 7 * 2)
+
+
+def test_a_patch_shows_what_the_unit_saw() -> None:
+    # Three layers, so that field, jump and padding all count; where a position is excited by one
+    # pixel alone, that pixel must be in its patch, and in no patch of a position too far away.
+    model = nn.Sequential(
+        nn.Conv2d(3, 2, 5, stride=2, padding=2), nn.MaxPool2d(3, 2), nn.Conv2d(2, 1, 3, padding=1)
+    )
+    layer = dissect(model, (3, 33, 33)).layers[-1]
+    reach = (np.array(layer.first_pixel), np.array(layer.receptive_field))
+    torch.manual_seed(0)
+    for _ in range(20):
+        y, x = torch.randint(33, (2,)).tolist()
+        p, q = torch.randint(7, (2,)).tolist()
+        image = torch.zeros(1, 3, 33, 33, requires_grad=True)
+        (gradient,) = torch.autograd.grad(model(image)[0, 0, p, q], image)
+        pixels = np.zeros((33, 33, 3), np.uint8)
+        pixels[y, x] = (0, 255, 0)  # as nothing else here, padding included
+        patch = np.asarray(_patches([pixels], [Activation(0, 1.0, (p, q))], layer))
+        start = reach[0] + np.array([p, q]) * layer.jump
+        inside = bool(((start <= (y, x)) & ((y, x) < start + reach[1])).all())
+        green = (patch[..., 1].astype(int) - patch[..., 0]).max() > 40
+        assert green == inside
+        assert inside or not gradient[0, :, y, x].any()
+
+
+def test_zero_is_grey_and_a_few_bright_points_do_not_hide_the_rest() -> None:
+    picture = torch.zeros(1, 20, 20)
+    picture[0, :10] = torch.linspace(-1, 1, 200).view(10, 20)
+    picture[0, 0, 0] = 100.0
+    pixels = signed_to_pixels(picture)[..., 0]
+    assert (pixels[10:] == 128).all()
+    assert pixels[0, 0] == 255
+    assert pixels[0, 1] < 10
+    assert (signed_to_pixels(torch.zeros(1, 2, 2)) == 128).all()
+
+
+def test_little_is_dark_and_much_is_bright() -> None:
+    colours = heat(torch.tensor([[0.0, 0.5, 1.0]])).astype(int).sum(axis=2)[0]
+    assert colours[0] < colours[1] < colours[2]
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        ("filters", "filters"),
+        ("activations", "activations-layers.3"),
+        ("deconvnet", "deconvnet-layers.3"),
+        ("occlusion", "occlusion"),
+    ],
+)
+def test_each_sheet_is_drawn(specimen: Specimen, what: str, name: str) -> None:
+    layer = "layers.3" if what in ("activations", "deconvnet") else None
+    sheet = show(specimen, what, layer, num_images=2)
+    assert sheet.name == name
+    pixels = np.asarray(sheet.picture)
+    assert pixels.min() < 60
+    assert pixels.max() == 255
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("colours",), "--what colours: choose filters"),
+        (("activations", "layers.99"), r"no layer 'layers\.99'; there are: layers\.0, "),
+        (("deconvnet", "layers.3", [3, 16]), r"no unit 16; it has 0 to 15"),
+    ],
+)
+def test_what_there_is_not_is_said(
+    specimen: Specimen, arguments: Sequence[object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        show(specimen, *arguments)
+
+
+def test_signals_are_refused(specimen: Specimen, data_dir: Path) -> None:
+    signals = Specimen(
+        specimen.model, load_recipe("mnist1d_conv"), specimen.split, [], specimen.loading,
+        specimen.device,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="signals have no pictures"):
+        show(signals, "filters")
+
+
+def test_filters_need_a_convolution_over_images() -> None:
+    with pytest.raises(UserError, match="no convolution"):
+        first_layer_filters(nn.Linear(2, 3))
+
+
+def test_filters_are_read_from_a_file_alone_whatever_its_order(tmp_path: Path) -> None:
+    model = NETWORKS["densenet121"](2)  # of whose names "conv" isn't the first
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    filters = read_filters(tmp_path / "weights.safetensors", model)
+    assert filters.shape == (64, 3, 7, 7)
+    assert torch.equal(filters, first_layer_filters(model))
+    (tmp_path / "weights.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match="can't be read"):
+        read_filters(tmp_path / "weights.safetensors", model)
+
+
+def test_the_command_leaves_a_png_in_the_runs_folder(
+    workspace: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = RunFolder(workspace / "runs" / "mine")
+    folder.path.mkdir(parents=True)
+    folder.write_recipe(recipe)
+    arguments = ["ilsvrc", "visualize", "mine", "--what", "filters"]
+    monkeypatch.setattr("sys.argv", arguments)
+    for _ in ("without weights", "and without a record"):
+        with pytest.raises(SystemExit):
+            main()
+        assert "run 'mine' has no final weights yet" in capsys.readouterr().err
+        save_file(build_model(recipe.network, recipe.input).state_dict(), folder.weights)
+    folder.write_record(RunRecord(dataset_digest="", tracking_run_id=""))  # tracking was away
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    with Image.open(folder.path / "pictures" / "filters.png") as picture:
+        assert picture.size == (3 * 45 + 4, 2 * 45 + 2)
+    assert "pictures/filters.png, 139×92 pixels" in capsys.readouterr().out.replace("\n", "")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", [*arguments, "--on", "1gpu"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "CUDA finds none here" in capsys.readouterr().err
