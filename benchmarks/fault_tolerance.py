@@ -16,23 +16,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.recovery_time import Recovery, measure_recovery
-from pipeline.benchmark.machine_info import Machine, look_at_machine
+from pipeline.benchmark.machine_info import MachineInfo, machine_info
 from pipeline.benchmark.sample_images import write_pictures
 from pipeline.benchmark.throughput import as_measured
-from pipeline.benchmark.timing import Progress, Series, Subject, clock, take_turns
-from pipeline.benchmark.train_steps import Bench, first_batches, learner_of, steps_of
+from pipeline.benchmark.timing import ProgressCallback, Series, TimedTask, clock, take_turns
+from pipeline.benchmark.train_steps import Bench, first_batches, steps_of, train_state_of
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.loader import Batch
 from pipeline.launch.heartbeat import Watchdog
-from pipeline.launch.stop_signal import Ballot
+from pipeline.launch.stop_signal import StopSignal
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker, device_here, threads
 from pipeline.tracking.tracker import SilentTracker
-from pipeline.trainer.metric_aggregation import Meter
+from pipeline.trainer.metric_aggregation import MetricAggregator
 from pipeline.training.checkpoint import Retention
 from pipeline.training.checkpoint_writer import CheckpointWriter
-from pipeline.training.train_state import Position
+from pipeline.training.train_state import Progress
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Protection:
     """What was measured: images per second with protection and without, and its costs in time."""
 
     recipe: Recipe
-    machine: Machine
+    machine: MachineInfo
     bare: Series
     protected: Series
     stalls: Stalls
@@ -63,7 +63,7 @@ def run_protection_benchmark(
     *,
     rounds: int = 5,
     seconds: float = 5.0,
-    progress: Progress = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
 ) -> Protection:
     """Measure `recipe`'s steps on pictures made for the occasion, and deaths on the digits.
 
@@ -71,7 +71,7 @@ def run_protection_benchmark(
     isn't there.
     """
     device = device_here(cluster.workers.device)
-    machine = look_at_machine(device)
+    machine = machine_info(device)
     recipe = as_measured(recipe, machine)
     with TemporaryDirectory(prefix="ilsvrc-") as name, threads(cluster.workers.cpus):
         folder = Path(name)
@@ -88,20 +88,20 @@ def run_protection_benchmark(
     return Protection(recipe, machine, rates["bare"], rates["protected"], stalls, recovery)
 
 
-def _bare(bench: Bench, batches: Iterator[Batch]) -> Subject:
-    for _ in steps_of(bench, learner_of(bench), batches):
+def _bare(bench: Bench, batches: Iterator[Batch]) -> TimedTask:
+    for _ in steps_of(bench, train_state_of(bench), batches):
         yield bench.recipe.batch.micro_batch_size
 
 
-def _protected(bench: Bench, batches: Iterator[Batch], folder: Path) -> Subject:
+def _protected(bench: Bench, batches: Iterator[Batch], folder: Path) -> TimedTask:
     """Step as a worker does, less the checkpoints, which are measured by themselves."""
     run, worker = RunFolder(folder), Worker(0, 1, bench.device)
     watchdog = Watchdog(folder, 300, worker, lambda event: None)
-    ballot = Ballot(run, 1e9, worker)
-    meter = Meter(bench.recipe, 1, worker, lambda event: None, SilentTracker())
+    ballot = StopSignal(run, 1e9, worker)
+    meter = MetricAggregator(bench.recipe, 1, worker, lambda event: None, SilentTracker())
     with watchdog.watching():
         counted = watchdog.counted(batches)
-        for number, outcome in enumerate(steps_of(bench, learner_of(bench), counted), 1):
+        for number, outcome in enumerate(steps_of(bench, train_state_of(bench), counted), 1):
             meter.add(outcome)
             ballot.result()
             if number % 50 == 0:  # as clusters have it
@@ -111,7 +111,7 @@ def _protected(bench: Bench, batches: Iterator[Batch], folder: Path) -> Subject:
 
 def _measure_stalls(bench: Bench, batches: Iterator[Batch], folder: Path, rounds: int) -> Stalls:
     """Take a step, write a checkpoint, take a step beside it; a first round isn't counted."""
-    learner = learner_of(bench)
+    learner = train_state_of(bench)
     steps = steps_of(bench, learner, batches)
     spans: list[tuple[float, ...]] = []
     with closing(CheckpointWriter(folder, Retention(2), lambda text: None)) as writer:
@@ -119,7 +119,7 @@ def _measure_stalls(bench: Bench, batches: Iterator[Batch], folder: Path, rounds
             times = [clock(bench.device)]
             next(steps)
             times.append(clock(bench.device))
-            writer.write(learner.state(Position(0, number)))
+            writer.write(learner.state(Progress(0, number)))
             times.append(clock(bench.device))
             next(steps)
             times.append(clock(bench.device))

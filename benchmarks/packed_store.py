@@ -10,11 +10,11 @@ from rich.table import Table
 
 from benchmarks.packing_speed import Packing, measure_packing
 from benchmarks.reading_speed import Opening, Reading, measure_opening, measure_reading
-from pipeline.benchmark.machine_info import Machine, look_at_machine
+from pipeline.benchmark.machine_info import MachineInfo, machine_info
 from pipeline.benchmark.sample_images import write_pictures
 from pipeline.benchmark.throughput import as_measured
 from pipeline.benchmark.throughput_tables import megabytes, ratio
-from pipeline.benchmark.timing import Progress
+from pipeline.benchmark.timing import ProgressCallback
 from pipeline.benchmark.train_steps import Bench
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
@@ -25,7 +25,7 @@ from pipeline.runtime.distributed import threads
 @dataclass(frozen=True)
 class StoreBenchmark:
     recipe: Recipe
-    machine: Machine
+    machine: MachineInfo
     num_images: int
     packing: Packing
     opening: Opening
@@ -41,14 +41,14 @@ def run_store_benchmark(
     num_rows: int,
     seconds: float,
     num_workers: int,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> StoreBenchmark:
     """Pack `num_images` pictures, open an index of `num_rows`, and load, on the CPU, by `recipe`.
 
     All in `rounds` rounds; a turn of reading lasts `seconds`.
     """
     device = torch.device("cpu")
-    machine = look_at_machine(device)
+    machine = machine_info(device)
     recipe = as_measured(recipe, machine)
     with TemporaryDirectory(prefix="ilsvrc-") as name, threads(cluster.workers.cpus):
         folder = Path(name)

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.utils import extract_archive
 
-from pipeline.benchmark.timing import Progress, Series
+from pipeline.benchmark.timing import ProgressCallback, Series
 from pipeline.data.sources.ilsvrc2012 import list_train
 from pipeline.data.store.parallel_map import processes
-from pipeline.data.store.parallel_packing import Listing, pack_parts
+from pipeline.data.store.parallel_packing import Listing, pack_parallel
 from pipeline.data.store.store import ImageClass, Split
 from pipeline.runtime.background import in_background
 
@@ -49,7 +49,7 @@ class Packing:
 
 
 def measure_packing(
-    pictures: Split, folder: Path, rounds: int, num_workers: int, progress: Progress
+    pictures: Split, folder: Path, rounds: int, num_workers: int, progress: ProgressCallback
 ) -> Packing:
     """Pack `pictures` from one archive, `rounds` times, in turns with torchvision.
 
@@ -111,7 +111,7 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _pack(archive: Path, classes: tuple[ImageClass, ...], to: Path, num_workers: int) -> None:
-    pack_parts(
+    pack_parallel(
         to,
         name="packed",
         listing=Listing(classes, {"train": list_train(archive, classes)}, {}),

@@ -11,10 +11,10 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from pipeline.benchmark.timing import Progress, Series, Subject, take_turns
+from pipeline.benchmark.timing import ProgressCallback, Series, TimedTask, take_turns
 from pipeline.benchmark.train_steps import Bench, loading_only, open_loader, stepping
-from pipeline.data.store.index import Row
-from pipeline.data.store.manifest import FILE_NAME, FORMAT_VERSION, Description, File
+from pipeline.data.store.index import IndexRow
+from pipeline.data.store.manifest import FILE_NAME, FORMAT_VERSION, Manifest, ManifestFile
 from pipeline.data.store.packing import SplitWriter
 from pipeline.data.store.store import ImageClass, Split, Store
 
@@ -61,7 +61,7 @@ def measure_opening(folder: Path, num_rows: int, rounds: int) -> Opening:
 
 
 def measure_reading(
-    bench: Bench, folder: Path, rounds: int, seconds: float, progress: Progress
+    bench: Bench, folder: Path, rounds: int, seconds: float, progress: ProgressCallback
 ) -> Reading:
     """Read the bench's pictures from their shards, and as a file each in `folder`, in turns."""
     folder.mkdir()
@@ -98,7 +98,7 @@ class _Loose(Split):
 
 def _random_reads(
     read: Callable[[Sequence[int]], list[NDArray[np.uint8]]], num_images: int
-) -> Subject:
+) -> TimedTask:
     """Read in random order; every byte is looked at, since a map reads none before."""
     random = np.random.default_rng(0)
     while True:
@@ -119,22 +119,22 @@ def _write_index(folder: Path, num_rows: int) -> None:
         label = i * len(classes) // num_rows
         key, digest = f"{classes[label].name}_{i}", i.to_bytes(32, "little")
         offset = 512 + place * _IMAGE_BYTES
-        writer.add(Row(key, label, shard, offset, 100_000, 375, 500, "ok", "", digest))
+        writer.add(IndexRow(key, label, shard, offset, 100_000, 375, 500, "ok", "", digest))
     writer.close()
     shards = []
     for number in range(-(-num_rows // _ROWS_PER_SHARD)):
-        file = File(
+        file = ManifestFile(
             name=f"train-{number:06d}.tar", size=_ROWS_PER_SHARD * _IMAGE_BYTES, sha256="0" * 64
         )
         with (folder / file.name).open("wb") as hole:
             hole.truncate(file.size)
         shards.append(file)
-    description = Description(
+    description = Manifest(
         format_version=FORMAT_VERSION,
         name="large",
         digest="0" * 64,
         classes=tuple(classes),
-        splits={"train": writer.describe(shards)},
+        splits={"train": writer.manifest(shards)},
         source={},
         places={},
     )

@@ -13,9 +13,9 @@ from pipeline.benchmark.timing import Series
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.data.sources.prepare import prepare_digits
-from pipeline.launch.events import Event, Note, Progress, Started
+from pipeline.launch.events import Event, Message, StepsReport, WorkerStarted
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.training_job import Job
+from pipeline.launch.training_job import TrainingJob
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.errors import InterruptedByUserError
 from pipeline.tracking.mlflow_runs import start_run
@@ -58,7 +58,7 @@ def measure_recovery(folder: Path, deaths: int) -> Recovery:
     )
     assignments = [*_CPUS_OF_DIGITS, f"workers.max_failures={deaths}", f"data_dir={folder}"]
     assignments.append("saving={log_every_steps: 1, checkpoint_every_steps: 5}")
-    job = Job(
+    job = TrainingJob(
         load_recipe("smoke", [f"epochs={_ENDLESS}"]), load_cluster("laptop", assignments), run, uri
     )
     killer = _Killer(run, deaths)
@@ -76,11 +76,11 @@ class _Killer:
         self._times: list[dict[str, float]] = []  # of what follows a death, by its name
 
     def hear(self, event: Event) -> None:
-        if isinstance(event, Started):
+        if isinstance(event, WorkerStarted):
             self._note("start")
-        elif isinstance(event, Note) and event.text.startswith("goes on"):
+        elif isinstance(event, Message) and event.text.startswith("goes on"):
             self._note("restoration")
-        elif isinstance(event, Progress):
+        elif isinstance(event, StepsReport):
             self._steps += 1
             # A report from before the death may come late.
             if self._times and {"step", "restoration"} & self._times[-1].keys() == {"restoration"}:

@@ -14,7 +14,7 @@ from small_jobs import MakeJob
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.data.sources.prepare import prepare_digits
-from pipeline.launch.training_job import Job
+from pipeline.launch.training_job import TrainingJob
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.ray_session import LOCAL
 from pipeline.runtime.ray_session import ray_session as session_of_ray
@@ -90,14 +90,16 @@ def new_run(uri: str) -> str:
 def make_job(data_dir: Path, tracking_uri: str, tmp_path: Path) -> MakeJob:
     """A function that makes a job of the recipe `smoke`, on the digits, in a new folder `name`."""
 
-    def make(name: str = "run", recipe: Sequence[str] = (), cluster: Sequence[str] = ()) -> Job:
+    def make(
+        name: str = "run", recipe: Sequence[str] = (), cluster: Sequence[str] = ()
+    ) -> TrainingJob:
         folder = RunFolder(tmp_path / name)
         folder.path.mkdir()
         run_id = start_run(tracking_uri, "tests", run_name=name, params={}, tags={})
         folder.write_record(RunRecord(dataset_digest="", tracking_run_id=run_id))
         resolved = load_recipe("smoke", list(recipe))
         folder.write_recipe(resolved)
-        return Job(
+        return TrainingJob(
             resolved,
             load_cluster("laptop", [f"data_dir={data_dir}", *cluster]),
             folder,

@@ -6,13 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from pipeline.launch.training_job import Job
+from pipeline.launch.training_job import TrainingJob
 from pipeline.tracking.mlflow_client import connect
 
-MakeJob = Callable[..., Job]
+MakeJob = Callable[..., TrainingJob]
 
 
-def tracked_losses(job: Job) -> list[tuple[int, float]]:
+def tracked_losses(job: TrainingJob) -> list[tuple[int, float]]:
     """The steps and losses that MLflow has, in the order in which they came."""
     client = connect(job.tracking_uri)
     history = client.get_metric_history(job.folder.tracking_run_id(), "train/loss")

@@ -11,33 +11,33 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from pipeline.benchmark.train_steps import Bench
-from pipeline.config.augmentation import AlexNetCrop, AreaCrop, ScaleJitter, ShiftScale
-from pipeline.config.protocol import CenterCrop, Protocol
-from pipeline.config.recipe import Input
+from pipeline.config.augmentation import AlexNetCrop, RandomAffine, RandomResizedCrop, ScaleJitter
+from pipeline.config.protocol import CenterCrop, TestProtocol
+from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.loader import Batch
 from pipeline.data.loading.sampler import epoch_order
 from pipeline.data.store.store import Split
 
 
 @dataclass(frozen=True)
-class Picture:
+class BaselineImage:
     """uint8 (c, h, w), and where it came from."""
 
     pixels: Tensor
     index: int
 
 
-class Pictures(Dataset[Picture]):
+class BaselineDataset(Dataset[BaselineImage]):
     """Decodes the bytes of a packed split and augments, all in uint8."""
 
-    def __init__(self, split: Split, input: Input, augmentation: v2.Compose) -> None:
+    def __init__(self, split: Split, input: InputConfig, augmentation: v2.Compose) -> None:
         self._split = split
         self._mode = ImageReadMode.RGB if input.color == "rgb" else ImageReadMode.GRAY
         self._augmentation = augmentation
 
-    def __getitem__(self, index: int) -> Picture:
+    def __getitem__(self, index: int) -> BaselineImage:
         encoded = torch.from_numpy(self._split.encoded(index).copy())
-        return Picture(self._augmentation(decode_image(encoded, self._mode)), index)
+        return BaselineImage(self._augmentation(decode_image(encoded, self._mode)), index)
 
 
 def torchvision_batches(bench: Bench, num_workers: int) -> Iterator[Batch]:
@@ -47,7 +47,7 @@ def torchvision_batches(bench: Bench, num_workers: int) -> Iterator[Batch]:
     """
     recipe, device = bench.recipe, bench.device
     loaded = DataLoader(
-        Pictures(bench.split, recipe.input, augmentation_of(bench)),
+        BaselineDataset(bench.split, recipe.input, augmentation_of(bench)),
         batch_sampler=_indices(bench),
         num_workers=num_workers,
         collate_fn=_collate,
@@ -69,13 +69,13 @@ def augmentation_of(bench: Bench) -> v2.Compose:
     """
     recipe, size = bench.recipe, bench.recipe.input.size
     match recipe.augmentation:
-        case AreaCrop(min_area=least, max_area=most, max_aspect_ratio=ratio):
+        case RandomResizedCrop(min_area=least, max_area=most, max_aspect_ratio=ratio):
             steps = [v2.RandomResizedCrop(size, (least, most), (1 / ratio, ratio))]
         case ScaleJitter(min_side=least, max_side=most):
             steps = [v2.RandomShortestSize(list(range(least, most + 1))), v2.RandomCrop(size)]
         case AlexNetCrop(resize=side):
             steps = [v2.Resize(side), v2.CenterCrop(side), v2.RandomCrop(size)]
-        case ShiftScale(max_shift=shift, min_scale=least, max_scale=most, fill=fill):
+        case RandomAffine(max_shift=shift, min_scale=least, max_scale=most, fill=fill):
             moved = v2.RandomAffine(0, (shift, shift), (least, most), fill=fill)
             steps = [v2.Resize((size, size)), moved]
         case _:
@@ -93,7 +93,7 @@ def numbers_of_workers(num_threads: int) -> list[int]:
     return sorted({0, -(-num_threads // 2), num_threads})
 
 
-def _as_in_the_test(protocol: Protocol, size: int) -> list[v2.Transform]:
+def _as_in_the_test(protocol: TestProtocol, size: int) -> list[v2.Transform]:
     if isinstance(protocol, CenterCrop):
         return [v2.Resize(protocol.resize), v2.CenterCrop(size)]
     return [v2.Resize((size, size))]
@@ -108,6 +108,6 @@ def _indices(bench: Bench) -> Iterator[list[int]]:
             yield images.tolist()
 
 
-def _collate(pictures: list[Picture]) -> tuple[Tensor, Tensor]:
+def _collate(pictures: list[BaselineImage]) -> tuple[Tensor, Tensor]:
     pixels = torch.stack([picture.pixels for picture in pictures])
     return pixels, torch.tensor([picture.index for picture in pictures])

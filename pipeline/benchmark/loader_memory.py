@@ -12,7 +12,7 @@ from pipeline.benchmark.train_steps import Bench, open_loader
 
 
 @dataclass(frozen=True)
-class Memory:
+class LoaderMemory:
     """Bytes that a loader has taken, files mapped into memory left out."""
 
     after_first_epoch: int
@@ -25,7 +25,7 @@ class Memory:
         return 100 * (self.after_last_epoch / self.after_first_epoch - 1)
 
 
-def measure_memory(bench: Bench, epochs: int) -> Memory:
+def measure_memory(bench: Bench, epochs: int) -> LoaderMemory:
     """Load `epochs` epochs; look at what the process has taken after the first and the last."""
     before = _bytes_taken()
     after_epoch = []
@@ -34,7 +34,7 @@ def measure_memory(bench: Bench, epochs: int) -> Memory:
             # As in training, a batch is held while the next one is awaited.
             deque(islice(batches, bench.dealing.num_steps), maxlen=1)
             after_epoch.append(_bytes_taken() - before)
-    return Memory(after_epoch[0], after_epoch[-1], epochs)
+    return LoaderMemory(after_epoch[0], after_epoch[-1], epochs)
 
 
 def _bytes_taken() -> int:

@@ -6,7 +6,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineInfo:
     """`computes_bfloat16` says whether the device has instructions for it, or only imitates it."""
 
     cpu: str
@@ -15,11 +15,11 @@ class Machine:
     computes_bfloat16: bool
 
 
-def look_at_machine(device: torch.device) -> Machine:
+def machine_info(device: torch.device) -> MachineInfo:
     """Say what this machine is, as seen from what computes on `device`."""
     cpu = torch.cpu.get_capabilities()
     on_gpu = device.type == "cuda"
-    return Machine(
+    return MachineInfo(
         cpu=cpu["cpu_name"],
         num_cores=cpu["num_logical_cores"],
         gpu=torch.cuda.get_device_name(device) if on_gpu else None,

@@ -20,10 +20,10 @@ from tempfile import TemporaryDirectory
 import torch
 
 from pipeline.benchmark.baselines import augmentation_of, numbers_of_workers, torchvision_batches
-from pipeline.benchmark.loader_memory import Memory, measure_memory
-from pipeline.benchmark.machine_info import Machine, look_at_machine
+from pipeline.benchmark.loader_memory import LoaderMemory, measure_memory
+from pipeline.benchmark.machine_info import MachineInfo, machine_info
 from pipeline.benchmark.sample_images import write_pictures
-from pipeline.benchmark.timing import Progress, Series, Subject, take_turns
+from pipeline.benchmark.timing import ProgressCallback, Series, TimedTask, take_turns
 from pipeline.benchmark.train_steps import (
     Bench,
     first_batches,
@@ -32,7 +32,7 @@ from pipeline.benchmark.train_steps import (
     stepping,
 )
 from pipeline.config.cluster import Cluster
-from pipeline.config.recipe import Batch, Recipe
+from pipeline.config.recipe import BatchConfig, Recipe
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import build_model
 from pipeline.planning.measured_speed import MeasuredSpeed, now
@@ -45,7 +45,7 @@ _ENDLESS = 10**9  # epochs
 
 
 @dataclass(frozen=True)
-class Peer:
+class Baseline:
     """torchvision's loading of the same pictures, with the fastest of the `tried` workers."""
 
     rates: Series
@@ -60,15 +60,15 @@ class Benchmark:
 
     recipe: Recipe
     cluster: Cluster
-    machine: Machine
+    machine: MachineInfo
     num_images: int
-    memory: Memory
+    memory: LoaderMemory
     loader: Series
     step: Series
     plain_step: Series
     without_norm: Series | None
     together: Series
-    peer: Peer | None
+    peer: Baseline | None
 
     def measured_speed(self) -> MeasuredSpeed:
         """Return what a plan wants to know of it."""
@@ -93,7 +93,7 @@ def run_benchmark(
     rounds: int = 5,
     num_images: int = 512,
     seconds: float = 5.0,
-    progress: Progress = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
 ) -> Benchmark:
     """Measure in `rounds` rounds with turns of `seconds`, on pictures made for the occasion.
 
@@ -105,7 +105,7 @@ def run_benchmark(
     if against not in (None, "torchvision"):
         raise UserError(f"--against {against}: not a known peer; there is: torchvision")
     device = device_here(cluster.workers.device)
-    machine = look_at_machine(device)
+    machine = machine_info(device)
     recipe = as_measured(recipe, machine)
     each = recipe.batch.micro_batch_size
     num_images = -(-num_images // each) * each
@@ -131,7 +131,7 @@ def run_benchmark(
         peer = None
         if num_workers is not None:
             names = [type(step).__name__ for step in augmentation_of(bench).transforms]
-            peer = Peer(rates["peer"], num_workers, tuple(tried), ", ".join(names))
+            peer = Baseline(rates["peer"], num_workers, tuple(tried), ", ".join(names))
     return Benchmark(
         recipe=recipe,
         cluster=cluster,
@@ -147,7 +147,7 @@ def run_benchmark(
     )
 
 
-def _subjects(bench: Bench, num_workers: int | None) -> dict[str, Subject]:
+def _subjects(bench: Bench, num_workers: int | None) -> dict[str, TimedTask]:
     subjects = {"loader": loading_only(open_loader(bench))}
     if num_workers is not None:
         subjects["peer"] = loading_only(torchvision_batches(bench, num_workers))
@@ -178,7 +178,7 @@ def _fastest(bench: Bench, tried: list[int], seconds: float) -> int:
     return max(tried, key=lambda number: rates[number].median)
 
 
-def as_measured(recipe: Recipe, machine: Machine) -> Recipe:
+def as_measured(recipe: Recipe, machine: MachineInfo) -> Recipe:
     """Return what is measured of a recipe; raises `UserError` for one of signals."""
     if recipe.input.dimensions == 1:
         raise UserError(
@@ -188,7 +188,7 @@ def as_measured(recipe: Recipe, machine: Machine) -> Recipe:
     each = recipe.batch.micro_batch_size
     return recipe.model_copy(
         update={
-            "batch": Batch(global_batch_size=each, micro_batch_size=each),
+            "batch": BatchConfig(global_batch_size=each, micro_batch_size=each),
             "epochs": _ENDLESS,
             "precision": recipe.precision if machine.computes_bfloat16 else "float32",
         }

@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 
 # Yields the number of images done, a batch at a time, without an end.
-Subject = Generator[int, None, None]
+TimedTask = Generator[int, None, None]
 Name = TypeVar("Name")
 # Is told the rounds that are done, and of all.
-Progress = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int], None]
 
 # Of a turn, taken before the clock starts: what was loaded ahead between two turns is used up.
 _SETTLING_SHARE = 0.2
@@ -50,11 +50,11 @@ class Series:
 
 
 def take_turns(
-    subjects: Mapping[Name, Subject],
+    subjects: Mapping[Name, TimedTask],
     rounds: int,
     seconds: float,
     device: torch.device,
-    progress: Progress = lambda done, total: None,
+    progress: ProgressCallback = lambda done, total: None,
     *,
     steady: Container[Name] = (),
 ) -> dict[Name, Series]:
@@ -74,7 +74,7 @@ def take_turns(
     return {name: Series(tuple(values)) for name, values in rates.items()}
 
 
-def _rate(subject: Subject, seconds: float, device: torch.device) -> float:
+def _rate(subject: TimedTask, seconds: float, device: torch.device) -> float:
     images = 0
     started = clock(device)
     while True:

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipeline.benchmark.timing import Subject
-from pipeline.config.cluster import Loading
+from pipeline.benchmark.timing import TimedTask
+from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.loader import Batch, Loader, build_loader, training_plan
-from pipeline.data.loading.sampler import Dealing
+from pipeline.data.loading.sampler import BatchSampler
 from pipeline.data.loading.views import fill_of
 from pipeline.data.store.store import Split
-from pipeline.models.classifier import placed
+from pipeline.models.classifier import to_device
 from pipeline.models.zoo import build_model
 from pipeline.runtime.distributed import Worker
-from pipeline.training.loop import StepOutcome, train_epoch
+from pipeline.training.loop import StepResult, train_epoch
 from pipeline.training.schedule import PlateauState, Schedule
-from pipeline.training.train_state import Learner, build_learner
+from pipeline.training.train_state import TrainState, build_train_state
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Bench:
 
     recipe: Recipe
     split: Split
-    loading: Loading
+    loading: LoadingConfig
     channels_last: bool
     device: torch.device
 
     @property
-    def dealing(self) -> Dealing:
-        return Dealing(len(self.split), self.recipe.batch.micro_batch_size, 1, 1)
+    def dealing(self) -> BatchSampler:
+        return BatchSampler(len(self.split), self.recipe.batch.micro_batch_size, 1, 1)
 
 
 def open_loader(bench: Bench) -> Loader:
@@ -58,7 +58,7 @@ def open_loader(bench: Bench) -> Loader:
     )
 
 
-def loading_only(batches: Iterator[Batch]) -> Subject:
+def loading_only(batches: Iterator[Batch]) -> TimedTask:
     """Load and throw away."""
     for batch in batches:
         yield len(batch.labels)
@@ -76,27 +76,27 @@ def first_batches(bench: Bench, count: int) -> list[Batch]:
 
 def stepping(
     bench: Bench, batches: Iterator[Batch], *, without: type[nn.Module] | None = None
-) -> Subject:
+) -> TimedTask:
     """Train a network from its first step on whatever `batches` yields.
 
     Layers of the kind `without` do nothing.
     """
-    for outcome in steps_of(bench, learner_of(bench, without), batches):
+    for outcome in steps_of(bench, train_state_of(bench, without), batches):
         yield bench.dealing.batch_size(outcome.step)
 
 
-def learner_of(bench: Bench, without: type[nn.Module] | None = None) -> Learner:
+def train_state_of(bench: Bench, without: type[nn.Module] | None = None) -> TrainState:
     """Build the network and optimizer of a training, at its first step."""
     torch.manual_seed(bench.recipe.seed)
     model = build_model(bench.recipe.network, bench.recipe.input)
     for name, layer in list(model.named_modules()):
         if without and isinstance(layer, without):
             model.set_submodule(name, nn.Identity())
-    model = placed(model, bench.device, channels_last=bench.channels_last)
-    return build_learner(bench.recipe, model)
+    model = to_device(model, bench.device, channels_last=bench.channels_last)
+    return build_train_state(bench.recipe, model)
 
 
-def steps_of(bench: Bench, learner: Learner, batches: Iterator[Batch]) -> Iterator[StepOutcome]:
+def steps_of(bench: Bench, learner: TrainState, batches: Iterator[Batch]) -> Iterator[StepResult]:
     """Take the training's steps on whatever `batches` yields."""
     recipe = bench.recipe
     schedule = Schedule(recipe.schedule, recipe.epochs)

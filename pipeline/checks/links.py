@@ -11,7 +11,7 @@ from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
 from pipeline.launch.events import Report
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.training_job import Job, watching
+from pipeline.launch.training_job import TrainingJob, watched
 from pipeline.planning.workload import model_on_paper
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
@@ -29,7 +29,7 @@ def check_links(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
     brief = workers.counted(workers.fewest).model_copy(
         update={"max_failures": 0, "hang_seconds": 20}
     )
-    job = Job(recipe, cluster.model_copy(update={"workers": brief}), RunFolder(folder), "")
+    job = TrainingJob(recipe, cluster.model_copy(update={"workers": brief}), RunFolder(folder), "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         size, seconds = run_on_workers(_add_up, job, lambda event: None)
@@ -45,12 +45,12 @@ def check_links(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
     )
 
 
-def _add_up(job: Job, worker: Worker, report: Report) -> tuple[int, float]:
+def _add_up(job: TrainingJob, worker: Worker, report: Report) -> tuple[int, float]:
     """Return the bytes and the median seconds of one all-reduce. A collective call."""
     parameters = sum(value.numel() for value in model_on_paper(job.recipe).parameters())
     buffer = torch.zeros(min(parameters, _LARGEST_BUFFER // 4), device=worker.device)
     seconds = []
-    with watching(job, worker, report) as watchdog:
+    with watched(job, worker, report) as watchdog:
         for _ in watchdog.counted(range(_ROUNDS + 1)):
             _synchronize(worker)
             started = time.perf_counter()

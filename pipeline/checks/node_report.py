@@ -56,7 +56,7 @@ class NodeReport:
     tracking_problem: str
 
 
-def examine(question: Question) -> NodeReport:
+def inspect_node(question: Question) -> NodeReport:
     """Look at this node; nothing that is wrong raises."""
     os.environ.update(question.environment)
     recipe, cluster = question.recipe, question.cluster
@@ -91,7 +91,7 @@ def marks_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("mark-*"))
 
 
-def clock() -> float:
+def node_clock() -> float:
     """Return this node's time, in seconds since 1970."""
     return time.time()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.checks.node_report import NodeReport, Question, clock, examine, marks_in
+from pipeline.checks.node_report import NodeReport, Question, inspect_node, marks_in, node_clock
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
 from pipeline.launch.ray_train import credentials
@@ -45,7 +45,7 @@ def ask_nodes(recipe: Recipe, cluster: Cluster, folder: Path) -> list[Node]:
         for node_id, address in zip(there, addresses, strict=True)
     }
     reports: dict[str, NodeReport] = _on_every(
-        names, examine, lambda node_id: Question(
+        names, inspect_node, lambda node_id: Question(
             recipe, cluster, folder / f"mark-{node_id[:12]}", credentials()
         ),
     )  # fmt: skip
@@ -102,7 +102,7 @@ def _skew(node_id: str, name: str) -> float:
     for _ in range(3):
         before = time.time()
         try:
-            there = ray.get(_on(node_id, clock), timeout=_PATIENCE)
+            there = ray.get(_on(node_id, node_clock), timeout=_PATIENCE)
         except ray.exceptions.RayError:
             raise _silent(name) from None
         after = time.time()

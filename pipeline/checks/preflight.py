@@ -9,11 +9,11 @@ from functools import partial
 import psutil
 import torch
 
-from pipeline.config.cluster import Cluster, Workers
+from pipeline.config.cluster import Cluster, WorkersConfig
 from pipeline.config.protocol import is_dense
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.loader import check_contents
-from pipeline.data.loading.sampler import Dealing
+from pipeline.data.loading.sampler import BatchSampler
 from pipeline.data.loading.views import training_size
 from pipeline.data.store.store import Store, store_folder
 from pipeline.models.fully_convolutional import fully_convolutional
@@ -126,7 +126,7 @@ def _data(recipe: Recipe, cluster: Cluster) -> str:
 def _batch(recipe: Recipe, cluster: Cluster) -> str:
     store = Store.open(store_folder(cluster, recipe.data.name))
     images = store.description(recipe.data.train_split)
-    dealing = Dealing.of(recipe.batch, images.num_images, cluster.workers.most)
+    dealing = BatchSampler.of(recipe.batch, images.num_images, cluster.workers.most)
     fewest, most = len(dealing.share(dealing.world_size - 1)), len(dealing.share(0))
     each = f"{fewest}" if fewest == most else f"{fewest} or {most}, which is uneven,"
     return (
@@ -185,7 +185,7 @@ def too_large(recipe: Recipe, needed: float, there: str) -> str:
     )
 
 
-def _number(workers: Workers) -> str:
+def _number(workers: WorkersConfig) -> str:
     return f"{workers.fewest} to {workers.most}" if workers.is_elastic else f"{workers.most}"
 
 

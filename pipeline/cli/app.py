@@ -123,19 +123,19 @@ def describe(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """List a network's layers: shapes, parameters, multiply-adds, receptive fields, memory."""
-    from pipeline.models.summary import describe_network, describe_zoo
-    from pipeline.reports.summary_tables import description_tables
+    from pipeline.models.summary import summarize_model, summarize_zoo
+    from pipeline.reports.summary_tables import summary_tables
 
     if all_ == (name is not None):
         raise UserError("describe: give either the name of a network or --all")
     if all_ and (input_ is not None or classes is not None):
         raise UserError("describe --all: networks are as published; leave --input, --classes out")
-    found = describe_zoo(batch) if name is None else describe_network(name, input_, classes, batch)
+    found = summarize_zoo(batch) if name is None else summarize_model(name, input_, classes, batch)
     if as_json:
         typer.echo(json.dumps(found.document(), indent=2))
         return
     console = console_for_tables()
-    for part in description_tables(found):
+    for part in summary_tables(found):
         console.print(part)
 
 

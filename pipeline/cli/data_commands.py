@@ -218,9 +218,9 @@ def doctor(
 ) -> None:
     """Look at a data set's health: every byte, a sample of images. Exit code 1 if any is wrong."""
     from pipeline.data.sources.repair import repair as mend
-    from pipeline.data.sources.verify import examine
+    from pipeline.data.sources.verify import verify
     from pipeline.data.store.store import Store
-    from pipeline.reports.verify_tables import health_notes, health_table
+    from pipeline.reports.verify_tables import verify_notes, verify_table
 
     place, console = as_folder(folder), Console()
     if repair:
@@ -234,9 +234,9 @@ def doctor(
         say(console, f"repaired: {', '.join(mended) or 'nothing was damaged'}")
     store = Store.open(place)
     with transfer("reading") as show:
-        health = examine(store, None if all_ else sample, show)
-    console.print(health_table(health))
-    for note in health_notes(health):
+        health = verify(store, None if all_ else sample, show)
+    console.print(verify_table(health))
+    for note in verify_notes(health):
         say(console, note)
     if not health.is_well:
         raise typer.Exit(1)

@@ -12,10 +12,10 @@ from pipeline.config.cluster import Cluster, Folder, as_folder, load_cluster
 from pipeline.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.config.protocol import Protocol
+    from pipeline.config.protocol import TestProtocol
     from pipeline.evaluation.predictions import Predictions
-    from pipeline.runs.evaluated_model import Preprocessing, Subject
-    from pipeline.runs.weights_source import Origin
+    from pipeline.runs.evaluated_model import EvaluatedModel, Preprocessing
+    from pipeline.runs.weights_source import WeightsSource
 
 ClusterName = Annotated[
     str, typer.Option("--on", metavar="CLUSTER", help="In configs/clusters, or a YAML file.")
@@ -183,7 +183,7 @@ def paired(
     on: ClusterName = "laptop",
 ) -> None:
     """Say whether two networks differ by more than chance: McNemar's test, paired bootstrap."""
-    from pipeline.evaluation.paired_test import compare_paired
+    from pipeline.evaluation.significance import compare_paired
     from pipeline.reports.prediction_tables import paired_table
 
     cluster = load_cluster(on)
@@ -230,14 +230,14 @@ def _subject(
     network: str | None,
     module: str | None,
     preprocessing: str | None,
-) -> tuple["Subject", "Origin"]:
-    from pipeline.runs.evaluated_model import subject_from_elsewhere, subject_of_run
+) -> tuple["EvaluatedModel", "WeightsSource"]:
+    from pipeline.runs.evaluated_model import external_model, model_of_run
     from pipeline.runs.run_folder import find_run
-    from pipeline.runs.weights_source import origin_from_elsewhere, origin_of_run
+    from pipeline.runs.weights_source import external_weights_source, weights_source_of_run
 
     if run is None:
-        subject = subject_from_elsewhere(weights, network, module, _preprocessing(preprocessing))
-        return subject, origin_from_elsewhere(subject, cluster.runs_dir)
+        subject = external_model(weights, network, module, _preprocessing(preprocessing))
+        return subject, external_weights_source(subject, cluster.runs_dir)
     for option, value in (
         ("--weights", weights),
         ("--network", network),
@@ -247,7 +247,7 @@ def _subject(
         if value:
             raise UserError(f"{option}: run '{run}' has its own; leave out one of them")
     folder = find_run(cluster.runs_dir, run)
-    return subject_of_run(folder), origin_of_run(folder)
+    return model_of_run(folder), weights_source_of_run(folder)
 
 
 def _preprocessing(text: str | None) -> "Preprocessing | None":
@@ -259,7 +259,7 @@ def _preprocessing(text: str | None) -> "Preprocessing | None":
     return validate(Preprocessing, read_mapping(text, "--preprocessing"), "--preprocessing")
 
 
-def _data(cluster: Cluster, data: str | None, origin: "Origin") -> Folder:
+def _data(cluster: Cluster, data: str | None, origin: "WeightsSource") -> Folder:
     """Return the packed data set: a path or URL, a name in the cluster's, or the run's own."""
     from pipeline.data.store.manifest import FILE_NAME
     from pipeline.data.store.store import store_folder
@@ -272,11 +272,11 @@ def _data(cluster: Cluster, data: str | None, origin: "Origin") -> Folder:
     return store_folder(cluster, name)
 
 
-def _test_split(origin: "Origin") -> str:
+def _test_split(origin: "WeightsSource") -> str:
     return origin.folder.recipe().data.test_split if origin.data else "val"
 
 
-def _protocol(name: str | None, subject: "Subject") -> "Protocol":
+def _protocol(name: str | None, subject: "EvaluatedModel") -> "TestProtocol":
     from pipeline.config.protocol import protocol_called
 
     if name is None:

@@ -149,14 +149,14 @@ def visualize(
 ) -> None:
     """Draw what a trained network has learned, as a PNG in the run's folder and in MLflow."""
     from pipeline.runs.run_folder import find_run
-    from pipeline.visualization.pictures import show
-    from pipeline.visualization.trained_model import keep_pictures, trained_specimen
+    from pipeline.visualization.pictures import draw
+    from pipeline.visualization.trained_model import keep_pictures, load_trained_model
 
     cluster = load_cluster(on)
     folder = find_run(cluster.runs_dir, run)
     with progress("looking") as shown:
-        specimen = trained_specimen(folder, cluster, split)
-        sheet = show(specimen, what, layer, _numbers(units), images, shown)
+        specimen = load_trained_model(folder, cluster, split)
+        sheet = draw(specimen, what, layer, _numbers(units), images, shown)
     (path,) = keep_pictures(folder, cluster.tracking.uri, [sheet])
     say(Console(), f"{path}, {sheet.picture.width}×{sheet.picture.height} pixels")
 
@@ -180,7 +180,7 @@ def report(
 ) -> None:
     """Write an experiment as one page: results, curves, costs, how to repeat each run."""
     from pipeline.reports.page import build_page
-    from pipeline.reports.page_data import gather
+    from pipeline.reports.page_data import load_page_data
     from pipeline.visualization.trained_model import keep_figures
 
     cluster = load_cluster(on)
@@ -191,7 +191,7 @@ def report(
         raise UserError(
             f"--to {to}: {to.parent} can't be made a folder: {error.strerror}; name another file"
         ) from None
-    page = build_page(experiment, gather(uri, experiment, runs, cluster))
+    page = build_page(experiment, load_page_data(uri, experiment, runs, cluster))
     write_whole(to.absolute(), page.html.encode())
     for run_id, figures in page.figures.items():
         keep_figures(uri, run_id, figures)

@@ -13,7 +13,7 @@ class NoAugmentation(Section):
     kind: Literal["none"] = "none"
 
 
-class ShiftScale(Section):
+class RandomAffine(Section):
     """The whole image, zoomed and shifted a little; outside it is `fill` (0–255).
 
     `max_shift` is a fraction of the image's side; a scale of 1.1 draws the image 10 % larger.
@@ -71,7 +71,7 @@ class ColorJitter(Section):
     saturation: Fraction
 
 
-class AreaCrop(Section):
+class RandomResizedCrop(Section):
     """A crop of a random share of the area and aspect ratio, a flip, and colours (GoogLeNet §6).
 
     `color_components` says whose principal components `color_noise` steps along: those of AlexNet's
@@ -95,12 +95,12 @@ class AreaCrop(Section):
 
 
 Augmentation = Annotated[
-    NoAugmentation | ShiftScale | AlexNetCrop | ScaleJitter | AreaCrop,
+    NoAugmentation | RandomAffine | AlexNetCrop | ScaleJitter | RandomResizedCrop,
     Field(discriminator="kind"),
 ]
 
 
-class Resizing(Section):
+class ProgressiveResizing(Section):
     """Train on smaller images first, as their boxes stretched to fewer pixels; test at full size.
 
     From `start_size` in the first epoch, evenly up to `input.size` in epoch `full_size_from`
@@ -112,7 +112,7 @@ class Resizing(Section):
     multiple_of: PositiveInt = 32
 
 
-class Mixing(Section):
+class MixupConfig(Section):
     """Mixup (Zhang et al. 2018), cutmix (Yun et al. 2019), random erasing (Zhong et al. 2020).
 
     An alpha of 0 is without; with both, each micro-batch takes one of them, with equal chances.

@@ -28,7 +28,7 @@ def as_folder(place: str) -> Folder:
         raise UserError(f"{place}: {error}; write a path, or a URL as s3://BUCKET/FOLDER") from None
 
 
-class Workers(Section):
+class WorkersConfig(Section):
     """How many workers, and what each one gets.
 
     `count: 0` runs the one worker inside the command's own process, without Ray: for tests,
@@ -91,12 +91,12 @@ class Workers(Section):
         """How many workers it can have."""
         return self.max or max(1, self.count or 0)
 
-    def counted(self, count: int) -> "Workers":
+    def counted(self, count: int) -> "WorkersConfig":
         """Return these workers with a fixed count."""
         return self.model_copy(update={"count": count, "min": None, "max": None})
 
 
-class Network(Section):
+class CommunicationConfig(Section):
     """How workers on several machines meet and talk.
 
     NCCL and gloo use `interface` (`ib0`), or choose one themselves. Workers meet at an address of
@@ -109,7 +109,7 @@ class Network(Section):
     timeout_seconds: PositiveInt = 600
 
 
-class Loading(Section):
+class LoadingConfig(Section):
     """How a worker loads: which executor of the plan, with how many threads and batches ahead."""
 
     backend: Literal["dali", "reference"] = "dali"
@@ -118,7 +118,7 @@ class Loading(Section):
     evaluation_batch_size: PositiveInt = 256
 
 
-class Tracking(Section):
+class TrackingConfig(Section):
     """Where the runs are recorded. `MLFLOW_TRACKING_URI` comes before `uri`.
 
     Without either, `load_cluster` puts a sqlite file in the working directory. Where tracking is
@@ -130,7 +130,7 @@ class Tracking(Section):
     required: bool = True
 
 
-class Saving(Section):
+class SavingConfig(Section):
     """How often to log and to save, and what to keep.
 
     A checkpoint is written at every epoch's end, when `checkpoint_minutes` have passed since the
@@ -145,7 +145,7 @@ class Saving(Section):
     keep_every_epochs: PositiveInt | None = None
 
 
-class Cache(Section):
+class CacheConfig(Section):
     """Where a node keeps images of remote data sets, and how many bytes of each (1 GB: 10⁹)."""
 
     folder: Path
@@ -160,15 +160,15 @@ class Cluster(Section):
     before it is read; `cache` keeps a part of a remote one there in place of all.
     """
 
-    workers: Workers
+    workers: WorkersConfig
     engine: Engine = Local()
-    network: Network = Network()
-    loading: Loading = Loading()
-    tracking: Tracking = Tracking()
-    saving: Saving = Saving()
+    network: CommunicationConfig = CommunicationConfig()
+    loading: LoadingConfig = LoadingConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    saving: SavingConfig = SavingConfig()
     data_dir: str = "data"
     stage_to: Path | None = None
-    cache: Cache | None = None
+    cache: CacheConfig | None = None
     runs_dir: Path = Path("runs")
     channels_last: bool = True
 

@@ -52,7 +52,7 @@ class RMSProp(Section):
     bias_learning_rate_factor: PositiveFloat = 1.0
 
 
-class DiagonalLevenbergMarquardt(Section):
+class LevenbergMarquardtConfig(Section):
     """Each weight at its own rate, learning rate / (damping + curvature), without momentum.
 
     Curvatures are second derivatives of the loss, averaged before each epoch over `num_samples` of
@@ -66,7 +66,7 @@ class DiagonalLevenbergMarquardt(Section):
     num_samples: PositiveInt = 500
 
 
-Optimizer = Annotated[SGD | RMSProp | DiagonalLevenbergMarquardt, Field(discriminator="kind")]
+Optimizer = Annotated[SGD | RMSProp | LevenbergMarquardtConfig, Field(discriminator="kind")]
 
 
 def _rising(epochs: tuple[int, ...]) -> tuple[int, ...]:
@@ -152,7 +152,7 @@ Schedule = Annotated[
 ]
 
 
-class Loss(Section):
+class LossConfig(Section):
     """Cross-entropy; `label_smoothing` spreads that share of the target over all classes.
 
     `map` is LeNet-5's (LeCun et al. 1998, eq. 9): cross-entropy with one more class, junk, at the
@@ -172,7 +172,7 @@ class Loss(Section):
         return self
 
 
-class Averaging(Section):
+class EMAConfig(Section):
     """Evaluate and keep a moving average of the weights, `decay` of it kept at each step."""
 
     decay: Annotated[float, Field(gt=0.0, lt=1.0)]

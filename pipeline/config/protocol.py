@@ -98,7 +98,7 @@ class DenseAndCrops(Section):
         return self
 
 
-Protocol = Annotated[
+TestProtocol = Annotated[
     WholeImage | CenterCrop | Crops | Dense | DenseAndCrops, Field(discriminator="kind")
 ]
 SingleView = WholeImage | CenterCrop
@@ -120,7 +120,7 @@ GOOGLE_144 = Crops(  # GoogLeNet §7
 MULTI_SCALE = Dense(resize=(224, 256, 384, 480, 640))  # ResNet §3.4
 
 
-def num_views(protocol: Protocol) -> int:
+def num_views(protocol: TestProtocol) -> int:
     """Return how many views of an image a protocol averages; a whole image at a side is one."""
     match protocol:
         case WholeImage():
@@ -137,12 +137,12 @@ def num_views(protocol: Protocol) -> int:
             assert_never(protocol)
 
 
-def is_dense(protocol: Protocol) -> bool:
+def is_dense(protocol: TestProtocol) -> bool:
     """Whether a network must be made fully convolutional for it."""
     return isinstance(protocol, Dense | DenseAndCrops)
 
 
-def smallest_side(protocol: Protocol, size: int) -> int:
+def smallest_side(protocol: TestProtocol, size: int) -> int:
     """Return the smallest shorter side that crops of `size` are cut from."""
     match protocol:
         case WholeImage():
@@ -157,7 +157,7 @@ def smallest_side(protocol: Protocol, size: int) -> int:
             assert_never(protocol)
 
 
-def protocol_name(protocol: Protocol, size: int) -> str:
+def protocol_name(protocol: TestProtocol, size: int) -> str:
     """Name a protocol at an input size: "whole", "center-256-224", "google-144"."""
     if getattr(protocol, "average", "") == "logits":
         plain = protocol.model_copy(update={"average": "probabilities"})
@@ -204,8 +204,8 @@ def _joined(sides: tuple[int, ...]) -> str:
 
 
 def protocol_called(
-    text: str, size: int, tested: Protocol, trained_sides: tuple[int, int] | None = None
-) -> Protocol:
+    text: str, size: int, tested: TestProtocol, trained_sides: tuple[int, int] | None = None
+) -> TestProtocol:
     """Return the protocol that a user calls `text`, for a network of input `size`.
 
     `text` is a short name, a whole one ("ten-crop-256-224", "dense-256-384-512"), or a mapping in
@@ -233,8 +233,8 @@ def protocol_called(
 
 
 def _short_names(
-    size: int, tested: Protocol, trained_sides: tuple[int, int] | None
-) -> Mapping[str, Protocol]:
+    size: int, tested: TestProtocol, trained_sides: tuple[int, int] | None
+) -> Mapping[str, TestProtocol]:
     center = tested if isinstance(tested, CenterCrop) else CenterCrop(resize=size * 8 // 7)
     resize = center.resize
     small, large = trained_sides or (resize, resize)
@@ -257,7 +257,7 @@ def _short_names(
     }
 
 
-def _of_whole_name(name: str, size: int) -> Protocol | None:
+def _of_whole_name(name: str, size: int) -> TestProtocol | None:
     """Read a name back: that of the protocol, among those which its words allow, that has it."""
     candidates = _candidates(name, size)
     return next((one for one in candidates if protocol_name(one, size) == name), None)
@@ -269,7 +269,7 @@ _CROPS = re.compile(
 )
 
 
-def _candidates(name: str, size: int) -> Iterator[Protocol]:
+def _candidates(name: str, size: int) -> Iterator[TestProtocol]:
     words = name.removesuffix(f"-at-{size}").split("-")
     sides = tuple(int(word) for word in words if word.isdecimal())
     for length, start in ((len(sides), 0), (len(sides) - 1, 0), (len(sides) - 1, 1)):
@@ -300,15 +300,15 @@ def _candidates(name: str, size: int) -> Iterator[Protocol]:
 
 
 class _Choice(Section):
-    protocol: Protocol
+    protocol: TestProtocol
 
 
-def _of_mapping(text: str) -> Protocol:
+def _of_mapping(text: str) -> TestProtocol:
     content = {"protocol": read_mapping(text, "--protocol")}
     return validate(_Choice, content, "--protocol").protocol
 
 
-def _fitting(protocol: Protocol, text: str, size: int) -> Protocol:
+def _fitting(protocol: TestProtocol, text: str, size: int) -> TestProtocol:
     side = smallest_side(protocol, size)
     if side < size:
         raise UserError(f"--protocol {text}: a side of {side} is smaller than the input, {size}")

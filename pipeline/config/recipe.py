@@ -9,16 +9,22 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.config.augmentation import AlexNetCrop, Augmentation, Mixing, Resizing, ScaleJitter
-from pipeline.config.optimization import Averaging, Loss, Optimizer, Schedule
-from pipeline.config.protocol import Protocol, num_views, smallest_side
+from pipeline.config.augmentation import (
+    AlexNetCrop,
+    Augmentation,
+    MixupConfig,
+    ProgressiveResizing,
+    ScaleJitter,
+)
+from pipeline.config.optimization import EMAConfig, LossConfig, Optimizer, Schedule
+from pipeline.config.protocol import TestProtocol, num_views, smallest_side
 from pipeline.config.yaml import Fraction, Section, find_document, override, read_yaml, validate
 from pipeline.runtime.errors import UserError
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class Network(Section):
+class NetworkConfig(Section):
     """Which network of the zoo (`pipeline.models.zoo`), and its number of classes.
 
     `initialization` says how its weights start (`pipeline.models.initialization`).
@@ -31,13 +37,13 @@ class Network(Section):
     recompute: bool = False
 
 
-class Stop(Section):
+class StopOnBadImage(Section):
     """An image that can't be decoded stops the training, which names it."""
 
     kind: Literal["stop"] = "stop"
 
 
-class LeaveOut(Section):
+class QuarantineBadImages(Section):
     """A view that can't be decoded is left out of its batch and listed with the run.
 
     Its loss counts as 0. More than `max_share` of the split's images stop the training.
@@ -47,7 +53,7 @@ class LeaveOut(Section):
     max_share: Fraction = 1e-4
 
 
-class Data(Section):
+class DataConfig(Section):
     """Which packed data set, and which of its splits train and test.
 
     `bad_images` is about the training split; a test split is evaluated whole or not at all.
@@ -56,7 +62,9 @@ class Data(Section):
     name: str
     train_split: str = "train"
     test_split: str = "val"
-    bad_images: Annotated[Stop | LeaveOut, Field(discriminator="kind")] = Stop()
+    bad_images: Annotated[StopOnBadImage | QuarantineBadImages, Field(discriminator="kind")] = (
+        StopOnBadImage()
+    )
 
     @model_validator(mode="after")
     def _never_tested_on_what_it_saw(self) -> Self:
@@ -65,7 +73,7 @@ class Data(Section):
         return self
 
 
-class Input(Section):
+class InputConfig(Section):
     """What the network sees: `(pixel - mean) / std`, pixels in 0–255, square of `size` pixels.
 
     With one dimension it sees signals of `size` values, as they were packed: (1, size).
@@ -90,7 +98,7 @@ class Input(Section):
         return self
 
 
-class Batch(Section):
+class BatchConfig(Section):
     """One optimizer step sees `global_batch_size` images in micro-batches of `micro_batch_size`.
 
     Batch normalization sees one micro-batch, whatever the number of workers.
@@ -126,19 +134,19 @@ class Recipe(Section):
     still that of guessing after `flat_loss_steps` steps is stopped (null: never).
     """
 
-    network: Network
-    data: Data
-    input: Input
+    network: NetworkConfig
+    data: DataConfig
+    input: InputConfig
     augmentation: Augmentation
-    mixing: Mixing | None = None
-    resizing: Resizing | None = None
-    evaluation: Protocol
-    batch: Batch
+    mixing: MixupConfig | None = None
+    resizing: ProgressiveResizing | None = None
+    evaluation: TestProtocol
+    batch: BatchConfig
     optimizer: Optimizer
     max_gradient_norm: PositiveFloat | None = None
     schedule: Schedule
-    loss: Loss = Loss()
-    averaging: Averaging | None = None
+    loss: LossConfig = LossConfig()
+    averaging: EMAConfig | None = None
     epochs: PositiveInt
     flat_loss_steps: PositiveInt | None = 10_000
     precision: Literal["float32", "bfloat16"] = "float32"

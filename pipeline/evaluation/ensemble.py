@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.evaluation.paired_test import refuse_other_images
-from pipeline.evaluation.predictions import NUM_GUESSES, About, Predictions
-from pipeline.evaluation.topk import best_guesses, label_ranks
+from pipeline.evaluation.predictions import NUM_GUESSES, PredictionMetadata, Predictions
+from pipeline.evaluation.significance import refuse_other_images
+from pipeline.evaluation.topk import label_ranks, topk_classes
 from pipeline.runtime.errors import UserError
 
 _ROWS_AT_ONCE = 4096
@@ -45,7 +45,7 @@ def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = N
         labels = torch.from_numpy(first.labels[rows].copy())
         probabilities[rows] = scores.numpy()
         ranks[rows] = label_ranks(scores, labels).numpy()
-        guesses[rows] = best_guesses(scores, NUM_GUESSES).numpy()
+        guesses[rows] = topk_classes(scores, NUM_GUESSES).numpy()
     return Predictions(
         keys=first.keys,
         labels=first.labels,
@@ -57,7 +57,7 @@ def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = N
     )
 
 
-def _refuse_repeats(members: Sequence[About]) -> None:
+def _refuse_repeats(members: Sequence[PredictionMetadata]) -> None:
     seen: dict[tuple[str, str], str] = {}
     for member in members:
         key = member.weights_digest, member.protocol
@@ -69,7 +69,7 @@ def _refuse_repeats(members: Sequence[About]) -> None:
         seen[key] = member.run
 
 
-def _about(members: Sequence[About], shares: Sequence[float]) -> About:
+def _about(members: Sequence[PredictionMetadata], shares: Sequence[float]) -> PredictionMetadata:
     """Say what an ensemble is; what is not the same in all members is joined with +."""
     equal = len(set(shares)) == 1
     names = [

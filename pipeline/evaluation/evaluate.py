@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.cluster import Loading
-from pipeline.config.protocol import Protocol, num_views, protocol_name
-from pipeline.config.recipe import Input
+from pipeline.config.cluster import LoadingConfig
+from pipeline.config.protocol import TestProtocol, num_views, protocol_name
+from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.loader import Batch, build_loader, share_of
 from pipeline.data.loading.views import shifted
 from pipeline.data.store.store import Split
@@ -23,7 +23,7 @@ from pipeline.runtime.distributed import Worker, sum_over_workers
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvaluationConfig:
     """What is evaluated on, and how: a split as a network's `input` takes it, by a protocol.
 
     `takes_bgr` gives the network blue first. `shift` displaces every box of crops to the right and
@@ -31,10 +31,10 @@ class Setting:
     """
 
     split: Split
-    protocol: Protocol
-    input: Input
+    protocol: TestProtocol
+    input: InputConfig
     precision: str
-    loading: Loading
+    loading: LoadingConfig
     channels_last: bool
     takes_bgr: bool = False
     shift: float = 0.0
@@ -63,7 +63,7 @@ class Scored:
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 
 
-class Keeper:
+class PredictionSink:
     """Keeps what a worker scores; this one keeps nothing."""
 
     def add(self, scored: Scored) -> None:
@@ -73,7 +73,7 @@ class Keeper:
         """All is there; the workers meet after this."""
 
 
-NOTHING_KEPT = Keeper()
+NOTHING_KEPT = PredictionSink()
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -83,10 +83,10 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 def evaluate(
     model: nn.Module,
-    setting: Setting,
+    setting: EvaluationConfig,
     worker: Worker,
     watch: Watch = lambda batches: batches,
-    keeper: Keeper = NOTHING_KEPT,
+    keeper: PredictionSink = NOTHING_KEPT,
 ) -> Counts:
     """Count the hits of `model` over a whole split; `keeper` keeps what this worker scores.
 
@@ -103,7 +103,7 @@ def count(
     scored: Iterable[Scored],
     num_images: int,
     worker: Worker,
-    keeper: Keeper = NOTHING_KEPT,
+    keeper: PredictionSink = NOTHING_KEPT,
 ) -> Counts:
     """Add up the hits and cross-entropies of all workers; see `evaluate`."""
     sums = torch.zeros(4, dtype=torch.int64, device=worker.device)
@@ -134,7 +134,7 @@ def micronats(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def scored_images(
-    model: nn.Module, setting: Setting, worker: Worker, watch: Watch
+    model: nn.Module, setting: EvaluationConfig, worker: Worker, watch: Watch
 ) -> Iterator[Scored]:
     """Yield what `model` says of every image of this worker's share, once.
 
@@ -172,7 +172,7 @@ def scored_images(
     yield _scored(total, averages_logits, labels, share)
 
 
-def _averages_logits(protocol: Protocol) -> bool:
+def _averages_logits(protocol: TestProtocol) -> bool:
     return getattr(protocol, "average", "probabilities") == "logits"
 
 
@@ -182,7 +182,7 @@ def _scored(means: Tensor, averages_logits: bool, labels: Tensor, indices: Tenso
 
 def _means(
     model: nn.Module,
-    setting: Setting,
+    setting: EvaluationConfig,
     one: Pass,
     averages_logits: bool,
     worker: Worker,

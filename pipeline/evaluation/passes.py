@@ -9,7 +9,7 @@ from pipeline.config.protocol import (
     Crops,
     Dense,
     DenseAndCrops,
-    Protocol,
+    TestProtocol,
     WholeImage,
 )
 from pipeline.data.loading.loader import (
@@ -40,7 +40,7 @@ class Pass:
 
 
 def passes(
-    protocol: Protocol, size: int, split: Split, rank: int, world_size: int, batch_size: int
+    protocol: TestProtocol, size: int, split: Split, rank: int, world_size: int, batch_size: int
 ) -> list[Pass]:
     """Return what `protocol` at input `size` has worker `rank` do.
 

@@ -10,14 +10,19 @@ from safetensors.numpy import save as to_safetensors
 from pipeline.data.loading.loader import share_of
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.store import Split
-from pipeline.evaluation.evaluate import Keeper, Scored
-from pipeline.evaluation.predictions import NUM_GUESSES, About, Predictions, write_predictions
-from pipeline.evaluation.topk import best_guesses, label_ranks
+from pipeline.evaluation.evaluate import PredictionSink, Scored
+from pipeline.evaluation.predictions import (
+    NUM_GUESSES,
+    PredictionMetadata,
+    Predictions,
+    write_predictions,
+)
+from pipeline.evaluation.topk import label_ranks, topk_classes
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.storage import write_whole
 
 
-class Gathered(Keeper):
+class PredictionWriter(PredictionSink):
     """One worker's predictions. Workers share the folder of `path`, where the file will be."""
 
     def __init__(self, path: Path, num_images: int, worker: Worker) -> None:
@@ -32,7 +37,7 @@ class Gathered(Keeper):
         fields = {
             "probabilities": scored.probabilities.half(),
             "ranks": label_ranks(scored.scores, scored.labels).int(),
-            "guesses": best_guesses(scored.scores, NUM_GUESSES).int(),
+            "guesses": topk_classes(scored.scores, NUM_GUESSES).int(),
         }
         places = scored.indices.numpy() - self._share[0]
         for name, values in fields.items():
@@ -47,7 +52,9 @@ class Gathered(Keeper):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._part(self._worker.rank), to_safetensors(self._arrays))
 
-    def join(self, split: Split, classes: tuple[ImageClass, ...], about: About) -> Path:
+    def join(
+        self, split: Split, classes: tuple[ImageClass, ...], about: PredictionMetadata
+    ) -> Path:
         """Write the file from all workers' shares. For the first worker, after they have met."""
         ranks = range(1, min(self._worker.world_size, self._num_images))
         others = [load_file(self._part(rank)) for rank in ranks]

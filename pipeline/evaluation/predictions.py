@@ -1,9 +1,9 @@
 """What a network said of every image, kept with what said it, and scored again without running it.
 
 One file holds one evaluation: `predictions/<split>.<protocol>.safetensors` in a run's folder, the
-split as `About.seen_split` has it. Its tensors are `keys` (UTF-8, a line an image), `labels`,
-`probabilities`, `ranks` and `guesses`; its metadata are `about` and `classes` (JSON) and `digest`,
-the SHA-256 of all the rest.
+split as `PredictionMetadata.seen_split` has it. Its tensors are `keys` (UTF-8, a line an image),
+`labels`, `probabilities`, `ranks` and `guesses`; its metadata are `about` and `classes` (JSON)
+and `digest`, the SHA-256 of all the rest.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _TENSORS |= {"I16": np.int16}  # of ranks and guesses in files of before
 _FIELDS = ("keys", "labels", "probabilities", "ranks", "guesses")
 
 
-class About(Section):
+class PredictionMetadata(Section):
     """What predicted which images, how: the key of a result (`ResultKey`), and its
     origin.
 
@@ -87,7 +87,7 @@ class Predictions:
     ranks: NDArray[np.int32]
     guesses: NDArray[np.int32]
     classes: tuple[ImageClass, ...]
-    about: About
+    about: PredictionMetadata
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -121,7 +121,7 @@ class Predictions:
 
 
 def predictions_file(folder: Path, split: str, protocol: str) -> Path:
-    """Return where the run in `folder` keeps its predictions of a split (`About.seen_split`)."""
+    """Return where the run in `folder` keeps its predictions of a split (see `seen_split`)."""
     return folder / PREDICTIONS / f"{split}.{protocol}.safetensors"
 
 
@@ -175,7 +175,7 @@ def read_predictions(path: Path) -> Predictions:
         labels, keys = arrays["labels"], arrays["keys"].tobytes().decode().split("\n")
         whole = metadata["digest"] == _digest(arrays, metadata)
         classes = tuple(ImageClass(**known) for known in json.loads(metadata["classes"]))
-        about = validate(About, json.loads(metadata["about"]), path)
+        about = validate(PredictionMetadata, json.loads(metadata["about"]), path)
     except FileNotFoundError:
         raise UserError(f"{path}: no predictions there; `ilsvrc evaluate` makes them") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -30,7 +30,7 @@ def topk_hits(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([(ranks < k).sum() for k in (1, min(5, scores.shape[1]))])
 
 
-def best_guesses(scores: Tensor, count: int) -> Tensor:
+def topk_classes(scores: Tensor, count: int) -> Tensor:
     """Return the `count` classes of the highest scores, highest first, int64 (n, at most c).
 
     Of equal scores the lower class comes first: `argmax` promises that, and `topk` doesn't.

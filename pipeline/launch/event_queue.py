@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 
-class Mailbox:
+class EventQueue:
     """Holds events until the driver takes them, and the mistake that ends all attempts."""
 
     def __init__(self) -> None:
@@ -34,14 +34,14 @@ class Mailbox:
 
 
 @contextmanager
-def mailbox(show: Callable[[Any], None]) -> Iterator["ActorHandle[Any]"]:
+def event_queue(show: Callable[[Any], None]) -> Iterator["ActorHandle[Any]"]:
     """Carry events from the workers to `show`, which is called in a thread of this process."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # On the driver's own node, so that no other one's end is the end of the news.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(EventQueue).remote()
 
     def deliver(is_over: threading.Event) -> None:
         over = False

@@ -8,7 +8,7 @@ from pipeline.evaluation.metrics import Counts
 
 
 @dataclass(frozen=True)
-class Progress:
+class StepsReport:
     """The state of the training after `step` steps of `epoch` (counted from 0).
 
     The loss is the mean over the images since the last report, errors are in percent,
@@ -31,7 +31,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class ValidationReport:
     """A split was evaluated after `epoch` whole epochs."""
 
     epoch: int
@@ -42,21 +42,21 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Note:
+class Message:
     """Something a person should read."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Started:
+class WorkerStarted:
     """A worker begins, for the first time or again."""
 
     rank: int
 
 
 @dataclass(frozen=True)
-class Pace:
+class WorkerSpeed:
     """How a worker fared since its last report; seconds are means over its steps.
 
     `gpu_bytes` are in use on its GPU, by whomever; 0 on a CPU.
@@ -69,7 +69,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """A sign of life: the worker runs, and has taken so many batches."""
 
     rank: int
@@ -77,7 +77,7 @@ class Beat:
 
 
 @dataclass(frozen=True)
-class Hung:
+class WorkerHung:
     """A worker that took no batch for so many seconds ends itself; its stacks are in `folder`."""
 
     rank: int
@@ -85,5 +85,7 @@ class Hung:
     folder: Path
 
 
-Event = Progress | Evaluated | Note | Started | Pace | Beat | Hung
+Event = (
+    StepsReport | ValidationReport | Message | WorkerStarted | WorkerSpeed | Heartbeat | WorkerHung
+)
 Report = Callable[[Event], None]

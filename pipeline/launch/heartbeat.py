@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.launch.events import Beat, Event, Hung, Note, Report, Started
+from pipeline.launch.events import Event, Heartbeat, Message, Report, WorkerHung, WorkerStarted
 from pipeline.runtime.background import in_background
 from pipeline.runtime.distributed import Worker
 
@@ -49,7 +49,7 @@ class Watchdog:
                     faulthandler.dump_traceback_later(
                         self._patience + _MARGIN, exit=True, file=file
                     )
-                    self._report(Beat(self._worker.rank, self._num_taken))
+                    self._report(Heartbeat(self._worker.rank, self._num_taken))
                     if time.monotonic() - self._last > self._patience:
                         faulthandler.dump_traceback(file, all_threads=True)
                         self._end()
@@ -62,12 +62,12 @@ class Watchdog:
                 self._stacks.unlink(missing_ok=True)  # evaluations of one run share the file
 
     def _end(self) -> None:
-        self._report(Hung(self._worker.rank, self._patience, self._stacks.parent))
+        self._report(WorkerHung(self._worker.rank, self._patience, self._stacks.parent))
         time.sleep(1)  # for the word to leave
         os._exit(1)
 
 
-class RollCall:
+class HeartbeatMonitor:
     """Hears the workers' signs of life, and says in one line who hung, and that all start again."""
 
     def __init__(self, are_elastic: bool) -> None:
@@ -80,22 +80,22 @@ class RollCall:
         """Return what a person should be told, which of most signs of life is nothing."""
         now = time.monotonic()
         match event:
-            case Started(rank=0) if self._has_started:
-                return Note(f"{self._why_again}; all start again")
-            case Started(rank=0):
+            case WorkerStarted(rank=0) if self._has_started:
+                return Message(f"{self._why_again}; all start again")
+            case WorkerStarted(rank=0):
                 self._has_started = True
-            case Beat(rank=rank, batches=batches):
+            case Heartbeat(rank=rank, batches=batches):
                 self._beats[rank] = batches, now
                 return None
-            case Hung() if now - self._told < event.seconds:
+            case WorkerHung() if now - self._told < event.seconds:
                 return None  # another worker of the same collective
-            case Hung():
+            case WorkerHung():
                 self._told = now
                 self._has_started = False  # this says already that they start again
-                return Note(self._words(event, now))
+                return Message(self._words(event, now))
         return event
 
-    def _words(self, event: Hung, now: float) -> str:
+    def _words(self, event: WorkerHung, now: float) -> str:
         slowest = min(self._beats, key=lambda rank: self._beats[rank], default=event.rank)
         batches, heard = self._beats.get(slowest, (0, now))
         others = {self._beats[rank][0] for rank in self._beats if rank != slowest}

@@ -15,7 +15,7 @@ from pipeline.runtime.background import in_background
 
 
 @contextmanager
-def heeding_notices(folder: RunFolder) -> Iterator[None]:
+def watch_preemption(folder: RunFolder) -> Iterator[None]:
     """While inside, have SIGUSR1 to this worker stop the run after its next step.
 
     SIGTERM is Ray's own way to end a worker, and stays a worker's death. The notice that a node

@@ -10,10 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from pipeline.launch.events import Evaluated, Event, Note, Progress
+from pipeline.launch.events import Event, Message, StepsReport, ValidationReport
 
 
-class Display:
+class ProgressDisplay:
     """Shows events; a context manager, since a live display must be taken down."""
 
     def __init__(self, console: Console) -> None:
@@ -43,9 +43,9 @@ class Display:
 
     def show(self, event: Event) -> None:
         match event:
-            case Progress():
+            case StepsReport():
                 self._show_progress(event)
-            case Evaluated():
+            case ValidationReport():
                 self._bars.update(self._epoch, completed=event.epoch, total=event.epochs)
                 self._console.print(
                     f"epoch {event.epoch}/{event.epochs}  {event.split} ({event.protocol}, "
@@ -54,10 +54,10 @@ class Display:
                     highlight=False,
                     soft_wrap=True,
                 )
-            case Note(text=text):
+            case Message(text=text):
                 self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def _show_progress(self, event: Progress) -> None:
+    def _show_progress(self, event: StepsReport) -> None:
         figures = {
             "loss": f"{event.loss:.4f}",
             "top-1 error": f"{event.top1_error:.2f} %",
@@ -84,7 +84,7 @@ class Display:
                 soft_wrap=True,
             )
 
-    def _time_left(self, event: Progress) -> str:
+    def _time_left(self, event: StepsReport) -> str:
         # From this start on, since a resumed training did its first part in another life.
         done = event.epoch + event.step / event.num_steps
         now = time.monotonic()

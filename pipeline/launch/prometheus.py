@@ -4,7 +4,7 @@ The driver hears of all workers and is the one process that sets the gauges. Ray
 before each name, and serves them as text on the driver's node (`MetricsExportPort`, `ray.nodes()`).
 """
 
-from pipeline.launch.events import Event, Pace, Progress, Started
+from pipeline.launch.events import Event, StepsReport, WorkerSpeed, WorkerStarted
 
 # By name: what it is, and the tags that tell its series apart.
 GAUGES = {
@@ -17,7 +17,7 @@ GAUGES = {
 }
 
 
-class Gauges:
+class PrometheusMetrics:
     """The gauges of run `run`. Ray must be up."""
 
     def __init__(self, run: str) -> None:
@@ -31,13 +31,13 @@ class Gauges:
 
     def hear(self, event: Event) -> None:
         match event:
-            case Started(rank=0):
+            case WorkerStarted(rank=0):
                 self._starts += 1
                 self._set("ilsvrc_restarts", self._starts - 1)
-            case Progress():
+            case StepsReport():
                 self._set("ilsvrc_images_per_second", event.images_per_second)
                 self._set("ilsvrc_epoch", event.epoch + event.step / event.num_steps)
-            case Pace(rank=rank):
+            case WorkerSpeed(rank=rank):
                 self._set("ilsvrc_step_seconds", event.step_seconds, rank)
                 self._set("ilsvrc_waiting_seconds", event.waiting_seconds, rank)
                 self._set("ilsvrc_gpu_bytes", event.gpu_bytes, rank)

@@ -10,14 +10,14 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.config.cluster import Workers
-from pipeline.launch.event_queue import mailbox
-from pipeline.launch.events import Event, Note, Report, Started
-from pipeline.launch.heartbeat import RollCall
-from pipeline.launch.preemption import heeding_notices
-from pipeline.launch.prometheus import Gauges
-from pipeline.launch.stop_signal import asking_on_signals
-from pipeline.launch.training_job import Assignment
+from pipeline.config.cluster import WorkersConfig
+from pipeline.launch.event_queue import event_queue
+from pipeline.launch.events import Event, Message, Report, WorkerStarted
+from pipeline.launch.heartbeat import HeartbeatMonitor
+from pipeline.launch.preemption import watch_preemption
+from pipeline.launch.prometheus import PrometheusMetrics
+from pipeline.launch.stop_signal import stop_on_signals
+from pipeline.launch.training_job import WorkerJob
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker, device_here, threads
 from pipeline.runtime.errors import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 Result = TypeVar("Result")
-Work = TypeVar("Work", bound=Assignment)
+Work = TypeVar("Work", bound=WorkerJob)
 
 # What all workers raise at the same step, so that none is to be tried again.
 _ENDS = (TrainingStoppedError, InterruptedByUserError)
@@ -59,12 +59,12 @@ def run_on_workers(
     def asking() -> AbstractContextManager[None]:
         if not stops_on_request:
             return nullcontext()
-        return asking_on_signals(job.folder, workers.grace_seconds, lambda text: show(Note(text)))
+        return stop_on_signals(job.folder, workers.grace_seconds, lambda text: show(Message(text)))
 
     if workers.are_here:
         with asking():
             return _in_this_process(function, job, show)
-    with ray_session(workers.ray_address), mailbox(_hearing(job, show)) as box:
+    with ray_session(workers.ray_address), event_queue(_hearing(job, show)) as box:
         _refuse_too_few(workers)
         with asking():  # Ray catches signals while it starts
             return _fit(function, job, box)
@@ -76,9 +76,12 @@ def remove_what_killed_ones_left(folder: RunFolder) -> None:
         shutil.rmtree(stale, ignore_errors=True)
 
 
-def _hearing(job: Assignment, show: Report) -> Report:
+def _hearing(job: WorkerJob, show: Report) -> Report:
     """Return what hears the workers: the gauges all, `show` what a person should be told."""
-    roll_call, gauges = RollCall(job.cluster.workers.is_elastic), Gauges(job.folder.name)
+    roll_call, gauges = (
+        HeartbeatMonitor(job.cluster.workers.is_elastic),
+        PrometheusMetrics(job.folder.name),
+    )
 
     def hear(event: Event) -> None:
         gauges.hear(event)
@@ -96,7 +99,7 @@ def _in_this_process(
         return function(job, Worker(0, 1, device), show)
 
 
-def _refuse_too_few(workers: Workers) -> None:
+def _refuse_too_few(workers: WorkersConfig) -> None:
     # Ray Train itself would wait for ever.
     import ray
 
@@ -206,9 +209,9 @@ def _enter(
     def report(event: Event) -> None:
         box.put.remote(event)
 
-    report(Started(worker.rank))
+    report(WorkerStarted(worker.rank))
     try:
-        with heeding_notices(job.folder):
+        with watch_preemption(job.folder):
             return function(job, worker, report)
     except _ENDS as error:
         return error  # Ray would try what is raised again
@@ -218,7 +221,7 @@ def _enter(
         raise
 
 
-def _explained(error: Exception, job: Assignment) -> Exception:
+def _explained(error: Exception, job: WorkerJob) -> Exception:
     failures = getattr(error, "worker_failures", {})
     for failure in failures.values():
         for cause in (failure, getattr(failure, "cause", None), failure.__cause__):

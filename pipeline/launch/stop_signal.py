@@ -26,7 +26,7 @@ _OF_SCHEDULERS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
-def asking_on_signals(
+def stop_on_signals(
     folder: RunFolder, grace_seconds: float, say: Callable[[str], None]
 ) -> Iterator[None]:
     """Have the first signal ask the run to stop, and the second raise `KeyboardInterrupt`.
@@ -65,7 +65,7 @@ def asking_on_signals(
             signal.signal(number, handler)
 
 
-class Asked(IntEnum):
+class StopRequest(IntEnum):
     """What all workers are to do after a step; the strongest wish wins."""
 
     NOTHING = 0
@@ -73,7 +73,7 @@ class Asked(IntEnum):
     STOP = 2
 
 
-class Ballot:
+class StopSignal:
     """Tells all workers after the same step what somebody asked for.
 
     Besides who leaves a file, time asks: `seconds_between_saves` after the last checkpoint for
@@ -90,7 +90,7 @@ class Ballot:
         self._pending: tuple[torch.distributed.Work, Tensor] | None = None
         self.saved()
 
-    def result(self) -> Asked:
+    def result(self) -> StopRequest:
         """What to do now. A collective call, to be made after every step."""
         if self._group is None:
             return self._wish()
@@ -111,16 +111,20 @@ class Ballot:
         """Wait for the last vote, so that no worker leaves while another still votes."""
         self._result()
 
-    def _wish(self) -> Asked:
+    def _wish(self) -> StopRequest:
         if self._folder.stop_request.exists():
-            return Asked.STOP
+            return StopRequest.STOP
         overdue = time.monotonic() - self._last_save > self._every
-        return Asked.SAVE if overdue or self._folder.save_request.exists() else Asked.NOTHING
+        return (
+            StopRequest.SAVE
+            if overdue or self._folder.save_request.exists()
+            else StopRequest.NOTHING
+        )
 
-    def _result(self) -> Asked:
+    def _result(self) -> StopRequest:
         if self._pending is None:
-            return Asked.NOTHING
+            return StopRequest.NOTHING
         work, vote = self._pending
         self._pending = None
         work.wait()
-        return Asked(int(vote))
+        return StopRequest(int(vote))

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from pipeline.config.cluster import Cluster, Folder
 from pipeline.config.recipe import Recipe
-from pipeline.data.loading.sampler import Dealing
+from pipeline.data.loading.sampler import BatchSampler
 from pipeline.data.store.stage import stage
 from pipeline.data.store.store import Store, store_folder
 from pipeline.launch.events import Report
@@ -18,7 +18,7 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
 
 
-class Assignment(Protocol):
+class WorkerJob(Protocol):
     """What any work on workers says: on which cluster, and the folder that all of them see."""
 
     @property
@@ -29,7 +29,7 @@ class Assignment(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What every worker is told: what to train, where, in which run, from which weights."""
 
     recipe: Recipe
@@ -42,9 +42,9 @@ class Job:
         """Open the data set of the recipe."""
         return open_data(self.cluster, store_folder(self.cluster, self.recipe.data.name))
 
-    def dealing(self, worker: Worker) -> Dealing:
+    def dealing(self, worker: Worker) -> BatchSampler:
         images = self.store().description(self.recipe.data.train_split)
-        return Dealing.of(self.recipe.batch, images.num_images, worker.world_size)
+        return BatchSampler.of(self.recipe.batch, images.num_images, worker.world_size)
 
 
 def open_data(cluster: Cluster, folder: Folder) -> Store:
@@ -55,7 +55,7 @@ def open_data(cluster: Cluster, folder: Folder) -> Store:
 
 
 @contextmanager
-def watching(job: Assignment, worker: Worker, report: Report) -> Iterator[Watchdog]:
+def watched(job: WorkerJob, worker: Worker, report: Report) -> Iterator[Watchdog]:
     """Have a worker that hangs ended, unless it is the user's own command."""
     workers = job.cluster.workers
     if workers.are_here:

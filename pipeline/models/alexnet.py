@@ -24,7 +24,7 @@ from pipeline.models.response_norm import ResponseNorm, SameMapNorm
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialValues:
     """Where weights and biases start; the paper's values (§5)."""
 
     std: float = 0.01
@@ -51,7 +51,7 @@ class AlexNet(ImageClassifier):
         self,
         num_classes: int,
         num_channels: int,
-        start: Start,
+        start: InitialValues,
         *,
         groups: int = 2,
         alpha: float = _ALPHA,
@@ -103,7 +103,7 @@ class AlexNet(ImageClassifier):
             x = layer(x)
         return x
 
-    def _initialize(self, start: Start) -> None:
+    def _initialize(self, start: InitialValues) -> None:
         for layer in (self.conv1, self.fc8):
             fill_normal(layer, start.std)
         fill_normal(self.conv2, start.std, start.bias)
@@ -116,7 +116,7 @@ class AlexNet(ImageClassifier):
 
 def alexnet(num_classes: int, num_channels: int = 3) -> AlexNet:
     """The network of the paper: 224×224 RGB, 724,406,816 multiply-adds at 1000 classes."""
-    return AlexNet(num_classes, num_channels, Start())
+    return AlexNet(num_classes, num_channels, InitialValues())
 
 
 def alexnet_code(num_classes: int, num_channels: int = 3) -> AlexNet:
@@ -126,7 +126,7 @@ def alexnet_code(num_classes: int, num_channels: int = 3) -> AlexNet:
     the first comes before the ReLU, and another one, within each map, after the second. That one's
     k is 1, which cuda-convnet fixes.
     """
-    start = Start(std_of_conv3_to_5=0.03)
+    start = InitialValues(std_of_conv3_to_5=0.03)
     return AlexNet(num_classes, num_channels, start, alpha=_ALPHA_OF_CODE, as_the_code=True)
 
 
@@ -135,22 +135,22 @@ def alexnet_caffe(num_classes: int, num_channels: int = 3) -> AlexNet:
 
     Caffe crops 227 pixels; here the last three come from the edge, as in the paper's network.
     """
-    start = Start(std_of_fc6_and_fc7=0.005, bias=0.1)
+    start = InitialValues(std_of_fc6_and_fc7=0.005, bias=0.1)
     return AlexNet(num_classes, num_channels, start, alpha=_ALPHA_OF_CODE, k=1.0)
 
 
 def alexnet_one_tower(num_classes: int, num_channels: int = 3) -> AlexNet:
     """The paper's network on one GPU of today: every layer sees all maps of the one before."""
-    return AlexNet(num_classes, num_channels, Start(), groups=1)
+    return AlexNet(num_classes, num_channels, InitialValues(), groups=1)
 
 
 def alexnet_std003(num_classes: int, num_channels: int = 3) -> AlexNet:
-    return AlexNet(num_classes, num_channels, Start(std_of_conv3_to_5=0.03))
+    return AlexNet(num_classes, num_channels, InitialValues(std_of_conv3_to_5=0.03))
 
 
 def alexnet_bias01(num_classes: int, num_channels: int = 3) -> AlexNet:
-    return AlexNet(num_classes, num_channels, Start(bias=0.1))
+    return AlexNet(num_classes, num_channels, InitialValues(bias=0.1))
 
 
 def alexnet_std003_bias01(num_classes: int, num_channels: int = 3) -> AlexNet:
-    return AlexNet(num_classes, num_channels, Start(std_of_conv3_to_5=0.03, bias=0.1))
+    return AlexNet(num_classes, num_channels, InitialValues(std_of_conv3_to_5=0.03, bias=0.1))

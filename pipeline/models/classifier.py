@@ -84,7 +84,7 @@ def refuse_other_shapes(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def placed(model: Model, device: torch.device, *, channels_last: bool) -> Model:
+def to_device(model: Model, device: torch.device, *, channels_last: bool) -> Model:
     """Return `model` on the device, its weights laid out as the images there are."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return model.to(device, memory_format=layout)  # type: ignore[call-overload]

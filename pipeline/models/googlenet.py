@@ -14,7 +14,7 @@ from pipeline.models.classifier import ImageClassifier, InputShape, WithAuxiliar
 from pipeline.models.response_norm import ResponseNorm
 
 
-class Unit(nn.Sequential):
+class ConvUnit(nn.Sequential):
     """A convolution and ReLU; with `batch_norm` between them, the convolution has no bias."""
 
     def __init__(
@@ -51,7 +51,7 @@ class Inception(nn.Module):
         batch_norm: bool,
     ) -> None:
         super().__init__()
-        unit = partial(Unit, batch_norm=batch_norm)
+        unit = partial(ConvUnit, batch_norm=batch_norm)
         self.conv1x1 = unit(in_channels, conv1x1, 1)
         self.reduce3x3 = unit(in_channels, reduce3x3, 1)
         self.conv3x3 = unit(reduce3x3, conv3x3, 3)
@@ -70,13 +70,13 @@ class Inception(nn.Module):
         return cat(branches, dim=1)
 
 
-class AuxiliaryClassifier(nn.Sequential):
+class GoogLeNetAuxiliary(nn.Sequential):
     """Classifies a layer in the middle, so that the gradient gets there (§5); for training only."""
 
     def __init__(self, in_channels: int, num_classes: int, *, batch_norm: bool) -> None:
         super().__init__()
         self.pool = nn.AvgPool2d(5, stride=3)  # (n, in_channels, 4, 4)
-        self.conv = Unit(in_channels, 128, 1, batch_norm=batch_norm)
+        self.conv = ConvUnit(in_channels, 128, 1, batch_norm=batch_norm)
         self.flatten = nn.Flatten()
         self.fc1 = nn.Linear(128 * 4 * 4, 1024)
         self.relu = nn.ReLU(inplace=True)
@@ -95,9 +95,9 @@ class GoogLeNet(ImageClassifier):
 
     def __init__(self, num_classes: int, num_channels: int, *, batch_norm: bool) -> None:
         super().__init__()
-        unit = partial(Unit, batch_norm=batch_norm)
+        unit = partial(ConvUnit, batch_norm=batch_norm)
         inception = partial(Inception, batch_norm=batch_norm)
-        auxiliary = partial(AuxiliaryClassifier, batch_norm=batch_norm)
+        auxiliary = partial(GoogLeNetAuxiliary, batch_norm=batch_norm)
         self.conv1 = unit(num_channels, 64, 7, stride=2)
         self.pool1 = nn.MaxPool2d(3, stride=2, ceil_mode=True)
         self.norm1 = nn.Identity() if batch_norm else ResponseNorm(size=5, alpha=1e-4, k=1.0)

@@ -11,7 +11,7 @@ from torch import Tensor, cat, nn
 from pipeline.models.classifier import ImageClassifier, InputShape, WithAuxiliary
 
 
-class Unit(nn.Sequential):
+class ConvBN(nn.Sequential):
     """A convolution without bias, batch norm, ReLU. `same`: height and width stay."""
 
     def __init__(
@@ -48,19 +48,21 @@ class Branches(nn.Module):
 def inception_a(in_channels: int, pooled: int) -> Branches:
     """Fig. 5 on 35×35, with 5×5 where the figure has one 3×3; 224 + `pooled` channels."""
     return Branches(
-        conv1x1=Unit(in_channels, 64, 1),
-        conv5x5=nn.Sequential(Unit(in_channels, 48, 1), Unit(48, 64, 5)),
-        double3x3=nn.Sequential(Unit(in_channels, 64, 1), Unit(64, 96, 3), Unit(96, 96, 3)),
-        pool=nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), Unit(in_channels, pooled, 1)),
+        conv1x1=ConvBN(in_channels, 64, 1),
+        conv5x5=nn.Sequential(ConvBN(in_channels, 48, 1), ConvBN(48, 64, 5)),
+        double3x3=nn.Sequential(ConvBN(in_channels, 64, 1), ConvBN(64, 96, 3), ConvBN(96, 96, 3)),
+        pool=nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvBN(in_channels, pooled, 1)),
     )
 
 
 def inception_b(in_channels: int) -> Branches:
     """Fig. 10, from 35×35 to 17×17: 480 channels more."""
     return Branches(
-        conv3x3=Unit(in_channels, 384, 3, stride=2, same=False),
+        conv3x3=ConvBN(in_channels, 384, 3, stride=2, same=False),
         double3x3=nn.Sequential(
-            Unit(in_channels, 64, 1), Unit(64, 96, 3), Unit(96, 96, 3, stride=2, same=False)
+            ConvBN(in_channels, 64, 1),
+            ConvBN(64, 96, 3),
+            ConvBN(96, 96, 3, stride=2, same=False),
         ),
         pool=nn.MaxPool2d(3, stride=2),
     )
@@ -69,30 +71,34 @@ def inception_b(in_channels: int) -> Branches:
 def inception_c(in_channels: int, width: int) -> Branches:
     """Fig. 6 with n = 7 on 17×17: 7×7 as 1×7 and 7×1, once and twice; 768 channels."""
     return Branches(
-        conv1x1=Unit(in_channels, 192, 1),
+        conv1x1=ConvBN(in_channels, 192, 1),
         conv7x7=nn.Sequential(
-            Unit(in_channels, width, 1), Unit(width, width, (1, 7)), Unit(width, 192, (7, 1))
+            ConvBN(in_channels, width, 1),
+            ConvBN(width, width, (1, 7)),
+            ConvBN(width, 192, (7, 1)),
         ),
         double7x7=nn.Sequential(
-            Unit(in_channels, width, 1),
-            Unit(width, width, (7, 1)),
-            Unit(width, width, (1, 7)),
-            Unit(width, width, (7, 1)),
-            Unit(width, 192, (1, 7)),
+            ConvBN(in_channels, width, 1),
+            ConvBN(width, width, (7, 1)),
+            ConvBN(width, width, (1, 7)),
+            ConvBN(width, width, (7, 1)),
+            ConvBN(width, 192, (1, 7)),
         ),
-        pool=nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), Unit(in_channels, 192, 1)),
+        pool=nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvBN(in_channels, 192, 1)),
     )
 
 
 def inception_d(in_channels: int) -> Branches:
     """From 17×17 to 8×8 in the manner of Fig. 10: 512 channels more."""
     return Branches(
-        conv3x3=nn.Sequential(Unit(in_channels, 192, 1), Unit(192, 320, 3, stride=2, same=False)),
+        conv3x3=nn.Sequential(
+            ConvBN(in_channels, 192, 1), ConvBN(192, 320, 3, stride=2, same=False)
+        ),
         conv7x7=nn.Sequential(
-            Unit(in_channels, 192, 1),
-            Unit(192, 192, (1, 7)),
-            Unit(192, 192, (7, 1)),
-            Unit(192, 192, 3, stride=2, same=False),
+            ConvBN(in_channels, 192, 1),
+            ConvBN(192, 192, (1, 7)),
+            ConvBN(192, 192, (7, 1)),
+            ConvBN(192, 192, 3, stride=2, same=False),
         ),
         pool=nn.MaxPool2d(3, stride=2),
     )
@@ -101,27 +107,30 @@ def inception_d(in_channels: int) -> Branches:
 def inception_e(in_channels: int) -> Branches:
     """Fig. 7 on 8×8: 1×3 beside 3×1; 2048 channels."""
     return Branches(
-        conv1x1=Unit(in_channels, 320, 1),
-        conv3x3=nn.Sequential(Unit(in_channels, 384, 1), _1x3_beside_3x1(384)),
-        double3x3=nn.Sequential(Unit(in_channels, 448, 1), Unit(448, 384, 3), _1x3_beside_3x1(384)),
-        pool=nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), Unit(in_channels, 192, 1)),
+        conv1x1=ConvBN(in_channels, 320, 1),
+        conv3x3=nn.Sequential(ConvBN(in_channels, 384, 1), _1x3_beside_3x1(384)),
+        double3x3=nn.Sequential(
+            ConvBN(in_channels, 448, 1), ConvBN(448, 384, 3), _1x3_beside_3x1(384)
+        ),
+        pool=nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1), ConvBN(in_channels, 192, 1)),
     )
 
 
 def _1x3_beside_3x1(channels: int) -> Branches:
     return Branches(
-        conv1x3=Unit(channels, channels, (1, 3)), conv3x1=Unit(channels, channels, (3, 1))
+        conv1x3=ConvBN(channels, channels, (1, 3)),
+        conv3x1=ConvBN(channels, channels, (3, 1)),
     )
 
 
-class AuxiliaryClassifier(nn.Sequential):
+class InceptionAuxiliary(nn.Sequential):
     """Classifies the last 17×17 layer while the network trains (Fig. 8)."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
         self.pool1 = nn.AvgPool2d(5, stride=3)  # (n, in_channels, 5, 5)
-        self.conv1 = Unit(in_channels, 128, 1)
-        self.conv2 = Unit(128, 768, 5, same=False)  # (n, 768, 1, 1)
+        self.conv1 = ConvBN(in_channels, 128, 1)
+        self.conv2 = ConvBN(128, 768, 5, same=False)  # (n, 768, 1, 1)
         self.pool2 = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(768, num_classes)
@@ -138,12 +147,12 @@ class InceptionV3(ImageClassifier):
 
     def __init__(self, num_classes: int, num_channels: int) -> None:
         super().__init__()
-        self.conv1a = Unit(num_channels, 32, 3, stride=2, same=False)  # (n, 32, 149, 149)
-        self.conv2a = Unit(32, 32, 3, same=False)  # (n, 32, 147, 147)
-        self.conv2b = Unit(32, 64, 3)
+        self.conv1a = ConvBN(num_channels, 32, 3, stride=2, same=False)  # (n, 32, 149, 149)
+        self.conv2a = ConvBN(32, 32, 3, same=False)  # (n, 32, 147, 147)
+        self.conv2b = ConvBN(32, 64, 3)
         self.pool1 = nn.MaxPool2d(3, stride=2)  # (n, 64, 73, 73)
-        self.conv3b = Unit(64, 80, 1)
-        self.conv4a = Unit(80, 192, 3, same=False)  # (n, 192, 71, 71)
+        self.conv3b = ConvBN(64, 80, 1)
+        self.conv4a = ConvBN(80, 192, 3, same=False)  # (n, 192, 71, 71)
         self.pool2 = nn.MaxPool2d(3, stride=2)  # (n, 192, 35, 35)
         self.mixed_5b = inception_a(192, pooled=32)  # (n, 256, 35, 35)
         self.mixed_5c = inception_a(256, pooled=64)  # (n, 288, 35, 35)
@@ -153,7 +162,7 @@ class InceptionV3(ImageClassifier):
         self.mixed_6c = inception_c(768, width=160)
         self.mixed_6d = inception_c(768, width=160)
         self.mixed_6e = inception_c(768, width=192)
-        self.auxiliary = AuxiliaryClassifier(768, num_classes)
+        self.auxiliary = InceptionAuxiliary(768, num_classes)
         self.mixed_7a = inception_d(768)  # (n, 1280, 8, 8)
         self.mixed_7b = inception_e(1280)  # (n, 2048, 8, 8)
         self.mixed_7c = inception_e(2048)

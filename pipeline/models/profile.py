@@ -16,7 +16,7 @@ from pipeline.models.receptive_field import Axis, Window, joins_positions, union
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerProfile:
     """One layer as it was called: `output_shape` is without the batch.
 
     `multiply_adds` counts those of convolutions and fully connected layers for one image, without
@@ -39,7 +39,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ModelProfile:
     """The layers of a network in the order they are called.
 
     `depth` counts convolutions and fully connected layers on the longest path. `receptive_field`,
@@ -48,7 +48,7 @@ class Anatomy:
     auxiliary classifiers that are not there when the network is tested.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerProfile, ...]
     depth: int
     receptive_field: tuple[int, ...]
     removed_parameters: int
@@ -66,7 +66,7 @@ class Anatomy:
         return sum(layer.multiply_adds for layer in self.layers)
 
 
-def dissect(model: nn.Module, input_shape: tuple[int, ...]) -> Anatomy:
+def profile_model(model: nn.Module, input_shape: tuple[int, ...]) -> ModelProfile:
     """Run `model` on one zero image of `input_shape`, (c, h, w) or (c, length); list its layers.
 
     Only modules without children are layers; one that is called twice is listed twice, its
@@ -80,7 +80,7 @@ def dissect(model: nn.Module, input_shape: tuple[int, ...]) -> Anatomy:
         assert walk.last_map is not None
     trained = sum(parameter.numel() for parameter in model.parameters())
     removed = trained - sum(layer.parameters for layer in walk.layers)
-    return Anatomy(tuple(walk.layers), walk.depth, walk.last_map, removed)
+    return ModelProfile(tuple(walk.layers), walk.depth, walk.last_map, removed)
 
 
 class _Tracer(fx.Tracer):
@@ -108,7 +108,7 @@ class _Walk(fx.Interpreter):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, graph=_Tracer().trace(model))
-        self.layers: list[Layer] = []
+        self.layers: list[LayerProfile] = []
         self.depth = 0
         self.last_map: tuple[int, ...] | None = None
         self._listed: set[nn.Module] = set()
@@ -159,7 +159,7 @@ class _Walk(fx.Interpreter):
         parameters = 0 if layer in self._listed else sum(p.numel() for p in layer.parameters())
         self._listed.add(layer)
         self.layers.append(
-            Layer(
+            LayerProfile(
                 name=name,
                 kind=type(layer).__name__,
                 output_shape=tuple(output.shape[1:]),

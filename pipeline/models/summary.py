@@ -8,13 +8,13 @@ import torch
 
 from pipeline.models.activation_memory import activation_bytes
 from pipeline.models.classifier import InputShape
-from pipeline.models.profile import Anatomy, Layer, dissect
+from pipeline.models.profile import LayerProfile, ModelProfile, profile_model
 from pipeline.models.zoo import NETWORKS, constructor
 from pipeline.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class NetworkDescription:
+class ModelSummary:
     """A network at one input shape, (c, h, w) or (c, length), for one number of classes.
 
     `activation_bytes` are kept for the backward pass at `batch` images, in float32.
@@ -24,7 +24,7 @@ class NetworkDescription:
     input_shape: tuple[int, ...]
     num_classes: int
     batch: int
-    anatomy: Anatomy
+    anatomy: ModelProfile
     activation_bytes: int
 
     def document(self) -> dict[str, Any]:
@@ -56,19 +56,19 @@ class NetworkDescription:
 
 
 @dataclass(frozen=True)
-class ZooDescription:
+class ZooSummary:
     """Every network at its published input shape and number of classes."""
 
-    networks: tuple[NetworkDescription, ...]
+    networks: tuple[ModelSummary, ...]
 
     def document(self) -> dict[str, Any]:
         """Return what `--json` prints: under `networks`, each network's totals, without layers."""
         return {"networks": [network.summary() for network in self.networks]}
 
 
-def describe_network(
+def summarize_model(
     name: str, input_text: str | None = None, num_classes: int | None = None, batch: int = 1
-) -> NetworkDescription:
+) -> ModelSummary:
     """Describe network `name` on inputs of `input_text`, such as "3x224x224" or "1x40".
 
     Without them the input shape and the number of classes are the published ones. Nothing is
@@ -83,11 +83,11 @@ def describe_network(
         num_classes = num_classes or published.published_classes
         model = build(num_classes, sides[0])
         kept = batch * activation_bytes(model, sides)
-        return NetworkDescription(name, sides, num_classes, batch, dissect(model, sides), kept)
+        return ModelSummary(name, sides, num_classes, batch, profile_model(model, sides), kept)
 
 
-def describe_zoo(batch: int = 1) -> ZooDescription:
-    return ZooDescription(tuple(describe_network(name, batch=batch) for name in NETWORKS))
+def summarize_zoo(batch: int = 1) -> ZooSummary:
+    return ZooSummary(tuple(summarize_model(name, batch=batch) for name in NETWORKS))
 
 
 def _parse_input(text: str, name: str, shape: InputShape) -> tuple[int, ...]:
@@ -100,7 +100,7 @@ def _parse_input(text: str, name: str, shape: InputShape) -> tuple[int, ...]:
     return channels, *sides
 
 
-def _layer_document(layer: Layer) -> dict[str, Any]:
+def _layer_document(layer: LayerProfile) -> dict[str, Any]:
     windows = layer.windows
     return {
         "name": layer.name,

@@ -83,7 +83,7 @@ def constructor(name: str) -> Constructor:
     raise UserError(f"network '{name}' is not known; {hint}")
 
 
-def build_model(network: recipe.Network, input: recipe.Input) -> ImageClassifier:
+def build_model(network: recipe.NetworkConfig, input: recipe.InputConfig) -> ImageClassifier:
     """Build the recipe's network, freshly initialised from torch's global random state.
 
     Under `torch.device("meta")` this costs no memory and only checks. Raises `UserError` for an

@@ -11,7 +11,7 @@ from pydantic import PositiveFloat, PositiveInt, ValidationError
 
 from pipeline.config.recipe import Recipe
 from pipeline.config.yaml import Section
-from pipeline.planning.step_cost import Machine
+from pipeline.planning.step_cost import WorkerHardware
 from pipeline.runtime.storage import write_whole
 
 
@@ -37,7 +37,9 @@ def keep_measurement(runs_dir: Path, measured: MeasuredSpeed) -> Path:
     return path
 
 
-def newest_measurement(runs_dir: Path, recipe: Recipe, machine: Machine) -> MeasuredSpeed | None:
+def newest_measurement(
+    runs_dir: Path, recipe: Recipe, machine: WorkerHardware
+) -> MeasuredSpeed | None:
     """Return what was measured on the machine's device: on this network first, then the newest.
 
     A file that can't be read, by another version say, is passed over.
@@ -61,7 +63,7 @@ def now() -> str:
     return time.strftime("%Y-%m-%d %H:%M")
 
 
-def _is_of(measured: MeasuredSpeed, machine: Machine) -> bool:
+def _is_of(measured: MeasuredSpeed, machine: WorkerHardware) -> bool:
     if not machine.is_gpu:
         return measured.device == "cpu"
     return measured.device == "gpu" and machine.device.reported_as in measured.machine

@@ -9,7 +9,7 @@ from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
 from pipeline.planning.hardware import Hardware, read_hardware
 from pipeline.planning.measured_speed import MeasuredSpeed, newest_measurement
-from pipeline.planning.step_cost import Machine, bytes_between_nodes, step_parts
+from pipeline.planning.step_cost import WorkerHardware, bytes_between_nodes, step_parts
 from pipeline.planning.workload import Workload, data_facts, measure_workload
 from pipeline.runtime.errors import UserError
 
@@ -20,7 +20,7 @@ WORTHWHILE = 1.5
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """The training on `num_workers`; rates are of all together, needs of one node, in 1/s."""
 
     num_workers: int
@@ -43,9 +43,9 @@ class Plan:
     """All that `ilsvrc plan` says; `memory` is bytes of a worker by images of a micro-batch."""
 
     workload: Workload
-    machine: Machine
+    machine: WorkerHardware
     calibration: MeasuredSpeed | None
-    rows: tuple[Row, ...]
+    rows: tuple[PlanRow, ...]
     memory: dict[int, float]
     own_workers: int
     checkpoints_written: int
@@ -67,7 +67,7 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
     workload = measure_workload(recipe, data_facts(recipe, cluster, hardware))
     workers = cluster.workers
     is_gpu = name != "cpu"
-    machine = Machine(
+    machine = WorkerHardware(
         hardware,
         device,
         is_gpu=is_gpu,
@@ -97,7 +97,7 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
     )
 
 
-def _row(workload: Workload, machine: Machine, num_workers: int) -> Row:
+def _row(workload: Workload, machine: WorkerHardware, num_workers: int) -> PlanRow:
     batch, data = workload.recipe.batch, workload.data
     each = math.ceil(batch.num_micro_batches / num_workers)
     size = max(batch.num_micro_batches, num_workers) * batch.micro_batch_size
@@ -106,7 +106,7 @@ def _row(workload: Workload, machine: Machine, num_workers: int) -> Row:
     # An evaluation is a forward pass, a third of the work of training.
     epoch = (data.train + data.val / 3) / images_per_second
     nodes = math.ceil(num_workers / machine.workers_per_node)
-    return Row(
+    return PlanRow(
         num_workers=num_workers,
         batch_size=size,
         images_per_second=images_per_second,
@@ -136,7 +136,7 @@ def _device_of(cluster: Cluster, hardware: Hardware) -> str:
     )
 
 
-def _correction(measured: MeasuredSpeed, machine: Machine) -> float:
+def _correction(measured: MeasuredSpeed, machine: WorkerHardware) -> float:
     """Measured ÷ modelled seconds of the step that was measured."""
     workload = measure_workload(measured.recipe, machine.hardware.data["ilsvrc2012"])
     there = replace(machine, cores=measured.cpus if not machine.is_gpu else 1)
@@ -159,7 +159,7 @@ def _checkpoints(workload: Workload, cluster: Cluster, epoch_seconds: float) -> 
     return workload.recipe.epochs * (1 + max(by_steps, by_clock))
 
 
-def _last_worthwhile(workload: Workload, machine: Machine) -> int:
+def _last_worthwhile(workload: Workload, machine: WorkerHardware) -> int:
     """The workers after which twice as many bring less than `WORTHWHILE` times the images/s."""
     size = 1
     while size < WORLD_SIZES[-1]:

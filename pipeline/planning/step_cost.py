@@ -22,7 +22,7 @@ _BUCKET_BYTES = 25 * 2**20  # DDP's
 
 
 @dataclass(frozen=True)
-class Machine:
+class WorkerHardware:
     """Workers of one kind: `cores` of the device for each (GPUs: 1), `threads` to load.
 
     `correction` is measured ÷ modelled time of a step, and `loaded_per_thread` images/s, from
@@ -68,7 +68,7 @@ class StepParts:
 
 
 def step_parts(
-    workload: Workload, machine: Machine, num_workers: int, micro_batches_each: int
+    workload: Workload, machine: WorkerHardware, num_workers: int, micro_batches_each: int
 ) -> StepParts:
     """Take one step of `micro_batches_each` micro-batches on each of `num_workers` apart."""
     device, facts = machine.device, machine.hardware
@@ -100,13 +100,15 @@ def step_parts(
     )
 
 
-def bytes_between_nodes(workload: Workload, machine: Machine, num_workers: int) -> float:
+def bytes_between_nodes(workload: Workload, machine: WorkerHardware, num_workers: int) -> float:
     """Return what each node sends to others, and receives, in one step."""
     nodes = math.ceil(num_workers / machine.workers_per_node)
     return _ring(nodes) * workload.gradient_bytes
 
 
-def _exposed(workload: Workload, machine: Machine, num_workers: int, micro_batch: float) -> float:
+def _exposed(
+    workload: Workload, machine: WorkerHardware, num_workers: int, micro_batch: float
+) -> float:
     """Seconds of the gradients' exchange that no backward pass hides."""
     device, facts = machine.device, machine.hardware
     near = min(num_workers, machine.workers_per_node)

@@ -10,7 +10,7 @@ from pipeline.data.loading.views import training_size
 from pipeline.data.store.store import Store, store_folder
 from pipeline.models.activation_memory import activation_bytes
 from pipeline.models.classifier import ImageClassifier
-from pipeline.models.profile import dissect
+from pipeline.models.profile import profile_model
 from pipeline.models.zoo import build_model
 from pipeline.planning.hardware import DataFacts, Hardware
 from pipeline.runtime.errors import UserError
@@ -44,7 +44,7 @@ class Workload:
 def measure_workload(recipe: Recipe, data: DataFacts) -> Workload:
     """Add up what `recipe` needs; the network stands on the meta device, nothing is allocated."""
     model = model_on_paper(recipe)
-    anatomy = dissect(model, _input_shape(recipe))
+    anatomy = profile_model(model, _input_shape(recipe))
     return Workload(
         recipe=recipe,
         parameters=anatomy.trained_parameters,

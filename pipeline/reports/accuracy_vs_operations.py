@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.models.profile import dissect
+from pipeline.models.profile import profile_model
 from pipeline.models.zoo import NETWORKS
 from pipeline.reports.theme import INK, MUTED, series_colour, style
 from pipeline.results.comparability import alike
@@ -24,7 +24,7 @@ _LEGEND = (5, 35, 65, 95, 125, 155)  # million parameters, as theirs
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """Operations of one forward pass (2 × multiply-adds), and parameters, as tested."""
 
     operations: int
@@ -32,11 +32,11 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Blob:
+class Marker:
     """`accuracy` in percent, with the half widths of its interval; `colour` None for published."""
 
     name: str
-    size: Size
+    size: ModelSize
     accuracy: float
     below: float = 0.0
     above: float = 0.0
@@ -44,15 +44,15 @@ class Blob:
 
 
 @cache
-def size_of(network: str, classes: int = 1000, shape: tuple[int, ...] | None = None) -> Size:
+def size_of(network: str, classes: int = 1000, shape: tuple[int, ...] | None = None) -> ModelSize:
     """Count a network of the zoo for `classes`, at an image of `shape` or of the published one."""
     with torch.device("meta"):
         model = NETWORKS[network](classes, (shape or (3,))[0])
-        anatomy = dissect(model, shape or model.input_shape.published)
-    return Size(2 * anatomy.multiply_adds, anatomy.parameters)
+        anatomy = profile_model(model, shape or model.input_shape.published)
+    return ModelSize(2 * anatomy.multiply_adds, anatomy.parameters)
 
 
-def published_blobs(data: str = "ilsvrc2012", split: str = "val") -> list[Blob]:
+def published_markers(data: str = "ilsvrc2012", split: str = "val") -> list[Marker]:
     """Return the networks of the zoo whose single crop is published, one blob each."""
     blobs = {}
     for result in published():
@@ -66,15 +66,17 @@ def published_blobs(data: str = "ilsvrc2012", split: str = "val") -> list[Blob]:
         ):
             first = next((r for r in alike(key) if r.top1_error is not None), None)
             if first and first.top1_error is not None:
-                blobs[key.network] = Blob(key.network, size_of(key.network), 100 - first.top1_error)
+                blobs[key.network] = Marker(
+                    key.network, size_of(key.network), 100 - first.top1_error
+                )
     return list(blobs.values())
 
 
-def measured_blob(result: Measured, size: Size, colour: int) -> Blob:
+def measured_marker(result: Measured, size: ModelSize, colour: int) -> Marker:
     assert result.counts is not None
     top1, _ = errors_of(result.counts)
     low, high = top1.interval.low, top1.interval.high
-    return Blob(
+    return Marker(
         result.run or result.key.network, size, 100 - top1.value,
         high - top1.value, top1.value - low, colour,
     )  # fmt: skip
@@ -84,7 +86,7 @@ def is_single_view(key: ResultKey) -> bool:
     return key.ensemble_size == 1 and protocol_passes(key.protocol) == 1
 
 
-def operations_figure(blobs: Sequence[Blob], title: str) -> Figure:
+def operations_figure(blobs: Sequence[Marker], title: str) -> Figure:
     """Draw published blobs in grey and ours in colour, each with its name where there is room."""
     with style():
         figure = Figure(figsize=(7.6, 4.9), layout="constrained")
@@ -115,7 +117,7 @@ def operations_figure(blobs: Sequence[Blob], title: str) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, blob: Blob) -> None:
+def _draw(axes: Axes, blob: Marker) -> None:
     colour = MUTED if blob.colour is None else series_colour(blob.colour)
     area = max(12.0, _POINTS2_A_MILLION * blob.size.parameters / 1e6)
     x, y = blob.size.operations, blob.accuracy
@@ -125,7 +127,7 @@ def _draw(axes: Axes, blob: Blob) -> None:
         axes.errorbar(x, y, [[blob.below], [blob.above]], color=colour, linewidth=1.2, capsize=2)
 
 
-def _add_legend(axes: Axes, blobs: Sequence[Blob]) -> None:
+def _add_legend(axes: Axes, blobs: Sequence[Marker]) -> None:
     largest = max(blob.size.parameters for blob in blobs) / 1e6
     shown = [size for size in _LEGEND if size <= largest + 30] if largest > 5 else []
     for size in shown:
@@ -139,7 +141,7 @@ def _add_legend(axes: Axes, blobs: Sequence[Blob]) -> None:
         )  # fmt: skip
 
 
-def _name(figure: Figure, axes: Axes, blobs: Sequence[Blob]) -> None:
+def _name(figure: Figure, axes: Axes, blobs: Sequence[Marker]) -> None:
     """Write each name beside its point, at the first of some places where it covers nothing."""
     figure.draw_without_rendering()
     taken: list[tuple[float, float, float, float]] = []

@@ -35,14 +35,14 @@ class ClassResult:
 
 
 @dataclass(frozen=True)
-class Extremes:
+class ClassExtremes:
     worst: tuple[ClassResult, ...]
     best: tuple[ClassResult, ...]
 
 
 def extremes_of(
     predictions: Predictions, split: Split, num_classes: int = 4, num_thumbnails: int = 4
-) -> Extremes:
+) -> ClassExtremes:
     """Return the classes of highest and of lowest top-1 error, no class twice.
 
     A class of the worst shows the images whose wrong answers were the surest, one of the best the
@@ -67,7 +67,7 @@ def extremes_of(
 
     worst = np.argsort(-errors, kind="stable")[:num_classes].tolist()
     others = [i for i in np.argsort(errors, kind="stable").tolist() if i not in worst]
-    return Extremes(results(worst, right=False), results(others[:num_classes], right=True))
+    return ClassExtremes(results(worst, right=False), results(others[:num_classes], right=True))
 
 
 def _thumbnails(

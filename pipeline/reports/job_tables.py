@@ -13,7 +13,7 @@ _FIGURES = ("epoch", "top-1 error %", "top-5 error %", "images/s", "time left")
 _COLORS = {"running": "green", "failed": "red", "waiting": "yellow"}
 
 
-class Job(Protocol):
+class JobStatus(Protocol):
     """What an engine says of a job."""
 
     @property
@@ -26,7 +26,7 @@ class Job(Protocol):
     def reason(self) -> str: ...
 
 
-def jobs_table(jobs: Iterable[Job], progress: Mapping[str, TrainingProgress]) -> Table:
+def jobs_table(jobs: Iterable[JobStatus], progress: Mapping[str, TrainingProgress]) -> Table:
     """Return a line a job; figures that nobody knows stay empty."""
     table = titled_table("jobs")
     for name in ("job", "run", "state"):
@@ -40,7 +40,7 @@ def jobs_table(jobs: Iterable[Job], progress: Mapping[str, TrainingProgress]) ->
     return table
 
 
-def job_table(job: Job, progress: TrainingProgress | None) -> Table:
+def job_table(job: JobStatus, progress: TrainingProgress | None) -> Table:
     """Return one job, a line a fact."""
     table = titled_table(f"job {job.id}")
     table.add_column("")
@@ -53,11 +53,11 @@ def job_table(job: Job, progress: TrainingProgress | None) -> Table:
     return table
 
 
-def _state(job: Job) -> Text:
+def _state(job: JobStatus) -> Text:
     return Text(job.state, _COLORS.get(job.state, ""))
 
 
-def _believed(job: Job, progress: TrainingProgress | None) -> TrainingProgress | None:
+def _believed(job: JobStatus, progress: TrainingProgress | None) -> TrainingProgress | None:
     # Before a run starts again, what is tracked is of the time before; it stays true but for speed.
     return progress if job.state == "running" or not progress else progress.at_rest()
 

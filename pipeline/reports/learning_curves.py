@@ -15,7 +15,7 @@ _MAX_POINTS = 300
 
 
 @dataclass(frozen=True)
-class Course:
+class MetricCourse:
     """The metrics of one run over its training; `colour` is its place among the runs."""
 
     run: TrackedRun
@@ -60,7 +60,7 @@ PANELS = (
 )
 
 
-def curve_figures(courses: Sequence[Course]) -> dict[str, Figure]:
+def curve_figures(courses: Sequence[MetricCourse]) -> dict[str, Figure]:
     """Draw one figure for each panel that any run has points for, by its title.
 
     Training is drawn thin, testing thick; long courses as means of as many steps.
@@ -74,7 +74,7 @@ def curve_figures(courses: Sequence[Course]) -> dict[str, Figure]:
     return figures
 
 
-def _figure(panel: Panel, courses: Sequence[Course]) -> Figure | None:
+def _figure(panel: Panel, courses: Sequence[MetricCourse]) -> Figure | None:
     figure = Figure(figsize=(4.4, 2.7), layout="constrained")
     axes = figure.subplots()
     axes.patch.set_alpha(0)

@@ -14,17 +14,17 @@ from pipeline.data.store.store import Split
 from pipeline.evaluation.predictions import Predictions
 from pipeline.models.zoo import NETWORKS
 from pipeline.reports.accuracy_vs_operations import (
-    Blob,
-    Size,
+    Marker,
+    ModelSize,
     is_single_view,
-    measured_blob,
+    measured_marker,
     operations_figure,
-    published_blobs,
+    published_markers,
     size_of,
 )
 from pipeline.reports.class_extremes import extremes_of
 from pipeline.reports.comparison import beside_words
-from pipeline.reports.learning_curves import Course, curve_figures
+from pipeline.reports.learning_curves import MetricCourse, curve_figures
 from pipeline.reports.repeat import repetition
 from pipeline.reports.run_cost import cost_of, fixed_workers
 from pipeline.reports.theme import DARK, LIGHT, SERIES, as_png, as_svg, data_uri, for_page
@@ -46,7 +46,7 @@ class Filters:
 
 
 @dataclass(frozen=True)
-class Seen:
+class PredictedSplit:
     """Kept predictions, and the split with the images that they are of."""
 
     predictions: Predictions
@@ -57,10 +57,10 @@ class Seen:
 class Reported:
     """All that the page shows of one run."""
 
-    course: Course
+    course: MetricCourse
     results: Sequence[Measured]
     filters: Filters | None = None
-    seen: Sequence[Seen] = ()
+    seen: Sequence[PredictedSplit] = ()
 
     @property
     def name(self) -> str:
@@ -255,13 +255,13 @@ def _ours(result: Measured) -> dict[str, Any]:
 
 def _operations(reported: Sequence[Reported]) -> dict[str, Figure]:
     """Draw a figure for each data set and split; the published ones stand in ILSVRC-2012's."""
-    blobs: dict[tuple[str, str], list[Blob]] = {("ilsvrc2012", "val"): published_blobs()}
+    blobs: dict[tuple[str, str], list[Marker]] = {("ilsvrc2012", "val"): published_markers()}
     for run in reported:
         for result in run.results:
             key = result.key
             if result.counts and is_single_view(key) and key.network in NETWORKS:
                 size = _size(key.network, run.course.run.params)
-                blob = measured_blob(result, size, run.course.colour)
+                blob = measured_marker(result, size, run.course.colour)
                 blobs.setdefault((key.training_data, key.split), []).append(blob)
     return {
         f"operations-{data}-{split}": operations_figure(found, f"{data} {split}")
@@ -269,7 +269,7 @@ def _operations(reported: Sequence[Reported]) -> dict[str, Figure]:
     }
 
 
-def _size(network: str, params: Mapping[str, str]) -> Size:
+def _size(network: str, params: Mapping[str, str]) -> ModelSize:
     """Count a network as its run built it; one from elsewhere as it was published."""
     if "recipe.input.size" not in params:
         return size_of(network)

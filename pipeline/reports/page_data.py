@@ -10,8 +10,8 @@ from pipeline.config.cluster import Cluster
 from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.predictions import kept_predictions, read_predictions
 from pipeline.models.zoo import constructor
-from pipeline.reports.learning_curves import PANELS, Course
-from pipeline.reports.page import Filters, Reported, Seen
+from pipeline.reports.learning_curves import PANELS, MetricCourse
+from pipeline.reports.page import Filters, PredictedSplit, Reported
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.measured_runs import measured_from_runs
 from pipeline.tracking.queries import TrackedRun, evaluated_runs, histories, named_runs
@@ -19,7 +19,7 @@ from pipeline.visualization.filters import read_filters
 from pipeline.visualization.pictures import filters_picture
 
 
-def gather(
+def load_page_data(
     uri: str, experiment: str, names: Sequence[str] | None, cluster: Cluster
 ) -> list[Reported]:
     """Read the runs of an experiment, oldest first; the evaluations of each belong to it.
@@ -38,7 +38,7 @@ def gather(
         folder = cluster.runs_dir / run.tags.get("evaluation.run", run.name)
         reported.append(
             Reported(
-                Course(run, histories(uri, run, _metrics(run)), colour),
+                MetricCourse(run, histories(uri, run, _metrics(run)), colour),
                 measured_from_runs(own),
                 _filters(run, folder / "weights.safetensors"),
                 tuple(_seen(folder, cluster)),
@@ -72,7 +72,7 @@ def _filters(run: TrackedRun, weights: Path) -> Filters | None:
     return Filters(png.getvalue(), picture.width, f"{count} of {height}×{width}×{channels}")
 
 
-def _seen(folder: Path, cluster: Cluster) -> Iterator[Seen]:
+def _seen(folder: Path, cluster: Cluster) -> Iterator[PredictedSplit]:
     for path in kept_predictions(folder):
         predictions = read_predictions(path)
         about = predictions.about
@@ -81,4 +81,4 @@ def _seen(folder: Path, cluster: Cluster) -> Iterator[Seen]:
         except UserError:
             continue
         if store.digest == about.data_digest and store.contents == "images":
-            yield Seen(predictions, store.split(about.split))
+            yield PredictedSplit(predictions, store.split(about.split))

@@ -7,8 +7,8 @@ from rich.text import Text
 
 from pipeline.evaluation.error_analysis import calibration, class_errors, confusions
 from pipeline.evaluation.metrics import wilson_interval
-from pipeline.evaluation.paired_test import Paired, Trial
 from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.significance import PairedComparison, PreprocessingTrial
 from pipeline.reports.tables import titled_table
 
 
@@ -96,7 +96,7 @@ def class_name(predictions: Predictions, index: int) -> Text:
     return Text(f"{known.name} {words}".strip())
 
 
-def paired_table(names: tuple[str, str], results: Sequence[Paired]) -> Table:
+def paired_table(names: tuple[str, str], results: Sequence[PairedComparison]) -> Table:
     """Return two networks beside each other on the same images."""
     table = titled_table(f"{results[0].images:,} images, errors in %")
     for heading in ("", *names, "Difference (95 %)", "Right alone", "p"):
@@ -114,7 +114,7 @@ def paired_table(names: tuple[str, str], results: Sequence[Paired]) -> Table:
     return table
 
 
-def trials_table(trials: Sequence[Trial]) -> Table:
+def trials_table(trials: Sequence[PreprocessingTrial]) -> Table:
     """Return what a network says of the same images by several preprocessings."""
     table = titled_table(f"Preprocessings, {trials[0].counts.images:,} images, errors in %")
     table.add_column("Images seen")
@@ -126,7 +126,7 @@ def trials_table(trials: Sequence[Trial]) -> Table:
     return table
 
 
-def trials_verdict(trials: Sequence[Trial]) -> str:
+def trials_verdict(trials: Sequence[PreprocessingTrial]) -> str:
     """Warn of a declared preprocessing that another one beats, or say that none does."""
     better = [one for one in trials if one.is_clearly_better]
     if not better:

@@ -4,12 +4,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.reports.tables import titled_table
-from pipeline.training.step_inspection import Replayed
+from pipeline.training.step_inspection import InspectedStep
 
 _MOST = 10
 
 
-def replay_line(replayed: Replayed) -> str:
+def replay_line(replayed: InspectedStep) -> str:
     """Return what the step was as a whole."""
     return (
         f"step {replayed.step}: loss {replayed.loss:.4g}, gradient norm "
@@ -18,7 +18,7 @@ def replay_line(replayed: Replayed) -> str:
     )
 
 
-def replay_table(replayed: Replayed) -> Table:
+def replay_table(replayed: InspectedStep) -> Table:
     """Return the images of the step with the highest loss."""
     table = titled_table("worst images")
     table.add_column("image")

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from pipeline.reports.learning_curves import Course
+from pipeline.reports.learning_curves import MetricCourse
 from pipeline.tracking.queries import Point
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     """Hours of workers, a GPU or CPUs each (`unit`), spent on training steps.
 
     Evaluations and starts are not in it; steps that a stopped training did twice count once.
@@ -36,7 +36,7 @@ class Cost:
         )
 
 
-def cost_of(course: Course) -> Cost | None:
+def cost_of(course: MetricCourse) -> RunCost | None:
     """Add up the steps' images over the images/s of each report.
 
     None where these are missing, or where nobody knows how many workers did each step.
@@ -48,7 +48,7 @@ def cost_of(course: Course) -> Cost | None:
     batch = int(params["recipe.batch.global_batch_size"])
     unit = "GPU" if course.run.tags.get("device") == "gpu" else "CPU-worker"
     hours = max(1, workers) * seconds_of(rates, batch) / 3600
-    return Cost(hours, rates[-1].step / course.steps_an_epoch, unit)
+    return RunCost(hours, rates[-1].step / course.steps_an_epoch, unit)
 
 
 def fixed_workers(params: Mapping[str, str]) -> int | None:

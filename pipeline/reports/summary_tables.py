@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.models.profile import Layer
-from pipeline.models.summary import NetworkDescription, ZooDescription
+from pipeline.models.profile import LayerProfile
+from pipeline.models.summary import ModelSummary, ZooSummary
 from pipeline.reports.tables import titled_table
 
 _RECEPTIVE_FIELD = (
@@ -25,12 +25,12 @@ _ACTIVATIONS = (
 )
 
 
-def description_tables(found: NetworkDescription | ZooDescription) -> list[RenderableType]:
+def summary_tables(found: ModelSummary | ZooSummary) -> list[RenderableType]:
     """Return the layers and totals, or the networks, and how to read them.
 
     They fit 80 columns with every figure whole; only names are folded.
     """
-    if isinstance(found, NetworkDescription):
+    if isinstance(found, ModelSummary):
         reading = _how_to_read(found.anatomy.layers)
         return [_layer_table(found), _totals(found), _paragraph(f"{reading} {_ACTIVATIONS}")]
     reading = (
@@ -42,9 +42,9 @@ def description_tables(found: NetworkDescription | ZooDescription) -> list[Rende
     return [_zoo_table(found.networks), _paragraph(reading)]
 
 
-def _layer_table(network: NetworkDescription) -> Table:
+def _layer_table(network: ModelSummary) -> Table:
     table = titled_table(f"{network.name} on {_shape(network.input_shape)}", padding=0)
-    for name in ("Layer", "Kind"):
+    for name in ("LayerProfile", "Kind"):
         table.add_column(name, overflow="fold")
     table.add_column("Output", no_wrap=True)
     dilated, grouped = _is_dilated(network.anatomy.layers), _is_grouped(network.anatomy.layers)
@@ -70,7 +70,7 @@ def _layer_table(network: NetworkDescription) -> Table:
     return table
 
 
-def _totals(network: NetworkDescription) -> Table:
+def _totals(network: ModelSummary) -> Table:
     anatomy = network.anatomy
     images = f"{network.batch:,} images" if network.batch > 1 else "1 image"
     removed = anatomy.removed_parameters
@@ -93,7 +93,7 @@ def _totals(network: NetworkDescription) -> Table:
     return table
 
 
-def _zoo_table(networks: Sequence[NetworkDescription]) -> Table:
+def _zoo_table(networks: Sequence[ModelSummary]) -> Table:
     table = titled_table("Networks", padding=0)
     table.add_column("Name", overflow="fold")
     table.add_column("Input", no_wrap=True)
@@ -113,7 +113,7 @@ def _zoo_table(networks: Sequence[NetworkDescription]) -> Table:
     return table
 
 
-def _how_to_read(layers: Sequence[Layer]) -> str:
+def _how_to_read(layers: Sequence[LayerProfile]) -> str:
     dilated, grouped = _is_dilated(layers), _is_grouped(layers)
     shown = ["k kernel", "s stride", "p padding, before/after where they differ"]
     shown += ["d dilation"] * dilated + ["g groups"] * grouped
@@ -125,11 +125,11 @@ def _how_to_read(layers: Sequence[Layer]) -> str:
     )
 
 
-def _is_dilated(layers: Iterable[Layer]) -> bool:
+def _is_dilated(layers: Iterable[LayerProfile]) -> bool:
     return any(window.dilation != 1 for layer in layers for window in layer.windows)
 
 
-def _is_grouped(layers: Iterable[Layer]) -> bool:
+def _is_grouped(layers: Iterable[LayerProfile]) -> bool:
     return any(layer.groups != 1 for layer in layers)
 
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 from rich.table import Table
 
-from pipeline.data.sources.verify import Health, SplitHealth
+from pipeline.data.sources.verify import SplitReport, VerifyReport
 from pipeline.reports.tables import titled_table
 
 _MODES = {"RGB": "colour", "L": "grey"}
 
 
-def health_table(health: Health) -> Table:
+def verify_table(health: VerifyReport) -> Table:
     """Return what was found, a column a split."""
     table = titled_table(f"{health.store.name}, {health.store.folder}")
     table.add_column("")
@@ -23,7 +23,7 @@ def health_table(health: Health) -> Table:
     return table
 
 
-def health_notes(health: Health) -> Iterator[str]:
+def verify_notes(health: VerifyReport) -> Iterator[str]:
     """Yield a line for each reason to leave out or treat images, and for all that is wrong."""
     for split in health.splits:
         for reason, count in sorted(split.left_out.items()):
@@ -35,7 +35,7 @@ def health_notes(health: Health) -> Iterator[str]:
             yield f"wrong: {split.num_wrong - len(split.wrong):,} more in {split.name}"
 
 
-def _facts(split: SplitHealth) -> Iterator[tuple[str, str]]:
+def _facts(split: SplitReport) -> Iterator[tuple[str, str]]:
     yield "images", f"{split.num_images:,}"
     yield "left out", f"{sum(split.left_out.values()):,}"
     yield "decoded just now", f"{split.num_decoded:,}"

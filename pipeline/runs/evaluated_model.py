@@ -13,11 +13,11 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pipeline.config.cluster import Cluster
-from pipeline.config.protocol import CenterCrop, Protocol
-from pipeline.config.recipe import Input, Network, Recipe
+from pipeline.config.protocol import CenterCrop, TestProtocol
+from pipeline.config.recipe import InputConfig, NetworkConfig, Recipe
 from pipeline.config.yaml import Section
 from pipeline.data.store.store import Split
-from pipeline.evaluation.evaluate import Setting
+from pipeline.evaluation.evaluate import EvaluationConfig
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.torchvision_weights import load_torchvision
 from pipeline.models.weights_file import read_weights
@@ -52,10 +52,10 @@ class Preprocessing(Section):
         return self
 
     @property
-    def input(self) -> Input:
+    def input(self) -> InputConfig:
         """The same as a recipe says it: red first, in grey levels of 0 to 255."""
         scale, order = 255 / self.value_range, -1 if self.colors == "bgr" else 1
-        return Input(
+        return InputConfig(
             size=self.crop,
             color="gray" if self.colors == "gray" else "rgb",
             mean=tuple(scale * value for value in self.mean[::order]),
@@ -70,7 +70,7 @@ class Preprocessing(Section):
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvaluatedModel:
     """The network by its name, its weights, and what it takes.
 
     `network` says how a run built it. `module`, "package.module:callable", is imported with
@@ -80,19 +80,19 @@ class Subject:
 
     name: str
     origin: Origin
-    input: Input
-    protocol: Protocol
+    input: InputConfig
+    protocol: TestProtocol
     weights: Path | None = None
-    network: Network | None = None
+    network: NetworkConfig | None = None
     module: str = ""
     module_folder: Path = Path()
     takes_bgr: bool = False
     precision: str = "float32"
     trained_sides: tuple[int, int] | None = None
 
-    def setting(self, split: Split, protocol: Protocol, cluster: Cluster) -> Setting:
+    def setting(self, split: Split, protocol: TestProtocol, cluster: Cluster) -> EvaluationConfig:
         """Say how it is evaluated on a split, by a protocol, on a cluster's workers."""
-        return Setting(
+        return EvaluationConfig(
             split=split,
             protocol=protocol,
             input=self.input,
@@ -115,7 +115,7 @@ class Subject:
             if self.weights:
                 _load(model, self.weights)
             return model
-        network = self.network or Network(name=self.name, num_classes=num_classes)
+        network = self.network or NetworkConfig(name=self.name, num_classes=num_classes)
         assert self.weights
         own = build_model(network, self.input)
         # All of them: a deeper VGG would start from a part.
@@ -168,15 +168,15 @@ class Subject:
         return digest.hexdigest()
 
 
-def subject_of_run(folder: RunFolder) -> Subject:
+def model_of_run(folder: RunFolder) -> EvaluatedModel:
     """Return the network that a run trained; raises `UserError` for one that isn't trained yet."""
     folder.trained_record()
-    return subject_of_recipe(folder.recipe(), folder.weights)
+    return model_of_recipe(folder.recipe(), folder.weights)
 
 
-def subject_of_recipe(recipe: Recipe, weights: Path) -> Subject:
+def model_of_recipe(recipe: Recipe, weights: Path) -> EvaluatedModel:
     """Return the network of a recipe, whose weights are, or will be, in the file."""
-    return Subject(
+    return EvaluatedModel(
         name=recipe.network.name,
         origin="zoo",
         input=recipe.input,
@@ -188,9 +188,9 @@ def subject_of_recipe(recipe: Recipe, weights: Path) -> Subject:
     )
 
 
-def subject_from_elsewhere(
+def external_model(
     weights: str | None, network: str | None, module: str | None, given: Preprocessing | None
-) -> Subject:
+) -> EvaluatedModel:
     """Return the network that the command names.
 
     weights: "torchvision:FILE", or a FILE of this project's (safetensors, or torch's). network: its
@@ -213,7 +213,7 @@ def subject_from_elsewhere(
         constructor(name)
     else:
         raise UserError("give a RUN, or --weights FILE with --network NAME, or --module")
-    return Subject(
+    return EvaluatedModel(
         name=name,
         origin=origin,
         input=seen.input,

@@ -14,7 +14,7 @@ from pipeline.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """A file of weights by its digest, and the digest of the data they learnt, where it is known.
 
     `origin` is how it was named: a run or a file.
@@ -30,7 +30,7 @@ class Start:
         return "none" if self.dataset_digest == dataset_digest else f"start {self.digest[:8]}"
 
 
-def find_start(runs_dir: Path, origin: str, recipe: Recipe) -> Start:
+def find_initial_weights(runs_dir: Path, origin: str, recipe: Recipe) -> InitialWeights:
     """Find the final weights of run `origin`, or the file, and see that they fit the recipe.
 
     Raises `UserError` for what is neither, for a run that is not trained yet, a file that holds
@@ -50,7 +50,7 @@ def find_start(runs_dir: Path, origin: str, recipe: Recipe) -> Start:
         raise UserError(f"--start-from {origin}: {error}") from None
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return Start(file, origin, digest, dataset_digest)
+    return InitialWeights(file, origin, digest, dataset_digest)
 
 
 def _of_run(run: RunFolder) -> tuple[Path, str]:

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.protocol import Protocol, protocol_name
+from pipeline.config.protocol import TestProtocol, protocol_name
 from pipeline.data.store.store import Store
-from pipeline.evaluation.predictions import About
-from pipeline.runs.evaluated_model import Subject
+from pipeline.evaluation.predictions import PredictionMetadata
+from pipeline.runs.evaluated_model import EvaluatedModel
 from pipeline.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
-class Origin:
+class WeightsSource:
     """Where a network's weights belong: its run's data and MLflow run, where it has one.
 
     `data` is the folder of the data that it learnt, `training_data` what that data set calls
@@ -26,10 +26,10 @@ class Origin:
     extra_data: str = "none"
 
 
-def origin_of_run(folder: RunFolder) -> Origin:
+def weights_source_of_run(folder: RunFolder) -> WeightsSource:
     """Return the origin of a trained run's weights; `UserError` where there are none yet."""
     record, recipe = folder.trained_record(), folder.recipe()
-    return Origin(
+    return WeightsSource(
         folder,
         record.tracking_run_id,
         recipe.data.name,
@@ -39,20 +39,20 @@ def origin_of_run(folder: RunFolder) -> Origin:
     )
 
 
-def origin_from_elsewhere(subject: Subject, runs_dir: Path) -> Origin:
+def external_weights_source(subject: EvaluatedModel, runs_dir: Path) -> WeightsSource:
     """Return a folder for a network from elsewhere, named by its weights."""
-    return Origin(RunFolder(runs_dir / f"{subject.name}-{subject.weights_digest()[:8]}"))
+    return WeightsSource(RunFolder(runs_dir / f"{subject.name}-{subject.weights_digest()[:8]}"))
 
 
-def about_of(
-    subject: Subject, origin: Origin, store: Store, split: str, protocol: Protocol
-) -> About:
+def prediction_metadata(
+    subject: EvaluatedModel, origin: WeightsSource, store: Store, split: str, protocol: TestProtocol
+) -> PredictionMetadata:
     """Return what the predictions of `subject` on a split of `store` are to be known by.
 
     What weights from elsewhere learnt is taken for what they are shown.
     """
     is_own = origin.dataset_digest in ("", store.digest)
-    return About(
+    return PredictionMetadata(
         network=subject.name,
         training_data=store.name if is_own else origin.training_data,
         training_digest=origin.dataset_digest,

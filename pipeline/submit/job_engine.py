@@ -13,7 +13,7 @@ State = Literal["waiting", "running", "finished", "stopped", "failed"]
 
 
 @dataclass(frozen=True)
-class Training:
+class SubmittedTraining:
     """One training, as the command names it, and the run that it will be or go on with.
 
     `recipe` and `cluster` are resolved; `assignments` are those of `--set`, to which a `seed` adds
@@ -59,13 +59,13 @@ class SubmittedJob:
 class JobEngine(Protocol):
     """What every kind of engine can do. All raise `UserError` where it can't be reached."""
 
-    def render(self, trainings: list[Training], command: str) -> str:
+    def render(self, trainings: list[SubmittedTraining], command: str) -> str:
         """Return what `submit` hands to the engine, as text; `command` is told in its first line.
 
         Nothing is asked of the engine, and nothing in the text depends on this machine.
         """
 
-    def submit(self, trainings: list[Training], command: str) -> list[SubmittedJob]:
+    def submit(self, trainings: list[SubmittedTraining], command: str) -> list[SubmittedJob]:
         """Hand over all of `trainings` or, where that fails, none."""
 
     def jobs(self) -> list[SubmittedJob]:

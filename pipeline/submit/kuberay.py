@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config.cluster import Cluster
 from pipeline.config.engine import KubeRay
 from pipeline.config.yaml import read_yaml
-from pipeline.submit.job_engine import Training
+from pipeline.submit.job_engine import SubmittedTraining
 from pipeline.submit.manifests import to_documents
 
 GROUP, VERSION = "ray.io", "v1"
@@ -22,7 +22,7 @@ _DOCUMENTS = "/etc/ilsvrc"
 _NAME_LENGTH = 40  # KubeRay adds words, and services may have 63 letters
 
 
-def documents_of(training: Training, engine: KubeRay) -> Manifest:
+def documents_of(training: SubmittedTraining, engine: KubeRay) -> Manifest:
     """The training's recipe and cluster as they are here, but for comments: not the image's."""
     name = object_name(training)
     return {
@@ -36,7 +36,7 @@ def documents_of(training: Training, engine: KubeRay) -> Manifest:
     }
 
 
-def ray_job(training: Training, engine: KubeRay) -> Manifest:
+def ray_job(training: SubmittedTraining, engine: KubeRay) -> Manifest:
     """A Ray cluster for the time of one training, started again where it fails."""
     name, cluster = object_name(training), training.cluster
     recipe, place = training.recipe_file.name, training.cluster_file.name
@@ -79,7 +79,7 @@ def ray_cluster(name: str, cluster: Cluster, engine: KubeRay) -> Manifest:
     }
 
 
-def object_name(training: Training) -> str:
+def object_name(training: SubmittedTraining) -> str:
     """The run's name as Kubernetes takes names: small letters, a letter first, digits, `-`.
 
     Its digest tells apart what is alike when cut.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.cluster import Cluster
 from pipeline.config.engine import KubeRay
 from pipeline.runtime.errors import UserError
-from pipeline.submit.job_engine import State, SubmittedJob, Training
+from pipeline.submit.job_engine import State, SubmittedJob, SubmittedTraining
 from pipeline.submit.kuberay import (
     GROUP,
     OURS,
@@ -40,7 +40,7 @@ class KubernetesJobs:
     def __init__(self, engine: KubeRay, cluster: Cluster) -> None:
         self._engine, self._cluster = engine, cluster
 
-    def render(self, trainings: list[Training], command: str) -> str:
+    def render(self, trainings: list[SubmittedTraining], command: str) -> str:
         manifests = [
             manifest
             for training in trainings
@@ -48,7 +48,7 @@ class KubernetesJobs:
         ]
         return f"# {command}\n" + to_documents(manifests)
 
-    def submit(self, trainings: list[Training], command: str) -> list[SubmittedJob]:
+    def submit(self, trainings: list[SubmittedTraining], command: str) -> list[SubmittedJob]:
         with self._reaching() as api:
             kubernetes = _Objects(api, self._engine.namespace)
             for training in trainings:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pipeline.config.cluster import Cluster
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.errors import UserError
-from pipeline.submit.job_engine import State, SubmittedJob, Training
+from pipeline.submit.job_engine import State, SubmittedJob, SubmittedTraining
 
 
 class LocalRuns:
@@ -15,13 +15,13 @@ class LocalRuns:
     def __init__(self, cluster: Cluster) -> None:
         self._folder = cluster.runs_dir
 
-    def render(self, trainings: list[Training], command: str) -> str:
+    def render(self, trainings: list[SubmittedTraining], command: str) -> str:
         import shlex
 
         lines = [shlex.join(["ilsvrc", *training.arguments()]) for training in trainings]
         return "\n".join([f"# {command}", *lines, ""])
 
-    def submit(self, trainings: list[Training], command: str) -> list[SubmittedJob]:
+    def submit(self, trainings: list[SubmittedTraining], command: str) -> list[SubmittedJob]:
         raise NotImplementedError("the command trains, here and now")
 
     def jobs(self) -> list[SubmittedJob]:

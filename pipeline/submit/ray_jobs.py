@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.config.cluster import Cluster
 from pipeline.config.engine import RayServer
 from pipeline.runtime.errors import UserError
-from pipeline.submit.job_engine import State, SubmittedJob, Training
+from pipeline.submit.job_engine import State, SubmittedJob, SubmittedTraining
 from pipeline.submit.manifests import to_documents
 from pipeline.submit.working_tree import PROJECT, pack, within_tree
 from pipeline.tracking.mlflow_client import without_credentials
@@ -38,11 +38,11 @@ class RayJobs:
     def __init__(self, engine: RayServer, cluster: Cluster) -> None:
         self._engine, self._cluster = engine, cluster
 
-    def render(self, trainings: list[Training], command: str) -> str:
+    def render(self, trainings: list[SubmittedTraining], command: str) -> str:
         requests = [self._request(training) for training in trainings]
         return f"# {command}\n" + to_documents(requests)
 
-    def submit(self, trainings: list[Training], command: str) -> list[SubmittedJob]:
+    def submit(self, trainings: list[SubmittedTraining], command: str) -> list[SubmittedJob]:
         requests = [self._request(training) for training in trainings]
         client = self._client()
         submitted: list[SubmittedJob] = []
@@ -84,7 +84,7 @@ class RayJobs:
             self._client().stop_job(job.id)
         return f"it saves and ends within {self._engine.stop_seconds} s"
 
-    def _request(self, training: Training) -> dict[str, Any]:
+    def _request(self, training: SubmittedTraining) -> dict[str, Any]:
         arguments = training.arguments(
             within_tree(training.recipe_file, training.recipe_name),
             within_tree(training.cluster_file, training.cluster_name),

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config.engine import Slurm
-from pipeline.submit.job_engine import Training
+from pipeline.submit.job_engine import SubmittedTraining
 
 # Signals reach the script alone (`B:`), not the workers: they learn of it by the run's `stop` file.
 # It is written until all is over, since a training that just starts removes an earlier one's.
@@ -55,7 +55,7 @@ exit "$status"
 """
 
 
-def render_script(trainings: list[Training], engine: Slurm, command: str) -> str:
+def render_script(trainings: list[SubmittedTraining], engine: Slurm, command: str) -> str:
     """Return the script for `trainings`, which differ in their seeds at most.
 
     Those with seeds are an array of jobs, whose numbers are the seeds.
@@ -95,7 +95,7 @@ def runs_of_comment(comment: str) -> dict[str, str]:
     return {seed: run for seed, _, run in (word.rpartition("=") for word in words)}
 
 
-def _options(trainings: list[Training], engine: Slurm) -> Iterator[str]:
+def _options(trainings: list[SubmittedTraining], engine: Slurm) -> Iterator[str]:
     first = trainings[0]
     workers, each = first.cluster.workers, engine.workers_per_node
     seeds = [one.seed for one in trainings if one.seed is not None]

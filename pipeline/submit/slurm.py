@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pipeline.config.cluster import Cluster
 from pipeline.config.engine import Slurm
 from pipeline.runtime.errors import UserError
-from pipeline.submit.job_engine import State, SubmittedJob, Training
+from pipeline.submit.job_engine import State, SubmittedJob, SubmittedTraining
 from pipeline.submit.sbatch import render_script, runs_of_comment
 
 _STATES: dict[str, State] = {
@@ -40,10 +40,10 @@ class SlurmJobs:
     def __init__(self, engine: Slurm, cluster: Cluster) -> None:
         self._engine, self._cluster = engine, cluster
 
-    def render(self, trainings: list[Training], command: str) -> str:
+    def render(self, trainings: list[SubmittedTraining], command: str) -> str:
         return render_script(trainings, self._engine, command)
 
-    def submit(self, trainings: list[Training], command: str) -> list[SubmittedJob]:
+    def submit(self, trainings: list[SubmittedTraining], command: str) -> list[SubmittedJob]:
         script = self.render(trainings, command)
         self._cluster.runs_dir.mkdir(parents=True, exist_ok=True)  # Slurm itself makes no folders
         with tempfile.NamedTemporaryFile("w", suffix=".sbatch") as file:

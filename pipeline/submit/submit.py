@@ -8,9 +8,9 @@ from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.engine import KubeRay, RayServer, Slurm
 from pipeline.config.recipe import load_recipe
 from pipeline.config.yaml import digest
-from pipeline.data.loading.sampler import Dealing
+from pipeline.data.loading.sampler import BatchSampler
 from pipeline.runtime.errors import UserError
-from pipeline.submit.job_engine import JobEngine, SubmittedJob, Training
+from pipeline.submit.job_engine import JobEngine, SubmittedJob, SubmittedTraining
 
 
 def read_trainings(
@@ -20,7 +20,7 @@ def read_trainings(
     of_cluster: list[str],
     seeds: Sequence[int | None],
     start_from: str | None = None,
-) -> list[Training]:
+) -> list[SubmittedTraining]:
     """Return one training a seed of `seeds`, or one with the recipe's own where there are none.
 
     `of_recipe` and `of_cluster` are `key=value` overrides. Runs get the names that `ilsvrc train`
@@ -34,12 +34,14 @@ def read_trainings(
         chosen = [] if seed is None else [f"seed={seed}"]
         what = load_recipe(recipe, [*of_recipe, *chosen])
         # As if for one step's images: only the cluster knows the data set.
-        Dealing.of(what.batch, what.batch.global_batch_size, where.workers.most)
+        BatchSampler.of(what.batch, what.batch.global_batch_size, where.workers.most)
         run = f"{Path(recipe).stem}-{digest(what.without_expectation())[:8]}"
         if start_from:
             start = Path(start_from).name.removesuffix(".safetensors")
             run += "-from-" + re.sub(r"[^\w.-]", "-", start)
-        trainings.append(Training(what, recipe, where, cluster, assignments, seed, run, start_from))
+        trainings.append(
+            SubmittedTraining(what, recipe, where, cluster, assignments, seed, run, start_from)
+        )
     return trainings
 
 
@@ -58,18 +60,18 @@ def read_seeds(text: str | None) -> list[int]:
     return seeds
 
 
-def refuse_unfit(training: Training) -> None:
+def refuse_unfit(training: SubmittedTraining) -> None:
     """Raise `UserError` for what is wrong wherever the training runs, before it costs anything.
 
     What only the nodes can know (their data, GPUs and disks) the training looks at when it starts.
     """
     from pipeline.checks.preflight import refuse_early
-    from pipeline.runs.initial_weights import find_start
+    from pipeline.runs.initial_weights import find_initial_weights
 
     recipe, cluster = training.recipe, training.cluster
     shared = isinstance(cluster.engine, Slurm)
     if shared and training.start_from:
-        find_start(cluster.runs_dir, training.start_from, recipe)
+        find_initial_weights(cluster.runs_dir, training.start_from, recipe)
     seen = ("data set", "batch", "storage", "tracking") if shared else ()
     refuse_early(recipe, cluster, ("network", "memory", *seen))
 

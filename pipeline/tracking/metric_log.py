@@ -18,14 +18,14 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Passage:
+class LogChunk:
     """Some records in order, and the offset in bytes at which the next one starts."""
 
     records: tuple[Record, ...]
     end: int
 
 
-class Journal:
+class MetricLog:
     """An append-only file of records in which the steps of each metric rise.
 
     A step that a metric has already is a replay (a resumed training repeats the steps since its
@@ -63,13 +63,15 @@ class Journal:
             raise OSError(f"{self.path}: the disk is full")
         self._last_steps.update(dict.fromkeys(new, record.step))
 
-    def read(self, offset: int, size: int = 1 << 16) -> Passage:
+    def read(self, offset: int, size: int = 1 << 16) -> LogChunk:
         """Return the next whole records from `offset` on, about `size` bytes of them."""
         with self.path.open("rb") as file:
             file.seek(offset)
             lines = [line for line in file.readlines(size) if line.endswith(b"\n")]
         records = (_from_line(line) for line in lines)
-        return Passage(tuple(record for record in records if record), offset + sum(map(len, lines)))
+        return LogChunk(
+            tuple(record for record in records if record), offset + sum(map(len, lines))
+        )
 
     def close(self) -> None:
         self._file.close()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pipeline.tracking.metric_log import Journal, Record
+from pipeline.tracking.metric_log import MetricLog, Record
 from pipeline.tracking.mlflow_client import connect, load_mlflow, reason, without_credentials
 
 _LOG = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Tracker(SilentTracker):
     ) -> None:
         self._uri, self._run_id, self._warn = uri, run_id, warn
         self._pause, self._patience = seconds_between_batches, seconds_to_close
-        self._journal = Journal(folder / "metrics.jsonl")
+        self._journal = MetricLog(folder / "metrics.jsonl")
         self._lock = threading.Lock()
         self._journal_failed = False
         self._closing, self._given_up = threading.Event(), threading.Event()
@@ -102,7 +102,7 @@ class Tracker(SilentTracker):
 class _Delivery:
     """Carries the records of a journal to a run, each once and in order."""
 
-    def __init__(self, uri: str, run_id: str, journal: Journal) -> None:
+    def __init__(self, uri: str, run_id: str, journal: MetricLog) -> None:
         if not run_id:
             raise LookupError("the run is not made yet")
         self._client, self._run_id, self._journal = connect(uri), run_id, journal

@@ -12,23 +12,23 @@ from pipeline.config.recipe import Recipe
 from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.predictions import PREDICTIONS, kept_predictions
-from pipeline.launch.events import Note
-from pipeline.launch.progress_display import Display
+from pipeline.launch.events import Message
+from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import remove_what_killed_ones_left, run_on_workers
-from pipeline.launch.training_job import Job
-from pipeline.runs.initial_weights import find_start
+from pipeline.launch.training_job import TrainingJob
+from pipeline.runs.initial_weights import find_initial_weights
 from pipeline.runs.run_folder import RunFolder, RunRecord, name_run
 from pipeline.runtime.errors import InterruptedByUserError, UserError
 from pipeline.runtime.storage import write_whole
 from pipeline.tracking import mlflow_model, mlflow_runs
 from pipeline.trainer.replay import replay
-from pipeline.trainer.run_registration import Registration, registered
+from pipeline.trainer.run_registration import RunRegistration, registered_run
 from pipeline.trainer.worker import train
-from pipeline.training.step_inspection import Replayed
+from pipeline.training.step_inspection import InspectedStep
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """A finished training: its run, and the last evaluation."""
 
     folder: RunFolder
@@ -42,13 +42,13 @@ def run_training(
     run_name: str | None,
     console: Console,
     start_from: str | None = None,
-) -> Outcome | None:
+) -> TrainingResult | None:
     """Train, or go on training; return None if the run was concluded already.
 
     `start_from` names a trained run, or a file of weights, to start from. Raises `UserError` before
     any worker starts for all that can be known by then, and `InterruptedByUserError` after Ctrl-C.
     """
-    start = find_start(cluster.runs_dir, start_from, recipe) if start_from else None
+    start = find_initial_weights(cluster.runs_dir, start_from, recipe) if start_from else None
     start_digest = start.digest if start else ""
     folder = name_run(cluster.runs_dir, run_name, recipe, recipe_name, start_digest)
     uri, before = cluster.tracking.uri, folder.record()
@@ -60,16 +60,16 @@ def run_training(
         store = Store.open(store_folder(cluster, recipe.data.name))
         if before:
             _refuse_other_data(folder, before, store)
-        job = Job(recipe, cluster, folder, uri, start.file if start else None)
+        job = TrainingJob(recipe, cluster, folder, uri, start.file if start else None)
         for earlier in (folder.stop_request, folder.errors):
             earlier.unlink(missing_ok=True)
         remove_what_killed_ones_left(folder)
-        registration = Registration(folder, recipe, cluster, store, start)
+        registration = RunRegistration(folder, recipe, cluster, store, start)
         with _concluded(uri, folder.tracking_run_id):
-            with Display(console) as display:
-                display.show(Note(f"run {folder.name} in {folder.path}"))
+            with ProgressDisplay(console) as display:
+                display.show(Message(f"run {folder.name} in {folder.path}"))
                 with (
-                    registered(registration, lambda text: display.show(Note(text))),
+                    registered_run(registration, lambda text: display.show(Message(text))),
                     mlflow_runs.system_metrics(uri, folder.tracking_run_id),
                 ):
                     counts = run_on_workers(train, job, display.show, stops_on_request=True)
@@ -77,10 +77,10 @@ def run_training(
                 mlflow_runs.log_files(uri, run_id, folder.results())
                 mlflow_runs.log_files(uri, run_id, kept_predictions(folder.path), PREDICTIONS)
                 mlflow_model.log_model(uri, run_id, recipe, folder.weights)
-    return Outcome(folder, counts)
+    return TrainingResult(folder, counts)
 
 
-def conclude(outcome: Outcome, uri: str, comparison: str) -> None:
+def conclude(outcome: TrainingResult, uri: str, comparison: str) -> None:
     """Keep the comparison with the run; from now on there is nothing left to do for it."""
     folder, record = outcome.folder, outcome.folder.record()
     assert record is not None
@@ -89,15 +89,15 @@ def conclude(outcome: Outcome, uri: str, comparison: str) -> None:
     folder.write_record(replace(record, is_recorded=True))
 
 
-def run_replay(folder: RunFolder, step: int, cluster: Cluster, console: Console) -> Replayed:
+def run_replay(folder: RunFolder, step: int, cluster: Cluster, console: Console) -> InspectedStep:
     """Run step `step` of a run again, in this process; nothing is recorded."""
     recipe, record = folder.recipe(), folder.record()
     if record is None:
         raise UserError(f"run '{folder.name}' never started; there is nothing to run again")
     store = Store.open(store_folder(cluster, recipe.data.name))
     _refuse_other_data(folder, record, store)
-    job = Job(recipe, cluster.in_this_process(), folder, cluster.tracking.uri)
-    with Display(console) as display:
+    job = TrainingJob(recipe, cluster.in_this_process(), folder, cluster.tracking.uri)
+    with ProgressDisplay(console) as display:
         return run_on_workers(
             lambda job, worker, report: replay(job, step, worker, report), job, display.show
         )

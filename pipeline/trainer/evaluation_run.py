@@ -9,28 +9,28 @@ from rich.console import Console
 
 from pipeline.checks.preflight import refuse_cluster
 from pipeline.config.cluster import Cluster, Folder
-from pipeline.config.protocol import Protocol, num_views
+from pipeline.config.protocol import TestProtocol, num_views
 from pipeline.config.yaml import flatten
 from pipeline.data.loading.loader import Batch, check_contents, share_of
 from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.metrics import Counts
-from pipeline.evaluation.prediction_writer import Gathered
+from pipeline.evaluation.prediction_writer import PredictionWriter
 from pipeline.evaluation.predictions import (
     PREDICTIONS,
-    About,
+    PredictionMetadata,
     Predictions,
     predictions_file,
     read_predictions,
 )
-from pipeline.launch.events import Note, Report
-from pipeline.launch.progress_display import Display
+from pipeline.launch.events import Message, Report
+from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.training_job import open_data, watching
-from pipeline.models.classifier import placed
-from pipeline.runs.evaluated_model import Subject
+from pipeline.launch.training_job import open_data, watched
+from pipeline.models.classifier import to_device
+from pipeline.runs.evaluated_model import EvaluatedModel
 from pipeline.runs.run_folder import RunFolder
-from pipeline.runs.weights_source import Origin, about_of
+from pipeline.runs.weights_source import WeightsSource, prediction_metadata
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
 from pipeline.tracking import mlflow_runs
@@ -43,13 +43,13 @@ _SECONDS_BETWEEN_NOTES = 30.0
 class Evaluation:
     """What every worker is told: which network, on which images, how, and where to keep it."""
 
-    subject: Subject
+    subject: EvaluatedModel
     data: Folder
     split: str
-    protocol: Protocol
+    protocol: TestProtocol
     cluster: Cluster
     folder: RunFolder
-    about: About
+    about: PredictionMetadata
 
     @property
     def file(self) -> Path:
@@ -57,11 +57,11 @@ class Evaluation:
 
 
 def run_evaluation(
-    subject: Subject,
-    origin: Origin,
+    subject: EvaluatedModel,
+    origin: WeightsSource,
     data: Folder,
     split: str,
-    protocol: Protocol,
+    protocol: TestProtocol,
     cluster: Cluster,
     console: Console,
 ) -> Predictions:
@@ -78,13 +78,13 @@ def run_evaluation(
     subject.refuse_unfit(len(store.classes))
     if origin.dataset_digest and data == store_folder(cluster, origin.data):
         _refuse_other_data(origin, store)
-    said = about_of(subject, origin, store, split, protocol)
+    said = prediction_metadata(subject, origin, store, split, protocol)
     origin.folder.path.mkdir(parents=True, exist_ok=True)
     evaluation = Evaluation(subject, data, split, protocol, cluster, origin.folder, said)
-    with Display(console) as display:
+    with ProgressDisplay(console) as display:
         views = num_views(protocol)
         display.show(
-            Note(f"{len(images):,} images of {split}, {views} view{'s' * (views > 1)} of each")
+            Message(f"{len(images):,} images of {split}, {views} view{'s' * (views > 1)} of each")
         )
         run_on_workers(evaluate_on_worker, evaluation, display.show)
     predictions = read_predictions(evaluation.file)
@@ -98,11 +98,11 @@ def evaluate_on_worker(evaluation: Evaluation, worker: Worker, report: Report) -
     store = open_data(cluster, evaluation.data)
     split = store.split(evaluation.split)
     model = subject.build(len(store.classes))
-    model = placed(model, worker.device, channels_last=cluster.channels_last)
+    model = to_device(model, worker.device, channels_last=cluster.channels_last)
     setting = subject.setting(split, evaluation.protocol, cluster)
-    gathered = Gathered(evaluation.file, len(split), worker)
+    gathered = PredictionWriter(evaluation.file, len(split), worker)
     share = len(share_of(len(split), worker.rank, worker.world_size))
-    with watching(evaluation, worker, report) as watchdog:
+    with watched(evaluation, worker, report) as watchdog:
 
         def watch(batches: Iterable[Batch]) -> Iterator[Batch]:
             batches = watchdog.counted(batches)
@@ -174,11 +174,13 @@ def _noted(batches: Iterable[Batch], share: int, report: Report) -> Iterator[Bat
         if now - told > _SECONDS_BETWEEN_NOTES:
             told, rate = now, seen / (now - started)
             report(
-                Note(f"the first worker has seen {seen:,} of its {share:,}, {rate:,.1f} a second")
+                Message(
+                    f"the first worker has seen {seen:,} of its {share:,}, {rate:,.1f} a second"
+                )
             )
 
 
-def _refuse_other_data(origin: Origin, store: Store) -> None:
+def _refuse_other_data(origin: WeightsSource, store: Store) -> None:
     if origin.dataset_digest != store.digest:
         raise UserError(
             f"run '{origin.folder.name}' belongs to another data set than {store.folder} holds "

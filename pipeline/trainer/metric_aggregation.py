@@ -9,15 +9,15 @@ from torch import Tensor
 from pipeline.config.protocol import protocol_name
 from pipeline.config.recipe import Recipe
 from pipeline.evaluation.metrics import Counts
-from pipeline.launch.events import Evaluated, Pace, Progress, Report
+from pipeline.launch.events import Report, StepsReport, ValidationReport, WorkerSpeed
 from pipeline.runtime.distributed import Worker, sum_over_workers
 from pipeline.runtime.errors import TrainingStoppedError
 from pipeline.tracking.tracker import SilentTracker
-from pipeline.training.loop import StepOutcome
+from pipeline.training.loop import StepResult
 from pipeline.training.loss_watch import MEND
 
 
-class Meter:
+class MetricAggregator:
     """Collects the steps since its last report, and tells of them: rank 0 of all, each of its own.
 
     All take part in the sums.
@@ -31,13 +31,13 @@ class Meter:
         self._start()
 
     def _start(self) -> None:
-        self._outcomes: list[StepOutcome] = []
+        self._outcomes: list[StepResult] = []
         self._started = time.perf_counter()
 
-    def add(self, outcome: StepOutcome) -> None:
+    def add(self, outcome: StepResult) -> None:
         self._outcomes.append(outcome)
 
-    def report_steps(self) -> Progress:
+    def report_steps(self) -> StepsReport:
         """Report and track the steps that were added. A collective call.
 
         Raises `TrainingStoppedError` on all workers for the first step whose loss or gradient is no
@@ -82,7 +82,7 @@ class Meter:
         split = recipe.data.test_split
         protocol = protocol_name(recipe.evaluation, recipe.input.size)
         if self._worker.is_first:
-            self._report(Evaluated(epoch, recipe.epochs, split, protocol, counts))
+            self._report(ValidationReport(epoch, recipe.epochs, split, protocol, counts))
             prefix = f"eval/{split}/{protocol}"
             self._tracker.log(
                 {f"{prefix}/{name}": value for name, value in counts.metrics.items()},
@@ -90,17 +90,17 @@ class Meter:
             )
         self._start()
 
-    def _pace(self, progress: Progress) -> Pace:
+    def _pace(self, progress: StepsReport) -> WorkerSpeed:
         steps, device = len(self._outcomes), self._worker.device
         used = 0
         if device.type == "cuda":
             free, total = torch.cuda.mem_get_info(device)
             used = total - free
-        return Pace(
+        return WorkerSpeed(
             self._worker.rank, progress.seconds / steps, progress.seconds_waiting / steps, used
         )
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> StepsReport:
         last = self._outcomes[-1]
         steps = sum_over_workers(
             torch.stack(
@@ -112,7 +112,7 @@ class Meter:
         self._refuse_no_number(steps[:, 0], norms)
         loss, top1_hits, top5_hits, images = steps[:, :4].sum(0).tolist()
         seconds = time.perf_counter() - self._started
-        return Progress(
+        return StepsReport(
             epoch=last.epoch,
             epochs=self._recipe.epochs,
             step=last.step + 1,

@@ -10,16 +10,16 @@ from rich.console import Console
 
 from pipeline.config.cluster import Cluster, Folder
 from pipeline.config.protocol import CenterCrop
-from pipeline.config.recipe import Input
-from pipeline.evaluation.evaluate import Keeper, Scored, evaluate
-from pipeline.evaluation.paired_test import Trial, mcnemar
+from pipeline.config.recipe import InputConfig
+from pipeline.evaluation.evaluate import PredictionSink, Scored, evaluate
+from pipeline.evaluation.significance import PreprocessingTrial, mcnemar
 from pipeline.evaluation.topk import label_ranks
-from pipeline.launch.events import Note, Report
-from pipeline.launch.progress_display import Display
+from pipeline.launch.events import Message, Report
+from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.training_job import open_data, watching
-from pipeline.models.classifier import placed
-from pipeline.runs.evaluated_model import Subject
+from pipeline.launch.training_job import open_data, watched
+from pipeline.models.classifier import to_device
+from pipeline.runs.evaluated_model import EvaluatedModel
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
@@ -31,7 +31,7 @@ _CLEARLY = 0.001  # of McNemar's test, small since several are tried
 @dataclass(frozen=True)
 class _Variant:
     name: str
-    input: Input
+    input: InputConfig
     protocol: CenterCrop
     swaps_colors: bool = False
     shift: float = 0.0
@@ -41,7 +41,7 @@ class _Variant:
 class _Trials:
     """What every worker is told."""
 
-    subject: Subject
+    subject: EvaluatedModel
     variants: tuple[_Variant, ...]
     data: Folder
     split: str
@@ -50,8 +50,8 @@ class _Trials:
 
 
 def run_sanity(
-    subject: Subject, data: Folder, split: str, cluster: Cluster, console: Console
-) -> list[Trial]:
+    subject: EvaluatedModel, data: Folder, split: str, cluster: Cluster, console: Console
+) -> list[PreprocessingTrial]:
     """Try the declared preprocessing and its common faults on up to 2,000 images, by centre crops.
 
     In this process. Raises `UserError` for a network that isn't tested by a centre crop, and for
@@ -62,11 +62,11 @@ def run_sanity(
     cluster = cluster.in_this_process()
     variants = tuple(_variants(subject.input, subject.protocol))
     trials = _Trials(subject, variants, data, split, cluster, RunFolder(cluster.runs_dir))
-    with Display(console) as display:
+    with ProgressDisplay(console) as display:
         return run_on_workers(_try_all, trials, display.show)
 
 
-def _variants(input: Input, protocol: CenterCrop) -> list[_Variant]:
+def _variants(input: InputConfig, protocol: CenterCrop) -> list[_Variant]:
     zero, one = (0.0,) * input.num_channels, (1.0,) * input.num_channels
     declared = _Variant("as declared", input, protocol)
 
@@ -90,7 +90,7 @@ def _variants(input: Input, protocol: CenterCrop) -> list[_Variant]:
     return [declared, *(one for one in found[1:] if replace(one, name=declared.name) != declared)]
 
 
-class _Ranks(Keeper):
+class _Ranks(PredictionSink):
     def __init__(self, num_images: int) -> None:
         self.values = torch.zeros(num_images, dtype=torch.int64)
 
@@ -98,7 +98,7 @@ class _Ranks(Keeper):
         self.values[scored.indices] = label_ranks(scored.scores, scored.labels).cpu()
 
 
-def _try_all(trials: _Trials, worker: Worker, report: Report) -> list[Trial]:
+def _try_all(trials: _Trials, worker: Worker, report: Report) -> list[PreprocessingTrial]:
     cluster, subject = trials.cluster, trials.subject
     store = open_data(cluster, trials.data)
     images = store.split(trials.split).spread(_IMAGES)
@@ -109,8 +109,8 @@ def _try_all(trials: _Trials, worker: Worker, report: Report) -> list[Trial]:
         )
     model = subject.build(len(store.classes))
     subject.refuse_unfit(len(store.classes), model)
-    model = placed(model, worker.device, channels_last=cluster.channels_last)
-    found: list[Trial] = []
+    model = to_device(model, worker.device, channels_last=cluster.channels_last)
+    found: list[PreprocessingTrial] = []
     declared = None
     for variant in trials.variants:
         ranks = _Ranks(len(images))
@@ -120,14 +120,14 @@ def _try_all(trials: _Trials, worker: Worker, report: Report) -> list[Trial]:
             takes_bgr=subject.takes_bgr != variant.swaps_colors,
             shift=variant.shift,
         )
-        with watching(trials, worker, report) as watchdog:
+        with watched(trials, worker, report) as watchdog:
             counts = evaluate(model, setting, worker, watchdog.counted, ranks)
-        report(Note(f"{variant.name}: top-1 error {counts.top1_error:.2f} %"))
+        report(Message(f"{variant.name}: top-1 error {counts.top1_error:.2f} %"))
         right = ranks.values == 0
         if declared is None:
             declared = right
         only_this, only_declared = int((right & ~declared).sum()), int((declared & ~right).sum())
         p_value = mcnemar(only_this, only_declared)
         better = only_this > only_declared and p_value < _CLEARLY
-        found.append(Trial(variant.name, counts, p_value, better))
+        found.append(PreprocessingTrial(variant.name, counts, p_value, better))
     return found

@@ -5,17 +5,17 @@ newest checkpoint before a step is all it takes to be there again.
 """
 
 from pipeline.launch.events import Report
-from pipeline.launch.training_job import Job
+from pipeline.launch.training_job import TrainingJob
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
 from pipeline.trainer.worker import make_model, restore, training_batches
 from pipeline.training.loop import train_epoch
 from pipeline.training.schedule import Schedule
-from pipeline.training.step_inspection import Replayed, Sight
-from pipeline.training.train_state import build_learner
+from pipeline.training.step_inspection import InspectedStep, StepInspector
+from pipeline.training.train_state import build_train_state
 
 
-def replay(job: Job, step: int, worker: Worker, report: Report) -> Replayed:
+def replay(job: TrainingJob, step: int, worker: Worker, report: Report) -> InspectedStep:
     """Repeat step `step`, from 1 as it is tracked, from the newest checkpoint of its epoch.
 
     One process does the work of all workers, with the same micro-batches. Nothing is written.
@@ -26,7 +26,7 @@ def replay(job: Job, step: int, worker: Worker, report: Report) -> Replayed:
     if not 0 <= epoch < recipe.epochs:
         last = recipe.epochs * dealing.num_steps
         raise UserError(f"step {step}: run '{job.folder.name}' has the steps 1 to {last}")
-    learner = build_learner(recipe, make_model(job, worker))
+    learner = build_train_state(recipe, make_model(job, worker))
     position = restore(job, learner, worker, report, before=(epoch, number))
     if position.epoch != epoch:
         raise UserError(
@@ -41,7 +41,7 @@ def replay(job: Job, step: int, worker: Worker, report: Report) -> Replayed:
         )
     store = job.store()
     split = store.split(recipe.data.train_split)
-    sight = Sight(
+    sight = StepInspector(
         learner.model, learner.optimizer, training_batches(job, dealing, position, worker, report)
     )
     for outcome in train_epoch(
@@ -51,7 +51,7 @@ def replay(job: Job, step: int, worker: Worker, report: Report) -> Replayed:
         if outcome.step == number:
             break
         sight.forget()
-    return Replayed(
+    return InspectedStep(
         step=step,
         learning_rate=outcome.learning_rate,
         loss=float(outcome.sums[0] / outcome.sums[3]),

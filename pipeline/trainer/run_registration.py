@@ -14,7 +14,7 @@ from pipeline.config.protocol import protocol_name
 from pipeline.config.recipe import Recipe
 from pipeline.config.yaml import digest, flatten
 from pipeline.data.store.store import Store
-from pipeline.runs.initial_weights import Start
+from pipeline.runs.initial_weights import InitialWeights
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.background import in_background
 from pipeline.runtime.errors import UserError
@@ -25,14 +25,14 @@ _SECONDS_BETWEEN_TRIES = 5.0
 
 
 @dataclass(frozen=True)
-class Registration:
+class RunRegistration:
     """What the tracking store is told of a training."""
 
     folder: RunFolder
     recipe: Recipe
     cluster: Cluster
     store: Store
-    start: Start | None
+    start: InitialWeights | None
 
     def prepare(self) -> None:
         """Write down in the run's folder what is known without the tracking store."""
@@ -90,7 +90,7 @@ class Registration:
 
 
 @contextmanager
-def registered(registration: Registration, say: Callable[[str], None]) -> Iterator[None]:
+def registered_run(registration: RunRegistration, say: Callable[[str], None]) -> Iterator[None]:
     """Have the run made, now or while inside.
 
     Where `tracking.required` is false, a store that is away is tried again every few seconds.
@@ -109,7 +109,7 @@ def registered(registration: Registration, say: Callable[[str], None]) -> Iterat
         yield
 
 
-def _make_later(registration: Registration, is_over: threading.Event) -> None:
+def _make_later(registration: RunRegistration, is_over: threading.Event) -> None:
     while not is_over.wait(_SECONDS_BETWEEN_TRIES):
         with suppress(UserError):
             registration.make()

@@ -9,17 +9,17 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.config.recipe import LeaveOut
+from pipeline.config.recipe import QuarantineBadImages
 from pipeline.data.loading.loader import Loader, build_loader, training_plan
 from pipeline.data.loading.quarantine import Quarantine
-from pipeline.data.loading.sampler import Dealing
+from pipeline.data.loading.sampler import BatchSampler
 from pipeline.data.loading.views import fill_of
 from pipeline.evaluation.metrics import Counts
-from pipeline.launch.events import Note, Report
+from pipeline.launch.events import Message, Report
 from pipeline.launch.heartbeat import Watchdog
-from pipeline.launch.stop_signal import Asked, Ballot
-from pipeline.launch.training_job import Job, watching
-from pipeline.models.classifier import ImageClassifier, placed
+from pipeline.launch.stop_signal import StopRequest, StopSignal
+from pipeline.launch.training_job import TrainingJob, watched
+from pipeline.models.classifier import ImageClassifier, to_device
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
 from pipeline.runs.run_folder import RunFolder
@@ -27,30 +27,30 @@ from pipeline.runtime.distributed import Worker, same_on_all_workers
 from pipeline.runtime.errors import InterruptedByUserError
 from pipeline.runtime.storage import write_whole
 from pipeline.tracking.tracker import SilentTracker, build_tracker
-from pipeline.trainer.metric_aggregation import Meter
-from pipeline.trainer.validation import Testing
+from pipeline.trainer.metric_aggregation import MetricAggregator
+from pipeline.trainer.validation import Validation
 from pipeline.training.checkpoint import Retention, load_checkpoint, newest_checkpoint
 from pipeline.training.checkpoint_writer import CheckpointWriter, SilentWriter
 from pipeline.training.loop import train_epoch
 from pipeline.training.loss_watch import LossWatch
 from pipeline.training.schedule import Schedule
-from pipeline.training.train_state import Learner, Position, build_learner
+from pipeline.training.train_state import Progress, TrainState, build_train_state
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class WorkerContext:
     """What a worker has around it while it trains."""
 
     worker: Worker
     report: Report
     watchdog: Watchdog
-    dealing: Dealing
-    meter: Meter
+    dealing: BatchSampler
+    meter: MetricAggregator
     writer: SilentWriter
-    testing: Testing
+    testing: Validation
 
 
-def train(job: Job, worker: Worker, report: Report) -> Counts:
+def train(job: TrainingJob, worker: Worker, report: Report) -> Counts:
     """Train from wherever the run's folder says, to the end; return the last evaluation.
 
     A collective call: every worker of the job makes it, and all return the same counts, or raise
@@ -62,9 +62,9 @@ def train(job: Job, worker: Worker, report: Report) -> Counts:
     model = make_model(job, worker)
     if job.start:
         model.start_from(read_weights(job.start))
-    learner = build_learner(job.recipe, model)
+    learner = build_train_state(job.recipe, model)
     position = restore(job, learner, worker, report)
-    with surroundings(job, dealing, worker, report) as around:
+    with worker_context(job, dealing, worker, report) as around:
         counts = _epochs(job, learner, position, around)
         if counts is None:  # stopped between the last checkpoint and the weights
             counts = around.testing.test(learner.final, is_last=True)
@@ -77,21 +77,23 @@ def train(job: Job, worker: Worker, report: Report) -> Counts:
 
 
 @contextmanager
-def surroundings(
-    job: Job, dealing: Dealing, worker: Worker, report: Report
-) -> Iterator[Surroundings]:
+def worker_context(
+    job: TrainingJob, dealing: BatchSampler, worker: Worker, report: Report
+) -> Iterator[WorkerContext]:
     """Open what records a training, what saves it and what watches over it."""
     with (
         closing(open_tracker(job, worker, report)) as tracker,
         closing(open_writer(job, worker, report)) as writer,
-        watching(job, worker, report) as watchdog,
+        watched(job, worker, report) as watchdog,
     ):
-        meter = Meter(job.recipe, dealing.num_steps, worker, report, tracker)
-        testing = Testing(job, worker, watchdog)
-        yield Surroundings(worker, report, watchdog, dealing, meter, writer, testing)
+        meter = MetricAggregator(job.recipe, dealing.num_steps, worker, report, tracker)
+        testing = Validation(job, worker, watchdog)
+        yield WorkerContext(worker, report, watchdog, dealing, meter, writer, testing)
 
 
-def _epochs(job: Job, learner: Learner, position: Position, around: Surroundings) -> Counts | None:
+def _epochs(
+    job: TrainingJob, learner: TrainState, position: Progress, around: WorkerContext
+) -> Counts | None:
     """Train from `position` to the end; return the last evaluation, if there is anything to do."""
     worker, meter, writer = around.worker, around.meter, around.writer
     recipe, saving, dealing = job.recipe, job.cluster.saving, around.dealing
@@ -99,7 +101,7 @@ def _epochs(job: Job, learner: Learner, position: Position, around: Surroundings
     steps_done = position.epoch * dealing.num_steps + position.step
     watch = LossWatch(recipe, learner.model.when_flat, steps_done)
     parallel = in_parallel(learner.model, worker)
-    ballot = Ballot(job.folder, 60 * saving.checkpoint_minutes, worker)
+    ballot = StopSignal(job.folder, 60 * saving.checkpoint_minutes, worker)
 
     counts = None
     with closing(training_batches(job, dealing, position, worker, around.report)) as batches:
@@ -114,14 +116,16 @@ def _epochs(job: Job, learner: Learner, position: Position, around: Surroundings
                 is_last = done == dealing.num_steps
                 every = saving.checkpoint_every_steps
                 is_due = every is not None and done % every == 0
-                saves = asked is Asked.STOP or ((is_due or asked is Asked.SAVE) and not is_last)
+                saves = asked is StopRequest.STOP or (
+                    (is_due or asked is StopRequest.SAVE) and not is_last
+                )
                 # What is saved has had its loss looked at.
                 if done % saving.log_every_steps == 0 or is_last or saves:
                     watch.observe(epoch * dealing.num_steps + done, meter.report_steps().loss)
                 if saves:
-                    writer.write(learner.state(Position(epoch, done, position.plateau)))
+                    writer.write(learner.state(Progress(epoch, done, position.plateau)))
                     ballot.saved()
-                if asked is Asked.STOP:
+                if asked is StopRequest.STOP:
                     writer.flush()
                     ballot.end()
                     raise InterruptedByUserError(
@@ -131,18 +135,18 @@ def _epochs(job: Job, learner: Learner, position: Position, around: Surroundings
             counts = around.testing.test(learner.final, is_last=epoch + 1 == recipe.epochs)
             meter.report_evaluation(epoch + 1, counts)
             plateau = schedule.observe(position.plateau, epoch + 1, counts.top1_error)
-            position = Position(epoch + 1, 0, plateau)
+            position = Progress(epoch + 1, 0, plateau)
             writer.write(learner.state(position))
             ballot.saved()
     ballot.end()
     return counts
 
 
-def make_model(job: Job, worker: Worker) -> ImageClassifier:
+def make_model(job: TrainingJob, worker: Worker) -> ImageClassifier:
     """Build the recipe's network with its seed's initial weights, on the worker's device."""
     torch.manual_seed(job.recipe.seed)
     model = build_model(job.recipe.network, job.recipe.input)
-    return placed(model, worker.device, channels_last=job.cluster.channels_last)
+    return to_device(model, worker.device, channels_last=job.cluster.channels_last)
 
 
 def in_parallel(model: nn.Module, worker: Worker) -> nn.Module:
@@ -155,15 +159,15 @@ def in_parallel(model: nn.Module, worker: Worker) -> nn.Module:
 
 
 def training_batches(
-    job: Job, dealing: Dealing, position: Position, worker: Worker, report: Report
+    job: TrainingJob, dealing: BatchSampler, position: Progress, worker: Worker, report: Report
 ) -> Loader:
     """Load this worker's micro-batches from `position` to the end of the training."""
     recipe = job.recipe
     images = job.store().split(recipe.data.train_split)
     quarantine, bad_images = None, recipe.data.bad_images
-    if isinstance(bad_images, LeaveOut):
+    if isinstance(bad_images, QuarantineBadImages):
         quarantine = Quarantine(
-            job.folder.quarantined, images, bad_images.max_share, lambda text: report(Note(text))
+            job.folder.quarantined, images, bad_images.max_share, lambda text: report(Message(text))
         )
     return build_loader(
         images,
@@ -178,33 +182,35 @@ def training_batches(
     )
 
 
-def open_tracker(job: Job, worker: Worker, report: Report) -> SilentTracker:
+def open_tracker(job: TrainingJob, worker: Worker, report: Report) -> SilentTracker:
     """Record metrics in the run's folder and its MLflow run; in silence on all but rank 0."""
     return build_tracker(
         worker.is_first,
         job.tracking_uri,
         job.folder.tracking_run_id,
         job.folder.path,
-        warn=lambda text: report(Note(text)),
+        warn=lambda text: report(Message(text)),
     )
 
 
-def open_writer(job: Job, worker: Worker, report: Report) -> SilentWriter:
+def open_writer(job: TrainingJob, worker: Worker, report: Report) -> SilentWriter:
     """Write checkpoints to the run's folder; none on all but rank 0."""
     if not worker.is_first:
         return SilentWriter()
     saving = job.cluster.saving
     retention = Retention(saving.checkpoints_to_keep, saving.keep_every_epochs)
-    return CheckpointWriter(job.folder.checkpoints, retention, warn=lambda text: report(Note(text)))
+    return CheckpointWriter(
+        job.folder.checkpoints, retention, warn=lambda text: report(Message(text))
+    )
 
 
 def restore(
-    job: Job,
-    learner: Learner,
+    job: TrainingJob,
+    learner: TrainState,
     worker: Worker,
     report: Report,
     before: tuple[int, int] | None = None,
-) -> Position:
+) -> Progress:
     """Load the newest whole checkpoint of the run, if there is one. A collective call.
 
     With `before`, an (epoch, step), one that leaves that step still to be done.
@@ -213,16 +219,16 @@ def restore(
     # The first worker chooses, so that all start from the same file.
     newest = None
     if worker.is_first:
-        newest = newest_checkpoint(folder, lambda text: report(Note(text)), before)
+        newest = newest_checkpoint(folder, lambda text: report(Message(text)), before)
     name = same_on_all_workers(newest.name if newest else None, worker)
     if name is None:
-        return Position()
+        return Progress()
     position = learner.load(load_checkpoint(folder / name, worker.device))
     if worker.is_first:
         number = worker.world_size
         by = f" with {number} worker{'s' * (number > 1)}" if job.cluster.workers.is_elastic else ""
         report(
-            Note(f"goes on{by} after {position.epoch} epochs and {position.step} steps ({name})")
+            Message(f"goes on{by} after {position.epoch} epochs and {position.step} steps ({name})")
         )
     return position
 

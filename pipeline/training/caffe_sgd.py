@@ -7,7 +7,7 @@ import torch
 from torch.optim import Optimizer
 
 
-class RateInsideSGD(Optimizer):
+class CaffeSGD(Optimizer):
     """v ← momentum · v − lr · (gradient + weight_decay · weight), weight ← weight + v.
 
     Krizhevsky et al. 2012, §5. With the rate inside v, what was gathered at an old rate stays as

@@ -25,7 +25,7 @@ _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.([0-9a-f]{16})\.pt")
 
 
 @dataclass(frozen=True)
-class TrainingState:
+class Checkpoint:
     """Weights and momenta after `step` steps of `epoch`, and what the schedule remembers.
 
     `average` is the state of the moving average of the weights; without one it is empty.
@@ -55,7 +55,7 @@ class Retention:
         )
 
 
-def save_checkpoint(folder: Path, state: TrainingState, retention: Retention) -> Path:
+def save_checkpoint(folder: Path, state: Checkpoint, retention: Retention) -> Path:
     """Write `state` to `folder` atomically, then delete the checkpoints that need not stay.
 
     Raises `DiskFullError` when there is no room, and `UserError` when the folder can't be written;
@@ -123,7 +123,7 @@ def newest_checkpoint(
     return None
 
 
-def load_checkpoint(path: Path, device: torch.device) -> TrainingState:
+def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     """Read a checkpoint, tensors on `device`. Nothing in the file is executed."""
     content = torch.load(path, map_location=device, weights_only=True)
-    return TrainingState(**{**content, "plateau": PlateauState(**content["plateau"])})
+    return Checkpoint(**{**content, "plateau": PlateauState(**content["plateau"])})

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pipeline.runtime.errors import DiskFullError
-from pipeline.training.checkpoint import Retention, TrainingState, save_checkpoint
+from pipeline.training.checkpoint import Checkpoint, Retention, save_checkpoint
 
 
 class SilentWriter:
     """Writes nothing; what all workers but the first hold."""
 
-    def write(self, state: TrainingState) -> None:
+    def write(self, state: Checkpoint) -> None:
         """Do nothing."""
 
     def flush(self) -> None:
@@ -46,14 +46,14 @@ class CheckpointWriter(SilentWriter):
         self._folder, self._retention, self._warn = folder, retention, warn
         self._pause, self._patience = seconds_between_tries, seconds_to_flush
         self._changed = threading.Condition()
-        self._waiting: TrainingState | None = None
+        self._waiting: Checkpoint | None = None
         self._full: DiskFullError | None = None
         self._error: Exception | None = None
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._thread.start()
 
-    def write(self, state: TrainingState) -> None:
+    def write(self, state: Checkpoint) -> None:
         """Have `state` written; returns once its tensors may change.
 
         Waits for the checkpoint before, unless that finds no room and gives way to this one.
@@ -106,7 +106,7 @@ class CheckpointWriter(SilentWriter):
             else:
                 self._over(state)
 
-    def _over(self, state: TrainingState, error: Exception | None = None) -> None:
+    def _over(self, state: Checkpoint, error: Exception | None = None) -> None:
         with self._changed:
             if self._full and error is None:
                 self._warn(f"{self._folder}: there is room again; checkpoints are written")
@@ -115,7 +115,7 @@ class CheckpointWriter(SilentWriter):
                 self._waiting = None
             self._changed.notify_all()
 
-    def _await_room(self, state: TrainingState, error: DiskFullError) -> bool:
+    def _await_room(self, state: Checkpoint, error: DiskFullError) -> bool:
         """Pause; return whether the writer was closed meanwhile."""
         with self._changed:
             if not self._full:
@@ -131,7 +131,7 @@ class CheckpointWriter(SilentWriter):
             return self._is_closing
 
 
-def _snapshot(state: TrainingState) -> TrainingState:
+def _snapshot(state: Checkpoint) -> Checkpoint:
     """Copy the tensors of `state` to the CPU."""
 
     def copy(value: object) -> object:

@@ -43,7 +43,7 @@ def chain_of(model: nn.Module) -> list[nn.Module]:
 
 
 def summed_curvature(
-    layers: list[nn.Module], loss: optimization.Loss, images: Tensor, labels: Tensor
+    layers: list[nn.Module], loss: optimization.LossConfig, images: Tensor, labels: Tensor
 ) -> dict[nn.Parameter, Tensor]:
     """Return, for each parameter, the second derivative of each image's loss, summed over images.
 
@@ -68,7 +68,9 @@ def summed_curvature(
     return found
 
 
-def _of_loss(head: nn.Module, loss: optimization.Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+def _of_loss(
+    head: nn.Module, loss: optimization.LossConfig, outputs: Tensor, labels: Tensor
+) -> Tensor:
     """The exact second derivatives of each image's loss by `outputs`, (n, k), as (n, k)."""
 
     def of_one(output: Tensor, label: Tensor) -> Tensor:

@@ -6,9 +6,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from pipeline.config import optimization
 
 
-def build_average(
-    settings: optimization.Averaging | None, model: nn.Module
-) -> AveragedModel | None:
+def build_ema(settings: optimization.EMAConfig | None, model: nn.Module) -> AveragedModel | None:
     """Follow `model`; `average.update_parameters(model)` after each step adds its state.
 
     Batch-norm statistics are averaged along. The average of the first step is that step's weights.

@@ -17,7 +17,7 @@ from pipeline.runtime.distributed import Worker, sum_over_workers
 from pipeline.training.curvature import chain_of, summed_curvature
 
 
-class DiagonalLevenbergMarquardt(Optimizer):
+class LevenbergMarquardt(Optimizer):
     """weight ← weight − lr / (damping + curvature) · gradient.
 
     The curvatures, 0 until `estimate` is called, are its state.
@@ -31,7 +31,9 @@ class DiagonalLevenbergMarquardt(Optimizer):
         for parameter in model.parameters():
             self.state[parameter]["curvature"] = torch.zeros_like(parameter)
 
-    def estimate(self, loss: optimization.Loss, batches: Iterator[Batch], worker: Worker) -> None:
+    def estimate(
+        self, loss: optimization.LossConfig, batches: Iterator[Batch], worker: Worker
+    ) -> None:
         """Take the curvatures from the images of all workers' `batches`. A collective call."""
         parameters = [each for group in self.param_groups for each in group["params"]]
         sums = {each: torch.zeros_like(each) for each in parameters}

@@ -14,20 +14,20 @@ from torch.optim import Optimizer
 
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.loader import Batch, sample_batches
-from pipeline.data.loading.sampler import Dealing
+from pipeline.data.loading.sampler import BatchSampler
 from pipeline.evaluation.evaluate import autocast
 from pipeline.evaluation.topk import topk_hits
 from pipeline.runtime.distributed import Worker
 from pipeline.training.batch_norm import combine_statistics, evenly_weighted
-from pipeline.training.levenberg_marquardt import DiagonalLevenbergMarquardt
+from pipeline.training.levenberg_marquardt import LevenbergMarquardt
 from pipeline.training.loss import main_logits, objective, summed_loss
-from pipeline.training.mixup import mix
+from pipeline.training.mixup import mix_images
 from pipeline.training.optimizer import set_learning_rate
 from pipeline.training.schedule import PlateauState, Schedule
 
 
 @dataclass(frozen=True)
-class StepOutcome:
+class StepResult:
     """What one worker did in one optimizer step.
 
     `sums` is float64 (4,) on the worker's device: summed loss, top-1 hits, top-5 hits, images.
@@ -50,18 +50,18 @@ def train_epoch(
     schedule: Schedule,
     plateau: PlateauState,
     batches: Iterator[Batch],
-    dealing: Dealing,
+    dealing: BatchSampler,
     worker: Worker,
     epoch: int,
     start_step: int = 0,
-) -> Iterator[StepOutcome]:
+) -> Iterator[StepResult]:
     """Take the optimizer steps of one epoch from `start_step`, yielding after each.
 
     Gradients are the mean over the images of the whole global batch: every micro-batch counts by
     its images, DDP's mean over workers is undone by the world size.
     """
     model.train()
-    if start_step == 0 and isinstance(optimizer, DiagonalLevenbergMarquardt):
+    if start_step == 0 and isinstance(optimizer, LevenbergMarquardt):
         samples = sample_batches(recipe, dealing, worker.rank)
         optimizer.estimate(recipe.loss, islice(batches, len(samples)), worker)
     micro_batches = dealing.share(worker.rank)
@@ -83,7 +83,7 @@ def train_epoch(
                 evenly_weighted(model, micro_batches.index(micro_batch), len(micro_batches)),
                 autocast(recipe.precision, worker.device),
             ):
-                images, targets = mix(
+                images, targets = mix_images(
                     recipe.mixing, recipe.network.num_classes, batch.images, batch.labels
                 )
                 output = model(images)
@@ -95,7 +95,7 @@ def train_epoch(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         combine_statistics(model, len(micro_batches) / dealing.num_micro_batches, worker)
-        yield StepOutcome(epoch, step, rate, sums, norm, waiting)
+        yield StepResult(epoch, step, rate, sums, norm, waiting)
 
 
 def _synchronized(model: nn.Module, is_last: bool) -> AbstractContextManager[object]:

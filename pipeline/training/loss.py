@@ -13,7 +13,7 @@ def main_logits(output: Tensor | WithAuxiliary) -> Tensor:
     return (output.logits if isinstance(output, WithAuxiliary) else output).float()
 
 
-def summed_loss(settings: optimization.Loss, logits: Tensor, targets: Tensor) -> Tensor:
+def summed_loss(settings: optimization.LossConfig, logits: Tensor, targets: Tensor) -> Tensor:
     """The loss of `logits`, (n, c), summed over the images.
 
     `targets` are labels, int64 (n,), or shares of the classes, float (n, c), each row adding to 1.
@@ -30,7 +30,7 @@ def summed_loss(settings: optimization.Loss, logits: Tensor, targets: Tensor) ->
 
 
 def objective(
-    settings: optimization.Loss, output: Tensor | WithAuxiliary, targets: Tensor
+    settings: optimization.LossConfig, output: Tensor | WithAuxiliary, targets: Tensor
 ) -> Tensor:
     """What the gradient is taken of: the loss, and the share of each auxiliary classifier's."""
     total = summed_loss(settings, main_logits(output), targets)

@@ -10,8 +10,8 @@ from torch import Tensor
 from pipeline.config import augmentation
 
 
-def mix(
-    settings: augmentation.Mixing | None, num_classes: int, images: Tensor, labels: Tensor
+def mix_images(
+    settings: augmentation.MixupConfig | None, num_classes: int, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return images (n, c, h, w) and their targets, labels (n,) or shares of classes (n, c).
 

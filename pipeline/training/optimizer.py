@@ -6,8 +6,8 @@ from torch import nn
 from torch.optim import SGD, Optimizer, RMSprop
 
 from pipeline.config import optimization
-from pipeline.training.caffe_sgd import RateInsideSGD
-from pipeline.training.levenberg_marquardt import DiagonalLevenbergMarquardt
+from pipeline.training.caffe_sgd import CaffeSGD
+from pipeline.training.levenberg_marquardt import LevenbergMarquardt
 
 _NORMALIZATIONS = (
     nn.modules.batchnorm._NormBase,
@@ -23,9 +23,9 @@ def build_optimizer(settings: optimization.Optimizer, model: nn.Module) -> Optim
     group. A group's `learning_rate_factor` multiplies what the schedule says (AlexNet's original
     code gives biases twice the rate of weights).
     """
-    if isinstance(settings, optimization.DiagonalLevenbergMarquardt):
+    if isinstance(settings, optimization.LevenbergMarquardtConfig):
         every = [{"params": list(model.parameters()), "learning_rate_factor": 1.0}]
-        return DiagonalLevenbergMarquardt(every, settings.learning_rate, settings.damping, model)
+        return LevenbergMarquardt(every, settings.learning_rate, settings.damping, model)
     groups: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "normalization": []}
     for kind, parameter in _kinds(model):
         groups[kind].append(parameter)
@@ -53,7 +53,7 @@ def build_optimizer(settings: optimization.Optimizer, model: nn.Module) -> Optim
         )
     rate, momentum = settings.learning_rate, settings.momentum
     if settings.momentum_form == "rate-inside":
-        return RateInsideSGD(parts, rate, momentum)
+        return CaffeSGD(parts, rate, momentum)
     return SGD(parts, rate, momentum, nesterov=settings.nesterov)
 
 

@@ -14,7 +14,7 @@ from pipeline.training.loss import main_logits
 
 
 @dataclass(frozen=True)
-class SeenImage:
+class InspectedImage:
     """An image of the step: its key, its class's name, and its cross-entropy, without mixing."""
 
     key: str
@@ -23,7 +23,7 @@ class SeenImage:
 
 
 @dataclass(frozen=True)
-class Replayed:
+class InspectedStep:
     """Step `step` of the training (from 1, as it is tracked); the worst images come first.
 
     `loss` is the mean over the images, `gradient_norm` the Euclidean one before any clipping.
@@ -33,10 +33,10 @@ class Replayed:
     learning_rate: float
     loss: float
     gradient_norm: float
-    images: tuple[SeenImage, ...]
+    images: tuple[InspectedImage, ...]
 
 
-class Sight(Iterator[Batch]):
+class StepInspector(Iterator[Batch]):
     """Looks at the batches, logits and gradients of a step while they pass."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, batches: Iterator[Batch]) -> None:
@@ -54,10 +54,10 @@ class Sight(Iterator[Batch]):
         self._batch = next(self._batches)
         return self._batch
 
-    def images(self, keys: Sequence[str], class_names: Sequence[str]) -> tuple[SeenImage, ...]:
+    def images(self, keys: Sequence[str], class_names: Sequence[str]) -> tuple[InspectedImage, ...]:
         """Return what was seen, the worst first, and before it what has no number."""
         found = [
-            SeenImage(keys[index], class_names[label], loss)
+            InspectedImage(keys[index], class_names[label], loss)
             for batch, logits in self._seen
             for index, label, loss in zip(
                 batch.indices.tolist(),

@@ -8,14 +8,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipeline.config.recipe import Recipe
 from pipeline.models.classifier import ImageClassifier
-from pipeline.training.checkpoint import TrainingState
-from pipeline.training.ema import build_average
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.ema import build_ema
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.schedule import PlateauState
 
 
 @dataclass(frozen=True)
-class Position:
+class Progress:
     """How far a training is: after `step` steps of `epoch`, and what the schedule remembers."""
 
     epoch: int = 0
@@ -24,7 +24,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Learner:
+class TrainState:
     """A network, what its optimizer remembers, and the moving average of its weights, if any."""
 
     model: ImageClassifier
@@ -41,9 +41,9 @@ class Learner:
         if self.average:
             self.average.update_parameters(self.model)
 
-    def state(self, position: Position) -> TrainingState:
+    def state(self, position: Progress) -> Checkpoint:
         """Return what a resumed training needs. Its tensors change with the next step."""
-        return TrainingState(
+        return Checkpoint(
             epoch=position.epoch,
             step=position.step,
             model=self.model.state_dict(),
@@ -52,17 +52,17 @@ class Learner:
             plateau=position.plateau,
         )
 
-    def load(self, state: TrainingState) -> Position:
+    def load(self, state: Checkpoint) -> Progress:
         """Become what was saved; return where that was."""
         self.model.load_state_dict(state.model)
         self.optimizer.load_state_dict(state.optimizer)
         if self.average:
             self.average.load_state_dict(state.average)
-        return Position(state.epoch, state.step, state.plateau)
+        return Progress(state.epoch, state.step, state.plateau)
 
 
-def build_learner(recipe: Recipe, model: ImageClassifier) -> Learner:
+def build_train_state(recipe: Recipe, model: ImageClassifier) -> TrainState:
     """Give `model` the recipe's optimizer and average."""
-    return Learner(
-        model, build_optimizer(recipe.optimizer, model), build_average(recipe.averaging, model)
+    return TrainState(
+        model, build_optimizer(recipe.optimizer, model), build_ema(recipe.averaging, model)
     )

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.config.cluster import Loading
-from pipeline.config.protocol import CenterCrop, Protocol, SingleView, WholeImage, smallest_side
-from pipeline.config.recipe import Input, Recipe
+from pipeline.config.cluster import LoadingConfig
+from pipeline.config.protocol import CenterCrop, SingleView, TestProtocol, WholeImage, smallest_side
+from pipeline.config.recipe import InputConfig, Recipe
 from pipeline.data.loading.loader import Batch, build_loader
 from pipeline.data.loading.views import evaluation_views
 from pipeline.data.store.store import Split
 from pipeline.models.classifier import ImageClassifier
-from pipeline.models.profile import Layer, dissect
+from pipeline.models.profile import LayerProfile, profile_model
 from pipeline.runtime.errors import UserError
 from pipeline.visualization.activations import Activation, strongest
 from pipeline.visualization.deconvnet import project, reversible
@@ -37,7 +37,7 @@ _PATCH, _IMAGE, _NUM_UNITS, _BATCH = 72, 224, 9, 64
 
 
 @dataclass(frozen=True)
-class Sheet:
+class NamedImage:
     """A picture, and the name of its file without a suffix."""
 
     name: str
@@ -45,14 +45,14 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Specimen:
+class VisualizedModel:
     """A trained network in `eval` mode, the split that it looks at, its classes' names."""
 
     model: ImageClassifier
     recipe: Recipe
     split: Split
     class_names: Sequence[str]
-    loading: Loading
+    loading: LoadingConfig
     device: torch.device
 
     def batches(self, images: NDArray[np.int64]) -> Iterator[Batch]:
@@ -76,14 +76,14 @@ class Specimen:
         return torch.cat([batch.images for batch in found])
 
 
-def show(
-    specimen: Specimen,
+def draw(
+    specimen: VisualizedModel,
     what: str,
     layer: str | None = None,
     units: Sequence[int] | None = None,
     num_images: int = 6,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Sheet:
+) -> NamedImage:
     """Draw one sheet.
 
     `layer` and `units` are for activations and deconvnet: by default the last convolution, and
@@ -113,7 +113,7 @@ def filters_picture(filters: Tensor) -> Image.Image:
     return grid([enlarged(to_pixels(p), side, smooth=False) for p in pictures], columns)
 
 
-def _one_view(protocol: Protocol, size: int) -> SingleView:
+def _one_view(protocol: TestProtocol, size: int) -> SingleView:
     """Return the protocol itself, or the centre at its smallest side where it has more views."""
     match protocol:
         case WholeImage():
@@ -124,17 +124,17 @@ def _one_view(protocol: Protocol, size: int) -> SingleView:
             return CenterCrop(resize=smallest_side(protocol, size))
 
 
-def _filters(specimen: Specimen) -> Sheet:
-    return Sheet("filters", filters_picture(first_layer_filters(specimen.model)))
+def _filters(specimen: VisualizedModel) -> NamedImage:
+    return NamedImage("filters", filters_picture(first_layer_filters(specimen.model)))
 
 
 def _activations(
-    specimen: Specimen,
-    layer: Layer,
+    specimen: VisualizedModel,
+    layer: LayerProfile,
     units: Sequence[int] | None,
     progress: Callable[[int, int], None],
     projected: bool,
-) -> Sheet:
+) -> NamedImage:
     everything = np.arange(len(specimen.split))
     backwards = reversible(specimen.model) if projected else None
     counted = _counted(specimen.batches(everything), len(everything), progress)
@@ -151,10 +151,12 @@ def _activations(
         blocks.append(captioned(side_by_side(nine), f"{layer.name}, unit {unit}: {strength}"))
     name = "deconvnet" if projected else "activations"
     columns = 2 if projected else 3
-    return Sheet(f"{name}-{layer.name}", grid(_same_size(blocks), min(columns, len(blocks))))
+    return NamedImage(f"{name}-{layer.name}", grid(_same_size(blocks), min(columns, len(blocks))))
 
 
-def _occlusions(specimen: Specimen, num_images: int, progress: Callable[[int, int], None]) -> Sheet:
+def _occlusions(
+    specimen: VisualizedModel, num_images: int, progress: Callable[[int, int], None]
+) -> NamedImage:
     chosen = np.linspace(0, len(specimen.split) - 1, min(num_images, len(specimen.split)))
     indices = np.unique(chosen.astype(np.int64))
     rows = []
@@ -172,7 +174,7 @@ def _occlusions(specimen: Specimen, num_images: int, progress: Callable[[int, in
         caption = f"{name}: {found.without:.2f}, covered {low:.2f} to {high:.2f}"
         rows.append(captioned(side_by_side(tiles), caption))
         progress(done + 1, len(indices))
-    return Sheet("occlusion", grid(_same_size(rows), 2 if len(rows) > 1 else 1))
+    return NamedImage("occlusion", grid(_same_size(rows), 2 if len(rows) > 1 else 1))
 
 
 def _chosen(
@@ -190,10 +192,12 @@ def _chosen(
     return list(units)
 
 
-def _layer(specimen: Specimen, name: str | None) -> Layer:
+def _layer(specimen: VisualizedModel, name: str | None) -> LayerProfile:
     """Find a layer by its name, or the last convolution; of those called when it is tested."""
     channels, size = specimen.recipe.input.num_channels, specimen.recipe.input.size
-    layers = {found.name: found for found in dissect(specimen.model, (channels, size, size)).layers}
+    layers = {
+        found.name: found for found in profile_model(specimen.model, (channels, size, size)).layers
+    }
     if name is None:
         return [found for found in layers.values() if found.kind == "Conv2d"][-1]
     if name not in layers:
@@ -202,7 +206,7 @@ def _layer(specimen: Specimen, name: str | None) -> Layer:
 
 
 def _patches(
-    pictures: Sequence[NDArray[np.uint8]], at: Sequence[Activation], field: Layer
+    pictures: Sequence[NDArray[np.uint8]], at: Sequence[Activation], field: LayerProfile
 ) -> Image.Image:
     """Cut out of each picture what the unit sees from where it answers; the padding is white."""
     tiles = []
@@ -221,7 +225,7 @@ def _patches(
     return grid(tiles, 3)
 
 
-def _pixels(image: Tensor, input: Input) -> NDArray[np.uint8]:
+def _pixels(image: Tensor, input: InputConfig) -> NDArray[np.uint8]:
     mean, std = (torch.tensor(values)[:, None, None] for values in (input.mean, input.std))
     return to_pixels((image.cpu() * std + mean) / 255)
 

@@ -13,10 +13,10 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import device_here
 from pipeline.runtime.storage import write_whole
 from pipeline.tracking import mlflow_runs
-from pipeline.visualization.pictures import Sheet, Specimen
+from pipeline.visualization.pictures import NamedImage, VisualizedModel
 
 
-def trained_specimen(folder: RunFolder, cluster: Cluster, split: str | None) -> Specimen:
+def load_trained_model(folder: RunFolder, cluster: Cluster, split: str | None) -> VisualizedModel:
     """Load the final network of a run, and open the split that it is to look at.
 
     `split` defaults to the recipe's test split. Raises `UserError` for a run without final
@@ -28,7 +28,7 @@ def trained_specimen(folder: RunFolder, cluster: Cluster, split: str | None) -> 
     device = device_here(cluster.workers.device)
     model = build_model(recipe.network, recipe.input)
     model.load_state_dict(read_weights(folder.weights))
-    return Specimen(
+    return VisualizedModel(
         model.to(device).eval(),
         recipe,
         store.split(split or recipe.data.test_split),
@@ -47,7 +47,7 @@ def keep_figures(uri: str, run_id: str, figures: Mapping[str, bytes]) -> None:
         mlflow_runs.log_files(uri, run_id, paths, "pictures")
 
 
-def keep_pictures(folder: RunFolder, uri: str, sheets: Iterable[Sheet]) -> list[Path]:
+def keep_pictures(folder: RunFolder, uri: str, sheets: Iterable[NamedImage]) -> list[Path]:
     """Write sheets as PNGs to the run's folder and to its MLflow run, in `pictures`."""
     place = folder.path / "pictures"
     place.mkdir(exist_ok=True)

@@ -11,8 +11,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from pipeline.benchmark.baselines import numbers_of_workers, torchvision_batches
-from pipeline.benchmark.loader_memory import Memory
-from pipeline.benchmark.machine_info import look_at_machine
+from pipeline.benchmark.loader_memory import LoaderMemory
+from pipeline.benchmark.machine_info import machine_info
 from pipeline.benchmark.sample_images import write_pictures
 from pipeline.benchmark.throughput import run_benchmark
 from pipeline.benchmark.train_steps import (
@@ -23,17 +23,18 @@ from pipeline.benchmark.train_steps import (
     stepping,
 )
 from pipeline.cli.app import app
-from pipeline.config.cluster import Cluster, Loading, Workers, load_cluster
+from pipeline.config.cluster import Cluster, LoadingConfig, WorkersConfig, load_cluster
 from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.data.loading.loader import Batch
 from pipeline.data.store.store import Split
-from pipeline.launch.training_job import Job
+from pipeline.launch.training_job import TrainingJob
 from pipeline.models.zoo import build_model
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
-from pipeline.trainer.worker import Position, training_batches
+from pipeline.trainer.worker import training_batches
 from pipeline.training.schedule import PlateauState
+from pipeline.training.train_state import Progress
 
 # torchvision will hand decoding over to TorchCodec; what people use today is what is measured.
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
@@ -79,7 +80,7 @@ def small_recipe(*more: str) -> Recipe:
 
 
 def bench_of(pictures: Split, *more: str) -> Bench:
-    return Bench(small_recipe(*more), pictures, Loading(), channels_last=True, device=CPU)
+    return Bench(small_recipe(*more), pictures, LoadingConfig(), channels_last=True, device=CPU)
 
 
 def test_pictures_are_like_imagenets_and_all_different(pictures: Split) -> None:
@@ -93,10 +94,10 @@ def test_pictures_are_like_imagenets_and_all_different(pictures: Split) -> None:
 
 def test_the_loader_is_that_of_a_training(data_folder: Path, pictures: Split) -> None:
     bench = bench_of(pictures)
-    cluster = Cluster(workers=Workers(count=0, device="cpu"), data_dir=str(data_folder))
-    job = Job(bench.recipe, cluster, RunFolder(data_folder / "run"), "")
+    cluster = Cluster(workers=WorkersConfig(count=0, device="cpu"), data_dir=str(data_folder))
+    job = TrainingJob(bench.recipe, cluster, RunFolder(data_folder / "run"), "")
     worker = Worker(0, 1, CPU)
-    start = Position(0, 0, PlateauState())
+    start = Progress(0, 0, PlateauState())
     trained = list(training_batches(job, job.dealing(worker), start, worker, print))
     measured = list(open_loader(bench))
     assert len(measured) == len(trained) == 2 * NUM_PICTURES / 4
@@ -163,7 +164,9 @@ def test_no_more_workers_are_tried_than_the_loader_has_threads() -> None:
 
 
 def test_growth_is_in_percent_of_the_first_epoch() -> None:
-    assert Memory(after_first_epoch=200, after_last_epoch=210, epochs=20).growth == pytest.approx(5)
+    assert LoaderMemory(
+        after_first_epoch=200, after_last_epoch=210, epochs=20
+    ).growth == pytest.approx(5)
 
 
 def test_the_command_prints_figures_ratios_and_the_machine() -> None:
@@ -174,7 +177,7 @@ def test_the_command_prints_figures_ratios_and_the_machine() -> None:
     )
     done = CliRunner().invoke(app, command, env={"COLUMNS": "80"}, catch_exceptions=False)
     assert done.exit_code == 0
-    precision = "bfloat16" if look_at_machine(CPU).computes_bfloat16 else "float32"
+    precision = "bfloat16" if machine_info(CPU).computes_bfloat16 else "float32"
     for part in (
         "lenet5_modern, 2 rounds",
         f"step, {precision} channels-last",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.benchmark import timing
-from pipeline.benchmark.timing import Series, Subject, take_turns
+from pipeline.benchmark.timing import Series, TimedTask, take_turns
 
 CPU = torch.device("cpu")
 
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 def test_subjects_take_turns_round_by_round() -> None:
     taken: list[str] = []
 
-    def subject(name: str) -> Subject:
+    def subject(name: str) -> TimedTask:
         while True:
             taken.append(name)
             yield 1
@@ -32,7 +32,7 @@ def test_subjects_take_turns_round_by_round() -> None:
 def test_what_loads_nothing_ahead_settles_once() -> None:
     taken: list[str] = []
 
-    def subject(name: str) -> Subject:
+    def subject(name: str) -> TimedTask:
         while True:
             taken.append(name)
             yield 1
@@ -45,7 +45,7 @@ def test_a_rate_counts_the_images_of_its_turn_only(monkeypatch: pytest.MonkeyPat
     now = 0.0
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now))
 
-    def subject() -> Subject:
+    def subject() -> TimedTask:
         nonlocal now
         for images in (1000, 1000, 3, 5):  # twice to settle, then 8 images in 2 seconds
             now += 1.0

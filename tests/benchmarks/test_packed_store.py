@@ -12,10 +12,10 @@ from rich.console import Console
 from benchmarks.packed_store import StoreBenchmark, store_benchmark_notes, store_benchmark_table
 from benchmarks.packing_speed import _cpu_seconds, measure_packing
 from benchmarks.reading_speed import measure_opening, measure_reading
-from pipeline.benchmark.machine_info import look_at_machine
+from pipeline.benchmark.machine_info import machine_info
 from pipeline.benchmark.sample_images import write_pictures
 from pipeline.benchmark.train_steps import Bench
-from pipeline.config.cluster import Loading
+from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import load_recipe
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def test_packing_opening_and_reading_are_measured(tmp_path: Path, ray_session: N
     recipe = load_recipe(
         "smoke", ["data.name=pictures", "batch={global_batch_size: 8, micro_batch_size: 8}"]
     ).model_copy(update={"epochs": 10**9})
-    bench = Bench(recipe, pictures, Loading(), channels_last=True, device=CPU)
+    bench = Bench(recipe, pictures, LoadingConfig(), channels_last=True, device=CPU)
     told: list[tuple[int, int]] = []
     packing = measure_packing(
         pictures, tmp_path, rounds=1, num_workers=1, progress=lambda *numbers: told.append(numbers)
@@ -44,7 +44,7 @@ def test_packing_opening_and_reading_are_measured(tmp_path: Path, ray_session: N
     assert [file.read_bytes() for file in loose] == [
         pictures.encoded(i).tobytes() for i in np.argsort(pictures.keys)
     ]
-    result = StoreBenchmark(recipe, look_at_machine(CPU), 40, packing, opening, reading)
+    result = StoreBenchmark(recipe, machine_info(CPU), 40, packing, opening, reading)
     console = Console(width=100)
     with console.capture() as shown:
         console.print(store_benchmark_table(result))

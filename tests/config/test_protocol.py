@@ -9,7 +9,7 @@ from pipeline.config.protocol import (
     Crops,
     Dense,
     DenseAndCrops,
-    Protocol,
+    TestProtocol,
     WholeImage,
     grid,
     num_views,
@@ -21,7 +21,7 @@ from pipeline.results.published import protocol_words, published
 from pipeline.runtime.errors import UserError
 
 THREE = (256, 384, 512)
-NAMED: list[tuple[Protocol, int, str, int]] = [
+NAMED: list[tuple[TestProtocol, int, str, int]] = [
     (WholeImage(), 32, "whole", 1),
     (CenterCrop(), 224, "center-256-224", 1),
     (CenterCrop(resize=342), 299, "center-342-299", 1),
@@ -55,7 +55,7 @@ NAMED: list[tuple[Protocol, int, str, int]] = [
 
 @pytest.mark.parametrize(("protocol", "size", "name", "views"), NAMED, ids=lambda v: str(v)[:30])
 def test_a_protocol_has_a_name_that_reads_back(
-    protocol: Protocol, size: int, name: str, views: int
+    protocol: TestProtocol, size: int, name: str, views: int
 ) -> None:
     assert protocol_name(protocol, size) == name
     assert num_views(protocol) == views

@@ -14,10 +14,10 @@ from pipeline.config import augmentation, cluster, optimization, recipe
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.recipe import Recipe, load_recipe, read_recipe
 from pipeline.config.yaml import Section, to_yaml, validate
-from pipeline.data.loading.sampler import Dealing
+from pipeline.data.loading.sampler import BatchSampler
 from pipeline.runtime.errors import UserError
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 RECIPES = sorted(path.stem for path in (PROJECT / "configs/recipes").glob("*.yaml"))
 CLUSTERS = sorted(path.stem for path in (PROJECT / "configs/clusters").glob("*.yaml"))
 NUM_TRAINING_IMAGES = {"ilsvrc2012": 1_281_167, "mnist": 60_000, "digits": 898, "mnist1d": 4_000}
@@ -42,7 +42,9 @@ def test_a_shipped_recipe_says_how_many_steps_it_takes(name: str) -> None:
     assert told
     num_images = NUM_TRAINING_IMAGES[shipped.data.name]
     batch = shipped.batch
-    dealing = Dealing(num_images, batch.global_batch_size, batch.num_micro_batches, world_size=1)
+    dealing = BatchSampler(
+        num_images, batch.global_batch_size, batch.num_micro_batches, world_size=1
+    )
     assert int(told[1].replace(",", "")) == shipped.epochs * dealing.num_steps
 
 
@@ -166,7 +168,7 @@ def test_a_clusters_example_command_deals_imagenet_evenly(name: str) -> None:
         words = shlex.split(command.replace("\\\n#", " "))
         values = [word for flag, word in pairwise(words) if flag == "--set"]
         shown = load_recipe(words[1], [text for text in values if not text.startswith("cluster.")])
-        dealing = Dealing(
+        dealing = BatchSampler(
             num_images=1_281_167,
             global_batch_size=shown.batch.global_batch_size,
             num_micro_batches=shown.batch.num_micro_batches,

@@ -4,10 +4,10 @@ import numpy as np
 from torch import Tensor
 
 from pipeline.data.store.manifest import ImageClass
-from pipeline.evaluation.predictions import About, Predictions
-from pipeline.evaluation.topk import best_guesses, label_ranks
+from pipeline.evaluation.predictions import PredictionMetadata, Predictions
+from pipeline.evaluation.topk import label_ranks, topk_classes
 
-ABOUT = About(
+ABOUT = PredictionMetadata(
     network="resnet18",
     training_data="ilsvrc2012",
     data="ilsvrc2012",
@@ -27,7 +27,7 @@ def made_of(scores: Tensor, labels: Tensor) -> Predictions:
         labels=labels.numpy(),
         probabilities=scores.softmax(1).half().numpy(),
         ranks=label_ranks(scores, labels).numpy().astype(np.int32),
-        guesses=best_guesses(scores, 5).numpy().astype(np.int32),
+        guesses=topk_classes(scores, 5).numpy().astype(np.int32),
         classes=tuple(ImageClass(i, f"n{i:08d}", "a, b", 1000 - i) for i in range(num_classes)),
         about=ABOUT,
     )

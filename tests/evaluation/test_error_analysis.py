@@ -12,8 +12,8 @@ from scipy.stats import binomtest
 
 from pipeline.evaluation.ensemble import ensemble
 from pipeline.evaluation.error_analysis import calibration, class_errors, confusions
-from pipeline.evaluation.paired_test import compare_paired
 from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.significance import compare_paired
 from pipeline.evaluation.topk import topk_hits
 from pipeline.runtime.errors import UserError
 

@@ -15,27 +15,34 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.functional import nll_loss
 
-from pipeline.config.cluster import Loading
-from pipeline.config.protocol import CenterCrop, Crops, Dense, DenseAndCrops, Protocol, WholeImage
-from pipeline.config.recipe import Input
+from pipeline.config.cluster import LoadingConfig
+from pipeline.config.protocol import (
+    CenterCrop,
+    Crops,
+    Dense,
+    DenseAndCrops,
+    TestProtocol,
+    WholeImage,
+)
+from pipeline.config.recipe import InputConfig
 from pipeline.data.store.store import Split, Store
 from pipeline.evaluation.evaluate import (
+    EvaluationConfig,
     Scored,
-    Setting,
     count,
     evaluate,
     micronats,
     scored_images,
 )
 from pipeline.evaluation.metrics import Counts
-from pipeline.evaluation.prediction_writer import Gathered
-from pipeline.evaluation.predictions import About, Predictions, read_predictions
+from pipeline.evaluation.prediction_writer import PredictionWriter
+from pipeline.evaluation.predictions import PredictionMetadata, Predictions, read_predictions
 from pipeline.runtime.distributed import Worker
 
 CPU = torch.device("cpu")
 ALONE = Worker(0, 1, CPU)
-TINY = Input(size=8, mean=(30,), std=(70,), color="gray")
-PROTOCOLS: dict[str, Protocol] = {
+TINY = InputConfig(size=8, mean=(30,), std=(70,), color="gray")
+PROTOCOLS: dict[str, TestProtocol] = {
     "whole": WholeImage(),
     "flip": CenterCrop(resize=10, flip=True),
     "crops": Crops(resize=(9, 12), positions="corners-and-center"),
@@ -73,12 +80,14 @@ class Some:
         return len(self.labels)
 
 
-def setting_of(split: Split | Some, protocol: Protocol, batch_size: int = 64) -> Setting:
-    loading = Loading(backend="reference", evaluation_batch_size=batch_size)
-    return Setting(split, protocol, TINY, "float32", loading, channels_last=False)  # type: ignore[arg-type]
+def setting_of(
+    split: Split | Some, protocol: TestProtocol, batch_size: int = 64
+) -> EvaluationConfig:
+    loading = LoadingConfig(backend="reference", evaluation_batch_size=batch_size)
+    return EvaluationConfig(split, protocol, TINY, "float32", loading, channels_last=False)  # type: ignore[arg-type]
 
 
-def scored_by(setting: Setting, rank: int = 0, world_size: int = 1) -> Iterator[Scored]:
+def scored_by(setting: EvaluationConfig, rank: int = 0, world_size: int = 1) -> Iterator[Scored]:
     worker = Worker(rank, world_size, CPU)
     return scored_images(Linear().eval(), setting, worker, lambda batches: batches)
 
@@ -153,14 +162,14 @@ def test_kept_predictions_are_those_counted(
 ) -> None:
     some = Some(digits, num_images)
     protocol = PROTOCOLS["crops"]
-    about = About(
+    about = PredictionMetadata(
         network="linear", training_data="digits", data="digits", data_digest="d", split="val",
         protocol="crops", weights_digest="w", run="run",
     )  # fmt: skip
 
     def kept(path: Path, world_size: int) -> Predictions:
         workers = [Worker(rank, world_size, CPU) for rank in range(world_size)]
-        gathered = [Gathered(path, num_images, worker) for worker in workers]
+        gathered = [PredictionWriter(path, num_images, worker) for worker in workers]
         for rank, one in enumerate(gathered):
             for scored in scored_by(setting_of(some, protocol, 60), rank, world_size):
                 one.add(scored)
@@ -179,9 +188,9 @@ def test_more_classes_than_a_short_number_counts(digits: Split, tmp_path: Path) 
     scores = torch.zeros(2, 40_000)
     scores[0, -1] = 1
     scored = Scored(scores, scores.softmax(1), torch.tensor([39_999, 39_999]), torch.arange(2))
-    gathered = Gathered(tmp_path / "kept", 2, ALONE)
+    gathered = PredictionWriter(tmp_path / "kept", 2, ALONE)
     gathered.add(scored)
-    about = About(
+    about = PredictionMetadata(
         network="n", training_data="d", data="d", data_digest="d", split="val", protocol="whole",
         weights_digest="w", run="run",
     )  # fmt: skip
@@ -204,7 +213,7 @@ def test_dense_passes_and_crops_have_a_half_each(digits: Split) -> None:
     """Each pass alone, then all together: the mean over two sides, and over that and the crops."""
     model, some = convolutional(), Some(digits, 7)
 
-    def probabilities(protocol: Protocol) -> Tensor:
+    def probabilities(protocol: TestProtocol) -> Tensor:
         scored = list(
             scored_images(model, setting_of(some, protocol), ALONE, lambda batches: batches)
         )
@@ -244,12 +253,12 @@ def test_what_is_on_the_cpu_is_counted_on_a_gpu() -> None:
     ],
 )
 def test_a_gpu_counts_what_the_cpu_counts(
-    digits: Split, tmp_path: Path, protocol: Protocol
+    digits: Split, tmp_path: Path, protocol: TestProtocol
 ) -> None:
     some, model = Some(digits, 50), convolutional()
     expected = evaluate(model, setting_of(some, protocol), ALONE)
     gpu = Worker(0, 1, torch.device("cuda", 0))
-    gathered = Gathered(tmp_path / "kept", len(some), gpu)
+    gathered = PredictionWriter(tmp_path / "kept", len(some), gpu)
     found = evaluate(model.cuda(), setting_of(some, protocol), gpu, keeper=gathered)
     assert found.images == 50
     assert abs(found.top1_hits - expected.top1_hits) <= 1  # rounding may turn one image

@@ -15,7 +15,7 @@ from pipeline.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from pipeline.evaluation.topk import best_guesses, label_ranks, topk_hits
+from pipeline.evaluation.topk import label_ranks, topk_classes, topk_hits
 from pipeline.runtime.errors import UserError
 
 
@@ -55,7 +55,7 @@ def test_any_k_is_scored_as_the_scores_were() -> None:
     generator = torch.Generator().manual_seed(1)
     scores = torch.randint(4, (200, 9), generator=generator).float()  # ties are the rule
     labels = torch.randint(9, (200,), generator=generator)
-    ranks, guesses = label_ranks(scores, labels), best_guesses(scores, 9)
+    ranks, guesses = label_ranks(scores, labels), topk_classes(scores, 9)
     for k in range(1, 10):
         assert ((ranks < k) == (guesses[:, :k] == labels[:, None]).any(1)).all()
     assert [(ranks < 1).sum(), (ranks < 5).sum()] == topk_hits(scores, labels).tolist()
@@ -66,7 +66,7 @@ def test_what_rounds_to_the_same_probability_keeps_its_rank() -> None:
     assert (scores.softmax(1).half()[0, [0, 2, 3]] == 0).all()
     label = torch.tensor([2])
     assert label_ranks(scores, label).tolist() == [1]
-    assert best_guesses(scores, 5).tolist() == [[1, 2, 3, 0]]
+    assert topk_classes(scores, 5).tolist() == [[1, 2, 3, 0]]
 
 
 def test_unknown_labels_are_not_scored() -> None:

@@ -16,9 +16,9 @@ import pytest
 from safetensors.torch import load_file
 from small_jobs import MakeJob, tracked_losses
 
-from pipeline.launch.events import Event, Note, Progress
+from pipeline.launch.events import Event, Message, StepsReport
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.training_job import Job
+from pipeline.launch.training_job import TrainingJob
 from pipeline.trainer.worker import train
 from pipeline.training.checkpoint import checkpoints, position_of
 
@@ -61,7 +61,7 @@ class Nodes:
         self._cluster.shutdown()
 
 
-def play(job: Job, is_warned: bool, story: Path) -> None:
+def play(job: TrainingJob, is_warned: bool, story: Path) -> None:
     """Train on one node, add a second, take it away again; write down what was said."""
     nodes = Nodes()
     events: queue.Queue[Event] = queue.Queue()
@@ -80,22 +80,22 @@ def play(job: Job, is_warned: bool, story: Path) -> None:
     def await_event(is_it: Callable[[Event], bool]) -> None:
         while True:
             event = events.get(timeout=150)
-            if isinstance(event, Note):
+            if isinstance(event, Message):
                 said.append(event.text)
             if is_it(event):
                 return
 
     try:
-        await_event(lambda event: isinstance(event, Progress) and event.epoch == 1)
+        await_event(lambda event: isinstance(event, StepsReport) and event.epoch == 1)
         second = nodes.add()
-        await_event(lambda event: isinstance(event, Note) and "with 2 workers" in event.text)
-        await_event(lambda event: isinstance(event, Progress))
+        await_event(lambda event: isinstance(event, Message) and "with 2 workers" in event.text)
+        await_event(lambda event: isinstance(event, StepsReport))
         if is_warned:
             nodes.drain(second, seconds=6)
             said.append(f"newest {position_of(checkpoints(job.folder.checkpoints)[0])}")
         else:
             nodes.take(second)
-        await_event(lambda event: isinstance(event, Note) and "with 1 worker " in event.text)
+        await_event(lambda event: isinstance(event, Message) and "with 1 worker " in event.text)
         thread.join()
         story.write_text(json.dumps(said))
     finally:

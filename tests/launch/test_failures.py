@@ -22,9 +22,9 @@ from benchmarks.recovery_time import worker_processes
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.data.store.store import Store
-from pipeline.launch.events import Event, Note, Progress, Report, Started
+from pipeline.launch.events import Event, Message, Report, StepsReport, WorkerStarted
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.training_job import Job, watching
+from pipeline.launch.training_job import TrainingJob, watched
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError, WorkerFailedError
 from pipeline.runtime.storage import held
@@ -44,7 +44,7 @@ def test_a_users_mistake_on_any_worker_comes_back_as_itself(
     make_job: MakeJob, ray_session: None
 ) -> None:
     # Defined inside, so that it travels to the workers by value.
-    def complain(job: Job, worker: Worker, report: Report) -> None:
+    def complain(job: TrainingJob, worker: Worker, report: Report) -> None:
         if worker.rank == 1:
             raise UserError("shard-7: the image daisy/3 can't be decoded; prepare it again")
 
@@ -55,7 +55,7 @@ def test_a_users_mistake_on_any_worker_comes_back_as_itself(
 def test_a_defect_leaves_its_traceback_in_the_runs_folder(
     make_job: MakeJob, ray_session: None
 ) -> None:
-    def stumble(job: Job, worker: Worker, report: Report) -> None:
+    def stumble(job: TrainingJob, worker: Worker, report: Report) -> None:
         raise ZeroDivisionError(f"rank {worker.rank} divided by nothing")
 
     job = make_job()
@@ -82,14 +82,14 @@ def test_a_killed_worker_is_replaced_and_nothing_is_tracked_twice(
 
     def kill_one_in_the_second_epoch(event: Event) -> None:
         events.append(event)
-        if isinstance(event, Progress) and (event.epoch, event.step) == (1, 6):
+        if isinstance(event, StepsReport) and (event.epoch, event.step) == (1, 6):
             victims = worker_processes()
-            if len(victims) == 2 and not [one for one in events if isinstance(one, Note)]:
+            if len(victims) == 2 and not [one for one in events if isinstance(one, Message)]:
                 victims[1].kill()
 
     counts = run_on_workers(train, job, kill_one_in_the_second_epoch)
     assert counts.images == 899
-    notes = [event.text for event in events if isinstance(event, Note)]
+    notes = [event.text for event in events if isinstance(event, Message)]
     lost, goes_on = notes
     assert lost == "a worker was lost; all start again"
     assert re.match(r"goes on after [1-4] epochs", goes_on)
@@ -110,9 +110,9 @@ def test_a_worker_that_hangs_is_ended_and_the_training_goes_on(
     notes: list[str] = []
 
     def suspend_one_in_the_second_epoch(event: Event) -> None:
-        if isinstance(event, Note):
+        if isinstance(event, Message):
             notes.append(event.text)
-        if isinstance(event, Progress) and (event.epoch, event.step) == (1, 1) and not notes:
+        if isinstance(event, StepsReport) and (event.epoch, event.step) == (1, 1) and not notes:
             workers = worker_processes()
             workers[-1].suspend()
 
@@ -139,7 +139,7 @@ def test_a_node_may_stage_for_longer_than_a_worker_may_hang(
         copying.enter_context(held(local / f".digits-{digest[:12]}.lock"))
 
         def copy_for_long(event: Event) -> None:
-            if event == Started(0):
+            if event == WorkerStarted(0):
                 threading.Timer(9, copying.close).start()
 
         counts = run_on_workers(train, job, copy_for_long)
@@ -150,8 +150,8 @@ def test_two_jobs_on_one_run_leave_each_other_alone(make_job: MakeJob, ray_sessi
     # As evaluations are, which hold no lock.
     job = make_job(cluster=["workers.count=1"])
 
-    def meet(job: Job, worker: Worker, report: Report) -> int:
-        with watching(job, worker, report):
+    def meet(job: TrainingJob, worker: Worker, report: Report) -> int:
+        with watched(job, worker, report):
             (job.folder.path / f"here-{os.getpid()}").touch()
             while len(list(job.folder.path.glob("here-*"))) < 2:
                 time.sleep(0.1)

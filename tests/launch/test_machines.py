@@ -12,7 +12,7 @@ from machines import Machines
 from small_jobs import MakeJob, had_the_same_images, tracked_losses
 
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.training_job import Job
+from pipeline.launch.training_job import TrainingJob
 from pipeline.runs.run_folder import RunFolder
 from pipeline.trainer.worker import train
 
@@ -111,6 +111,6 @@ def test_a_training_outlives_a_cut_cable(
 
     (folder,) = map(RunFolder, (tmp_path / "runs").glob("smoke-*"))
     assert had_the_same_images(folder.path, calm.folder.path)
-    elastic = Job(calm.recipe, calm.cluster, folder, tracking_server[1])
+    elastic = TrainingJob(calm.recipe, calm.cluster, folder, tracking_server[1])
     steps = [step for step, _ in tracked_losses(elastic)]
     assert steps == list(range(1, EPOCHS * STEPS + 1))

@@ -12,7 +12,7 @@ from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.launch.events import Event
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.training_job import Job
+from pipeline.launch.training_job import TrainingJob
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker, sum_over_workers
 
@@ -28,7 +28,7 @@ def test_workers_meet_on_the_interface_that_was_chosen(
         timeout: float
         total: float
 
-    def look(job: Job, worker: Worker, report: Callable[[Event], None]) -> Seen:
+    def look(job: TrainingJob, worker: Worker, report: Callable[[Event], None]) -> Seen:
         backend = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
         total = sum_over_workers(torch.tensor(float(worker.rank + 1)), worker)
         seconds = backend.options._timeout.total_seconds()
@@ -36,6 +36,6 @@ def test_workers_meet_on_the_interface_that_was_chosen(
 
     network = f"network={{interface: lo, rendezvous: {rendezvous}, timeout_seconds: 77}}"
     cluster = load_cluster("laptop", [f"data_dir={data_dir}", network])
-    job = Job(load_recipe("smoke"), cluster, RunFolder(tmp_path), "")
+    job = TrainingJob(load_recipe("smoke"), cluster, RunFolder(tmp_path), "")
     seen = run_on_workers(look, job, lambda event: None)
     assert (seen.interface, seen.timeout, seen.total) == ("lo", 77, 3)

@@ -6,22 +6,22 @@ from dataclasses import replace
 from rich.console import Console
 
 from pipeline.evaluation.metrics import Counts
-from pipeline.launch.events import Evaluated, Note, Progress
-from pipeline.launch.progress_display import Display
+from pipeline.launch.events import Message, StepsReport, ValidationReport
+from pipeline.launch.progress_display import ProgressDisplay
 
-STEP = Progress(
+STEP = StepsReport(
     epoch=1, epochs=4, step=5, num_steps=10, loss=0.5, top1_error=12.0, top5_error=3.0,
     learning_rate=0.01, gradient_norm=2.5, images_per_second=1234.0, seconds=2.0,
     seconds_waiting=0.5,
 )  # fmt: skip
-EVALUATED = Evaluated(2, 4, "val", "center-256-224", Counts(40, 45, 50))
+EVALUATED = ValidationReport(2, 4, "val", "center-256-224", Counts(40, 45, 50))
 
 
 def shown(is_terminal: bool) -> str:
     out = io.StringIO()
     console = Console(file=out, force_terminal=is_terminal, width=120)
-    with Display(console) as display:
-        for event in (Note("run [mine]"), STEP, replace(STEP, step=10), EVALUATED):
+    with ProgressDisplay(console) as display:
+        for event in (Message("run [mine]"), STEP, replace(STEP, step=10), EVALUATED):
             display.show(event)
     return out.getvalue()
 

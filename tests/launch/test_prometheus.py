@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.launch.events import Pace, Progress, Started
-from pipeline.launch.prometheus import GAUGES, Gauges
+from pipeline.launch.events import StepsReport, WorkerSpeed, WorkerStarted
+from pipeline.launch.prometheus import GAUGES, PrometheusMetrics
 
 DASHBOARD = Path(__file__).parents[2] / "docker" / "grafana" / "ilsvrc.json"
 
@@ -33,11 +33,17 @@ def scraped() -> dict[str, float]:
 
 @pytest.mark.usefixtures("ray_session")
 def test_prometheus_reads_what_the_workers_told() -> None:
-    gauges = Gauges("mine")
-    progress = Progress(2, 5, 30, 40, 1.5, 90.0, 50.0, 0.1, 2.5, 812.5, 4.0, 1.0)
-    for event in (Started(0), Started(1), progress, Pace(0, 0.25, 0.01, 0), Pace(1, 0.25, 0.05, 7)):
+    gauges = PrometheusMetrics("mine")
+    progress = StepsReport(2, 5, 30, 40, 1.5, 90.0, 50.0, 0.1, 2.5, 812.5, 4.0, 1.0)
+    for event in (
+        WorkerStarted(0),
+        WorkerStarted(1),
+        progress,
+        WorkerSpeed(0, 0.25, 0.01, 0),
+        WorkerSpeed(1, 0.25, 0.05, 7),
+    ):
         gauges.hear(event)
-    gauges.hear(Started(0))  # again, after a failure
+    gauges.hear(WorkerStarted(0))  # again, after a failure
     expected = {
         "ilsvrc_images_per_second[mine]": 812.5,
         "ilsvrc_epoch[mine]": 2.75,

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from small_jobs import MakeJob, tracked_losses
 
 from benchmarks.recovery_time import worker_processes
-from pipeline.launch.events import Event, Progress
+from pipeline.launch.events import Event, StepsReport
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.stop_signal import asking_on_signals
-from pipeline.launch.training_job import Job
+from pipeline.launch.stop_signal import stop_on_signals
+from pipeline.launch.training_job import TrainingJob
 from pipeline.runtime.errors import InterruptedByUserError
 from pipeline.trainer.worker import train
 from pipeline.training.checkpoint import checkpoints, position_of
@@ -42,9 +42,9 @@ def test_a_stopped_training_goes_on_from_its_step(
     # step later than it is cast.
     step = stop - (1 if workers == 0 else 2)
 
-    def train_and_ask(job: Job, worker: object, report: Callable[[Event], None]) -> object:
+    def train_and_ask(job: TrainingJob, worker: object, report: Callable[[Event], None]) -> object:
         def ask(event: Event) -> None:
-            if isinstance(event, Progress) and (event.epoch, event.step) == (0, step):
+            if isinstance(event, StepsReport) and (event.epoch, event.step) == (0, step):
                 job.folder.stop_request.touch()
             report(event)
 
@@ -91,7 +91,7 @@ def test_a_checkpoint_is_asked_for_by_a_file_and_by_time(make_job: MakeJob) -> N
     asked = make_job("asked", ["epochs=1"], ["workers.count=0", "saving.log_every_steps=1"])
 
     def ask(event: Event) -> None:
-        if isinstance(event, Progress) and event.step == 5:
+        if isinstance(event, StepsReport) and event.step == 5:
             asked.folder.save_request.touch()
 
     run_on_workers(train, asked, ask)
@@ -111,7 +111,7 @@ def test_a_signal_to_a_worker_stops_all(make_job: MakeJob, ray_session: None) ->
     job = make_job("run", ["epochs=40"], ["saving.log_every_steps=1"])
 
     def signal_one(event: Event) -> None:
-        if isinstance(event, Progress) and (event.epoch, event.step) == (1, 1):
+        if isinstance(event, StepsReport) and (event.epoch, event.step) == (1, 1):
             workers = worker_processes()
             workers[-1].send_signal(signal.SIGUSR1)
 
@@ -124,7 +124,7 @@ def test_a_signal_to_a_worker_stops_all(make_job: MakeJob, ray_session: None) ->
 def test_who_asked_by_a_file_has_sent_no_signal(make_job: MakeJob) -> None:
     folder, said = make_job().folder, list[str]()
     folder.stop_request.touch()
-    with asking_on_signals(folder, 30, said.append):
+    with stop_on_signals(folder, 30, said.append):
         os.kill(os.getpid(), signal.SIGINT)
         assert said == [
             "SIGINT: stopping after this step, with a checkpoint; once more stops at once"

@@ -16,7 +16,7 @@ from pipeline.models.alexnet import (
     alexnet_std003,
     alexnet_std003_bias01,
 )
-from pipeline.models.profile import dissect
+from pipeline.models.profile import profile_model
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import Constructor
 
@@ -33,7 +33,7 @@ def weighted(network: nn.Module) -> list[nn.Conv2d | nn.Linear]:
 
 def test_layers_have_the_sizes_of_figure_2() -> None:
     with torch.device("meta"):
-        layers = dissect(alexnet(1000), (3, 224, 224)).layers
+        layers = profile_model(alexnet(1000), (3, 224, 224)).layers
     sizes = [
         math.prod(layer.output_shape) for layer in layers if layer.kind in ("Conv2d", "Linear")
     ]
@@ -45,7 +45,7 @@ def test_layers_have_the_sizes_of_figure_2() -> None:
 
 def test_layers_have_the_parameters_of_the_paper() -> None:
     with torch.device("meta"):
-        layers = dissect(alexnet(1000), (3, 224, 224)).layers
+        layers = profile_model(alexnet(1000), (3, 224, 224)).layers
     counts = [layer.parameters for layer in layers if layer.parameters]
     assert counts == [
         34_944, 307_456, 885_120, 663_936, 442_624, 37_752_832, 16_781_312, 4_097_000

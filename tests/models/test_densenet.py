@@ -10,13 +10,13 @@ import torchvision
 from torch import nn
 
 from pipeline.models.densenet import DenseNet, densenet121, densenet161
-from pipeline.models.profile import dissect
+from pipeline.models.profile import profile_model
 from pipeline.models.zoo import NETWORKS
 
 
 def test_stages_have_the_sizes_of_table_1() -> None:
     with torch.device("meta"):
-        layers = dissect(densenet121(1000), (3, 224, 224)).layers
+        layers = profile_model(densenet121(1000), (3, 224, 224)).layers
     stages = ("block1", "transition1", "block2", "transition2", "block3", "transition3", "block4")
     parameters = [
         sum(layer.parameters for layer in layers if layer.name.startswith(f"{stage}."))
@@ -31,7 +31,7 @@ def test_stages_have_the_sizes_of_table_1() -> None:
 
 def test_growth_of_48_is_in_every_block() -> None:
     with torch.device("meta"):
-        layers = dissect(densenet161(1000), (3, 224, 224)).layers
+        layers = profile_model(densenet161(1000), (3, 224, 224)).layers
     outputs = {layer.name: layer.output_shape for layer in layers}
     assert outputs["conv0"] == (96, 112, 112)
     widths = [outputs[f"transition{i}.bn"][0] for i in (1, 2, 3)]

@@ -11,7 +11,7 @@ from torchvision.models.googlenet import Inception as TorchvisionInception
 
 from pipeline.models.classifier import WithAuxiliary
 from pipeline.models.googlenet import GoogLeNet, googlenet, googlenet_bn
-from pipeline.models.profile import Anatomy, dissect
+from pipeline.models.profile import ModelProfile, profile_model
 from pipeline.models.response_norm import ResponseNorm
 
 # Parameters (weights + biases), multiply-adds and output of each module of Table 1.
@@ -35,9 +35,9 @@ def network() -> GoogLeNet:
 
 
 @pytest.fixture(scope="module")
-def anatomy() -> Anatomy:
+def anatomy() -> ModelProfile:
     with torch.device("meta"):
-        return dissect(googlenet(1000), (3, 224, 224))
+        return profile_model(googlenet(1000), (3, 224, 224))
 
 
 def count(module: nn.Module) -> int:
@@ -46,7 +46,7 @@ def count(module: nn.Module) -> int:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_have_the_counts_of_table_1(
-    network: GoogLeNet, anatomy: Anatomy, name: str
+    network: GoogLeNet, anatomy: ModelProfile, name: str
 ) -> None:
     parameters, multiply_adds, output_shape = MODULES[name]
     assert count(network.get_submodule(name)) == parameters
@@ -64,7 +64,7 @@ def test_auxiliary_classifiers_have_the_known_counts(network: GoogLeNet) -> None
     assert count(network) == 13_378_280
 
 
-def test_stem_normalizes_where_caffe_does(anatomy: Anatomy, network: GoogLeNet) -> None:
+def test_stem_normalizes_where_caffe_does(anatomy: ModelProfile, network: GoogLeNet) -> None:
     stem = [layer for layer in anatomy.layers if not layer.name.startswith("inception")]
     assert [(layer.kind, layer.output_shape) for layer in stem] == [
         ("Conv2d", (64, 112, 112)), ("ReLU", (64, 112, 112)), ("MaxPool2d", (64, 56, 56)),

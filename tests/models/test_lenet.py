@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from pipeline.models.lenet import TABLE_I, Subsampling, drawn_digits, lenet5, lenet5_modern
-from pipeline.models.profile import dissect
+from pipeline.models.profile import profile_model
 from pipeline.runtime.errors import UserError
 
 
 def test_layers_have_the_sizes_of_figure_2() -> None:
     with torch.device("meta"):
-        layers = dissect(lenet5_modern(10), (1, 32, 32)).layers
+        layers = profile_model(lenet5_modern(10), (1, 32, 32)).layers
     kinds = ("Conv2d", "MaxPool2d", "Linear")
     shapes = [layer.output_shape for layer in layers if layer.kind in kinds]
     assert shapes == [

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.profile import Layer, dissect
+from pipeline.models.profile import LayerProfile, profile_model
 from pipeline.models.receptive_field import Window
 from pipeline.models.zoo import NETWORKS
 
@@ -26,10 +26,10 @@ class Twice(nn.Module):
 
 
 def test_a_small_network_by_hand() -> None:
-    anatomy = dissect(Twice(), (4, 5, 6))
+    anatomy = profile_model(Twice(), (4, 5, 6))
     multiply_adds = 4 * 5 * 6 * (2 * 3 * 3)
     windows = (Window(kernel=3, padding=(1, 1)),) * 2
-    first = Layer(
+    first = LayerProfile(
         name="convolution",
         kind="Conv2d",
         output_shape=(4, 5, 6),
@@ -44,7 +44,7 @@ def test_a_small_network_by_hand() -> None:
     assert anatomy.layers == (
         first,
         replace(first, parameters=0, receptive_field=(5, 5), first_pixel=(-2, -2)),
-        Layer("norm", "BatchNorm2d", (4, 5, 6), 8, 0, (), 1, (5, 5), (1, 1), (-2, -2)),
+        LayerProfile("norm", "BatchNorm2d", (4, 5, 6), 8, 0, (), 1, (5, 5), (1, 1), (-2, -2)),
     )
     assert (anatomy.depth, anatomy.receptive_field) == (2, (5, 5))
 
@@ -70,7 +70,7 @@ class Branches(nn.Module):
 
 
 def test_branches_are_followed_by_the_graph_and_not_by_the_order_of_calls() -> None:
-    anatomy = dissect(Branches(), (1, 17, 17))
+    anatomy = profile_model(Branches(), (1, 17, 17))
     fields = {layer.name: layer.receptive_field[0] for layer in anatomy.layers}
     assert fields == {
         "stem": 1, "far.0": 1, "far.1": 9, "far.2": 9, "near": 3, "after": 11, "pool": 3,
@@ -104,7 +104,7 @@ def test_what_an_unknown_part_sees_is_refused_and_not_guessed(
     function: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
     with pytest.raises(NotImplementedError, match="known"):
-        dissect(Function(function), (1, 8, 8))
+        profile_model(Function(function), (1, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_what_an_unknown_part_sees_is_refused_and_not_guessed(
 def test_depths_are_the_papers(name: str, depth: int) -> None:
     with torch.device("meta"):
         network = NETWORKS[name](10)
-        assert dissect(network, network.input_shape.published).depth == depth
+        assert profile_model(network, network.input_shape.published).depth == depth
 
 
 def test_the_network_is_left_as_it_was() -> None:
     model = Twice()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    dissect(model, (4, 8, 8))
+    profile_model(model, (4, 8, 8))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
     assert model.convolution.training

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.profile import Anatomy, dissect
+from pipeline.models.profile import ModelProfile, profile_model
 from pipeline.models.receptive_field import Axis, Window, union, windows_of
 from pipeline.models.zoo import NETWORKS
 
@@ -120,10 +120,10 @@ class Seeing:
         return int(found[0]), int(found[-1])
 
 
-def anatomy_of(name: str) -> Anatomy:
+def anatomy_of(name: str) -> ModelProfile:
     with torch.device("meta"):
         network = NETWORKS[name](7)
-        return dissect(network, network.input_shape.published)
+        return profile_model(network, network.input_shape.published)
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
@@ -148,7 +148,7 @@ def test_every_map_sees_as_far_as_its_gradient_reaches(name: str, axis: int) -> 
         assert last - first + 1 == layer.receptive_field[axis], layer.name
 
 
-def jump_of_last_map(anatomy: Anatomy) -> int:
+def jump_of_last_map(anatomy: ModelProfile) -> int:
     return next(layer.jump[0] for layer in anatomy.layers if layer.kind in JOINING)
 
 

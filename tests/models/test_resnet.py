@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from pipeline.models.profile import dissect
+from pipeline.models.profile import profile_model
 from pipeline.models.resnet import ResNet, resnet50, resnet50_v1_5
 from pipeline.models.torchvision_weights import load_torchvision
 from pipeline.models.zoo import NETWORKS
@@ -50,7 +50,7 @@ def test_stages_have_the_sizes_of_table_1() -> None:
     sizes: list[tuple[str, tuple[int, ...], int]] = []
     with torch.device("meta"):
         network = resnet50(1000)
-        layers = dissect(network, (3, 224, 224)).layers
+        layers = profile_model(network, (3, 224, 224)).layers
     for stage in ("conv2_x", "conv3_x", "conv4_x", "conv5_x"):
         inside = [layer for layer in layers if layer.name.startswith(f"{stage}.")]
         parameters = sum(layer.parameters for layer in inside)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.profile import dissect
+from pipeline.models.profile import profile_model
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.vgg import (
     VGG,
@@ -46,7 +46,7 @@ def weighted(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
 )
 def test_layers_are_those_of_table_1(constructor: Callable[[int], VGG], num_layers: int) -> None:
     with torch.device("meta"):
-        layers = dissect(constructor(1000), (3, 224, 224)).layers
+        layers = profile_model(constructor(1000), (3, 224, 224)).layers
     assert sum(layer.kind in ("Conv2d", "Linear") for layer in layers) == num_layers
     assert [layer.output_shape for layer in layers if layer.kind == "MaxPool2d"] == [
         (64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7)
@@ -55,7 +55,7 @@ def test_layers_are_those_of_table_1(constructor: Callable[[int], VGG], num_laye
 
 def test_vgg16_has_the_known_parameters_layer_by_layer() -> None:
     with torch.device("meta"):
-        layers = dissect(vgg16(1000), (3, 224, 224)).layers
+        layers = profile_model(vgg16(1000), (3, 224, 224)).layers
     assert {layer.name: layer.parameters for layer in layers if layer.parameters} == {
         "conv1_1": 1_792, "conv1_2": 36_928,
         "conv2_1": 73_856, "conv2_2": 147_584,

@@ -2,13 +2,13 @@
 
 import torch
 
-from pipeline.models.profile import dissect
+from pipeline.models.profile import profile_model
 from pipeline.models.zfnet import zfnet
 
 
 def test_maps_have_the_sizes_of_figure_3() -> None:
     with torch.device("meta"):
-        layers = dissect(zfnet(1000), (3, 224, 224)).layers
+        layers = profile_model(zfnet(1000), (3, 224, 224)).layers
     kinds = ("Conv2d", "MaxPool2d")
     shapes = [layer.output_shape for layer in layers if layer.kind in kinds]
     assert shapes == [

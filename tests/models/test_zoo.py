@@ -14,7 +14,7 @@ from pipeline.config import recipe
 from pipeline.models.alexnet import AlexNet
 from pipeline.models.classifier import ImageClassifier, WithAuxiliary
 from pipeline.models.lenet import LeNet5Modern
-from pipeline.models.profile import dissect
+from pipeline.models.profile import profile_model
 from pipeline.models.resnet import ResNet
 from pipeline.models.vgg import VGG
 from pipeline.models.weights_file import read_weights
@@ -130,7 +130,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name: str) -> None:
     num_classes, parameters, multiply_adds = PUBLISHED[name]
     with torch.device("meta"):
         model = NETWORKS[name](num_classes)
-    anatomy = dissect(model, model.input_shape.published)
+    anatomy = profile_model(model, model.input_shape.published)
     assert anatomy.parameters == parameters
     assert anatomy.multiply_adds == multiply_adds
     named = [item for item in model.named_parameters() if not item[0].startswith("auxiliary")]
@@ -232,7 +232,7 @@ def test_bfloat16_autocast_stays_near(network: ImageClassifier) -> None:
 
 def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"network 'resnet19' is not known; near are:.*resnet18"):
-        build_model(recipe.Network(name="resnet19", num_classes=10), rgb(224))
+        build_model(recipe.NetworkConfig(name="resnet19", num_classes=10), rgb(224))
 
 
 @pytest.mark.parametrize(
@@ -245,17 +245,17 @@ def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
 )
 def test_a_size_the_network_cannot_take_is_refused(name: str, size: int, told: str) -> None:
     with torch.device("meta"), pytest.raises(UserError, match=told):
-        build_model(recipe.Network(name=name, num_classes=10), rgb(size))
+        build_model(recipe.NetworkConfig(name=name, num_classes=10), rgb(size))
 
 
 def test_signals_are_refused_by_a_network_for_images() -> None:
-    signals = recipe.Input(size=32, dimensions=1, color="gray", mean=(0,), std=(1,))
+    signals = recipe.InputConfig(size=32, dimensions=1, color="gray", mean=(0,), std=(1,))
     with torch.device("meta"), pytest.raises(UserError, match="it takes images of"):
-        build_model(recipe.Network(name="resnet18", num_classes=10), signals)
+        build_model(recipe.NetworkConfig(name="resnet18", num_classes=10), signals)
 
 
 def test_an_option_that_a_network_lacks_is_refused() -> None:
-    network = recipe.Network(name="resnet18", num_classes=10, recompute=True)
+    network = recipe.NetworkConfig(name="resnet18", num_classes=10, recompute=True)
     with torch.device("meta"), pytest.raises(UserError, match="resnet18 has no network"):
         build_model(network, rgb(64))
 
@@ -275,7 +275,7 @@ def test_an_option_that_a_network_lacks_is_refused() -> None:
 def test_the_likely_cause_of_a_flat_loss_is_one_that_the_network_has(
     name: str, initialization: Literal["published", "glorot"], cause: str
 ) -> None:
-    network = recipe.Network(name=name, num_classes=10, initialization=initialization)
+    network = recipe.NetworkConfig(name=name, num_classes=10, initialization=initialization)
     with torch.device("meta"):
         hint = build_model(network, rgb(224)).when_flat
     assert cause in hint
@@ -284,7 +284,7 @@ def test_the_likely_cause_of_a_flat_loss_is_one_that_the_network_has(
 
 def test_glorots_initial_weights_are_uniform() -> None:
     torch.manual_seed(0)
-    network = recipe.Network(name="resnet18", num_classes=10, initialization="glorot")
+    network = recipe.NetworkConfig(name="resnet18", num_classes=10, initialization="glorot")
     weights = build_model(network, rgb(64)).get_submodule("conv5_x.1.conv2").weight
     bound = math.sqrt(6 / (2 * 9 * 512))
     assert weights.abs().max().item() == pytest.approx(bound, rel=1e-3)
@@ -293,8 +293,8 @@ def test_glorots_initial_weights_are_uniform() -> None:
 
 def test_lecuns_initial_weights_have_the_deviation_of_their_fan_in() -> None:
     torch.manual_seed(0)
-    network = recipe.Network(name="lenet5", num_classes=10, initialization="lecun")
-    gray = recipe.Input(size=32, color="gray", mean=(0,), std=(1,))
+    network = recipe.NetworkConfig(name="lenet5", num_classes=10, initialization="lecun")
+    gray = recipe.InputConfig(size=32, color="gray", mean=(0,), std=(1,))
     layers = build_model(network, gray).get_submodule("layers")
     for number, fan_in in (("8", 400), ("11", 120)):
         weights = layers.get_parameter(f"{number}.weight")
@@ -320,9 +320,9 @@ def test_any_number_of_channels_is_taken(name: str) -> None:
 @pytest.mark.parametrize(("name", "size"), [("alexnet", 224), ("resnet18", 32), ("resnet50", 65)])
 def test_what_is_accepted_runs(name: str, size: int) -> None:
     with torch.device("meta"):
-        model = build_model(recipe.Network(name=name, num_classes=3), rgb(size))
+        model = build_model(recipe.NetworkConfig(name=name, num_classes=3), rgb(size))
         assert model(torch.empty(2, 3, size, size)).shape == (2, 3)
 
 
-def rgb(size: int) -> recipe.Input:
-    return recipe.Input(size=size, color="rgb", mean=(0, 0, 0), std=(1, 1, 1))
+def rgb(size: int) -> recipe.InputConfig:
+    return recipe.InputConfig(size=size, color="rgb", mean=(0, 0, 0), std=(1, 1, 1))

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config.recipe import load_recipe
 from pipeline.planning.hardware import read_hardware
-from pipeline.planning.step_cost import Machine, step_parts
+from pipeline.planning.step_cost import WorkerHardware, step_parts
 from pipeline.planning.workload import Workload, measure_workload
 
 HARDWARE = read_hardware()
@@ -20,9 +20,9 @@ def workload(recipe: str, micro_batch: int, num_workers: int, *more: str) -> Wor
     return measure_workload(what, HARDWARE.data["ilsvrc2012"])
 
 
-def machine(name: str, threads: int = 8) -> Machine:
+def machine(name: str, threads: int = 8) -> WorkerHardware:
     device = HARDWARE.device(name)
-    return Machine(HARDWARE, device, True, 1, threads, device.workers_per_node)
+    return WorkerHardware(HARDWARE, device, True, 1, threads, device.workers_per_node)
 
 
 def images_per_second(recipe: str, gpu: str, num_gpus: int, each: int, precision: str) -> float:

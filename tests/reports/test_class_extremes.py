@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from pipeline.data.store.store import Split, Store
-from pipeline.evaluation.predictions import About, Predictions
-from pipeline.evaluation.topk import best_guesses, label_ranks
+from pipeline.evaluation.predictions import PredictionMetadata, Predictions
+from pipeline.evaluation.topk import label_ranks, topk_classes
 from pipeline.reports.class_extremes import extremes_of
 
 
@@ -28,7 +28,7 @@ def predictions(split: Split, data_dir: Path) -> Predictions:
     scores = torch.zeros(len(labels), 10)
     sureness = 1 + torch.arange(len(labels)) % 50 / 10
     scores[torch.arange(len(labels)), answers] = sureness
-    about = About(
+    about = PredictionMetadata(
         network="n", training_data="digits", data="digits", data_digest="d", split="val",
         protocol="whole", weights_digest="w", run="mine",
     )  # fmt: skip
@@ -37,7 +37,7 @@ def predictions(split: Split, data_dir: Path) -> Predictions:
         labels=split.labels,
         probabilities=scores.softmax(1).half().numpy(),
         ranks=label_ranks(scores, labels).numpy().astype(np.int32),
-        guesses=best_guesses(scores, 5).numpy().astype(np.int32),
+        guesses=topk_classes(scores, 5).numpy().astype(np.int32),
         classes=tuple(Store.open(data_dir / "digits").classes),
         about=about,
     )

@@ -6,12 +6,12 @@ import pytest
 from pipeline.evaluation.metrics import Counts
 from pipeline.models.zoo import NETWORKS
 from pipeline.reports.accuracy_vs_operations import (
-    measured_blob,
+    measured_marker,
     operations_figure,
-    published_blobs,
+    published_markers,
     size_of,
 )
-from pipeline.reports.learning_curves import Course, curve_figures, thinned
+from pipeline.reports.learning_curves import MetricCourse, curve_figures, thinned
 from pipeline.reports.run_cost import cost_of, seconds_of
 from pipeline.reports.theme import LIGHT, as_png, as_svg, for_page
 from pipeline.results.measured import Measured
@@ -21,7 +21,7 @@ from pipeline.tracking.queries import Point, TrackedRun
 STEPS, EPOCHS, BATCH = 10, 4, 64
 
 
-def course(device: str = "gpu", workers: int = 8, images_per_second: float = 640.0) -> Course:
+def course(device: str = "gpu", workers: int = 8, images_per_second: float = 640.0) -> MetricCourse:
     params = {
         "recipe.batch.global_batch_size": str(BATCH),
         "cluster.workers.count": str(workers),
@@ -38,7 +38,7 @@ def course(device: str = "gpu", workers: int = 8, images_per_second: float = 640
         "train/images_per_second": [Point(step, images_per_second) for step in reports],
         "eval/val/whole/top1_error": [Point(step, 80.0 - step) for step in ends],
     }
-    return Course(run, metrics, colour=1)
+    return MetricCourse(run, metrics, colour=1)
 
 
 def test_each_panel_with_points_is_drawn_over_epochs() -> None:
@@ -56,7 +56,7 @@ def test_each_panel_with_points_is_drawn_over_epochs() -> None:
 
 def test_a_run_without_an_epoch_has_steps_below_its_curves() -> None:
     early = course()
-    early = Course(early.run, {"train/loss": early.metrics["train/loss"][:1]}, 0)
+    early = MetricCourse(early.run, {"train/loss": early.metrics["train/loss"][:1]}, 0)
     (axes,) = curve_figures([early])["Loss"].axes
     assert axes.get_xlabel() == "steps"
 
@@ -78,7 +78,7 @@ def test_costs_count_the_steps_images_over_the_workers_time() -> None:
     slow = cost_of(course("cpu", 0, 0.064))
     assert slow.words == "11.1 CPU-worker-hours"
     assert seconds_of([Point(5, 10.0), Point(10, 20.0)], 10) == 5 + 2.5
-    assert cost_of(Course(course().run, {}, 0)) is None
+    assert cost_of(MetricCourse(course().run, {}, 0)) is None
 
 
 def test_sizes_are_the_papers() -> None:
@@ -89,7 +89,7 @@ def test_sizes_are_the_papers() -> None:
 
 
 def test_published_networks_of_one_crop_are_grey_and_ours_is_named_in_colour() -> None:
-    blobs = published_blobs()
+    blobs = published_markers()
     by_name = {blob.name: blob for blob in blobs}
     assert by_name["alexnet_caffe"].accuracy == pytest.approx(57.1)
     assert by_name["googlenet"].accuracy == pytest.approx(68.7)  # the paper gives no top-1 error
@@ -97,7 +97,7 @@ def test_published_networks_of_one_crop_are_grey_and_ours_is_named_in_colour() -
     assert {blob.colour for blob in blobs} == {None}
     assert by_name.keys() <= NETWORKS.keys()
     key = ResultKey("resnet18", "ilsvrc2012", "val", "center-256-224")
-    ours = measured_blob(
+    ours = measured_marker(
         Measured(key, Counts(34_850, 44_400, 50_000), run="mine"), size_of("resnet18"), 2
     )
     assert (ours.accuracy, ours.colour) == (pytest.approx(69.7), 2)

@@ -10,7 +10,7 @@ from chromium import CHROMIUM, browser
 
 from pipeline.cli.app import main
 from pipeline.evaluation.metrics import Counts
-from pipeline.reports.learning_curves import Course
+from pipeline.reports.learning_curves import MetricCourse
 from pipeline.reports.page import Reported, build_page
 from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey
@@ -80,7 +80,7 @@ def test_ours_stands_in_the_lectures_table_with_its_verdict_and_names_are_only_n
     ours = Measured(key, Counts(38_480, 46_630, 50_000), name, "f0", "2026-01-02")
     smaller = ResultKey("resnet152", "ilsvrc2012", "val", "center-160-128")
     other = Measured(smaller, Counts(30_000, 40_000, 50_000), name, "f0", "2026-01-02")
-    html = build_page("mine", [Reported(Course(run, {}, 0), [ours, other])]).html
+    html = build_page("mine", [Reported(MetricCourse(run, {}, 0), [ours, other])]).html
     lecture = html[html.index('id="lecture"') : html.index('id="operations"')]
     assert "<strong>23.04 / 6.74</strong>" in lecture
     assert '<span class="verdict reproduced">reproduced</span>' in lecture
@@ -102,7 +102,7 @@ def test_an_elastic_run_has_its_bounds_and_no_cost() -> None:
     metrics = {
         name: [Point(10, 1.0)] for name in ("train/images_per_second", "eval/val/whole/loss")
     }
-    html = build_page("mine", [Reported(Course(run, metrics, 0), [])]).html
+    html = build_page("mine", [Reported(MetricCourse(run, metrics, 0), [])]).html
     assert "<dt>Workers</dt><dd>1 to 2</dd>" in html
     assert "<dt>Cost" not in html
 

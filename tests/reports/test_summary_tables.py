@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import app
 from pipeline.models.summary import (
-    NetworkDescription,
-    ZooDescription,
-    describe_network,
-    describe_zoo,
+    ModelSummary,
+    ZooSummary,
+    summarize_model,
+    summarize_zoo,
 )
 from pipeline.models.zoo import NETWORKS
-from pipeline.reports.summary_tables import description_tables
+from pipeline.reports.summary_tables import summary_tables
 from pipeline.runtime.errors import UserError
 
 TOTALS = {
@@ -30,14 +30,14 @@ LAYER = {
 
 
 @pytest.fixture(scope="module")
-def zoo() -> ZooDescription:
-    return describe_zoo()
+def zoo() -> ZooSummary:
+    return summarize_zoo()
 
 
-def rendered(found: NetworkDescription | ZooDescription, width: int) -> str:
+def rendered(found: ModelSummary | ZooSummary, width: int) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width)
-    for part in description_tables(found):
+    for part in summary_tables(found):
         console.print(part)
     return out.getvalue()
 
@@ -54,7 +54,7 @@ def figures(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [80, 100])
-def test_every_network_fits_and_no_figure_is_cut(zoo: ZooDescription, width: int) -> None:
+def test_every_network_fits_and_no_figure_is_cut(zoo: ZooSummary, width: int) -> None:
     for network in zoo.networks:
         text = rendered(network, width)
         assert "…" not in text, network.name
@@ -87,7 +87,7 @@ def test_columns_of_ones_are_left_out_and_said() -> None:
     assert edge.split() == ["edge", "ZeroPad", "3×227×227", "1", "1", "0/3", "1", "1", "1"]
 
 
-def test_the_document_has_fixed_keys_for_every_network(zoo: ZooDescription) -> None:
+def test_the_document_has_fixed_keys_for_every_network(zoo: ZooSummary) -> None:
     for network in zoo.networks:
         document = json.loads(json.dumps(network.document()))
         assert document.keys() == TOTALS | {"layers"}
@@ -111,10 +111,10 @@ def test_the_command_prints_one_document() -> None:
 
 
 def test_other_inputs_and_channels_are_described() -> None:
-    gray = describe_network("resnet50", "1x64x96")
+    gray = summarize_model("resnet50", "1x64x96")
     assert gray.anatomy.layers[0].output_shape == (64, 32, 48)
     assert gray.anatomy.layers[-1].receptive_field == (483 + 1 * 32, 483 + 2 * 32)
-    assert describe_network("mnist1d_conv", "1×40").num_classes == 10
+    assert summarize_model("mnist1d_conv", "1×40").num_classes == 10
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_other_inputs_and_channels_are_described() -> None:
 )  # fmt: skip
 def test_an_input_that_cannot_be_is_refused(name: str, text: str, told: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"--input {text}: ")) as refused:
-        describe_network(name, text)
+        summarize_model(name, text)
     assert told in str(refused.value)
 
 

@@ -23,7 +23,7 @@ from pipeline.results.published import (
 )
 from pipeline.runtime.errors import UserError
 
-RECIPES = sorted((Path(__file__).parents[1] / "configs" / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "configs" / "recipes").glob("*.yaml"))
 
 # What the zoo doesn't have, and who published it.
 OUTSIDE_THE_ZOO = {

@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.models.vgg import vgg_a
-from pipeline.runs.initial_weights import find_start
+from pipeline.runs.initial_weights import find_initial_weights
 from pipeline.runs.run_folder import RunFolder, find_run
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.queries import tracked_run
@@ -75,11 +75,11 @@ def test_a_deeper_vgg_starts_from_a(tmp_path: Path) -> None:
     file = tmp_path / "a.pt"
     # Views of one number: as large as A for those who look at shapes, and small on disk.
     torch.save({name: torch.zeros(()).expand(value.shape) for name, value in weights.items()}, file)
-    assert find_start(tmp_path, str(file), small_vgg_recipe("vgg16")).file == file
+    assert find_initial_weights(tmp_path, str(file), small_vgg_recipe("vgg16")).file == file
     with pytest.raises(UserError, match=r"a\.pt: weights to start from: .*this lacks bn1_1\.bias"):
-        find_start(tmp_path, str(file), small_vgg_recipe("vgg16_bn"))
+        find_initial_weights(tmp_path, str(file), small_vgg_recipe("vgg16_bn"))
     with pytest.raises(UserError, match=r"fc8\.weight is \(2, 4096\), .* \(1000, 4096\)"):
-        find_start(tmp_path, str(file), load_recipe("vgg19"))
+        find_initial_weights(tmp_path, str(file), load_recipe("vgg19"))
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
@@ -97,4 +97,6 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         ("begun", "run 'begun' has no final weights yet"),
     ):
         with pytest.raises(UserError, match=told):
-            find_start(tmp_path, str(tmp_path / origin) if "." in origin else origin, recipe)
+            find_initial_weights(
+                tmp_path, str(tmp_path / origin) if "." in origin else origin, recipe
+            )

@@ -13,7 +13,7 @@ from kubernetes_server import KubernetesServer, kuberay_problems
 
 from pipeline.config.cluster import load_cluster
 from pipeline.runtime.errors import UserError
-from pipeline.submit.job_engine import Training
+from pipeline.submit.job_engine import SubmittedTraining
 from pipeline.submit.kuberay import documents_of, object_name, ray_cluster, ray_job
 from pipeline.submit.kubernetes_api import KubernetesJobs
 from pipeline.submit.submit import read_trainings
@@ -41,7 +41,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubernet
     server.stop()
 
 
-def trainings(*of_cluster: str, seeds: tuple[int, ...] = ()) -> list[Training]:
+def trainings(*of_cluster: str, seeds: tuple[int, ...] = ()) -> list[SubmittedTraining]:
     return read_trainings("resnet50", ["epochs=3"], "kuberay", list(of_cluster), list(seeds))
 
 

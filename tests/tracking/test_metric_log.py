@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.metric_log import Journal, Record
+from pipeline.tracking.metric_log import MetricLog, Record
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def written(path: Path) -> list[tuple[int, dict[str, float]]]:
     return [(line["step"], line["metrics"]) for line in lines]
 
 
-def all_records(journal: Journal, size: int) -> Iterator[Record]:
+def all_records(journal: MetricLog, size: int) -> Iterator[Record]:
     offset = 0
     while (passage := journal.read(offset, size)).end > offset:
         yield from passage.records
@@ -27,7 +27,7 @@ def all_records(journal: Journal, size: int) -> Iterator[Record]:
 
 
 def test_reads_back_what_was_appended_whatever_the_size_of_the_passages(path: Path) -> None:
-    journal = Journal(path)
+    journal = MetricLog(path)
     records = [Record(step, 1000 + step, {"loss": step / 3}) for step in range(50)]
     for record in records:
         journal.append(record)
@@ -37,12 +37,12 @@ def test_reads_back_what_was_appended_whatever_the_size_of_the_passages(path: Pa
 
 
 def test_each_metric_has_one_value_a_step_also_over_restarts(path: Path) -> None:
-    first = Journal(path)
+    first = MetricLog(path)
     for step in (1, 2, 3):
         first.append(Record(step, 0, {"loss": step}))
     first.append(Record(3, 0, {"error": 0.5}))
     first.close()
-    second = Journal(path)
+    second = MetricLog(path)
     for step in (2, 3, 4):
         second.append(Record(step, 1, {"loss": 10 * step, "error": 0.25}))
     second.close()
@@ -56,12 +56,12 @@ def test_each_metric_has_one_value_a_step_also_over_restarts(path: Path) -> None
 
 
 def test_a_torn_last_line_is_dropped_and_its_step_can_be_written_again(path: Path) -> None:
-    journal = Journal(path)
+    journal = MetricLog(path)
     for step in (1, 2):
         journal.append(Record(step, 0, {"loss": 1.0}))
     journal.close()
     path.write_bytes(path.read_bytes()[:-5])
-    journal = Journal(path)
+    journal = MetricLog(path)
     journal.append(Record(2, 0, {"loss": 0.5}))
     journal.close()
     assert written(path) == [(1, {"loss": 1.0}), (2, {"loss": 0.5})]
@@ -72,13 +72,13 @@ def test_a_damaged_line_does_not_hide_the_others(path: Path) -> None:
         b'{"step": 1, "time": 0, "metrics": {"loss": 1}}\n\x00\xff{\n[]\n'
         b'{"step": 2, "time": 0, "metrics": {"loss": 2}}\n'
     )
-    journal = Journal(path)
+    journal = MetricLog(path)
     assert [record.step for record in journal.read(0).records] == [1, 2]
     journal.close()
 
 
 def test_values_that_are_not_finite_stay_standard_json(path: Path) -> None:
-    journal = Journal(path)
+    journal = MetricLog(path)
     journal.append(Record(1, 0, {"a": math.nan, "b": math.inf, "c": -math.inf}))
     (record,) = journal.read(0).records
     journal.close()
@@ -88,7 +88,7 @@ def test_values_that_are_not_finite_stay_standard_json(path: Path) -> None:
 
 
 def test_a_full_disk_leaves_whole_lines_and_the_step_unwritten(path: Path) -> None:
-    journal = Journal(path)
+    journal = MetricLog(path)
     journal.append(Record(1, 0, {"loss": 1.0}))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     # The kernel writes ten more bytes of this file, then no more.

@@ -18,20 +18,24 @@ from torchvision import transforms
 
 from pipeline.cli.app import main
 from pipeline.config.cluster import Cluster, load_cluster
-from pipeline.config.protocol import CenterCrop, Crops, Protocol, ten_crop
+from pipeline.config.protocol import CenterCrop, Crops, TestProtocol, ten_crop
 from pipeline.config.recipe import load_recipe
 from pipeline.data.sources.digits import digits_classes, digits_samples
 from pipeline.data.sources.prepare import prepare_folder
 from pipeline.data.store.store import Store, store_folder, write_store
 from pipeline.evaluation.predictions import Predictions, find_predictions, read_predictions
 from pipeline.models.zoo import NETWORKS
-from pipeline.runs.evaluated_model import Preprocessing, subject_from_elsewhere, subject_of_run
-from pipeline.runs.weights_source import about_of, origin_from_elsewhere, origin_of_run
+from pipeline.runs.evaluated_model import Preprocessing, external_model, model_of_run
+from pipeline.runs.weights_source import (
+    external_weights_source,
+    prediction_metadata,
+    weights_source_of_run,
+)
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.measured_runs import measured_from_runs
 from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.queries import evaluated_runs, named_runs
-from pipeline.trainer.driver import Outcome, run_training
+from pipeline.trainer.driver import TrainingResult, run_training
 from pipeline.trainer.evaluation_run import run_evaluation
 from pipeline.trainer.preprocessing_trials import run_sanity
 
@@ -41,7 +45,7 @@ CROPS = Crops(resize=(36,), positions="corners-and-center")
 
 @dataclass(frozen=True)
 class Trained:
-    outcome: Outcome
+    outcome: TrainingResult
     cluster: Cluster
 
 
@@ -62,12 +66,12 @@ def trained(data_dir: Path, tracking_uri: str, tmp_path_factory: pytest.TempPath
     return Trained(outcome, cluster)
 
 
-def evaluated(trained: Trained, protocol: Protocol, workers: int = 0) -> Predictions:
+def evaluated(trained: Trained, protocol: TestProtocol, workers: int = 0) -> Predictions:
     folder, cluster = trained.outcome.folder, trained.cluster
     some = cluster.workers.model_copy(update={"count": workers})
     return run_evaluation(
-        subject_of_run(folder),
-        origin_of_run(folder),
+        model_of_run(folder),
+        weights_source_of_run(folder),
         store_folder(cluster, "digits"),
         "val",
         protocol,
@@ -79,7 +83,7 @@ def evaluated(trained: Trained, protocol: Protocol, workers: int = 0) -> Predict
 def test_an_evaluation_is_a_child_run_with_its_predictions(
     trained: Trained, tracking_uri: str
 ) -> None:
-    own = subject_of_run(trained.outcome.folder).protocol
+    own = model_of_run(trained.outcome.folder).protocol
     assert evaluated(trained, own).counts == trained.outcome.counts
     crops = evaluated(trained, CROPS)
     for _ in range(2):  # the same again goes on with the same run
@@ -116,13 +120,13 @@ def test_other_data_leave_the_runs_own_predictions(
     trained: Trained, tracking_uri: str, tmp_path: Path
 ) -> None:
     folder, cluster = trained.outcome.folder, trained.cluster
-    subject = subject_of_run(folder)
+    subject = model_of_run(folder)
     before = find_predictions(folder.path, "val", "whole")
     content = before.read_bytes()
     for name in ("other", "digits"):  # the last is named as the run's own, and holds others
         place = less_of_digits(tmp_path / name, name)
         found = run_evaluation(
-            subject, origin_of_run(folder), place, "val", subject.protocol, cluster, QUIET
+            subject, weights_source_of_run(folder), place, "val", subject.protocol, cluster, QUIET
         )
         kept = find_predictions(folder.path, f"{name}.val", "whole")
         assert kept.name == f"{name}.val.whole.safetensors"
@@ -144,7 +148,7 @@ def test_what_a_folder_is_called_makes_no_data_foreign(
     recipe = load_recipe("smoke", ["epochs=1", "data.name=renamed"])
     outcome = run_training(recipe, "smoke", cluster, "of-renamed", QUIET)
     assert outcome
-    subject, origin = subject_of_run(outcome.folder), origin_of_run(outcome.folder)
+    subject, origin = model_of_run(outcome.folder), weights_source_of_run(outcome.folder)
     place = store_folder(cluster, origin.data)
     found = run_evaluation(subject, origin, place, "val", subject.protocol, cluster, QUIET)
     assert (found.about.training_data, found.about.data) == ("digits", "digits")
@@ -156,8 +160,8 @@ def test_what_a_folder_is_called_makes_no_data_foreign(
     tracked = evaluated_runs(cluster.tracking.uri, "evaluated")
     (measured,) = measured_from_runs(named_runs(tracked, ["of-renamed"]))
     assert (measured.key.training_data, measured.key.split) == ("digits", "val")
-    foreign = about_of(subject, origin, Store.open(less_of_digits(tmp_path / "other", "other")),
-                       "val", subject.protocol)  # fmt: skip
+    other = Store.open(less_of_digits(tmp_path / "other", "other"))
+    foreign = prediction_metadata(subject, origin, other, "val", subject.protocol)
     assert (foreign.training_data, foreign.seen_split) == ("digits", "other.val")
 
 
@@ -231,8 +235,8 @@ def test_weights_from_elsewhere_are_evaluated(
 ) -> None:
     file = elsewhere / "own.safetensors"
     seen = Preprocessing(resize=72, crop=64)
-    subject = subject_from_elsewhere(str(file), "resnet18", None, seen)
-    origin = origin_from_elsewhere(subject, tmp_path)
+    subject = external_model(str(file), "resnet18", None, seen)
+    origin = external_weights_source(subject, tmp_path)
     place = elsewhere / "photos"
     found = run_evaluation(subject, origin, place, "val", ten_crop(72), trained.cluster, QUIET)
     assert found.about.network == "resnet18"
@@ -254,10 +258,8 @@ def test_torchvisions_weights_say_of_its_pictures_what_torchvision_says(
     torch.manual_seed(1)
     judge = torchvision.models.resnet18(num_classes=2).eval()
     torch.save(judge.state_dict(), tmp_path / "resnet18.pth")
-    subject = subject_from_elsewhere(
-        f"torchvision:{tmp_path / 'resnet18.pth'}", "resnet18", None, None
-    )
-    place, origin = elsewhere / "photos", origin_from_elsewhere(subject, tmp_path)
+    subject = external_model(f"torchvision:{tmp_path / 'resnet18.pth'}", "resnet18", None, None)
+    place, origin = elsewhere / "photos", external_weights_source(subject, tmp_path)
     found = run_evaluation(subject, origin, place, "val", subject.protocol, trained.cluster, QUIET)
     see = transforms.Compose(
         [
@@ -341,7 +343,7 @@ def test_what_is_wrong_with_a_module_is_told_with_its_place(
     (tmp_path / f"{name}.py").write_text(content)
     some = (0.5,) * (1 if colors == "gray" else 3)
     seen = Preprocessing(mean=some, std=some, colors=colors, resize=32, crop=32)  # type: ignore[arg-type]
-    subject = subject_from_elsewhere(None, None, f"{name}:Network", seen)
+    subject = external_model(None, None, f"{name}:Network", seen)
     with pytest.raises(UserError, match=told) as raised:
         subject.refuse_unfit(2)
     assert "\n" not in str(raised.value)
@@ -357,7 +359,7 @@ def test_weights_of_any_type_have_a_digest(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "of_types.py").write_text(
         "import torch\n" + "".join(content.format(name, f"torch.{name}") for name in names)
     )
-    subjects = [subject_from_elsewhere(None, None, f"of_types:{name}", None) for name in names]
+    subjects = [external_model(None, None, f"of_types:{name}", None) for name in names]
     assert len({subject.weights_digest() for subject in subjects}) == 2
     layer = torch.nn.BatchNorm2d(2)
     expected = hashlib.sha256()
@@ -384,7 +386,7 @@ def test_sanity_builds_a_module_once_and_refuses_unknown_labels(
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "counted.py").write_text(COUNTED)
     seen = Preprocessing(mean=(0.5,), std=(0.5,), colors="gray", resize=8, crop=8)
-    subject = subject_from_elsewhere(None, None, "counted:network", seen)
+    subject = external_model(None, None, "counted:network", seen)
     trials = run_sanity(subject, data_dir / "digits", "val", trained.cluster, QUIET)
     assert {trial.counts.images for trial in trials} == {899}
     assert (tmp_path / "built").read_text() == "x"

@@ -20,9 +20,9 @@ from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.data.sources.prepare import prepare_folder, prepare_mnist, prepare_mnist1d
 from pipeline.evaluation.metrics import Counts
-from pipeline.launch.events import Evaluated, Event
+from pipeline.launch.events import Event, ValidationReport
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.training_job import Job
+from pipeline.launch.training_job import TrainingJob
 from pipeline.models.zoo import NETWORKS, constructor
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.errors import TrainingStoppedError
@@ -46,7 +46,7 @@ def train_recipe(tracking_uri: str, tmp_path: Path) -> Train:
         last: list[Counts] = []
 
         def observe(event: Event) -> None:
-            if isinstance(event, Evaluated):
+            if isinstance(event, ValidationReport):
                 last.append(event.counts)
                 if event.counts.top1_hits == event.counts.images:
                     raise LearntByHeartError
@@ -58,7 +58,7 @@ def train_recipe(tracking_uri: str, tmp_path: Path) -> Train:
         folder.write_recipe(recipe)
         folder.write_record(RunRecord(dataset_digest="", tracking_run_id=run_id))
         with suppress(LearntByHeartError):
-            run_on_workers(train, Job(recipe, cluster, folder, tracking_uri), observe)
+            run_on_workers(train, TrainingJob(recipe, cluster, folder, tracking_uri), observe)
         return last[-1]
 
     return train_recipe

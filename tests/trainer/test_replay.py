@@ -7,14 +7,14 @@ from small_jobs import MakeJob
 
 from pipeline.launch.events import Event
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.training_job import Job
+from pipeline.launch.training_job import TrainingJob
 from pipeline.reports.replay_tables import replay_table
 from pipeline.runtime.errors import TrainingStoppedError, UserError
 from pipeline.tracking.mlflow_client import connect
 from pipeline.trainer.replay import replay
 from pipeline.trainer.worker import train
 from pipeline.training.checkpoint import checkpoints, load_checkpoint
-from pipeline.training.step_inspection import Replayed, SeenImage
+from pipeline.training.step_inspection import InspectedImage, InspectedStep
 
 SAVING_OFTEN = ["workers.count=0", "saving.log_every_steps=1", "saving.checkpoint_every_steps=4"]
 
@@ -23,7 +23,7 @@ def ignore(event: Event) -> None:
     pass
 
 
-def again(job: Job, step: int) -> Replayed:
+def again(job: TrainingJob, step: int) -> InspectedStep:
     return run_on_workers(lambda job, worker, say: replay(job, step, worker, say), job, ignore)
 
 
@@ -48,10 +48,10 @@ def test_a_step_has_the_loss_that_was_tracked(make_job: MakeJob, kind: str) -> N
 
 
 def test_markup_in_a_key_is_only_a_key() -> None:
-    images = (SeenImage("cats/photo[copy]", "cats [all]", 2.5),)
+    images = (InspectedImage("cats/photo[copy]", "cats [all]", 2.5),)
     console = Console(width=80)
     with console.capture() as shown:
-        console.print(replay_table(Replayed(1, 0.1, 2.5, 1.0, images)))
+        console.print(replay_table(InspectedStep(1, 0.1, 2.5, 1.0, images)))
     assert "cats/photo[copy]" in shown.get()
     assert "cats [all]" in shown.get()
 

@@ -12,9 +12,9 @@ from small_jobs import MakeJob
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.evaluation.predictions import kept_predictions, read_predictions
-from pipeline.launch.events import Evaluated, Event, Pace, Progress, Started
+from pipeline.launch.events import Event, StepsReport, ValidationReport, WorkerSpeed, WorkerStarted
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.launch.training_job import Job
+from pipeline.launch.training_job import TrainingJob
 from pipeline.runtime.errors import TrainingStoppedError, UserError
 from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.queries import evaluated_runs
@@ -26,11 +26,11 @@ SECOND_ORDER = "optimizer={kind: diagonal-levenberg-marquardt, learning_rate: 0.
 IN_PROCESS = ["workers.count=0", "saving.checkpoint_every_steps=3", "saving.log_every_steps=1"]
 
 
-def weights(job: Job) -> dict[str, torch.Tensor]:
+def weights(job: TrainingJob) -> dict[str, torch.Tensor]:
     return load_file(job.folder.weights)
 
 
-def largest_difference(first: Job, second: Job) -> float:
+def largest_difference(first: TrainingJob, second: TrainingJob) -> float:
     ours, theirs = weights(first), weights(second)
     assert ours.keys() == theirs.keys()
     return max((ours[name] - theirs[name]).abs().max().item() for name in ours)
@@ -40,13 +40,13 @@ class PlugPulledError(Exception):
     pass
 
 
-def train_until(job: Job, num_reports: int) -> None:
+def train_until(job: TrainingJob, num_reports: int) -> None:
     """Train and die in the middle, right after the given number of step reports."""
     left = num_reports
 
     def report(event: Event) -> None:
         nonlocal left
-        left -= isinstance(event, Progress)
+        left -= isinstance(event, StepsReport)
         if left == 0:
             raise PlugPulledError
 
@@ -72,7 +72,7 @@ def test_a_resumed_training_is_bit_identical(make_job: MakeJob, more: list[str])
     events: list[Event] = []
     run_on_workers(train, disturbed, events.append)
     assert largest_difference(undisturbed, disturbed) == 0
-    steps = [event for event in events if isinstance(event, Progress)]
+    steps = [event for event in events if isinstance(event, StepsReport)]
     assert (steps[0].epoch, steps[0].step) > (0, 1)  # it did go on, not start again
 
 
@@ -107,7 +107,7 @@ def test_the_backends_train_the_same_network(make_job: MakeJob) -> None:
         job = make_job(backend, ["epochs=1"], [*IN_PROCESS, f"loading.backend={backend}"])
         events: list[Event] = []
         run_on_workers(train, job, events.append)
-        losses.append([event.loss for event in events if isinstance(event, Progress)])
+        losses.append([event.loss for event in events if isinstance(event, StepsReport)])
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
@@ -124,15 +124,15 @@ def test_two_ray_workers_compute_the_steps_of_one(
     assert largest_difference(alone, together) < 1e-4
     assert abs(counts.top1_hits - expected.top1_hits) <= 2
     assert counts.images == expected.images == 899
-    evaluated = [event for event in events if isinstance(event, Evaluated)]
+    evaluated = [event for event in events if isinstance(event, ValidationReport)]
     assert [event.epoch for event in evaluated] == [1, 2]
     assert evaluated[-1].counts == counts
     (kept,) = map(read_predictions, kept_predictions(together.folder.path))
     assert (kept.hits(1), kept.hits(5), len(kept)) == (counts.top1_hits, counts.top5_hits, 899)
     digest = hashlib.sha256(together.folder.weights.read_bytes()).hexdigest()
     assert (kept.about.run, kept.about.weights_digest) == ("together", digest)
-    assert {event.rank for event in events if isinstance(event, Started)} == {0, 1}
-    paces = [event for event in events if isinstance(event, Pace)]
+    assert {event.rank for event in events if isinstance(event, WorkerStarted)} == {0, 1}
+    paces = [event for event in events if isinstance(event, WorkerSpeed)]
     assert {pace.rank for pace in paces} == {0, 1}
     assert all(0 < pace.waiting_seconds < pace.step_seconds for pace in paces)
 
@@ -191,7 +191,7 @@ def test_a_flat_loss_stops_two_workers_once(make_job: MakeJob) -> None:
     events: list[Event] = []
     with pytest.raises(TrainingStoppedError, match="flat loss"):
         run_on_workers(train, job, events.append)
-    seen = [event.step for event in events if isinstance(event, Progress)]
+    seen = [event.step for event in events if isinstance(event, StepsReport)]
     assert seen == [5, 10]  # one attempt, not four
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.data.loading.sampler import Dealing
+from pipeline.data.loading.sampler import BatchSampler
 from pipeline.training.batch_norm import evenly_weighted
 
 # One step of 8 micro-batches of 4 images with 3 channels, and a second step.
@@ -13,7 +13,7 @@ STEPS = torch.randn(2, 8, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0)
 
 def running_after(num_workers: int) -> dict[str, torch.Tensor]:
     """The mean over workers of the statistics, weighted by their micro-batches of each step."""
-    dealing = Dealing(32, 32, 8, num_workers)
+    dealing = BatchSampler(32, 32, 8, num_workers)
     sums = {"running_mean": torch.zeros(3), "running_var": torch.zeros(3)}
     for rank in range(num_workers):
         layer = nn.BatchNorm2d(3)

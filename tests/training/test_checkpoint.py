@@ -15,8 +15,8 @@ from pipeline.config import optimization
 from pipeline.runtime.errors import DiskFullError, UserError
 from pipeline.runtime.storage import write_whole
 from pipeline.training.checkpoint import (
+    Checkpoint,
     Retention,
-    TrainingState,
     checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -27,14 +27,14 @@ from pipeline.training.optimizer import build_optimizer
 from pipeline.training.schedule import PlateauState
 
 
-def some_state(epoch: int, step: int) -> TrainingState:
+def some_state(epoch: int, step: int) -> Checkpoint:
     model = nn.Linear(3, 2)
     optimizer = build_optimizer(optimization.SGD(learning_rate=0.1), model)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     average = {"n_averaged": torch.tensor(3), "module.weight": torch.ones(2, 3)}
     plateau = PlateauState(12.5, 1, 2)
-    return TrainingState(epoch, step, model.state_dict(), average, optimizer.state_dict(), plateau)
+    return Checkpoint(epoch, step, model.state_dict(), average, optimizer.state_dict(), plateau)
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_kill_at_any_moment_leaves_only_whole_ones(tmp_path: Path) -> None:
         "from pipeline.training.schedule import PlateauState\n"
         "model = {'w': torch.zeros(2_000_000)}\n"
         "for epoch in range(1000):\n"
-        "    state = TrainingState(epoch, 0, model, {}, {}, PlateauState())\n"
+        "    state = Checkpoint(epoch, 0, model, {}, {}, PlateauState())\n"
         "    save_checkpoint(Path(sys.argv[1]), state, Retention(3))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", writer, str(tmp_path)])

@@ -9,8 +9,8 @@ import torch
 
 from pipeline.runtime.errors import DiskFullError, UserError
 from pipeline.training.checkpoint import (
+    Checkpoint,
     Retention,
-    TrainingState,
     checkpoints,
     load_checkpoint,
     position_of,
@@ -21,10 +21,8 @@ from pipeline.training.schedule import PlateauState
 CPU = torch.device("cpu")
 
 
-def state_of(weights: torch.Tensor, epoch: int) -> TrainingState:
-    return TrainingState(
-        epoch, 0, {"w": weights}, {}, {"state": {0: {"m": weights}}}, PlateauState()
-    )
+def state_of(weights: torch.Tensor, epoch: int) -> Checkpoint:
+    return Checkpoint(epoch, 0, {"w": weights}, {}, {"state": {0: {"m": weights}}}, PlateauState())
 
 
 def positions(folder: Path) -> list[int]:

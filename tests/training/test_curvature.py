@@ -21,11 +21,11 @@ from pipeline.runtime.errors import UserError
 from pipeline.training.curvature import chain_of, summed_curvature
 from pipeline.training.loss import summed_loss
 
-ENTROPY, MAP = optimization.Loss(), optimization.Loss(kind="map")
+ENTROPY, MAP = optimization.LossConfig(), optimization.LossConfig(kind="map")
 
 
 def exact_diagonal(
-    model: nn.Module, loss: optimization.Loss, images: Tensor, labels: Tensor, name: str
+    model: nn.Module, loss: optimization.LossConfig, images: Tensor, labels: Tensor, name: str
 ) -> Tensor:
     parameter = model.get_parameter(name).detach()
 
@@ -41,12 +41,12 @@ def exact_diagonal(
     [
         (ENTROPY, [nn.Flatten(), nn.Linear(12, 4)]),
         (MAP, [nn.Flatten(), nn.Linear(12, 84), RadialBasisOutput(4)]),
-        (optimization.Loss(label_smoothing=0.2), [nn.Conv2d(1, 4, (3, 4)), nn.Flatten()]),
+        (optimization.LossConfig(label_smoothing=0.2), [nn.Conv2d(1, 4, (3, 4)), nn.Flatten()]),
         (ENTROPY, [nn.Conv2d(1, 4, (3, 3)), nn.MaxPool2d((1, 2)), nn.Flatten()]),
     ],
     ids=["cross-entropy", "map", "smoothed", "pooled"],
 )
-def test_the_last_layers_are_exact(loss: optimization.Loss, layers: list[nn.Module]) -> None:
+def test_the_last_layers_are_exact(loss: optimization.LossConfig, layers: list[nn.Module]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*layers)
     images, labels = 0.1 * torch.randn(5, 1, 3, 4), torch.tensor([0, 1, 2, 3, 3])

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config.optimization import Averaging
-from pipeline.training.ema import build_average
+from pipeline.config.optimization import EMAConfig
+from pipeline.training.ema import build_ema
 
 
 def test_the_first_step_is_taken_whole_and_the_others_by_their_share() -> None:
     model = nn.BatchNorm1d(1)
-    average = build_average(Averaging(decay=0.9), model)
+    average = build_ema(EMAConfig(decay=0.9), model)
     assert average is not None
     for weight in (1.0, 2.0, 3.0):
         nn.init.constant_(model.weight, weight)
@@ -23,12 +23,12 @@ def test_the_first_step_is_taken_whole_and_the_others_by_their_share() -> None:
 
 
 def test_no_section_no_average() -> None:
-    assert build_average(None, nn.Linear(1, 1)) is None
+    assert build_ema(None, nn.Linear(1, 1)) is None
 
 
 def test_its_state_comes_back() -> None:
     model = nn.Linear(2, 2)
-    first, second = (build_average(Averaging(decay=0.5), nn.Linear(2, 2)) for _ in range(2))
+    first, second = (build_ema(EMAConfig(decay=0.5), nn.Linear(2, 2)) for _ in range(2))
     assert first is not None
     assert second is not None
     first.update_parameters(model)

@@ -10,9 +10,9 @@ from torch import nn
 
 from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.data.loading.loader import Batch
-from pipeline.data.loading.sampler import Dealing
+from pipeline.data.loading.sampler import BatchSampler
 from pipeline.runtime.distributed import Worker
-from pipeline.training.loop import StepOutcome, train_epoch
+from pipeline.training.loop import StepResult, train_epoch
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.schedule import PlateauState, Schedule
 
@@ -42,8 +42,8 @@ def small_network(dropout: float = 0.0) -> nn.Module:
 
 def run_epoch(
     recipe: Recipe, model: nn.Module, *, epoch: int = 0, start_step: int = 0
-) -> list[StepOutcome]:
-    dealing = Dealing(
+) -> list[StepResult]:
+    dealing = BatchSampler(
         len(IMAGES), recipe.batch.global_batch_size, recipe.batch.num_micro_batches, 1
     )
 
@@ -162,7 +162,7 @@ def test_two_workers_weigh_their_images_alike() -> None:
     # DDP divides the sum of the workers' gradients by their number; the loop undoes it.
     lone, one_of_two = small_network(), small_network()
     recipe = recipe_with(50, 25)
-    dealing = Dealing(50, 50, 2, 1)
+    dealing = BatchSampler(50, 50, 2, 1)
     chosen = torch.arange(25)
     half = iter([Batch(IMAGES[chosen], LABELS[chosen], chosen)])
     optimizer = torch.optim.SGD(one_of_two.parameters(), lr=0.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config.optimization import Loss
+from pipeline.config.optimization import LossConfig
 from pipeline.models.classifier import WithAuxiliary
 from pipeline.training.loss import main_logits, objective, summed_loss
 
@@ -15,7 +15,7 @@ LABELS = torch.tensor([0, 2])
 
 
 def test_cross_entropy_is_a_sum_over_images() -> None:
-    got = summed_loss(Loss(), LOGITS, LABELS)
+    got = summed_loss(LossConfig(), LOGITS, LABELS)
     assert got.item() == pytest.approx(2 * nn.functional.cross_entropy(LOGITS, LABELS).item())
 
 
@@ -25,13 +25,13 @@ def test_lecuns_loss_by_hand() -> None:
         label + math.log(math.exp(-2) + sum(math.exp(-y) for y in distances))
         for label, distances in ((1, (1, 4, 9)), (3, (2, 0.5, 3)))
     )
-    got = summed_loss(Loss(kind="map", junk_distance=2.0), LOGITS, LABELS)
+    got = summed_loss(LossConfig(kind="map", junk_distance=2.0), LOGITS, LABELS)
     assert got.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_image_far_from_all_but_its_own_costs_nothing_more_to_push() -> None:
     logits = torch.tensor([[-0.1, -50.0]], requires_grad=True)
-    summed_loss(Loss(kind="map", junk_distance=1.0), logits, torch.tensor([0])).backward()
+    summed_loss(LossConfig(kind="map", junk_distance=1.0), logits, torch.tensor([0])).backward()
     assert logits.grad is not None
     assert logits.grad[0, 1].abs() < 1e-9
     assert logits.grad[0, 0] < -0.2  # still drawn to its own drawing, by the junk class
@@ -39,15 +39,15 @@ def test_an_image_far_from_all_but_its_own_costs_nothing_more_to_push() -> None:
 
 def test_auxiliary_classifiers_count_by_their_weight() -> None:
     output = WithAuxiliary(LOGITS, (LOGITS + 1, 2 * LOGITS))
-    one, _, twice = (summed_loss(Loss(), x, LABELS) for x in (LOGITS, LOGITS + 1, 2 * LOGITS))
-    got = objective(Loss(auxiliary_weight=0.3), output, LABELS)
+    one, _, twice = (summed_loss(LossConfig(), x, LABELS) for x in (LOGITS, LOGITS + 1, 2 * LOGITS))
+    got = objective(LossConfig(auxiliary_weight=0.3), output, LABELS)
     assert got.item() == pytest.approx((one + 0.3 * one + 0.3 * twice).item(), rel=1e-6)
     assert main_logits(output) is LOGITS
-    assert objective(Loss(), LOGITS, LABELS) == one
+    assert objective(LossConfig(), LOGITS, LABELS) == one
 
 
 def test_shares_of_classes_are_targets_too() -> None:
-    hard = summed_loss(Loss(label_smoothing=0.1), LOGITS, LABELS)
+    hard = summed_loss(LossConfig(label_smoothing=0.1), LOGITS, LABELS)
     shares = nn.functional.one_hot(LABELS, 3).float()
-    soft = summed_loss(Loss(label_smoothing=0.1), LOGITS, shares)
+    soft = summed_loss(LossConfig(label_smoothing=0.1), LOGITS, shares)
     assert soft.item() == pytest.approx(hard.item(), rel=1e-6)

@@ -106,11 +106,11 @@ def test_a_weight_of_much_curvature_takes_small_steps() -> None:
     """LeCun et al. 1998, eq. 21, for one weight: E = -log p of two classes, logits w x and 0."""
     model = nn.Sequential(nn.Linear(1, 2, bias=False))
     nn.init.zeros_(model[0].weight)
-    settings = optimization.DiagonalLevenbergMarquardt(learning_rate=0.5, damping=0.1)
+    settings = optimization.LevenbergMarquardtConfig(learning_rate=0.5, damping=0.1)
     optimizer = build_optimizer(settings, model)
     images, labels = torch.tensor([[1.0], [4.0], [4.0]]), torch.tensor([0, 0, 1])
     batches = (Batch(images[rows], labels[rows], torch.tensor(rows)) for rows in ([0], [1, 2]))
-    optimizer.estimate(optimization.Loss(), batches, Worker(0, 1, torch.device("cpu")))
+    optimizer.estimate(optimization.LossConfig(), batches, Worker(0, 1, torch.device("cpu")))
     curvature = 0.25 * (1 + 16 + 16) / 3  # p (1 - p) x²
     found = optimizer.state[model[0].weight]["curvature"]
     torch.testing.assert_close(found, torch.full((2, 1), curvature))

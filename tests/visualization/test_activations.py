@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.loading.loader import Batch
-from pipeline.models.profile import dissect
+from pipeline.models.profile import profile_model
 from pipeline.models.zoo import NETWORKS
 from pipeline.visualization.activations import Activation, maps_of, strongest
 
@@ -67,7 +67,8 @@ def test_the_maps_of_a_layer_are_those_that_its_field_is_known_of(name: str) -> 
     model = NETWORKS[name](10).eval()
     channels, size = model.input_shape.num_channels, 32
     shapes = {
-        layer.name: layer.output_shape for layer in dissect(model, (channels, size, size)).layers
+        layer.name: layer.output_shape
+        for layer in profile_model(model, (channels, size, size)).layers
     }
     images = torch.zeros(1, channels, size, size)
     for layer, shape in shapes.items():

@@ -9,17 +9,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.cli.app import main
-from pipeline.config.cluster import Loading
+from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.data.store.store import Store
-from pipeline.models.profile import dissect
+from pipeline.models.profile import profile_model
 from pipeline.models.zoo import NETWORKS, build_model
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.errors import UserError
 from pipeline.visualization.activations import Activation
 from pipeline.visualization.filters import filter_pictures, first_layer_filters, read_filters
 from pipeline.visualization.image_grid import heat, signed_to_pixels
-from pipeline.visualization.pictures import Specimen, _patches, filters_picture, show
+from pipeline.visualization.pictures import VisualizedModel, _patches, draw, filters_picture
 
 
 @pytest.fixture
@@ -28,13 +28,18 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture
-def specimen(recipe: Recipe, data_dir: Path) -> Specimen:
+def specimen(recipe: Recipe, data_dir: Path) -> VisualizedModel:
     torch.manual_seed(0)
     model = build_model(recipe.network, recipe.input).eval()
     store = Store.open(data_dir / "digits")
     names = [image_class.name for image_class in store.classes]
-    return Specimen(
-        model, recipe, store.split("val"), names, Loading(backend="reference"), torch.device("cpu")
+    return VisualizedModel(
+        model,
+        recipe,
+        store.split("val"),
+        names,
+        LoadingConfig(backend="reference"),
+        torch.device("cpu"),
     )
 
 
@@ -56,7 +61,7 @@ def test_a_patch_shows_what_the_unit_saw() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 2, 5, stride=2, padding=2), nn.MaxPool2d(3, 2), nn.Conv2d(2, 1, 3, padding=1)
     )
-    layer = dissect(model, (3, 33, 33)).layers[-1]
+    layer = profile_model(model, (3, 33, 33)).layers[-1]
     reach = (np.array(layer.first_pixel), np.array(layer.receptive_field))
     torch.manual_seed(0)
     for _ in range(20):
@@ -99,9 +104,9 @@ def test_little_is_dark_and_much_is_bright() -> None:
         ("occlusion", "occlusion"),
     ],
 )
-def test_each_sheet_is_drawn(specimen: Specimen, what: str, name: str) -> None:
+def test_each_sheet_is_drawn(specimen: VisualizedModel, what: str, name: str) -> None:
     layer = "layers.3" if what in ("activations", "deconvnet") else None
-    sheet = show(specimen, what, layer, num_images=2)
+    sheet = draw(specimen, what, layer, num_images=2)
     assert sheet.name == name
     pixels = np.asarray(sheet.picture)
     assert pixels.min() < 60
@@ -117,19 +122,19 @@ def test_each_sheet_is_drawn(specimen: Specimen, what: str, name: str) -> None:
     ],
 )
 def test_what_there_is_not_is_said(
-    specimen: Specimen, arguments: Sequence[object], message: str
+    specimen: VisualizedModel, arguments: Sequence[object], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        show(specimen, *arguments)
+        draw(specimen, *arguments)
 
 
-def test_signals_are_refused(specimen: Specimen, data_dir: Path) -> None:
-    signals = Specimen(
+def test_signals_are_refused(specimen: VisualizedModel, data_dir: Path) -> None:
+    signals = VisualizedModel(
         specimen.model, load_recipe("mnist1d_conv"), specimen.split, [], specimen.loading,
         specimen.device,
     )  # fmt: skip
     with pytest.raises(UserError, match="signals have no pictures"):
-        show(signals, "filters")
+        draw(signals, "filters")
 
 
 def test_filters_need_a_convolution_over_images() -> None:

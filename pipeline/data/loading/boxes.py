@@ -64,7 +64,7 @@ def center(extents: Integers, side: int) -> Integers:
     return np.rint((extents - side) / 2).astype(np.int64)
 
 
-def around(boxes: Floats, shape: Shape, sizes: Integers | None = None) -> Integers:
+def filter_support(boxes: Floats, shape: Shape, sizes: Integers | None = None) -> Integers:
     """Return the hull of what a linear filter reads around `boxes`, clipped to images of `sizes`.
 
     When it shrinks, the triangle reaches one output pixel's width to each side, and one source

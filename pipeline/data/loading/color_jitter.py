@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from pipeline.config.recipe import Input
+from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.views import Views
 
 # Of ITU-R BT.601, as fb.resnet.torch and Pillow have them. They sum to 1.
 _GRAY = (0.299, 0.587, 0.114)
 
 
-def jitter_colors(images: Tensor, views: Views, input: Input) -> Tensor:
+def jitter_colors(images: Tensor, views: Views, input: InputConfig) -> Tensor:
     """Change `images` (n, 3, h, w), normalized and shifted, by the colour factors of `views`.
 
     As fb.resnet.torch (`datasets/transforms.lua`): brightness β scales, saturation σ blends with

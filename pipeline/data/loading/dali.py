@@ -17,8 +17,8 @@ from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 from torch import Tensor
 
-from pipeline.config.cluster import Loading
-from pipeline.config.recipe import Input
+from pipeline.config.cluster import LoadingConfig
+from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.views import Views
 from pipeline.data.store.store import Split
 
@@ -38,7 +38,7 @@ _BYTE, _INTEGER, _FLOAT = (
 
 
 @dataclass(frozen=True)
-class Instructions:
+class DaliInputs:
     """What DALI is told about one batch of n images, in the order of the graph's inputs.
 
     encoded: n arrays of bytes. start, shape: int32 (n, 2), the part of each image to decode.
@@ -73,7 +73,7 @@ def _input_types(fill: int | None) -> tuple[types.DALIDataType, ...]:
     return _TYPES if fill is None else _TYPES + _REGION_TYPES
 
 
-def instruct(split: Split, views: Views, input: Input) -> Instructions:
+def dali_inputs(split: Split, views: Views, input: InputConfig) -> DaliInputs:
     """Translate views into what the graph takes.
 
     Only pixels inside the image can be decoded; the rest of a region is filled afterwards.
@@ -90,7 +90,7 @@ def instruct(split: Split, views: Views, input: Input) -> Instructions:
     box_starts = (boxes[..., :2] - low[:, None]).astype(np.float32)
     box_ends = (boxes[..., :2] - low[:, None] + boxes[..., 2:]).astype(np.float32)
     shifts = views.color_shifts[::each, : input.num_channels]
-    return Instructions(
+    return DaliInputs(
         encoded=split.encoded_batch(images.tolist()),
         start=start.astype(np.int32),
         shape=(end - start).astype(np.int32),
@@ -111,7 +111,7 @@ def instruct(split: Split, views: Views, input: Input) -> Instructions:
 def view_graph(
     source: Any,
     device: Literal["cpu", "gpu"],
-    input: Input,
+    input: InputConfig,
     fill: int | None,
     channels_last: bool,
     boxes_per_image: int = 1,
@@ -119,7 +119,7 @@ def view_graph(
 ) -> DataNode:
     """Decode each region once, stretch its boxes to their size, mirror, tint and normalize.
 
-    `source` gives the `inputs` of `Instructions`. The output is float32, HWC or CHW, with an axis
+    `source` gives the `inputs` of `DaliInputs`. The output is float32, HWC or CHW, with an axis
     of an image's boxes before these where there are several. `largest`, the height and width that
     no image exceeds, has the GPU's decoder take its memory once.
     """
@@ -193,8 +193,8 @@ class DaliImages:
         self,
         split: Split,
         views: Iterator[Views],
-        input: Input,
-        loading: Loading,
+        input: InputConfig,
+        loading: LoadingConfig,
         device: torch.device,
         *,
         max_batch_size: int,
@@ -204,10 +204,10 @@ class DaliImages:
     ) -> None:
         self._channels_last = channels_last
         # DALI reads the arrays in place and keeps no reference to them.
-        in_use: deque[Instructions] = deque(maxlen=loading.prefetch + _BATCHES_IN_USE)
+        in_use: deque[DaliInputs] = deque(maxlen=loading.prefetch + _BATCHES_IN_USE)
 
         def next_instructions() -> tuple[Any, ...]:
-            in_use.append(instruct(split, next(views), input))
+            in_use.append(dali_inputs(split, next(views), input))
             return in_use[-1].inputs(fill)
 
         graph: Pipeline = view_graph(

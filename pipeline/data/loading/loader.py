@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from pipeline.config.cluster import Loading
-from pipeline.config.optimization import DiagonalLevenbergMarquardt
+from pipeline.config.cluster import LoadingConfig
+from pipeline.config.optimization import LevenbergMarquardtConfig
 from pipeline.config.protocol import CenterCrop, Crops, WholeImage
-from pipeline.config.recipe import Input, Recipe
+from pipeline.config.recipe import InputConfig, Recipe
 from pipeline.data.loading.boxes import rescaled
 from pipeline.data.loading.color_jitter import jitter_colors
-from pipeline.data.loading.pil import ReferenceImages
+from pipeline.data.loading.inputs_1d import Inputs1D
+from pipeline.data.loading.pil import PilImages
 from pipeline.data.loading.quarantine import Quarantine
-from pipeline.data.loading.sampler import Dealing, epoch_order
-from pipeline.data.loading.signals import Signals
+from pipeline.data.loading.sampler import BatchSampler, epoch_order
 from pipeline.data.loading.views import (
     Views,
     evaluation_views,
@@ -30,7 +30,7 @@ from pipeline.data.loading.views import (
     training_views,
     whole_views,
 )
-from pipeline.data.store.signal_codec import decode_signal
+from pipeline.data.store.npy import decode_npy
 from pipeline.data.store.store import Split
 from pipeline.runtime.errors import UserError
 
@@ -49,15 +49,20 @@ class Batch:
     indices: Tensor
 
 
-def sample_batches(recipe: Recipe, dealing: Dealing, rank: int) -> list[NDArray[np.int64]]:
+def sample_batches(recipe: Recipe, dealing: BatchSampler, rank: int) -> list[NDArray[np.int64]]:
     """Return the places in an epoch's order that its optimizer looks at first, if at any."""
-    if isinstance(recipe.optimizer, DiagonalLevenbergMarquardt):
+    if isinstance(recipe.optimizer, LevenbergMarquardtConfig):
         return dealing.sample_batches(recipe.optimizer.num_samples, rank)
     return []
 
 
 def training_plan(
-    recipe: Recipe, split: Split, dealing: Dealing, rank: int, start_epoch: int, start_step: int
+    recipe: Recipe,
+    split: Split,
+    dealing: BatchSampler,
+    rank: int,
+    start_epoch: int,
+    start_step: int,
 ) -> Iterator[Views]:
     """Yield the views of each micro-batch of worker `rank`, from (epoch, step) to the last epoch.
 
@@ -162,7 +167,7 @@ class Loader:
         self,
         split: Split,
         views: Iterable[Views],
-        input: Input,
+        input: InputConfig,
         execute: Callable[[Iterator[Views]], _Images],
         device: torch.device,
         quarantine: Quarantine | None,
@@ -252,8 +257,8 @@ class Loader:
 def build_loader(
     split: Split,
     views: Iterable[Views],
-    input: Input,
-    loading: Loading,
+    input: InputConfig,
+    loading: LoadingConfig,
     device: torch.device,
     *,
     max_batch_size: int,
@@ -273,11 +278,9 @@ def build_loader(
 
     def execute(begun: Iterator[Views]) -> _Images:
         if split.contents == "signals":
-            return Signals(split, begun, input, device)
+            return Inputs1D(split, begun, input, device)
         if loading.backend == "reference":
-            return ReferenceImages(
-                split, begun, input, device, fill=fill, channels_last=channels_last
-            )
+            return PilImages(split, begun, input, device, fill=fill, channels_last=channels_last)
         # Imported late: DALI exists for Linux only, and loads slowly.
         from pipeline.data.loading.dali import DaliImages
 
@@ -296,7 +299,7 @@ def build_loader(
     return Loader(split, views, input, execute, device, quarantine)
 
 
-def check_contents(split: Split, input: Input) -> None:
+def check_contents(split: Split, input: InputConfig) -> None:
     """Raise `UserError` where `input` means images and `split` holds signals, or the other way.
 
     Signals are shown as they are, so that their length must be `input.size`.
@@ -338,7 +341,7 @@ def _damage_of_image(split: Split, image: int) -> str | None:
 
 def _damage_of_signal(split: Split, signal: int) -> str | None:
     try:
-        decode_signal(split.encoded(signal), int(split.sizes[signal, 1]))
+        decode_npy(split.encoded(signal), int(split.sizes[signal, 1]))
     except ValueError as damage:
         return f"the signal {damage}"
     return None

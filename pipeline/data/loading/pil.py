@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.config.recipe import Input
+from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.views import Views
 from pipeline.data.store.image_check import in_8_bits
 from pipeline.data.store.store import Split
 
 
-class ReferenceImages:
+class PilImages:
     """Yields the images of each `Views`, float32 (n, c, h, w) on `device`, in order.
 
     Raises what PIL raises when an image can't be decoded.
@@ -25,7 +25,7 @@ class ReferenceImages:
         self,
         split: Split,
         views: Iterator[Views],
-        input: Input,
+        input: InputConfig,
         device: torch.device,
         *,
         fill: int | None,
@@ -40,7 +40,7 @@ class ReferenceImages:
         self._mean = np.array(input.mean, dtype=np.float32)
         self._std = np.array(input.std, dtype=np.float32)
 
-    def __iter__(self) -> "ReferenceImages":
+    def __iter__(self) -> "PilImages":
         return self
 
     def __next__(self) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.recipe import Batch
+from pipeline.config.recipe import BatchConfig
 from pipeline.data.loading.philox import sort_keys
 from pipeline.runtime.errors import UserError
 
@@ -23,7 +23,7 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class Dealing:
+class BatchSampler:
     """How an epoch's images are cut into global batches, micro-batches and workers' shares.
 
     Every cut is even: sizes differ by at most one, as `numpy.array_split`. So every image is seen
@@ -37,9 +37,11 @@ class Dealing:
     world_size: int
 
     @staticmethod
-    def of(batch: Batch, num_images: int, world_size: int) -> "Dealing":
+    def of(batch: BatchConfig, num_images: int, world_size: int) -> "BatchSampler":
         """Return how a recipe's `batch` deals `num_images`; `UserError` where that can't be."""
-        return Dealing(num_images, batch.global_batch_size, batch.num_micro_batches, world_size)
+        return BatchSampler(
+            num_images, batch.global_batch_size, batch.num_micro_batches, world_size
+        )
 
     def __post_init__(self) -> None:
         if self.num_micro_batches < self.world_size:

@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 
 from pipeline.config.augmentation import (
     AlexNetCrop,
-    AreaCrop,
     Augmentation,
     ColorJitter,
     NoAugmentation,
-    Resizing,
+    ProgressiveResizing,
+    RandomAffine,
+    RandomResizedCrop,
     ScaleJitter,
-    ShiftScale,
 )
-from pipeline.config.protocol import CenterCrop, Crops, Protocol, WholeImage
+from pipeline.config.protocol import CenterCrop, Crops, TestProtocol, WholeImage
 from pipeline.data.loading.boxes import (
     Floats,
     Integers,
     Shape,
-    around,
     center,
     crop_of_rescaled,
+    filter_support,
     protocol_boxes,
     rescaled,
     whole_image,
@@ -128,7 +128,7 @@ def evaluation_views(
     if isinstance(protocol, WholeImage):
         regions = [whole_image(whole).astype(np.int64)]
     else:
-        regions = [around(box, shape, whole) for box in boxes]
+        regions = [filter_support(box, shape, whole) for box in boxes]
     each = len(boxes)
     return _plain(
         shape,
@@ -156,7 +156,7 @@ def shifted(views: Views, by: float) -> Views:
 
 def training_views(
     augmentation: Augmentation,
-    protocol: Protocol,
+    protocol: TestProtocol,
     size: int,
     images: Integers,
     sizes: NDArray[np.integer],
@@ -176,11 +176,11 @@ def training_views(
     jitter = _CROP + _num_crop_numbers(augmentation)
     numbers = uniforms(seed, epoch, images, jitter + _NUM_JITTERS)
     crop = numbers[:, _CROP:jitter]
-    if isinstance(augmentation, ShiftScale):
+    if isinstance(augmentation, RandomAffine):
         boxes = _shift_scale(augmentation, whole, crop)
         # Fill takes part in the filter like any pixel, so that the region may leave the image.
-        return _plain(shape, images, boxes, around(boxes, shape))
-    if isinstance(augmentation, AreaCrop):
+        return _plain(shape, images, boxes, filter_support(boxes, shape))
+    if isinstance(augmentation, RandomResizedCrop):
         boxes = _area(augmentation, whole, crop)
         regions = boxes.astype(np.int64)
         components = augmentation.color_components
@@ -190,7 +190,7 @@ def training_views(
             boxes = _alexnet(augmentation, size, whole, crop)
         else:
             boxes = _scale_jitter(augmentation, size, whole, crop)
-        regions = around(boxes, shape, whole)
+        regions = filter_support(boxes, shape, whole)
         components = "cuda-convnet"
         factors = _unjittered(images)
     return Views(
@@ -204,7 +204,7 @@ def training_views(
     )
 
 
-def training_size(size: int, resizing: Resizing | None, epoch: int) -> int:
+def training_size(size: int, resizing: ProgressiveResizing | None, epoch: int) -> int:
     """Return the side of the training images of `epoch` (from 0), for a network's input `size`."""
     if resizing is None or epoch >= resizing.full_size_from:
         return size
@@ -215,11 +215,11 @@ def training_size(size: int, resizing: Resizing | None, epoch: int) -> int:
 
 def fill_of(augmentation: Augmentation) -> int | None:
     """Return the grey level (0–255) outside the image, or None where no box leaves the image."""
-    return augmentation.fill if isinstance(augmentation, ShiftScale) else None
+    return augmentation.fill if isinstance(augmentation, RandomAffine) else None
 
 
 def _num_crop_numbers(augmentation: Augmentation) -> int:
-    if isinstance(augmentation, AreaCrop):
+    if isinstance(augmentation, RandomResizedCrop):
         return 2 + 2 * _AREA_TRIES
     return 2 if isinstance(augmentation, AlexNetCrop) else 3
 
@@ -261,7 +261,7 @@ def _scale_jitter(augmentation: ScaleJitter, size: int, sizes: Integers, numbers
     return crop_of_rescaled(offsets, size, resized, sizes)
 
 
-def _shift_scale(augmentation: ShiftScale, sizes: Integers, numbers: Floats) -> Floats:
+def _shift_scale(augmentation: RandomAffine, sizes: Integers, numbers: Floats) -> Floats:
     """The whole image drawn larger or smaller, and shifted, around its centre."""
     spread = augmentation.max_scale - augmentation.min_scale
     sides = sizes / (augmentation.min_scale + numbers[:, 2:3] * spread)
@@ -269,7 +269,7 @@ def _shift_scale(augmentation: ShiftScale, sizes: Integers, numbers: Floats) -> 
     return np.concatenate([(sizes - sides) / 2 + shifts, sides], axis=1)
 
 
-def _area(augmentation: AreaCrop, sizes: Integers, numbers: Floats) -> Floats:
+def _area(augmentation: RandomResizedCrop, sizes: Integers, numbers: Floats) -> Floats:
     """A random share of the area at a random aspect ratio (GoogLeNet §6).
 
     As torchvision's `RandomResizedCrop`, which draws the ratio's logarithm: integer boxes, the

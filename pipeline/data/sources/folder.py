@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.sources.holdout import held_out
+from pipeline.data.sources.holdout import holdout
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.parallel_packing import Images, Listing
 from pipeline.data.store.shards import is_key
@@ -157,7 +157,7 @@ def _hold_out(classes: _Classes, val_share: float) -> dict[str, dict[str, list[_
         if len(files) < 2:
             raise UserError(f"{files[0].path.parent}: one image; train and val need one each")
         named = {f"{name}/{file.path.name}": file for file in files}
-        val = held_out(list(named), val_share)
+        val = holdout(list(named), val_share)
         splits["train"][name] = [file for key, file in named.items() if key not in val]
         splits["val"][name] = [file for key, file in named.items() if key in val]
     return splits

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 
-def held_out(names: Sequence[str], share: float) -> set[str]:
+def holdout(names: Sequence[str], share: float) -> set[str]:
     """Return those of a class's `names` whose SHA-256 falls in the lowest `share`.
 
     So an image stays where it is when others come. At least one is held out, and one is not.

@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.sources.holdout import held_out
+from pipeline.data.sources.holdout import holdout
 from pipeline.data.sources.png import encode_png
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.packing import Progress, Sample
@@ -34,7 +34,7 @@ _GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
-class Digits:
+class IdxDigits:
     """Checked images, uint8 (n, 28, 28), and labels 0–9, uint8 (n,), of a pair of IDX files."""
 
     images: NDArray[np.uint8]
@@ -50,7 +50,7 @@ def mnist_classes() -> list[ImageClass]:
     return [ImageClass(digit, str(digit)) for digit in range(_NUM_CLASSES)]
 
 
-def read_digits(images: Path, labels: Path) -> Digits:
+def read_digits(images: Path, labels: Path) -> IdxDigits:
     """Read a pair of IDX files, gzipped or not; raises `UserError` that names what is wrong."""
     pixels, digits = read_idx(images, 3), read_idx(labels, 1)
     if pixels.shape[1:] != (SIDE, SIDE):
@@ -66,7 +66,7 @@ def read_digits(images: Path, labels: Path) -> Digits:
         raise UserError(
             f"{labels}: label {digits[wrong[0]]} of image {wrong[0]}; MNIST's are 0 to 9"
         )
-    return Digits(pixels, digits)
+    return IdxDigits(pixels, digits)
 
 
 def read_idx(path: Path, num_dimensions: int) -> NDArray[np.uint8]:
@@ -115,7 +115,7 @@ def _read_shape(
 
 
 def mnist_samples(
-    train: Digits, test: Digits | None, val_share: float, progress: Progress
+    train: IdxDigits, test: IdxDigits | None, val_share: float, progress: Progress
 ) -> dict[str, Iterator[Sample]]:
     """Return the splits `train` and `test`, or `train` and `val` of each class's `val_share`."""
     keys = _keys("train", train)
@@ -133,7 +133,7 @@ def mnist_samples(
     val: set[str] = set()
     for digit in range(_NUM_CLASSES):
         of_digit = np.flatnonzero(train.labels == digit).tolist()
-        val |= held_out([keys[i] for i in of_digit], val_share)
+        val |= holdout([keys[i] for i in of_digit], val_share)
     kept = [i for i, key in enumerate(keys) if key not in val]
     held = [i for i, key in enumerate(keys) if key in val]
     return {
@@ -142,7 +142,7 @@ def mnist_samples(
     }
 
 
-def _keys(name: str, digits: Digits) -> Sequence[str]:
+def _keys(name: str, digits: IdxDigits) -> Sequence[str]:
     return [f"{name}-{i:05d}" for i in range(len(digits.labels))]
 
 
@@ -151,7 +151,7 @@ def _counted(progress: Progress, start: int, total: int) -> Callable[[int], None
 
 
 def _samples(
-    digits: Digits, keys: Sequence[str], places: Iterable[int], progress: Callable[[int], None]
+    digits: IdxDigits, keys: Sequence[str], places: Iterable[int], progress: Callable[[int], None]
 ) -> Iterator[Sample]:
     field = np.zeros((FIELD, FIELD), dtype=np.uint8)
     margin = (FIELD - SIDE) // 2

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.store.manifest import ImageClass
+from pipeline.data.store.npy import encode_npy
 from pipeline.data.store.packing import Progress, Sample
-from pipeline.data.store.signal_codec import encode_signal
 from pipeline.runtime.errors import UserError
 
 LENGTH = 40
@@ -51,7 +51,7 @@ def mnist1d_samples(progress: Progress) -> dict[str, Iterator[Sample]]:
 
     def samples(numbers: range) -> Iterator[Sample]:
         for i in numbers:
-            data = encode_signal(signals[i])
+            data = encode_npy(signals[i])
             yield Sample(f"mnist1d-{i:04d}", data, int(labels[i]), 1, LENGTH)
             progress(i + 1, NUM_SIGNALS)
 

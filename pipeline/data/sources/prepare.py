@@ -23,7 +23,7 @@ from pipeline.data.sources.webdataset import list_webdataset
 from pipeline.data.store.image_check import Shrinking
 from pipeline.data.store.manifest import Contents
 from pipeline.data.store.packing import Progress, Sample
-from pipeline.data.store.parallel_packing import PART_BYTES, pack_parts
+from pipeline.data.store.parallel_packing import PART_BYTES, pack_parallel
 from pipeline.data.store.store import ImageClass, Store, write_store
 from pipeline.runtime.errors import UserError
 
@@ -114,7 +114,7 @@ def prepare_folder(
     }
 
     def pack(folder: Path) -> Store:
-        return pack_parts(
+        return pack_parallel(
             folder,
             name=name,
             listing=listing,
@@ -168,7 +168,7 @@ def prepare_ilsvrc2012(
     def pack(folder: Path) -> Store:
         if checking:
             compare_checksums(sources, checking, edition)
-        return pack_parts(
+        return pack_parallel(
             folder,
             name=name,
             listing=listing,
@@ -195,7 +195,7 @@ def prepare_webdataset(
     made_from = {"kind": "webdataset", **listing.identity, "part_bytes": PART_BYTES}
 
     def pack(folder: Path) -> Store:
-        return pack_parts(
+        return pack_parallel(
             folder,
             name=name,
             listing=listing,

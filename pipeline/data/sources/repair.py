@@ -7,9 +7,9 @@ from pipeline.data.sources.folder import list_folder
 from pipeline.data.sources.ilsvrc2012 import ILSVRC2012, Edition, Sources, Subset, list_ilsvrc2012
 from pipeline.data.sources.webdataset import list_webdataset
 from pipeline.data.store.image_check import Shrinking
-from pipeline.data.store.manifest import Description, File, again, read_description, sha256
+from pipeline.data.store.manifest import Manifest, ManifestFile, again, read_manifest, sha256
 from pipeline.data.store.packing import Progress
-from pipeline.data.store.parallel_packing import PARTS, Listing, cut_all, pack_all
+from pipeline.data.store.parallel_packing import PARTS, Listing, pack_shards, plan_all_shards
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import sync
 
@@ -22,8 +22,8 @@ def repair(
     Only what is damaged is read from the source. Raises `UserError` for a damaged index,
     for damage in a data set that was computed, and for a source that has changed since.
     """
-    description = read_description(folder)
-    damaged: dict[str, File] = {}
+    description = read_manifest(folder)
+    damaged: dict[str, ManifestFile] = {}
     for split in description.splits.values():
         if not _is_whole(folder, split.index):
             raise UserError(f"{folder / split.index.name}: the index is damaged; {again(folder)}")
@@ -41,7 +41,7 @@ def repair(
     try:
         parts = [
             part
-            for part in cut_all(scratch, listing.splits, shrinking, source["part_bytes"])
+            for part in plan_all_shards(scratch, listing.splits, shrinking, source["part_bytes"])
             if part.shard.name in damaged
         ]
         if gone := damaged.keys() - {part.shard.name for part in parts}:
@@ -49,7 +49,7 @@ def repair(
                 f"{folder / min(gone)}: can't be repaired, the source has nothing more for it; "
                 f"{again(folder)}"
             )
-        pack_all(parts, num_workers, progress)
+        pack_shards(parts, num_workers, progress)
         for part in parts:
             if sha256(part.shard) != damaged[part.shard.name].sha256:
                 raise UserError(
@@ -64,7 +64,7 @@ def repair(
     return sorted(damaged)
 
 
-def _list(description: Description, edition: Edition) -> Listing:
+def _list(description: Manifest, edition: Edition) -> Listing:
     source = description.source
     places = {name: Path(place) for name, place in description.places.items()}
     if source["kind"] == "folder":
@@ -75,6 +75,6 @@ def _list(description: Description, edition: Edition) -> Listing:
     return list_ilsvrc2012(Sources(**places), subset, edition)
 
 
-def _is_whole(folder: Path, file: File) -> bool:
+def _is_whole(folder: Path, file: ManifestFile) -> bool:
     path = folder / file.name
     return path.is_file() and path.stat().st_size == file.size and sha256(path) == file.sha256

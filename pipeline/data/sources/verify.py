@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.store.image_check import check_image
-from pipeline.data.store.index import Row, read_rows
+from pipeline.data.store.index import IndexRow, read_rows
 from pipeline.data.store.manifest import sha256
-from pipeline.data.store.signal_codec import decode_signal
+from pipeline.data.store.npy import decode_npy
 from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
 
@@ -22,7 +22,7 @@ _MOST_NAMED = 20
 
 
 @dataclass
-class SplitHealth:
+class SplitReport:
     """What was found in one split. Sides in pixels; `wrong` names what is wrong, at most 20.
 
     `modes` counts what was decoded by Pillow's names of the pixels' kinds: RGB, L (grey) …
@@ -48,18 +48,18 @@ class SplitHealth:
 
 
 @dataclass(frozen=True)
-class Health:
+class VerifyReport:
     """What was found in a data set."""
 
     store: Store
-    splits: tuple[SplitHealth, ...]
+    splits: tuple[SplitReport, ...]
 
     @property
     def is_well(self) -> bool:
         return not any(split.num_wrong for split in self.splits)
 
 
-def examine(store: Store, sample: int | None, progress: Progress) -> Health:
+def verify(store: Store, sample: int | None, progress: Progress) -> VerifyReport:
     """Read every byte of `store` and decode `sample` images of each split, or all for None.
 
     An image is well when its bytes have the digest that they were packed with and decode to the
@@ -74,13 +74,13 @@ def examine(store: Store, sample: int | None, progress: Progress) -> Health:
         done += more
         progress(done, total)
 
-    return Health(store, tuple(_split(store, n, sample, advance) for n in store.split_names))
+    return VerifyReport(store, tuple(_split(store, n, sample, advance) for n in store.split_names))
 
 
 def _split(
     store: Store, name: str, sample: int | None, advance: Callable[[int], None]
-) -> SplitHealth:
-    health = SplitHealth(name)
+) -> SplitReport:
+    health = SplitReport(name)
     description = store.description(name)
     changed = []
     for file in description.files:
@@ -119,14 +119,14 @@ def _split(
     return health
 
 
-def _image(health: SplitHealth, row: Row, data: bytes, where: str, contents: str) -> None:
+def _image(health: SplitReport, row: IndexRow, data: bytes, where: str, contents: str) -> None:
     health.num_decoded += 1
     if hashlib.sha256(data).digest() != row.sha256:
         health.complain(f"{where}: its bytes have changed")
         return
     if contents == "signals":
         try:
-            decode_signal(np.frombuffer(data, np.uint8), row.width)
+            decode_npy(np.frombuffer(data, np.uint8), row.width)
         except ValueError as error:
             health.complain(f"{where}: the signal {error}")
         return

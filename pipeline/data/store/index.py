@@ -36,7 +36,7 @@ _ROW_GROUP = 65_536
 
 
 @dataclass(frozen=True)
-class Row:
+class IndexRow:
     """One image of the index; sizes and offset in bytes, height and width in pixels."""
 
     key: str
@@ -62,9 +62,9 @@ class IndexWriter:
 
     def __init__(self, path: Path) -> None:
         self._writer = pq.ParquetWriter(path, _SCHEMA, compression="zstd")
-        self._rows: list[Row] = []
+        self._rows: list[IndexRow] = []
 
-    def add(self, row: Row) -> None:
+    def add(self, row: IndexRow) -> None:
         self._rows.append(row)
         if len(self._rows) == _ROW_GROUP:
             self._flush()
@@ -79,12 +79,12 @@ class IndexWriter:
         self._rows.clear()
 
 
-def read_rows(path: Folder) -> Iterator[Row]:
+def read_rows(path: Folder) -> Iterator[IndexRow]:
     """Yield every row, those of images that were left out too."""
     with path.open("rb") as file:
         for batch in _parquet(file).iter_batches(use_threads=False):
             for row in batch.to_pylist():
-                yield Row(**row)
+                yield IndexRow(**row)
 
 
 def _parquet(file: BinaryIO) -> pq.ParquetFile:

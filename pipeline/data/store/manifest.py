@@ -37,24 +37,24 @@ class ImageClass:
     ilsvrc2012_id: int | None = None
 
 
-class File(Section):
+class ManifestFile(Section):
     name: str
     size: int
     sha256: str
 
 
-class SplitDescription(Section):
+class SplitManifest(Section):
     num_images: int
     num_quarantined: int
-    index: File
-    shards: tuple[File, ...]
+    index: ManifestFile
+    shards: tuple[ManifestFile, ...]
 
     @property
-    def files(self) -> tuple[File, ...]:
+    def files(self) -> tuple[ManifestFile, ...]:
         return (self.index, *self.shards)
 
 
-class Description(Section):
+class Manifest(Section):
     """`dataset.json`. The digest covers classes, keys, labels and images, not how they are cut.
 
     `source` says what it was made from and how, `places` where that was.
@@ -65,12 +65,12 @@ class Description(Section):
     contents: Contents = "images"
     digest: str
     classes: tuple[ImageClass, ...]
-    splits: dict[str, SplitDescription]
+    splits: dict[str, SplitManifest]
     source: dict[str, Any]
     places: dict[str, str]
 
 
-def read_description(folder: Folder) -> Description:
+def read_manifest(folder: Folder) -> Manifest:
     """Read `folder`'s description; raises `UserError` when there is none that this code reads."""
     path = folder / FILE_NAME
     with reached(folder):
@@ -90,10 +90,10 @@ def read_description(folder: Folder) -> Description:
             f"{path}: format version {version}, but this program reads {FORMAT_VERSION}; "
             f"{again(folder)}"
         )
-    return validate(Description, content, str(path))
+    return validate(Manifest, content, str(path))
 
 
-def check_sizes(folder: Folder, files: Iterable[File]) -> None:
+def check_sizes(folder: Folder, files: Iterable[ManifestFile]) -> None:
     """Raise `UserError` that names the first of `files` that is missing or of another size."""
     if isinstance(folder, Path):
         there = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.store.atomic_folder import new_folder
-from pipeline.data.store.index import IndexWriter, Row
+from pipeline.data.store.index import IndexRow, IndexWriter
 from pipeline.data.store.manifest import (
     FILE_NAME,
     FORMAT_VERSION,
     Contents,
-    Description,
-    File,
     ImageClass,
-    SplitDescription,
+    Manifest,
+    ManifestFile,
+    SplitManifest,
     sha256,
 )
 from pipeline.data.store.shards import ShardWriter, is_key
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 class Sample:
     """An encoded image as a source yields it; height and width in pixels.
 
-    Or a signal (`pipeline.data.loading.signals.encode_signal`), of height 1.
+    Or a signal (`pipeline.data.loading.inputs_1d.encode_signal`), of height 1.
 
     A label of −1 is one that the source keeps secret. A status other than "ok" says why the image
     is left out; `data` is then empty. `treatment` says how `data` differs from the source's bytes,
@@ -49,7 +49,7 @@ class Sample:
     treatment: str = ""
 
 
-def pack(
+def pack_samples(
     folder: Path,
     *,
     name: str,
@@ -67,7 +67,7 @@ def pack(
             split: _pack_split(partial, split, len(classes), samples, shard_bytes)
             for split, samples in splits.items()
         }
-        write_description(
+        write_manifest(
             partial,
             folder,
             name=name,
@@ -91,7 +91,7 @@ class SplitWriter:
         self._keys: set[str] = set()
         self._num_images = 0
 
-    def add(self, row: Row) -> None:
+    def add(self, row: IndexRow) -> None:
         """Take the next image; `ValueError` for one that a source must not yield."""
         if not is_key(row.key) or row.key in self._keys:
             raise ValueError(f"{row.key!r}: a repeated key, or none that WebDataset can hold")
@@ -105,23 +105,23 @@ class SplitWriter:
     def close(self) -> None:
         self._index.close()
 
-    def describe(self, shards: Iterable[File]) -> SplitDescription:
+    def manifest(self, shards: Iterable[ManifestFile]) -> SplitManifest:
         """Return what was written, once it is closed."""
-        return SplitDescription(
+        return SplitManifest(
             num_images=self._num_images,
             num_quarantined=len(self._keys) - self._num_images,
-            index=describe(self._path),
+            index=describe_file(self._path),
             shards=tuple(shards),
         )
 
 
-def pack_sample(sample: Sample, shards: ShardWriter) -> Row:
+def pack_sample(sample: Sample, shards: ShardWriter) -> IndexRow:
     """Append the sample to the shards, unless it is left out, and return its row of the index."""
     is_ok = sample.status == "ok"
     if is_ok == (not sample.data):
         raise ValueError(f"{sample.key!r}: an image is either ok or has no data")
     place = shards.add(sample.key, sample.data, sample.label) if is_ok else None
-    return Row(
+    return IndexRow(
         key=sample.key,
         label=sample.label,
         shard=place.shard if place else None,
@@ -137,23 +137,23 @@ def pack_sample(sample: Sample, shards: ShardWriter) -> Row:
 
 def _pack_split(
     folder: Path, split: str, num_classes: int, samples: Iterable[Sample], shard_bytes: int
-) -> tuple[SplitDescription, str]:
+) -> tuple[SplitManifest, str]:
     writer = SplitWriter(folder, split, num_classes)
     shards = ShardWriter(folder, split, shard_bytes)
     with closing(shards), closing(writer):
         for sample in samples:
             writer.add(pack_sample(sample, shards))
-    return writer.describe(shards.files), writer.digest.hexdigest()
+    return writer.manifest(shards.files), writer.digest.hexdigest()
 
 
-def write_description(
+def write_manifest(
     folder: Path,
     target: Path,
     *,
     name: str,
     contents: Contents,
     classes: Sequence[ImageClass],
-    splits: Mapping[str, tuple[SplitDescription, str]],
+    splits: Mapping[str, tuple[SplitManifest, str]],
     source: Mapping[str, Any],
     places: Mapping[str, str] | None = None,
 ) -> None:
@@ -163,7 +163,7 @@ def write_description(
         if not written.num_images:
             raise UserError(f"{target}: split '{split}' would have no images; add some")
         digest.update(f"{split} {split_digest}\n".encode())
-    description = Description(
+    description = Manifest(
         format_version=FORMAT_VERSION,
         name=name,
         contents=contents,
@@ -178,7 +178,7 @@ def write_description(
     sync(path)
 
 
-def describe(path: Path) -> File:
+def describe_file(path: Path) -> ManifestFile:
     """Return the name, size and digest of a file, once it is on the disk."""
     sync(path)
-    return File(name=path.name, size=path.stat().st_size, sha256=sha256(path))
+    return ManifestFile(name=path.name, size=path.stat().st_size, sha256=sha256(path))

@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 _TRIES = 4  # of an item whose process ends
 
 
-def run_all(
+def parallel_map(
     function: Callable[[Item], None],
     items: Sequence[Item],
     num_workers: int,

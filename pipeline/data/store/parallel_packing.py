@@ -23,16 +23,16 @@ from numpy.typing import NDArray
 from pipeline.data.store.atomic_folder import new_folder
 from pipeline.data.store.image_check import Shrinking, treat_image
 from pipeline.data.store.index import IndexWriter, read_rows
-from pipeline.data.store.manifest import FILE_NAME, File, ImageClass, SplitDescription
+from pipeline.data.store.manifest import FILE_NAME, ImageClass, ManifestFile, SplitManifest
 from pipeline.data.store.packing import (
     Progress,
     Sample,
     SplitWriter,
-    describe,
+    describe_file,
     pack_sample,
-    write_description,
+    write_manifest,
 )
-from pipeline.data.store.parallel_map import run_all
+from pipeline.data.store.parallel_map import parallel_map
 from pipeline.data.store.shards import ShardWriter
 from pipeline.data.store.store import Store
 from pipeline.data.store.tar_listing import Member
@@ -122,7 +122,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardPlan:
     """What becomes shard `number` of a split, in folder `folder`."""
 
     folder: Path
@@ -141,11 +141,11 @@ class Part:
 
     @property
     def record(self) -> Path:
-        """The shard's `File`; it is there when the part is finished."""
+        """The shard's `ManifestFile`; it is there when the part is finished."""
         return self.rows.with_suffix(".json")
 
 
-def pack_parts(
+def pack_parallel(
     folder: Path,
     *,
     name: str,
@@ -167,10 +167,10 @@ def pack_parts(
     """
     with new_folder(folder, resume=True) as partial:
         _begin(partial, {"name": name, **source})
-        parts = list(cut_all(partial, listing.splits, shrinking, part_bytes))
+        parts = list(plan_all_shards(partial, listing.splits, shrinking, part_bytes))
         if not (partial / FILE_NAME).exists():
             try:
-                pack_all(parts, num_workers, progress)
+                pack_shards(parts, num_workers, progress)
             except KeyboardInterrupt:
                 raise InterruptedByUserError(
                     f"{folder}: stopped; the same command goes on from there"
@@ -183,7 +183,7 @@ def pack_parts(
                 )
                 for split in listing.splits
             }
-            write_description(
+            write_manifest(
                 partial,
                 folder,
                 name=name,
@@ -198,16 +198,16 @@ def pack_parts(
     return Store.open(folder)
 
 
-def cut_all(
+def plan_all_shards(
     folder: Path, splits: Mapping[str, Images], shrinking: Shrinking | None, part_bytes: int
-) -> Iterator[Part]:
+) -> Iterator[ShardPlan]:
     """Cut all splits into parts that will be shards in `folder`."""
     for split, whole in splits.items():
-        for number, images in enumerate(cut(whole, part_bytes)):
-            yield Part(folder, split, number, images, shrinking)
+        for number, images in enumerate(plan_shards(whole, part_bytes)):
+            yield ShardPlan(folder, split, number, images, shrinking)
 
 
-def cut(images: Images, part_bytes: int) -> Iterator[Images]:
+def plan_shards(images: Images, part_bytes: int) -> Iterator[Images]:
     """Cut into parts of at most `part_bytes`, or one image."""
     start, size = 0, 0
     for i, bytes_more in enumerate(images.sizes.tolist()):
@@ -218,7 +218,7 @@ def cut(images: Images, part_bytes: int) -> Iterator[Images]:
     yield images[start:]
 
 
-def pack_part(part: Part) -> None:
+def pack_shard(part: ShardPlan) -> None:
     """Write one shard, and its rows in the folder's `.parts`, unless the part is finished."""
     if part.record.exists():
         return
@@ -230,7 +230,7 @@ def pack_part(part: Part) -> None:
             index.add(pack_sample(sample, shards))
     if not shards.files:  # all were left out
         part.shard.write_bytes(bytes(tarfile.RECORDSIZE))
-        shards.files.append(describe(part.shard))
+        shards.files.append(describe_file(part.shard))
     sync(unfinished)
     unfinished.replace(part.rows)
     write_whole(part.record, shards.files[0].model_dump_json().encode())
@@ -245,7 +245,7 @@ def _begin(partial: Path, source: Mapping[str, Any]) -> None:
         write_whole(record, content)
 
 
-def pack_all(parts: Sequence[Part], num_workers: int, progress: Progress) -> None:
+def pack_shards(parts: Sequence[ShardPlan], num_workers: int, progress: Progress) -> None:
     """Pack the parts that are not finished."""
     total = sum(int(part.images.sizes.sum()) for part in parts)
     open_parts = [part for part in parts if not part.record.exists()]
@@ -259,10 +259,10 @@ def pack_all(parts: Sequence[Part], num_workers: int, progress: Progress) -> Non
 
     if len(open_parts) < _PARTS_WORTH_PROCESSES:
         num_workers = 0
-    run_all(pack_part, open_parts, num_workers, finished)
+    parallel_map(pack_shard, open_parts, num_workers, finished)
 
 
-def _refuse_bad(parts: Sequence[Part]) -> None:
+def _refuse_bad(parts: Sequence[ShardPlan]) -> None:
     bad = [
         f"{file}: {row.status}"
         for part in parts
@@ -275,12 +275,12 @@ def _refuse_bad(parts: Sequence[Part]) -> None:
 
 
 def _assemble(
-    partial: Path, split: str, parts: Sequence[Part], classes: Sequence[ImageClass]
-) -> tuple[SplitDescription, str]:
+    partial: Path, split: str, parts: Sequence[ShardPlan], classes: Sequence[ImageClass]
+) -> tuple[SplitManifest, str]:
     writer = SplitWriter(partial, split, len(classes))
     with closing(writer):
         for part in parts:
             for row in read_rows(part.rows):
                 writer.add(row)
-    shards = [File.model_validate_json(part.record.read_text()) for part in parts]
-    return writer.describe(shards), writer.digest.hexdigest()
+    shards = [ManifestFile.model_validate_json(part.record.read_text()) for part in parts]
+    return writer.manifest(shards), writer.digest.hexdigest()

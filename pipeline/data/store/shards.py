@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.data.store.manifest import File
+from pipeline.data.store.manifest import ManifestFile
 
 _SIGNATURES = (
     ("jpg", re.compile(rb"\xff\xd8\xff")),
@@ -56,7 +56,7 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, split: str, shard_bytes: float, first: int = 0) -> None:
-        self.files: list[File] = []
+        self.files: list[ManifestFile] = []
         self._folder = folder
         self._split = split
         self._first = first
@@ -92,7 +92,7 @@ class ShardWriter:
                 file.flush()
                 os.fsync(file.fileno())
                 name, size = Path(file.name).name, file.tell()
-            self.files.append(File(name=name, size=size, sha256=self._digest.hexdigest()))
+            self.files.append(ManifestFile(name=name, size=size, sha256=self._digest.hexdigest()))
             self._file = None
 
     def _write(self, file: BinaryIO, pieces: Sequence[bytes]) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.config.cluster import Folder
-from pipeline.data.store.manifest import FILE_NAME, File, again, read_description, sha256
+from pipeline.data.store.manifest import FILE_NAME, ManifestFile, again, read_manifest, sha256
 from pipeline.data.store.remote import reached
 from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
@@ -32,7 +32,7 @@ def stage(source: Folder, to: Path, progress: Progress = lambda done, total: Non
     gone on with: its files that are whole are kept. Raises `UserError` when a file of `source`
     isn't what was packed, and when `to` is full or can't be written.
     """
-    description = read_description(source)
+    description = read_manifest(source)
     files = [file for split in description.splits.values() for file in split.files]
     target = to / f"{description.name}-{description.digest[:12]}"
     partial = target.with_name(f".{target.name}.partial")
@@ -56,7 +56,7 @@ def stage(source: Folder, to: Path, progress: Progress = lambda done, total: Non
     return Store.open(target)
 
 
-def _refuse_too_little_room(partial: Path, files: list[File]) -> None:
+def _refuse_too_little_room(partial: Path, files: list[ManifestFile]) -> None:
     needed = sum(file.size for file in files)
     there = sum(path.stat().st_size for path in partial.iterdir())
     free = shutil.disk_usage(partial).free
@@ -67,7 +67,7 @@ def _refuse_too_little_room(partial: Path, files: list[File]) -> None:
         )
 
 
-def _copy_all(source: Folder, partial: Path, files: list[File], progress: Progress) -> None:
+def _copy_all(source: Folder, partial: Path, files: list[ManifestFile], progress: Progress) -> None:
     total, done = sum(file.size for file in files), 0
     progress(done, total)
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -82,7 +82,7 @@ def _copy_all(source: Folder, partial: Path, files: list[File], progress: Progre
                 copy.cancel()
 
 
-def _copy(source: Folder, partial: Path, file: File) -> None:
+def _copy(source: Folder, partial: Path, file: ManifestFile) -> None:
     """Copy one file and check its digest on the way, unless it is there already."""
     copy, unfinished = partial / file.name, partial / f".{file.name}.partial"
     if copy.exists() and sha256(copy) == file.sha256:

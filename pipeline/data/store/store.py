@@ -14,20 +14,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config.cluster import Cache, Cluster, Folder, as_folder
+from pipeline.config.cluster import CacheConfig, Cluster, Folder, as_folder
 from pipeline.data.store.index import Index, read_index
 from pipeline.data.store.manifest import (
     FILE_NAME,
     Contents,
-    Description,
-    File,
     ImageClass,
-    SplitDescription,
+    Manifest,
+    ManifestFile,
+    SplitManifest,
     again,
     check_sizes,
-    read_description,
+    read_manifest,
 )
-from pipeline.data.store.packing import Sample, pack
+from pipeline.data.store.packing import Sample, pack_samples
 from pipeline.data.store.remote import RangeCache, RemoteShards, reached
 from pipeline.runtime.errors import UserError
 
@@ -50,7 +50,7 @@ class Split:
     def __init__(
         self,
         name: str,
-        description: SplitDescription,
+        description: SplitManifest,
         contents: Contents,
         index: Index,
         shards: Shards,
@@ -97,7 +97,7 @@ class Split:
 class Store:
     """A packed data set on disk; made by `write_store`, opened by `Store.open`."""
 
-    def __init__(self, folder: Folder, description: Description, cache: Cache | None) -> None:
+    def __init__(self, folder: Folder, description: Manifest, cache: CacheConfig | None) -> None:
         self.folder = folder
         self.name = description.name
         self.contents = description.contents
@@ -108,13 +108,13 @@ class Store:
         self._cache = cache
 
     @staticmethod
-    def open(folder: Folder, cache: Cache | None = None) -> "Store":
+    def open(folder: Folder, cache: CacheConfig | None = None) -> "Store":
         """Open the data set in `folder` after a look at the size of every file.
 
         `cache` is for one on remote storage. Raises `UserError` when it is not there, not whole,
         or of another format version.
         """
-        store = Store(folder, read_description(folder), cache)
+        store = Store(folder, read_manifest(folder), cache)
         check_sizes(folder, store._files)
         return store
 
@@ -126,7 +126,7 @@ class Store:
     def num_quarantined(self) -> int:
         return sum(split.num_quarantined for split in self._splits.values())
 
-    def description(self, name: str) -> SplitDescription:
+    def description(self, name: str) -> SplitManifest:
         """Return what `dataset.json` says of a split; raises `UserError` for an unknown one."""
         if name not in self._splits:
             raise UserError(
@@ -165,7 +165,7 @@ class Store:
         )
 
     @property
-    def _files(self) -> list[File]:
+    def _files(self) -> list[ManifestFile]:
         return [file for split in self._splits.values() for file in split.files]
 
 
@@ -229,7 +229,7 @@ def write_store(
     the images came from. Raises `UserError` when `folder` exists or can't be written, or a split
     is empty; `ValueError` for a key, label or image that a source must not yield.
     """
-    pack(
+    pack_samples(
         folder,
         name=name,
         contents=contents,
@@ -241,7 +241,7 @@ def write_store(
     return Store.open(folder)
 
 
-def _is_consistent(index: Index, split: SplitDescription, num_classes: int) -> bool:
+def _is_consistent(index: Index, split: SplitManifest, num_classes: int) -> bool:
     if len(index.labels) != split.num_images or not split.shards:
         return False
     shard_sizes = np.array([shard.size for shard in split.shards])

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from serialized_graph import parse_graph
 
-from pipeline.config.cluster import Loading
+from pipeline.config.cluster import LoadingConfig
 from pipeline.config.protocol import GOOGLE_144, CenterCrop, Crops, grid, ten_crop
-from pipeline.config.recipe import Input
+from pipeline.config.recipe import InputConfig
 from pipeline.data.loading import pil
 from pipeline.data.loading.boxes import protocol_boxes
 from pipeline.data.loading.dali import view_graph
@@ -23,7 +23,7 @@ from pipeline.data.loading.loader import (
 )
 from pipeline.data.store.store import Split
 
-RGB = Input(size=224, mean=(0, 0, 0), std=(1, 1, 1))
+RGB = InputConfig(size=224, mean=(0, 0, 0), std=(1, 1, 1))
 CPU = torch.device("cpu")
 LANDSCAPE = np.array([[256, 384]])  # no pixel is rescaled at 256
 PORTRAIT = LANDSCAPE[:, ::-1]
@@ -92,7 +92,7 @@ def crops_of(split: Split, protocol: Crops, backend: str) -> tuple[torch.Tensor,
         split,
         plan,
         RGB,
-        Loading(backend=backend),
+        LoadingConfig(backend=backend),
         CPU,
         max_batch_size=images_a_batch(protocol, 2 * protocol.num_boxes),
         fill=None,

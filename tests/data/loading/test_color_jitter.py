@@ -10,22 +10,22 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from pipeline.config.augmentation import AreaCrop, ColorJitter
-from pipeline.config.cluster import Loading
+from pipeline.config.augmentation import ColorJitter, RandomResizedCrop
+from pipeline.config.cluster import LoadingConfig
 from pipeline.config.protocol import CenterCrop
-from pipeline.config.recipe import Input
+from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.color_jitter import jitter_colors
 from pipeline.data.loading.loader import build_loader
 from pipeline.data.loading.views import FB_EIGENVECTORS, FB_STEPS, RGB_STDS, Views, training_views
 from pipeline.data.store.store import Split
 
 CPU = torch.device("cpu")
-INPUT = Input(size=32, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
+INPUT = InputConfig(size=32, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
 FB = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4)
-JITTERED = AreaCrop(color_jitter=FB, color_noise=0.1, color_components="fb")
+JITTERED = RandomResizedCrop(color_jitter=FB, color_noise=0.1, color_components="fb")
 
 
-def view(augmentation: AreaCrop, count: int = 8, seed: int = 0, epoch: int = 0) -> Views:
+def view(augmentation: RandomResizedCrop, count: int = 8, seed: int = 0, epoch: int = 0) -> Views:
     sizes = np.tile(np.array([[90, 120]]), (count, 1))
     return training_views(augmentation, CenterCrop(), 32, np.arange(count), sizes, seed, epoch)
 
@@ -79,7 +79,7 @@ def test_pillow_has_the_same_three_steps() -> None:
     """Pillow clamps, and rounds to whole grey levels: in a dull picture up to 1.5 of them."""
     pixels = np.random.default_rng(1).integers(80, 170, (32, 32, 3), np.uint8)
     views = replace(view(JITTERED, 1), color_shifts=np.zeros((1, 3), dtype=np.float32))
-    grey_levels = Input(size=32, mean=(0, 0, 0), std=(1, 1, 1))
+    grey_levels = InputConfig(size=32, mean=(0, 0, 0), std=(1, 1, 1))
     batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     for column, enhance in enumerate(
         (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -93,7 +93,7 @@ def test_pillow_has_the_same_three_steps() -> None:
 
 def test_without_jitter_nothing_is_computed() -> None:
     images = torch.rand(8, 3, 32, 32)
-    assert jitter_colors(images, view(AreaCrop(color_noise=0.1)), INPUT) is images
+    assert jitter_colors(images, view(RandomResizedCrop(color_noise=0.1)), INPUT) is images
 
 
 def test_all_other_numbers_stay_when_jitter_comes() -> None:
@@ -108,7 +108,7 @@ def test_all_other_numbers_stay_when_jitter_comes() -> None:
 def test_factors_are_uniform_independent_and_belong_to_image_and_epoch() -> None:
     strengths = np.array([0.5, 0.4, 0.2])
     jitter = ColorJitter(brightness=0.5, contrast=0.4, saturation=0.2)
-    augmentation = AreaCrop(color_jitter=jitter)
+    augmentation = RandomResizedCrop(color_jitter=jitter)
     views = view(augmentation, 4000)
     units = (views.color_factors - 1) / strengths
     assert (np.abs(units) <= 1).all()
@@ -134,7 +134,7 @@ def test_fbs_noise_steps_along_its_components_by_its_variances() -> None:
 
 def test_both_backends_show_the_jitter(photos: Split) -> None:
     """As the jitter of what they show without it; measured apart: 0.14 grey levels."""
-    grey_levels = Input(size=64, mean=(0, 0, 0), std=(1, 1, 1))
+    grey_levels = InputConfig(size=64, mean=(0, 0, 0), std=(1, 1, 1))
     images = np.arange(len(photos))
     views = training_views(JITTERED, CenterCrop(), 64, images, photos.sizes, 0, 0)
     plain = replace(views, color_factors=np.ones_like(views.color_factors))
@@ -145,7 +145,7 @@ def test_both_backends_show_the_jitter(photos: Split) -> None:
                 photos,
                 [plan],
                 grey_levels,
-                Loading.model_validate({"backend": backend}),
+                LoadingConfig.model_validate({"backend": backend}),
                 CPU,
                 max_batch_size=len(photos),
                 fill=None,

@@ -6,15 +6,15 @@ import pytest
 from nvidia.dali import fn, pipeline_def
 from serialized_graph import Graph, Operator, parse_graph
 
-from pipeline.config.recipe import Input
+from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.dali import view_graph
 
-RGB = Input(size=224, mean=(120, 110, 100), std=(60, 50, 40))
+RGB = InputConfig(size=224, mean=(120, 110, 100), std=(60, 50, 40))
 MEMORY = {"preallocate_height_hint": 500, "preallocate_width_hint": 375}
-GRAY = Input(size=32, color="gray", mean=(30,), std=(70,))
+GRAY = InputConfig(size=32, color="gray", mean=(30,), std=(70,))
 
 
-def graph_of(device: str, input: Input, fill: int | None, channels_last: bool) -> Graph:
+def graph_of(device: str, input: InputConfig, fill: int | None, channels_last: bool) -> Graph:
     graph = view_graph(
         lambda: None,
         device=device,
@@ -36,12 +36,14 @@ def steps_of(graph: Graph) -> list[Operator]:
 every_graph = pytest.mark.parametrize(
     ("input", "fill", "channels_last"),
     list(itertools.product((RGB, GRAY), (None, 90), (True, False))),
-    ids=lambda value: value.color if isinstance(value, Input) else str(value),
+    ids=lambda value: value.color if isinstance(value, InputConfig) else str(value),
 )
 
 
 @every_graph
-def test_both_devices_have_one_graph(input: Input, fill: int | None, channels_last: bool) -> None:
+def test_both_devices_have_one_graph(
+    input: InputConfig, fill: int | None, channels_last: bool
+) -> None:
     cpu = graph_of("cpu", input, fill, channels_last)
     gpu = graph_of("gpu", input, fill, channels_last)
     assert len(cpu.operators) == len(gpu.operators)
@@ -56,7 +58,7 @@ def test_both_devices_have_one_graph(input: Input, fill: int | None, channels_la
 
 @every_graph
 def test_pictures_stay_on_the_gpu_once_decoded(
-    input: Input, fill: int | None, channels_last: bool
+    input: InputConfig, fill: int | None, channels_last: bool
 ) -> None:
     graph = graph_of("gpu", input, fill, channels_last)
     decoder, *others = steps_of(graph)

@@ -22,16 +22,16 @@ from torchvision.transforms import v2
 
 from pipeline.config.augmentation import (
     AlexNetCrop,
-    AreaCrop,
     Augmentation,
     NoAugmentation,
+    RandomAffine,
+    RandomResizedCrop,
     ScaleJitter,
-    ShiftScale,
 )
-from pipeline.config.cluster import Loading
+from pipeline.config.cluster import LoadingConfig
 from pipeline.config.protocol import CenterCrop, WholeImage
-from pipeline.config.recipe import Input
-from pipeline.data.loading.dali import instruct
+from pipeline.config.recipe import InputConfig
+from pipeline.data.loading.dali import dali_inputs
 from pipeline.data.loading.loader import Loader, build_loader, evaluation_plan
 from pipeline.data.loading.quarantine import Quarantine
 from pipeline.data.loading.views import Views, evaluation_views, fill_of, training_views
@@ -40,14 +40,14 @@ from pipeline.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 BACKENDS = ("dali", "reference")
-GREY_LEVELS = Input(size=224, mean=(0, 0, 0), std=(1, 1, 1))
+GREY_LEVELS = InputConfig(size=224, mean=(0, 0, 0), std=(1, 1, 1))
 CENTER = CenterCrop(resize=256)
 AUGMENTATIONS: dict[str, Augmentation] = {
     "center": NoAugmentation(),
-    "shift-scale": ShiftScale(max_shift=0.2, min_scale=0.7, max_scale=1.4, fill=90),
+    "shift-scale": RandomAffine(max_shift=0.2, min_scale=0.7, max_scale=1.4, fill=90),
     "alexnet": AlexNetCrop(color_noise=0.1),
     "scale-jitter": ScaleJitter(min_side=256, max_side=512, color_noise=0.1),
-    "area": AreaCrop(color_noise=0.1),
+    "area": RandomResizedCrop(color_noise=0.1),
 }
 every_augmentation = pytest.mark.parametrize("name", AUGMENTATIONS)
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -58,7 +58,7 @@ def load(
     views: Iterable[Views],
     backend: str = "dali",
     *,
-    input: Input = GREY_LEVELS,
+    input: InputConfig = GREY_LEVELS,
     device: torch.device = CPU,
     fill: int | None = None,
     channels_last: bool = True,
@@ -69,7 +69,7 @@ def load(
         split,
         views,
         input,
-        Loading.model_validate({"backend": backend, **loading}),
+        LoadingConfig.model_validate({"backend": backend, **loading}),
         device,
         max_batch_size=len(split),
         fill=fill,
@@ -194,7 +194,7 @@ def test_a_region_holds_all_that_the_filter_reads(name: str, photos: Split) -> N
 @settings(max_examples=10)
 def test_dali_is_told_the_same_boxes(name: str, photos: Split, epoch: int) -> None:
     views = views_of(name, photos, epoch=epoch)
-    told = instruct(photos, views, GREY_LEVELS)
+    told = dali_inputs(photos, views, GREY_LEVELS)
     region = told.start + told.region_start
     np.testing.assert_array_equal(region, views.regions[:, :2])
     np.testing.assert_array_equal(told.region_shape, views.regions[:, 2:])
@@ -210,7 +210,7 @@ def test_dali_is_told_the_same_boxes(name: str, photos: Split, epoch: int) -> No
 @every_backend
 def test_flips_and_colours_are_executed(backend: str, photos: Split) -> None:
     views = views_of("area", photos)
-    input = Input(size=32, mean=(120, 110, 100), std=(60, 50, 40))
+    input = InputConfig(size=32, mean=(120, 110, 100), std=(60, 50, 40))
     plain = replace(
         views,
         flips=np.zeros_like(views.flips),
@@ -247,7 +247,7 @@ def test_outside_an_image_is_the_fill(backend: str, photos: Split) -> None:
 @every_backend
 def test_grey_digits_of_eight_pixels(backend: str, data_dir: Path) -> None:
     digits = Store.open(data_dir / "digits").split("train")
-    input = Input(size=8, color="gray", mean=(0,), std=(1,))
+    input = InputConfig(size=8, color="gray", mean=(0,), std=(1,))
     views = evaluation_views(WholeImage(), 8, np.arange(20), digits.sizes[:20])
     images = images_of(digits, views, backend, input=input)
     expected = [np.asarray(image) for image in decoded(digits)[:20]]
@@ -257,8 +257,8 @@ def test_grey_digits_of_eight_pixels(backend: str, data_dir: Path) -> None:
 def test_shifted_grey_digits_agree(data_dir: Path) -> None:
     """Measured mean: 0.11 (worst image 0.19)."""
     digits = Store.open(data_dir / "digits").split("train")
-    input = Input(size=32, color="gray", mean=(0,), std=(1,))
-    augmentation = ShiftScale(max_shift=0.2, min_scale=0.8, max_scale=1.2, fill=0)
+    input = InputConfig(size=32, color="gray", mean=(0,), std=(1,))
+    augmentation = RandomAffine(max_shift=0.2, min_scale=0.8, max_scale=1.2, fill=0)
     images = np.arange(len(digits))
     views = training_views(augmentation, WholeImage(), 32, images, digits.sizes, 0, 0)
     dali = images_of(digits, views, "dali", input=input, fill=0)

@@ -8,23 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from photographs import Pack, photo_samples
 
-from pipeline.config.augmentation import AreaCrop
-from pipeline.config.optimization import SGD, Constant, DiagonalLevenbergMarquardt
+from pipeline.config.augmentation import RandomResizedCrop
+from pipeline.config.optimization import SGD, Constant, LevenbergMarquardtConfig
 from pipeline.config.protocol import CenterCrop
-from pipeline.config.recipe import Batch, Data, Input, Network, Recipe
+from pipeline.config.recipe import BatchConfig, DataConfig, InputConfig, NetworkConfig, Recipe
 from pipeline.data.loading.loader import evaluation_plan, training_plan
-from pipeline.data.loading.sampler import Dealing, epoch_order
+from pipeline.data.loading.sampler import BatchSampler, epoch_order
 from pipeline.data.loading.views import Views
 from pipeline.data.store.store import Split
 
 CENTER = CenterCrop(resize=256)
 RECIPE = Recipe(
-    network=Network(name="resnet18", num_classes=2),
-    data=Data(name="photos"),
-    input=Input(size=32, mean=(0, 0, 0), std=(1, 1, 1)),
-    augmentation=AreaCrop(),
+    network=NetworkConfig(name="resnet18", num_classes=2),
+    data=DataConfig(name="photos"),
+    input=InputConfig(size=32, mean=(0, 0, 0), std=(1, 1, 1)),
+    augmentation=RandomResizedCrop(),
     evaluation=CENTER,
-    batch=Batch(global_batch_size=16, micro_batch_size=2),
+    batch=BatchConfig(global_batch_size=16, micro_batch_size=2),
     optimizer=SGD(learning_rate=0.1),
     schedule=Constant(),
     epochs=3,
@@ -37,7 +37,7 @@ def small(pack: Pack) -> Split:
 
 
 def plan(split: Split, rank: int, world_size: int, epoch: int = 0, step: int = 0) -> list[Views]:
-    dealing = Dealing(len(split), 16, 8, world_size)
+    dealing = BatchSampler(len(split), 16, 8, world_size)
     return list(training_plan(RECIPE, split, dealing, rank, epoch, step))
 
 
@@ -48,9 +48,9 @@ def rows(views: Iterable[Views]) -> list[tuple[bytes, ...]]:
 @pytest.mark.parametrize("world_size", [1, 3, 8])
 def test_what_the_optimizer_looks_at_comes_first_once(world_size: int, small: Split) -> None:
     curious = RECIPE.model_copy(
-        update={"optimizer": DiagonalLevenbergMarquardt(learning_rate=0.1, num_samples=7)}
+        update={"optimizer": LevenbergMarquardtConfig(learning_rate=0.1, num_samples=7)}
     )
-    dealing = Dealing(len(small), 16, 8, world_size)
+    dealing = BatchSampler(len(small), 16, 8, world_size)
     seen = []
     for rank in range(world_size):
         ours = [
@@ -75,7 +75,9 @@ def test_any_number_of_workers_sees_the_same_views(world_size: int, small: Split
     alone = rows(plan(small, 0, 1))
     shares = [rows(plan(small, rank, world_size)) for rank in range(world_size)]
     views = [iter(share) for share in shares]
-    each = [len(Dealing(len(small), 16, 8, world_size).share(rank)) for rank in range(world_size)]
+    each = [
+        len(BatchSampler(len(small), 16, 8, world_size).share(rank)) for rank in range(world_size)
+    ]
     assert max(each) - min(each) <= 1
     dealt = [
         next(views[rank])

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.data.loading.sampler import Dealing, epoch_order
+from pipeline.data.loading.sampler import BatchSampler, epoch_order
 from pipeline.runtime.errors import UserError
 
 WORLD_SIZES = (1, 2, 3, 4, 8)
@@ -45,7 +45,7 @@ def batches(draw: st.DrawFn) -> tuple[int, int, int]:
     return num_images, global_batch_size, num_micro_batches
 
 
-def epoch_of(dealing: Dealing, order: NDArray[np.int64]) -> list[list[list[int]]]:
+def epoch_of(dealing: BatchSampler, order: NDArray[np.int64]) -> list[list[list[int]]]:
     """Return each step's micro-batches of all workers, in the order of the ranks."""
     return [
         [
@@ -61,16 +61,16 @@ def epoch_of(dealing: Dealing, order: NDArray[np.int64]) -> list[list[list[int]]
 @given(batches())
 def test_any_number_of_workers_takes_the_same_steps(batch: tuple[int, int, int]) -> None:
     order = epoch_order(1, 2, batch[0])
-    alone = epoch_of(Dealing(*batch, world_size=1), order)
+    alone = epoch_of(BatchSampler(*batch, world_size=1), order)
     for world_size in WORLD_SIZES[1:]:
-        assert epoch_of(Dealing(*batch, world_size=world_size), order) == alone
+        assert epoch_of(BatchSampler(*batch, world_size=world_size), order) == alone
 
 
 @settings(max_examples=50)
 @given(batches())
 def test_an_epoch_is_cut_evenly_and_holds_every_image_once(batch: tuple[int, int, int]) -> None:
     num_images, global_batch_size, num_micro_batches = batch
-    dealing = Dealing(*batch, world_size=2)
+    dealing = BatchSampler(*batch, world_size=2)
     order = epoch_order(3, 0, num_images)
     steps = epoch_of(dealing, order)
     assert [image for step in steps for part in step for image in part] == order.tolist()
@@ -97,4 +97,4 @@ def test_an_epoch_is_cut_evenly_and_holds_every_image_once(batch: tuple[int, int
 )
 def test_what_cannot_be_dealt_is_refused(sizes: tuple[int, int, int, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Dealing(*sizes)
+        BatchSampler(*sizes)

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
-from torchvision.transforms import RandomResizedCrop
+from torchvision import transforms
 
 from pipeline.config.augmentation import (
     AlexNetCrop,
-    AreaCrop,
     Augmentation,
     NoAugmentation,
-    Resizing,
+    ProgressiveResizing,
+    RandomAffine,
+    RandomResizedCrop,
     ScaleJitter,
-    ShiftScale,
 )
 from pipeline.config.protocol import CenterCrop, WholeImage
 from pipeline.data.loading.views import (
@@ -33,13 +33,13 @@ from pipeline.data.loading.views import (
 
 SIZE = 224
 CENTER = CenterCrop(resize=256)
-SHIFT_SCALE = ShiftScale(max_shift=0.2, min_scale=0.7, max_scale=1.4, fill=9)
+SHIFT_SCALE = RandomAffine(max_shift=0.2, min_scale=0.7, max_scale=1.4, fill=9)
 AUGMENTATIONS: list[Augmentation] = [
     NoAugmentation(),
     SHIFT_SCALE,
     AlexNetCrop(),
     ScaleJitter(min_side=256, max_side=512),
-    AreaCrop(color_noise=0.1),
+    RandomResizedCrop(color_noise=0.1),
 ]
 
 sides = st.integers(1, 3000)
@@ -186,11 +186,14 @@ def test_area_crops_are_distributed_as_torchvisions(size: tuple[int, int]) -> No
 
     In (12, 16) an offset is a large step; (90, 300) often exhausts its tries, and falls back.
     """
-    ours = view(AreaCrop(), many(*size)).boxes
+    ours = view(RandomResizedCrop(), many(*size)).boxes
     torch.manual_seed(0)
     image = torch.empty(1, *size)
     theirs = np.array(
-        [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
+        [
+            transforms.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
+            for _ in range(4000)
+        ]
     )
     for first, second in zip(derived(ours), derived(theirs), strict=True):
         assert ks_2samp(first, second).pvalue > 1e-3
@@ -207,9 +210,11 @@ def derived(boxes: NDArray[Any]) -> list[NDArray[np.float64]]:
 def test_area_crop_falls_back_to_the_centre(
     size: tuple[int, int], box: tuple[int, int, int, int]
 ) -> None:
-    whole_area = AreaCrop(min_area=1.0, max_area=1.0)
+    whole_area = RandomResizedCrop(min_area=1.0, max_area=1.0)
     torch.manual_seed(0)
-    theirs = RandomResizedCrop.get_params(torch.empty(1, *size), [1.0, 1.0], [3 / 4, 4 / 3])
+    theirs = transforms.RandomResizedCrop.get_params(
+        torch.empty(1, *size), [1.0, 1.0], [3 / 4, 4 / 3]
+    )
     assert theirs == box
     assert view(whole_area, [size]).boxes.tolist() == [list(box)]
 
@@ -281,7 +286,7 @@ def test_a_smaller_picture_shows_the_same_box(
 
 
 def test_pictures_grow_evenly_to_the_input_size() -> None:
-    resizing = Resizing(start_size=128, full_size_from=60)
+    resizing = ProgressiveResizing(start_size=128, full_size_from=60)
     sizes = [training_size(224, resizing, epoch) for epoch in range(90)]
     assert sizes == sorted(sizes)
     assert sorted(set(sizes)) == [128, 160, 192, 224]

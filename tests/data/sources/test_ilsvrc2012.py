@@ -157,7 +157,7 @@ def test_a_kill_at_any_moment_changes_no_byte(seed: int, official: Sources, tmp_
     undisturbed = prepare(official, tmp_path / "undisturbed", **SMALL).store
     assert len(digests(undisturbed)) > 10
     names = [path.name for path in official.items().values()]
-    places = [official.train.parent, tmp_path / "data", Path(__file__).parent]
+    places = [official.train.parent, tmp_path / "data", Path(__file__).parents[1]]
     command = [sys.executable, "-c", KILLED, *map(str, places), *names]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -183,7 +183,7 @@ shutil.rmtree = remove_and_die
 
 def test_a_kill_at_the_very_end_leaves_all(official: Sources, tmp_path: Path) -> None:
     names = [path.name for path in official.items().values()]
-    places = [official.train.parent, tmp_path / "data", Path(__file__).parent]
+    places = [official.train.parent, tmp_path / "data", Path(__file__).parents[1]]
     command = [sys.executable, "-c", KILLED_AT_THE_END + KILLED, *map(str, places), *names]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL

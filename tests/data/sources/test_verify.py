@@ -13,7 +13,7 @@ from pipeline.cli.app import app
 from pipeline.data.sources.ilsvrc2012 import Sources, Subset
 from pipeline.data.sources.prepare import prepare_folder, prepare_ilsvrc2012, prepare_webdataset
 from pipeline.data.sources.repair import repair
-from pipeline.data.sources.verify import Health, examine
+from pipeline.data.sources.verify import VerifyReport, verify
 from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
 
@@ -39,8 +39,8 @@ def packed(sources: Sources, to: Path) -> Store:
     ).store  # fmt: skip
 
 
-def health(store: Store, sample: int | None = None) -> Health:
-    return examine(store, sample, nothing)
+def health(store: Store, sample: int | None = None) -> VerifyReport:
+    return verify(store, sample, nothing)
 
 
 def flip(file: Path, place: int) -> None:
@@ -51,7 +51,7 @@ def flip(file: Path, place: int) -> None:
 
 def test_a_whole_data_set_is_described(store: Store) -> None:
     seen: list[tuple[int, int]] = []
-    found = examine(store, 3, lambda *numbers: seen.append(numbers))
+    found = verify(store, 3, lambda *numbers: seen.append(numbers))
     assert found.is_well
     assert seen[-1][0] == seen[-1][1]
     train, val, test = found.splits

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from pipeline.data.store.parallel_map import run_all
+from pipeline.data.store.parallel_map import parallel_map
 from pipeline.runtime.errors import UserError
 
 
@@ -17,5 +17,5 @@ def test_a_process_that_is_killed_each_time_is_said_in_one_line(ray_session: Non
     with pytest.raises(
         UserError, match=r"ended, 4 times \(WorkerCrashedError.*run the same"
     ) as told:
-        run_all(be_killed, [0], 1, print)
+        parallel_map(be_killed, [0], 1, print)
     assert "\n" not in str(told.value)

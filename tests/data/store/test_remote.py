@@ -15,7 +15,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from wholeness import is_whole
 
-from pipeline.config.cluster import Cache, as_folder
+from pipeline.config.cluster import CacheConfig, as_folder
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.packing import Sample
 from pipeline.data.store.stage import stage
@@ -101,7 +101,7 @@ def test_a_share_is_kept_and_comes_from_disk(
     share: float, kept: int, url: str, local: Store, tmp_path: Path
 ) -> None:
     total = sum(file.stat().st_size for file in local.folder.iterdir() if file.suffix != ".json")
-    cache = Cache(folder=tmp_path / "cache", gigabytes=share * total / 1e9)
+    cache = CacheConfig(folder=tmp_path / "cache", gigabytes=share * total / 1e9)
     for _ in range(2):
         assert same(Store.open(as_folder(url), cache), local)
     split = Store.open(as_folder(url), cache).split("train")
@@ -119,7 +119,7 @@ def test_a_share_is_kept_and_comes_from_disk(
 
 
 def test_a_cache_of_an_earlier_boot_is_removed(url: str, local: Store, tmp_path: Path) -> None:
-    cache = Cache(folder=tmp_path, gigabytes=1)
+    cache = CacheConfig(folder=tmp_path, gigabytes=1)
     assert same(Store.open(as_folder(url), cache), local)
     (boot,) = tmp_path.glob("noise-*/*")
     earlier = boot.rename(boot.with_name("earlier"))
@@ -131,7 +131,7 @@ def test_a_cache_of_an_earlier_boot_is_removed(url: str, local: Store, tmp_path:
 
 @pytest.mark.parametrize("small_disk", [24], indirect=True)
 def test_a_full_disk_keeps_less_and_reads_on(url: str, local: Store, small_disk: Path) -> None:
-    store = Store.open(as_folder(url), Cache(folder=small_disk, gigabytes=1))
+    store = Store.open(as_folder(url), CacheConfig(folder=small_disk, gigabytes=1))
     assert same(store, local)
     assert same(store, local)
     (there,) = small_disk.rglob("train.there")

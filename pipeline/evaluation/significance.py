@@ -13,7 +13,7 @@ _RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedComparison:
     """Two networks on the same images, by their k highest classes.
 
     `only_first` images were right with the first network alone, `only_second` with the second
@@ -37,7 +37,7 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Trial:
+class PreprocessingTrial:
     """One preprocessing: what it changes, its hits, and how they compare with the declared one's.
 
     `p_value` is McNemar's for top-1, 1 for the declared preprocessing itself.
@@ -49,7 +49,9 @@ class Trial:
     is_clearly_better: bool = False
 
 
-def compare_paired(first: Predictions, second: Predictions, k: int, seed: int = 0) -> Paired:
+def compare_paired(
+    first: Predictions, second: Predictions, k: int, seed: int = 0
+) -> PairedComparison:
     """Compare by `k` guesses; raises `UserError` where the images or labels aren't the same."""
     refuse_other_images(first, second)
     for one in (first, second):
@@ -58,7 +60,7 @@ def compare_paired(first: Predictions, second: Predictions, k: int, seed: int = 
     only_first = int((one_right & ~other_right).sum())
     only_second = int((other_right & ~one_right).sum())
     images = len(first)
-    return Paired(
+    return PairedComparison(
         k=k,
         images=images,
         first_errors=int((~one_right).sum()),

@@ -6,20 +6,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config.recipe import Input
+from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.views import Views
-from pipeline.data.store.signal_codec import decode_signal
+from pipeline.data.store.npy import decode_npy
 from pipeline.data.store.store import Split
 
 
-class Signals:
+class Inputs1D:
     """Yields the signals of each `Views`, float32 (n, 1, length) on `device`, in order.
 
     A signal is seen whole. Raises `ValueError` when one can't be decoded.
     """
 
     def __init__(
-        self, split: Split, views: Iterator[Views], input: Input, device: torch.device
+        self, split: Split, views: Iterator[Views], input: InputConfig, device: torch.device
     ) -> None:
         self._split = split
         self._views = views
@@ -31,7 +31,7 @@ class Signals:
     def __next__(self) -> Tensor:
         signals = next(self._views).images.tolist()
         values = np.stack(
-            [decode_signal(data, self._length) for data in self._split.encoded_batch(signals)]
+            [decode_npy(data, self._length) for data in self._split.encoded_batch(signals)]
         )
         normalized = (values - self._mean) / self._std
         return torch.from_numpy(normalized[:, None]).to(self._device)

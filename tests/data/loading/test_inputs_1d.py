@@ -14,20 +14,20 @@ from typer.testing import CliRunner
 
 from pipeline.checks.preflight import preflight
 from pipeline.cli.app import app
-from pipeline.config.cluster import Loading, load_cluster
+from pipeline.config.cluster import LoadingConfig, load_cluster
 from pipeline.config.protocol import WholeImage
-from pipeline.config.recipe import Input, Recipe, load_recipe
+from pipeline.config.recipe import InputConfig, Recipe, load_recipe
 from pipeline.data.loading.loader import Loader, build_loader, evaluation_plan, training_plan
-from pipeline.data.loading.sampler import Dealing, epoch_order
+from pipeline.data.loading.sampler import BatchSampler, epoch_order
 from pipeline.data.sources.mnist1d import mnist1d_samples
 from pipeline.data.sources.prepare import prepare_mnist1d
-from pipeline.data.store.signal_codec import decode_signal, encode_signal
+from pipeline.data.store.npy import decode_npy, encode_npy
 from pipeline.data.store.store import ImageClass, Sample, Split, Store, write_store
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.mlflow_model import _signature
 
 CPU = torch.device("cpu")
-INPUT = Input(size=40, dimensions=1, color="gray", mean=(0.25,), std=(0.5,))
+INPUT = InputConfig(size=40, dimensions=1, color="gray", mean=(0.25,), std=(0.5,))
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,9 @@ def recipe_of_signals(**changes: Any) -> Recipe:
     return Recipe.model_validate(content | changes)
 
 
-def load(split: Split, plan: Any, input: Input = INPUT) -> Loader:
+def load(split: Split, plan: Any, input: InputConfig = INPUT) -> Loader:
     return build_loader(
-        split, plan, input, Loading(), CPU, max_batch_size=100, fill=None, channels_last=True
+        split, plan, input, LoadingConfig(), CPU, max_batch_size=100, fill=None, channels_last=True
     )
 
 
@@ -75,7 +75,7 @@ def test_values_are_the_published_ones(store: Store, drawn: dict[str, Any]) -> N
         assert split.contents == "signals"
         assert (split.sizes == (1, 40)).all()
         assert split.labels.tolist() == drawn[labels].tolist()
-        packed = np.stack([decode_signal(split.encoded(i), 40) for i in range(len(split))])
+        packed = np.stack([decode_npy(split.encoded(i), 40) for i in range(len(split))])
         np.testing.assert_array_equal(packed, drawn[values].astype(np.float32), strict=True)
 
 
@@ -117,7 +117,7 @@ def test_a_training_sees_the_signals_in_the_epochs_order(
 ) -> None:
     recipe = recipe_of_signals(seed=3, epochs=2)
     split = store.split("train")
-    dealing = Dealing(4000, 100, 2, 2)
+    dealing = BatchSampler(4000, 100, 2, 2)
     batches = load(split, training_plan(recipe, split, dealing, 1, 1, 39))
     (batch,) = list(batches)  # the last step of the last epoch, second worker of two
     indices = epoch_order(3, 1, 4000)[3950:]
@@ -172,7 +172,7 @@ def test_a_damaged_signal_is_named(
     damage: Callable[[bytes], bytes], reason: str, tmp_path: Path
 ) -> None:
     signals = np.random.default_rng(0).normal(size=(6, 40)).astype(np.float32)
-    samples = [Sample(f"s-{i}", encode_signal(v), i % 2, 1, 40) for i, v in enumerate(signals)]
+    samples = [Sample(f"s-{i}", encode_npy(v), i % 2, 1, 40) for i, v in enumerate(signals)]
     made = write_store(
         tmp_path / "signals",
         name="signals",
@@ -193,7 +193,7 @@ def test_a_damaged_signal_is_named(
 def test_signals_and_images_are_not_taken_for_each_other(store: Store, data_dir: Path) -> None:
     digits = Store.open(data_dir / "digits").split("train")
     signals = store.split("train")
-    as_images = Input(size=32, color="gray", mean=(0,), std=(1,))
+    as_images = InputConfig(size=32, color="gray", mean=(0,), std=(1,))
     with pytest.raises(UserError, match=r"holds images, .* input.dimensions: 1; .* to 2"):
         load(digits, [])
     with pytest.raises(UserError, match=r"holds signals, .* input.dimensions: 2; .* to 1"):
