@@ -1,7 +1,7 @@
 """Recipes of one family train alike, but for what is listed here.
 
-Every recipe is a whole file, so that it can be read beside its paper. What a family has in common is
-therefore written down more than once; these tests hold the copies together.
+Every recipe is a whole file, so that it can be read beside its paper. What a family has in common
+is therefore written down more than once; these tests hold the copies together.
 """
 
 from dataclasses import dataclass
