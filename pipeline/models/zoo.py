@@ -10,7 +10,7 @@ from pipeline.models import (
     googlenet,
     inception,
     lenet,
-    mnist1d,
+    mnist1d_networks,
     resnet,
     vgg,
     zfnet,
@@ -69,8 +69,8 @@ NETWORKS: dict[str, Constructor] = {
     "densenet201": densenet.densenet201,
     "densenet264": densenet.densenet264,
     "densenet161": densenet.densenet161,
-    "mnist1d_conv": mnist1d.mnist1d_conv,
-    "mnist1d_dense": mnist1d.mnist1d_dense,
+    "mnist1d_conv": mnist1d_networks.mnist1d_conv,
+    "mnist1d_dense": mnist1d_networks.mnist1d_dense,
 }
 
 

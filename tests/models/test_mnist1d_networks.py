@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.mnist1d import SignalClassifier, mnist1d_conv, mnist1d_dense
+from pipeline.models.mnist1d_networks import SignalClassifier, mnist1d_conv, mnist1d_dense
 
 
 def test_three_convolutions_leave_four_positions() -> None:
