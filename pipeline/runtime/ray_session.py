@@ -12,7 +12,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -29,8 +29,6 @@ os.environ.update(
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a fit ends 3 s sooner than with 2 s
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # a node that has just gone is waited for
-        # Ray's paragraph for each worker that dies; who runs a function there says so in a line.
-        "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES to the user
     }
     | os.environ
@@ -51,8 +49,9 @@ if _may_need_token():
 def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
     """Have Ray up; one that was up before in this process is used as it is and left running.
 
-    A local one offers `num_cpus`, whatever the machine has. Raises `UserError` where there is no
-    Ray at `address`.
+    A local one offers `num_cpus`, whatever the machine has. Output of its workers and Ray's own
+    messages are shown only if RAY_LOG_TO_DRIVER is 1. Raises `UserError` where there is
+    no Ray at `address`.
     """
     import ray
 
@@ -80,16 +79,37 @@ def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
 def _start(address: str, **options: object) -> None:
     import ray
 
+    is_shown = os.environ.get("RAY_LOG_TO_DRIVER", "0").lower() in ("1", "true")  # as Ray reads it
     host, _, port = address.removeprefix("ray://").rpartition(":")
     mend = "start it with `ray start --head`, or set cluster.workers.ray_address"
     try:
         if host and port.isdecimal():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=5).close()
             mend = "it listens: set RAY_AUTH_TOKEN_PATH to a file that holds its token"
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        with nullcontext() if is_shown else _without_ray_messages():
+            ray.init(
+                address=address, log_to_driver=is_shown, logging_level=logging.ERROR, **options
+            )
     except (OSError, ValueError) as error:
         first_line = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"Ray at '{address}' can't be joined: {first_line}; {mend}") from None
+
+
+@contextmanager
+def _without_ray_messages() -> Iterator[None]:
+    """Keep `ray.init` from starting the thread that prints Ray's own messages.
+
+    Ray writes a paragraph for each worker that dies; this project reports that in one line of its
+    own. `log_to_driver=False` silences what workers print, but not that thread.
+    """
+    from ray._private import worker
+
+    listen = getattr(worker, "listen_error_messages", None)  # a Ray without it prints
+    worker.listen_error_messages = lambda *_: None
+    try:
+        yield
+    finally:
+        worker.listen_error_messages = listen
 
 
 def _remove_what_killed_ones_left() -> None:

@@ -76,7 +76,7 @@ def test_bad_yaml_is_refused_by_file_and_line(tmp_path: Path, text: str, told: s
         ({"shape": {"kind": "square"}}, "'shape.side' is missing"),
         ({"shape": {"kind": "oval"}}, "'round', 'square'"),
         ({"shape": {"kind": "round", "radius": "wide"}}, "got 'wide'"),
-        ({"shape": {"kind": "round", "radius": float("nan")}}, "finite"),
+        ({"shape": {"kind": "round", "radius": float("nan")}}, "got nan"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_named(content: dict[str, object], told: str) -> None:

@@ -93,7 +93,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_tracked_twice(
     lost, goes_on = notes
     assert lost == "a worker was lost; all start again"
     assert re.match(r"goes on after [1-4] epochs", goes_on)
-    assert capfd.readouterr().out == ""  # Ray's own paragraph about it
+    assert capfd.readouterr().out == ""  # neither Ray nor a worker is heard
     history = connect(job.tracking_uri).get_metric_history(
         job.folder.tracking_run_id(), "train/loss"
     )

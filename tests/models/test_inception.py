@@ -145,5 +145,6 @@ def test_the_smallest_size_is_what_the_auxiliary_classifier_needs() -> None:
     with torch.device("meta"):
         network = inception_v3(7).train()
         smallest = network.input_shape.min_size
-        with pytest.raises(RuntimeError, match=r"[Kk]ernel size"):
+        network(torch.empty(2, 3, smallest, smallest))
+        with pytest.raises(RuntimeError):
             network(torch.empty(2, 3, smallest - 1, smallest - 1))

@@ -15,20 +15,60 @@ import pytest
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.ray_session import _remove_what_killed_ones_left, ray_session
 
-PROGRAM = """
+PROGRAM = '''
 import json, os, subprocess, sys
 from pathlib import Path
-import ray
 from pipeline.runtime.ray_session import ray_session
+import ray
+JOIN = """
+import sys
+import ray
+try:
+    ray.init(address=sys.argv[1])
+except ConnectionError:
+    print("refused")
+else:
+    print("joined")
+"""
 with ray_session("local", num_cpus=1):
     context = ray.get_runtime_context()
-    stranger = subprocess.run(
-        [sys.executable, "-c", f"import ray; ray.init(address='{context.gcs_address}')"],
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True,
-    )
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", JOIN, context.gcs_address], env={**os.environ, **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        ).stdout.strip()
+        for environment in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token"})
+    ]
     dashboard = ray._private.worker.global_worker.node.webui_url
     folders = [str(path) for path in Path("/tmp").glob(f"ilsvrc-{os.getpid()}-*")]
-print(json.dumps({"stranger": stranger.stderr, "dashboard": dashboard, "folders": folders}))
+print(json.dumps({"answers": answers, "dashboard": dashboard, "folders": folders}))
+'''
+
+# A worker prints, another one dies and is replaced, and Ray's own channel carries a word of ours.
+# Ends when the first argument, the file of its output, has as many of the words as the second says.
+TALK = """
+import os, sys, time
+from pathlib import Path
+from pipeline.runtime.ray_session import ray_session
+import ray
+
+def die_at_first(flag):
+    print("a worker's words", flush=True)
+    if not flag.exists():
+        flag.touch()
+        os._exit(3)
+
+with ray_session("local", num_cpus=1):
+    ray._private.utils.push_error_to_driver(
+        ray._private.worker.global_worker, "tests", "words of Ray's channel"
+    )
+    ray.get(ray.remote(max_retries=1)(die_at_first).remote(Path(sys.argv[1] + ".flag")))
+    deadline = time.monotonic() + 60
+    while len([word for word in ("a worker's words", "words of Ray's channel")
+               if word in Path(sys.argv[1]).read_text()]) < int(sys.argv[2]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    print("the command's words", flush=True)
 """
 
 
@@ -51,11 +91,34 @@ def test_a_session_refuses_strangers_and_is_gone_afterwards() -> None:
     )
     assert done.returncode == 0, done.stderr
     story = json.loads(done.stdout.splitlines()[-1])
-    assert "Authentication" in story["stranger"]
+    assert story["answers"] == ["refused", "joined"]  # without the session's token and with it
     assert story["dashboard"].startswith("127.0.0.1:")
     (folder,) = story["folders"]
     assert not Path(folder).exists()
     assert not stale.exists()
+
+
+@pytest.mark.parametrize("is_asked_for", [False, True], ids=["as-usual", "asked-for"])
+def test_ray_and_its_workers_are_heard_only_where_they_are_asked_for(
+    tmp_path: Path, is_asked_for: bool
+) -> None:
+    """By who speaks, whatever the words are."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    for name in [name for name in environment if name.startswith(("RAY_LOG", "RAY_DEDUP"))]:
+        del environment[name]
+    if is_asked_for:
+        environment["RAY_LOG_TO_DRIVER"] = "1"
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run(
+            [sys.executable, "-c", TALK, out.name, str(2 * is_asked_for)],
+            env=environment, stdout=out, stderr=out, check=True, timeout=150,
+        )  # fmt: skip
+    told = (tmp_path / "out").read_text()
+    if is_asked_for:
+        assert "words of Ray's channel" in told
+        assert "a worker's words" in told
+    else:
+        assert told == "the command's words\n"
 
 
 def test_what_is_still_being_written_to_is_removed_all_the_same() -> None:

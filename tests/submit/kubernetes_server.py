@@ -63,7 +63,7 @@ class KubernetesServer:
     refused: set[str] = field(default_factory=set)  # plurals that may not be created
     unknown: set[str] = field(default_factory=set)  # plurals of which no such kind is installed
     proxied_to: str = ""  # where the service proxy leads
-    proxied: list[tuple[str, str]] = field(default_factory=list)
+    proxied: list[tuple[str, str, int]] = field(default_factory=list)  # with the answer's status
 
     def start(self) -> None:
         server = self
@@ -189,7 +189,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_json(200, {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items})
 
     def _proxy(self, service: str, path: str, body: bytes) -> None:
-        self.kubernetes.proxied.append((service, path))
         request = urllib.request.Request(
             f"{self.kubernetes.proxied_to}/{path}", body, method="POST"
         )
@@ -198,8 +197,10 @@ class _Handler(BaseHTTPRequestHandler):
                 request.add_header(name, value)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
+                self.kubernetes.proxied.append((service, path, answer.status))
                 self._send(answer.status, answer.read(), "application/json")
         except urllib.error.HTTPError as error:
+            self.kubernetes.proxied.append((service, path, error.code))
             self._send(error.code, error.read(), "text/plain")
 
     def _refuse(self, status: int, message: str) -> None:

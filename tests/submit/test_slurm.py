@@ -86,7 +86,7 @@ def test_an_array_of_seeds_and_a_stop(
 
 
 def test_what_slurm_refuses_is_told(on_slurm: list[str]) -> None:
-    with pytest.raises(UserError, match=r"sbatch says: .*[Ii]nvalid partition.*engine\.partition"):
+    with pytest.raises(UserError, match=r"sbatch says: .*set engine\.partition"):
         submit([*on_slurm, "engine.partition=nowhere"])
     assert "nowhere" not in str(jobs_of(on_slurm).jobs())
 

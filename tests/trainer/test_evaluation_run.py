@@ -323,11 +323,11 @@ class Network(nn.Module):
 BROKEN = {
     "raising": ("def Network():\n    return 1 / 0\n", "rgb", "ZeroDivisionError: .*, line 2"),
     "misspelt": ("from torch import nn\nclass Network(nn.Module)\n", "rgb",
-                 r"--module misspelt:Network: SyntaxError: expected ':' \(.*, line 2"),
-    "undefined": ("Network = net", "rgb", "NameError: name 'net' is not defined .*, line 1"),
+                 r"--module misspelt:Network: SyntaxError: .+ \(.*, line 2"),
+    "undefined": ("Network = net", "rgb", "NameError: .*'net'.*, line 1"),
     "colourful": (OF_COLOURS, "gray",
-                  "colourful.Network can't see a picture of 1×32×32: RuntimeError: .* to have 3 "
-                  r"channels, but got 1 .*, line 10\); declare what it takes with --preprocessing"),
+                  "colourful.Network can't see a picture of 1×32×32: RuntimeError: .+, line 10"
+                  r"\); declare what it takes with --preprocessing"),
     "in_a_tuple": (OF_COLOURS, "rgb",
                    "in_a_tuple.Network returns a tuple; have it return a tensor of scores"),
 }  # fmt: skip

@@ -1,7 +1,10 @@
 """MNIST's files, made small: packed exactly, and each way to be wrong said in one line."""
 
+import errno
 import gzip
 import io
+import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -132,7 +135,8 @@ def test_a_wrong_file_is_named(
 
 def test_a_missing_file_is_named(files: Path) -> None:
     (files / "images").unlink()
-    with pytest.raises(UserError, match=r"images: can't be read \(No such file or directory\)"):
+    reason = re.escape(os.strerror(errno.ENOENT))
+    with pytest.raises(UserError, match=rf"images: can't be read \({reason}\)"):
         prepare(files)
 
 

@@ -1,6 +1,9 @@
 """Preparing from end to end: real image files, good and bad, asked for once and again."""
 
+import errno
 import io
+import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -235,7 +238,8 @@ def test_a_file_that_goes_away_is_not_called_a_bad_image(images: Path) -> None:
         last.unlink(missing_ok=True)
 
     to = images.parent / "packed"
-    with pytest.raises(UserError, match=r"9.jpg: can't be read \(No such file or directory\)"):
+    reason = re.escape(os.strerror(errno.ENOENT))
+    with pytest.raises(UserError, match=rf"9.jpg: can't be read \({reason}\)"):
         prepare(images, on_bad="quarantine", progress=remove)
     assert not to.exists()
 

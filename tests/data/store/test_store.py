@@ -1,10 +1,12 @@
 """The packed data set: written whole or not at all, read back byte for byte."""
 
+import errno
 import gc
 import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +34,7 @@ from pipeline.runtime.errors import UserError
 
 CLASSES = [ImageClass(0, "cat"), ImageClass(1, "dog")]
 SHARD_BYTES = 30_000
+FULL = re.escape(os.strerror(errno.ENOSPC))
 
 
 def encode(number: int, kind: str = "PNG", height: int = 5, width: int = 7) -> bytes:
@@ -382,15 +385,17 @@ def test_a_failing_source_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-SLOW_WRITER = """
-import sys, time
+# Says each image; at the one that it is told to, it waits for a line.
+WRITER = """
+import sys
 from pathlib import Path
 from pipeline.data.store.store import ImageClass, Sample, write_store
 
 def samples(split):
     for i in range(20):
-        time.sleep(0.003)
         print(split, i, flush=True)
+        if f"{split} {i}" == sys.argv[2]:
+            sys.stdin.readline()
         yield Sample(f"image-{i}", b"\\xff\\xd8\\xff" + bytes(3000), 0, 1, 1)
 
 splits = {"train": samples("train"), "val": samples("val")}
@@ -402,10 +407,11 @@ print("done", flush=True)
 
 
 def start_writer(folder: Path, until: str) -> "subprocess.Popen[str]":
-    """Start a slow writer in a process of its own; return when it has said `until`."""
+    """Start a writer in a process of its own; return when it waits at `until`."""
     writer = subprocess.Popen(
-        [sys.executable, "-c", SLOW_WRITER, folder], stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", WRITER, folder, until],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
     assert writer.stdout is not None
     assert any(line.strip() == until for line in writer.stdout)
     return writer
@@ -431,6 +437,8 @@ def test_a_killed_writer_leaves_nothing_that_opens(tmp_path: Path, moment: str) 
 def test_a_kill_near_the_end_leaves_all_or_nothing(tmp_path: Path, delay: float) -> None:
     folder = tmp_path / "s"
     writer = start_writer(folder, "val 19")
+    assert writer.stdin is not None
+    print(file=writer.stdin, flush=True)
     time.sleep(delay)
     end(writer, signal.SIGKILL)
     if folder.exists():
@@ -455,7 +463,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_in_one_line(small_disk: Path, image_bytes: int) -> None:
     image = b"\xff\xd8\xff" + bytes(image_bytes)
     samples = (Sample(f"image-{i}", image, 0, 1, 1) for i in range(200_000))
-    with pytest.raises(UserError, match=r"can't be written \(No space left on device\); make room"):
+    with pytest.raises(UserError, match=rf"can't be written \({FULL}\); make room"):
         write_store(
             small_disk / "s", name="s", classes=CLASSES, splits={"train": samples}, source={}
         )
@@ -467,7 +475,7 @@ def test_a_full_disk_at_the_index_is_said_too(small_disk: Path) -> None:
     samples = (
         Sample(os.urandom(40).hex(), b"", 0, 0, 0, os.urandom(40).hex()) for _ in range(5000)
     )
-    with pytest.raises(UserError, match=r"can't be written \(No space left on device\)"):
+    with pytest.raises(UserError, match=rf"can't be written \({FULL}\)"):
         write_store(
             small_disk / "s", name="s", classes=CLASSES, splits={"train": samples}, source={}
         )
@@ -476,7 +484,8 @@ def test_a_full_disk_at_the_index_is_said_too(small_disk: Path) -> None:
 
 def test_a_read_only_disk_is_said_in_one_line(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with pytest.raises(UserError, match=r"can't be written \(Read-only file system\); choose"):
+    reason = re.escape(os.strerror(errno.EROFS))
+    with pytest.raises(UserError, match=rf"can't be written \({reason}\); choose"):
         write_some(small_disk / "s")
 
 

@@ -1,5 +1,7 @@
 """What an archive holds is told, or why that can't be told."""
 
+import errno
+import os
 import re
 import socket
 from pathlib import Path
@@ -16,11 +18,13 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)  # names of sockets are short
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("train.tar")
-        with pytest.raises(UserError, match=r"train\.tar: can't be read \(No such device"):
+        reason = os.strerror(errno.ENXIO)
+        with pytest.raises(UserError, match=rf"train\.tar: can't be read \({reason}"):
             list(list_members(tmp_path / "train.tar", ANY))
 
 
 def test_what_fails_while_it_is_read_is_named() -> None:
     memory = Path("/proc/self/mem")  # where nothing is mapped
-    with pytest.raises(UserError, match=r"/proc/self/mem: can't be read \(Input/output error"):
+    reason = os.strerror(errno.EIO)
+    with pytest.raises(UserError, match=rf"/proc/self/mem: can't be read \({reason}"):
         list(list_members(memory, ANY, inside=Member("inner.tar", memory, 0, 1024)))
