@@ -9,7 +9,7 @@ from pydantic import Field
 from pipeline.config.yaml import (
     Section,
     digest,
-    find_document,
+    find_config_file,
     flatten,
     override,
     read_mapping,
@@ -145,9 +145,9 @@ def test_a_resolved_document_reads_back_as_itself(tmp_path: Path) -> None:
 def test_an_unknown_name_lists_the_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no recipe 'alexnett'.*alexnet"):
-        find_document("alexnett", "recipes")
+        find_config_file("alexnett", "recipes")
     with pytest.raises(UserError, match="no such file"):
-        find_document("mine.yaml", "recipes")
+        find_config_file("mine.yaml", "recipes")
 
 
 def test_the_working_folder_comes_before_the_project(
@@ -157,4 +157,4 @@ def test_the_working_folder_comes_before_the_project(
     own.parent.mkdir(parents=True)
     own.write_text("")
     monkeypatch.chdir(tmp_path)
-    assert find_document("alexnet", "recipes") == own
+    assert find_config_file("alexnet", "recipes") == own
