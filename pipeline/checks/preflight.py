@@ -125,7 +125,7 @@ def _data(recipe: Recipe, cluster: Cluster) -> str:
 
 def _batch(recipe: Recipe, cluster: Cluster) -> str:
     store = Store.open(store_folder(cluster, recipe.data.name))
-    images = store.description(recipe.data.train_split)
+    images = store.split_manifest(recipe.data.train_split)
     dealing = BatchSampler.of(recipe.batch, images.num_images, cluster.workers.most)
     fewest, most = len(dealing.share(dealing.world_size - 1)), len(dealing.share(0))
     each = f"{fewest}" if fewest == most else f"{fewest} or {most}, which is uneven,"

@@ -43,7 +43,7 @@ class TrainingJob:
         return open_data(self.cluster, store_folder(self.cluster, self.recipe.data.name))
 
     def dealing(self, worker: Worker) -> BatchSampler:
-        images = self.store().description(self.recipe.data.train_split)
+        images = self.store().split_manifest(self.recipe.data.train_split)
         return BatchSampler.of(self.recipe.batch, images.num_images, worker.world_size)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from pipeline.config.recipe import Recipe, read_recipe
 from pipeline.config.yaml import digest, flatten, to_yaml
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.storage import held, write_whole
+from pipeline.runtime.storage import file_lock, write_whole
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class RunFolder:
 
     def held(self) -> AbstractContextManager[None]:
         """Keep other processes from training this run."""
-        return held(
+        return file_lock(
             self.path / ".lock",
             f"run '{self.name}' is being trained by another process; wait for it, or give this "
             f"training another name with --run",

@@ -1,7 +1,7 @@
-"""What lies where in a tar archive that nobody vouches for: names, offsets and sizes, no unpacking.
+"""The members of an untrusted tar archive: names, offsets and sizes, without unpacking.
 
-Nothing is ever written under a name that an archive gives. An archive with anything but plain files
-of expected names is refused, by the name of the first such member.
+Nothing is ever written under a name that an archive gives. An archive with anything but regular
+files of expected names is refused, by the name of the first such member.
 """
 
 import io
@@ -17,7 +17,7 @@ from pipeline.runtime.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A plain file of an archive: its bytes are `size` bytes of `file` from `offset` on."""
+    """A regular file of an archive: `size` bytes of `file` from `offset` on."""
 
     name: str
     file: Path
@@ -28,10 +28,10 @@ class Member:
 def list_members(
     file: Path, allowed: re.Pattern[str], inside: Member | None = None
 ) -> Iterator[Member]:
-    """Yield the plain files of the tar archive `file`, or of the one that is `inside` it.
+    """Yield the regular files of the tar archive `file`, or of the archive that is `inside` it.
 
     Only headers are read. Raises `UserError` for a name that `allowed` doesn't match in full, a
-    member that is no plain file (folders of allowed names are passed over), and an archive that
+    member that is no regular file (folders of allowed names are skipped), and an archive that
     can't be read, is damaged or ends too early.
     """
     where = f"{file}: {inside.name}" if inside else str(file)
@@ -41,14 +41,14 @@ def list_members(
             window = io.BufferedReader(_Window(opened, start, length))  # type: ignore[type-var]
             with tarfile.open(fileobj=window, mode="r:") as archive:
                 for entry in archive:
-                    yield from _plain(entry, allowed, where, file, start, length)
+                    yield from _checked(entry, allowed, where, file, start, length)
     except OSError as error:
         raise _unreadable(file, error) from None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise UserError(f"{where}: not a whole tar archive ({error}); download it again") from None
 
 
-def _plain(
+def _checked(
     entry: tarfile.TarInfo,
     allowed: re.Pattern[str],
     where: str,
@@ -80,10 +80,10 @@ def _unreadable(file: Path, error: OSError) -> UserError:
 
 
 class _Window(io.RawIOBase):
-    """A part of a file as a file of its own."""
+    """A part of a file, read as a file of its own."""
 
     def __init__(self, file: BinaryIO, start: int, length: int) -> None:
-        self._file, self._start, self._length, self._place = file, start, length, 0
+        self._file, self._start, self._length, self._position = file, start, length, 0
 
     def readable(self) -> bool:
         return True
@@ -92,14 +92,14 @@ class _Window(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._length}[whence]
-        self._place = base + offset
-        return self._place
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = base + offset
+        return self._position
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        count = max(0, min(len(buffer), self._length - self._place))
-        self._file.seek(self._start + self._place)
+        count = max(0, min(len(buffer), self._length - self._position))
+        self._file.seek(self._start + self._position)
         data = self._file.read(count)
         buffer[: len(data)] = data
-        self._place += len(data)
+        self._position += len(data)
         return len(data)

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline.data.sources.digits import digits_classes, digits_samples
-from pipeline.data.store.store import Store, write_store
+from pipeline.data.sources.digits import DIGIT_CLASSES, digits_samples
+from pipeline.data.store.packing import write_store
+from pipeline.data.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_store(
         tmp_path_factory.mktemp("data") / "digits",
         name="digits",
-        classes=digits_classes(),
+        classes=DIGIT_CLASSES,
         splits=digits_samples(lambda done, total: None),
         source={},
     )

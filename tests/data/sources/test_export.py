@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torchvision
 import webdataset
-from official import EDITION, SORTED, hostile, jpeg, photographs, write_official, write_tar
+from intact import is_intact
+from small_ilsvrc2012 import EDITION, SORTED, hostile, jpeg, photographs, write_official, write_tar
 from typer.testing import CliRunner
-from wholeness import is_whole
 
 from pipeline.cli.app import app
-from pipeline.data.sources.export import export_folder
 from pipeline.data.sources.ilsvrc2012 import Sources
 from pipeline.data.sources.prepare import prepare_folder, prepare_ilsvrc2012, prepare_webdataset
+from pipeline.data.store.export import export_folder
 from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
 
@@ -35,7 +35,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 def store(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return prepare_ilsvrc2012(
         sources, tmp_path_factory.mktemp("packed") / "data", checking=None, num_workers=0,
-        progress=nothing, edition=EDITION, part_bytes=50_000,
+        progress=nothing, edition=EDITION, shard_bytes=50_000,
     ).store  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def test_webdataset_reads_the_shards_and_they_can_be_packed_again(
     again = Store.open(tmp_path / "b")
     assert again.split("train").keys == train.keys
     assert again.split("train").labels.tolist() == train.labels.tolist()
-    assert is_whole(again)
+    assert is_intact(again)
 
 
 def write_shard(folder: Path, split: str, label: int, image: bytes) -> None:

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from official import (
+from intact import is_intact
+from PIL import Image
+from small_ilsvrc2012 import (
     EDITION,
     NUM_TRAIN,
     SORTED,
@@ -31,9 +33,7 @@ from official import (
     write_tar,
     write_train,
 )
-from PIL import Image
 from typer.testing import CliRunner
-from wholeness import is_whole
 
 from pipeline.cli.app import app
 from pipeline.data.sources.ilsvrc2012 import ILSVRC2012, Sources, Subset, compare_checksums
@@ -85,7 +85,7 @@ def test_every_image_is_packed_with_its_label(official: Sources, tmp_path: Path)
     test = store.split("test")
     assert test.keys[0] == "ILSVRC2012_test_00000001"
     assert set(test.labels.tolist()) == {-1}
-    assert is_whole(store)
+    assert is_intact(store)
 
 
 def digests(store: Store) -> dict[str, str]:
@@ -131,7 +131,7 @@ def test_a_subset_says_so(official: Sources, tmp_path: Path) -> None:
 KILLED = """
 import pathlib, sys, time
 sys.path.insert(0, sys.argv[3])
-from official import EDITION
+from small_ilsvrc2012 import EDITION
 from pipeline.data.sources.ilsvrc2012 import Sources
 from pipeline.data.sources.prepare import prepare_ilsvrc2012
 from pipeline.data.store.shards import ShardWriter
@@ -147,9 +147,9 @@ sources = Sources(*(folder / name for name in sys.argv[4:]))
 def progress(done, total):
     print(done, total, flush=True)
 prepare_ilsvrc2012(sources, to, checking=None, num_workers=0, progress=progress,
-                   edition=EDITION, part_bytes=20_000)
+                   edition=EDITION, shard_bytes=20_000)
 """
-SMALL = {"part_bytes": 20_000}
+SMALL = {"shard_bytes": 20_000}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -277,7 +277,7 @@ def test_what_readers_disagree_on_is_treated_and_said(official: Sources, tmp_pat
     assert {rows[stem].treatment for stem in (stems[1], stems[2], stems[4])} == {""}
     assert "can't be decoded" in rows[stems[4]].status
     assert (rows[stems[3]].height, rows[stems[3]].width) == (picture.height, picture.width)
-    assert prepared.num_quarantined == 2
+    assert prepared.store.num_quarantined == 2
     assert "zero bytes" in {row.status for row in rows.values()}
     split = prepared.store.split("train")
     assert split.sizes[split.keys.index(wide.removesuffix(".JPEG"))].tolist() == [40, 12_000]

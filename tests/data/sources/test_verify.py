@@ -5,9 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from official import EDITION, SORTED, jpeg, photographs, train_images, write_official, write_train
+from intact import is_intact
+from small_ilsvrc2012 import (
+    EDITION,
+    SORTED,
+    jpeg,
+    photographs,
+    train_images,
+    write_official,
+    write_train,
+)
 from typer.testing import CliRunner
-from wholeness import is_whole
 
 from pipeline.cli.app import app
 from pipeline.data.sources.ilsvrc2012 import Sources, Subset
@@ -35,7 +43,7 @@ def store(sources: Sources, tmp_path: Path) -> Store:
 def packed(sources: Sources, to: Path) -> Store:
     return prepare_ilsvrc2012(
         sources, to, checking=None, num_workers=0, progress=nothing, edition=EDITION,
-        part_bytes=20_000,
+        shard_bytes=20_000,
     ).store  # fmt: skip
 
 
@@ -52,7 +60,7 @@ def flip(file: Path, place: int) -> None:
 def test_a_whole_data_set_is_described(store: Store) -> None:
     seen: list[tuple[int, int]] = []
     found = verify(store, 3, lambda *numbers: seen.append(numbers))
-    assert found.is_well
+    assert found.is_intact
     assert seen[-1][0] == seen[-1][1]
     train, val, test = found.splits
     assert [split.num_images for split in found.splits] == [23, 8, 6]
@@ -75,12 +83,12 @@ def test_a_flipped_bit_is_found_and_its_image_named(store: Store) -> None:
     place = (store.folder / name).read_bytes().index(data)
     flip(store.folder / name, place + len(data) // 2)
     found = health(Store.open(store.folder))
-    assert not found.is_well
-    assert found.splits[0].wrong == [
+    assert not found.is_intact
+    assert found.splits[0].problems == [
         f"{name}: its bytes have changed",
         f"{split.location(i)}: its bytes have changed",
     ]
-    assert [each.num_wrong for each in found.splits] == [2, 0, 0]
+    assert [each.num_problems for each in found.splits] == [2, 0, 0]
 
 
 def test_nothing_in_a_changed_index_is_trusted(store: Store) -> None:
@@ -90,8 +98,8 @@ def test_nothing_in_a_changed_index_is_trusted(store: Store) -> None:
     for place in range(0, len(whole), 97):
         flip(path, place)
         train, val, _ = health(store, 3).splits
-        assert train.wrong == ["train.parquet: its bytes have changed"]
-        assert (train.num_images, train.num_decoded, val.num_wrong) == (0, 0, 0)
+        assert train.problems == ["train.parquet: its bytes have changed"]
+        assert (train.num_images, train.num_decoded, val.num_problems) == (0, 0, 0)
         path.write_bytes(whole)
 
 
@@ -106,7 +114,7 @@ def test_what_was_left_out_and_treated_is_counted(sources: Sources, tmp_path: Pa
     assert train.left_out == {"zero bytes": 1}
     assert train.treated == {"CMYK to RGB, PNG": 1}
     assert train.modes == {"RGB": 21, "L": 1}
-    assert (train.num_images, train.num_wrong) == (22, 0)
+    assert (train.num_images, train.num_problems) == (22, 0)
 
 
 def test_damaged_and_missing_shards_are_repaired(store: Store) -> None:
@@ -116,7 +124,7 @@ def test_damaged_and_missing_shards_are_repaired(store: Store) -> None:
     (folder / "val-000000.tar").unlink()
     kept = (folder / "train-000000.tar").stat().st_ino
     assert repair(folder, 0, nothing, EDITION) == ["train-000001.tar", "val-000000.tar"]
-    assert is_whole(Store.open(folder))
+    assert is_intact(Store.open(folder))
     assert (folder / "train-000000.tar").stat().st_ino == kept
     assert not (folder / ".repair").exists()
 
@@ -135,7 +143,7 @@ def test_folders_and_webdataset_are_repaired_too(tmp_path: Path) -> None:
     for folder in (to, again):
         flip(folder / "train-000000.tar", 700)
         assert repair(folder, 0, nothing) == ["train-000000.tar"]
-        assert is_whole(Store.open(folder))
+        assert is_intact(Store.open(folder))
 
 
 def test_archives_that_changed_repair_nothing(store: Store, sources: Sources) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 import boto3
 import numpy as np
 import pytest
+from intact import is_intact
 from moto.server import ThreadedMotoServer
-from wholeness import is_whole
 
 from pipeline.config.cluster import CacheConfig, as_folder
 from pipeline.data.store.manifest import ImageClass
-from pipeline.data.store.packing import Sample
+from pipeline.data.store.packing import Sample, write_store
 from pipeline.data.store.stage import stage
-from pipeline.data.store.store import Store, write_store
+from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
 
 COUNT, SIZE = 40, 1000
@@ -93,7 +93,7 @@ def test_images_are_read_by_range(url: str, local: Store) -> None:
     assert (store.digest, store.split_names) == (local.digest, ("train", "val"))
     assert same(store, local)
     assert same(pickle.loads(pickle.dumps(store)), local)  # noqa: S301
-    assert is_whole(store)
+    assert is_intact(store)
 
 
 @pytest.mark.parametrize(("share", "kept"), [(1.0, COUNT), (0.5, COUNT // 2)])
@@ -140,7 +140,7 @@ def test_a_full_disk_keeps_less_and_reads_on(url: str, local: Store, small_disk:
 
 def test_it_can_be_staged(url: str, local: Store, tmp_path: Path) -> None:
     copy = stage(as_folder(url), tmp_path)
-    assert is_whole(copy)
+    assert is_intact(copy)
     assert same(copy, local)
 
 

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from wholeness import is_whole
+from intact import is_intact
 
 from pipeline.data.store.manifest import ImageClass
-from pipeline.data.store.packing import Sample
+from pipeline.data.store.packing import Sample, write_store
 from pipeline.data.store.stage import stage
-from pipeline.data.store.store import Store, write_store
+from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
 
 SHARDS = 6
@@ -45,7 +45,7 @@ def test_a_copy_is_the_data_set_and_is_made_once(source: Store, tmp_path: Path) 
     copy = stage(source.folder, tmp_path / "local", lambda *numbers: seen.append(numbers))
     assert copy.folder == tmp_path / "local" / f"noise-{source.digest[:12]}"
     assert same_images(copy, source)
-    assert is_whole(copy)
+    assert is_intact(copy)
     assert seen[0][0] == 0
     assert seen[-1][0] == seen[-1][1] > SHARDS * SHARD_BYTES
     made = copy.folder.stat().st_mtime_ns

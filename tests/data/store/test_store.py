@@ -23,11 +23,13 @@ import pytest
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from intact import is_intact
 from PIL import Image
-from wholeness import is_whole
 
+from pipeline.data.store.manifest import ImageClass
+from pipeline.data.store.packing import Sample, write_store
 from pipeline.data.store.shards import is_key
-from pipeline.data.store.store import ImageClass, Sample, Store, write_store
+from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
 
 CLASSES = [ImageClass(0, "cat"), ImageClass(1, "dog")]
@@ -77,7 +79,7 @@ def test_what_is_written_is_read(store: Store) -> None:
         assert split.encoded(i).tobytes() == samples[i].data
     assert split.location(0) == "train-000000.tar: cat/image-0"
     assert split.location(29) == "train-000003.tar: dog/image-29"
-    assert is_whole(store)
+    assert is_intact(store)
 
 
 def test_encoded_images_are_views_of_the_map(store: Store) -> None:
@@ -100,7 +102,7 @@ def test_a_split_travels_without_its_maps(store: Store) -> None:
 
 
 def test_few_shards_are_open_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.store.store._MOST_MAPS", 2)
+    monkeypatch.setattr("pipeline.data.store.store._MAX_OPEN_MAPS", 2)
     split, samples = store.split("train"), some_samples(30)
     read = split.encoded_batch(range(30))
     gc.collect()
@@ -385,7 +387,8 @@ def test_a_failing_source_leaves_nothing(tmp_path: Path) -> None:
 SLOW_WRITER = """
 import sys, time
 from pathlib import Path
-from pipeline.data.store.store import ImageClass, Sample, write_store
+from pipeline.data.store.manifest import ImageClass
+from pipeline.data.store.packing import Sample, write_store
 
 def samples(split):
     for i in range(20):
@@ -423,7 +426,7 @@ def test_a_killed_writer_leaves_nothing_that_opens(tmp_path: Path, moment: str) 
     assert sorted(path.name for path in tmp_path.iterdir()) == [".s.lock", ".s.partial"]
     with pytest.raises(UserError, match="no such data set"):
         Store.open(folder)
-    assert is_whole(write_some(folder))
+    assert is_intact(write_some(folder))
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -434,9 +437,9 @@ def test_a_kill_near_the_end_leaves_all_or_nothing(tmp_path: Path, delay: float)
     time.sleep(delay)
     end(writer, signal.SIGKILL)
     if folder.exists():
-        assert is_whole(Store.open(folder))
+        assert is_intact(Store.open(folder))
     else:
-        assert is_whole(write_some(folder))
+        assert is_intact(write_some(folder))
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
@@ -446,7 +449,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         write_some(folder)
     output, _ = writer.communicate(timeout=30)
     assert "done" in output
-    assert is_whole(Store.open(folder))
+    assert is_intact(Store.open(folder))
     assert list(tmp_path.iterdir()) == [folder]
 
 
