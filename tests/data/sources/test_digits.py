@@ -23,7 +23,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Store:
     )
 
 
-def test_first_half_trains_and_second_half_tests(digits: Store) -> None:
+def test_the_first_898_are_train_and_the_last_899_val(digits: Store) -> None:
     train, val = digits.split("train"), digits.split("val")
     assert (len(train), len(val)) == (898, 899)
     assert train.keys == tuple(f"digits-{i:04d}" for i in range(898))
@@ -49,7 +49,7 @@ def test_digest_is_the_same_on_every_machine(digits: Store) -> None:
 
 
 def test_progress_counts_every_image() -> None:
-    seen: list[tuple[int, int]] = []
-    splits = digits_samples(lambda done, total: seen.append((done, total)))
+    calls: list[tuple[int, int]] = []
+    splits = digits_samples(lambda done, total: calls.append((done, total)))
     assert sum(len(list(samples)) for samples in splits.values()) == 1797
-    assert seen == [(i, 1797) for i in range(1, 1798)]
+    assert calls == [(i, 1797) for i in range(1, 1798)]

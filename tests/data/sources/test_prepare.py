@@ -59,8 +59,8 @@ def prepare(images: Path, name: str = "photos", **options: Any) -> Prepared:
 
 
 def test_a_folder_is_packed_as_it_is(images: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    prepared = prepare(images, progress=lambda *done: seen.append(done))
+    calls: list[tuple[int, int]] = []
+    prepared = prepare(images, progress=lambda *done: calls.append(done))
     store = prepared.store
     assert (store.name, prepared.already_there, prepared.store.num_quarantined) == (
         "photos",
@@ -69,7 +69,7 @@ def test_a_folder_is_packed_as_it_is(images: Path) -> None:
     )
     assert [c.name for c in store.classes] == ["china", "flower"]
     total = sum(path.stat().st_size for path in images.glob("*/*.jpg"))
-    assert (seen[0], seen[-1]) == ((0, total), (total, total))
+    assert (calls[0], calls[-1]) == ((0, total), (total, total))
     assert sum(len(store.split(name)) for name in store.split_names) == 20
     for name in store.split_names:
         split = store.split(name)
@@ -80,7 +80,7 @@ def test_a_folder_is_packed_as_it_is(images: Path) -> None:
     assert is_intact(store)
 
 
-def test_asking_again_writes_nothing(images: Path) -> None:
+def test_preparing_again_writes_nothing(images: Path) -> None:
     store = prepare(images).store
     before = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
     again = prepare(images)
@@ -119,7 +119,7 @@ def test_a_folder_of_something_else_is_left_alone(images: Path) -> None:
     assert notes.read_text() == "mine"
 
 
-def test_digits_once_and_again(tmp_path: Path) -> None:
+def test_digits_are_packed_once(tmp_path: Path) -> None:
     first = prepare_digits(tmp_path / "data" / "digits", no_progress)
     assert not first.already_there
     assert prepare_digits(tmp_path / "data" / "digits", no_progress).already_there
@@ -132,9 +132,9 @@ def test_the_help_names_the_splits_that_are_packed(
     name: str, pack: Callable[..., Prepared], tmp_path: Path
 ) -> None:
     store = pack(tmp_path / name, no_progress).store
-    told = CliRunner().invoke(app, ["prepare", name, "--help"]).output
+    help_text = CliRunner().invoke(app, ["prepare", name, "--help"]).output
     splits = ", ".join(f"{len(store.split(split)):,} as {split}" for split in store.split_names)
-    assert splits in " ".join(told.split())
+    assert splits in " ".join(help_text.split())
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_nothing_but_bad_images_is_no_data_set(images: Path) -> None:
     ],
     ids=["cmyk", "gray", "progressive", "turned", "junk", "LA", "palette", "webp", "bmp", "tiff"],
 )
-def test_odd_and_good_images_are_taken_unturned(data: bytes) -> None:
+def test_odd_but_good_images_are_accepted_without_rotation(data: bytes) -> None:
     decoded = decode_image(data)
     assert not isinstance(decoded, str)
     assert (decoded.height, decoded.width) == (40, 60)
@@ -231,7 +231,7 @@ def test_a_decompression_bomb_is_bad(images: Path, monkeypatch: pytest.MonkeyPat
     assert prepared.store.num_quarantined == 6
 
 
-def test_a_file_that_goes_away_is_not_called_a_bad_image(images: Path) -> None:
+def test_a_file_that_disappears_is_not_called_a_bad_image(images: Path) -> None:
     last = images / "flower" / "9.jpg"
     for i in range(100):
         (images / "china" / f"more-{i:03d}.jpg").write_bytes(encode("JPEG"))
@@ -246,11 +246,11 @@ def test_a_file_that_goes_away_is_not_called_a_bad_image(images: Path) -> None:
 
 
 @pytest.mark.parametrize("on_bad", ["ignore", ""])
-def test_on_bad_is_one_of_two(images: Path, on_bad: str) -> None:
+def test_on_bad_must_be_stop_or_quarantine(images: Path, on_bad: str) -> None:
     with pytest.raises(UserError, match="must be stop or quarantine"):
         prepare(images, on_bad=on_bad)
 
 
-def test_the_images_folder_itself_is_no_place(images: Path) -> None:
+def test_a_target_inside_the_images_folder_is_refused(images: Path) -> None:
     with pytest.raises(UserError, match="lies in the folder of images itself"):
         prepare(images, to=images / "packed")

@@ -91,7 +91,7 @@ def test_encoded_images_are_views_of_the_map(store: Store) -> None:
     assert not first.flags.writeable
 
 
-def test_a_split_travels_without_its_maps(store: Store) -> None:
+def test_a_pickled_split_leaves_out_its_maps(store: Store) -> None:
     split = store.split("val")
     expected = split.encoded(3).tobytes()
     travelled = pickle.loads(pickle.dumps(split))  # noqa: S301
@@ -159,7 +159,9 @@ def test_two_writes_make_the_same_bytes(tmp_path: Path) -> None:
         assert path.read_bytes() == (second.folder / path.name).read_bytes(), path.name
 
 
-def test_digest_covers_the_images_and_not_how_they_are_cut(store: Store, tmp_path: Path) -> None:
+def test_the_digest_covers_the_images_and_not_their_division_into_shards(
+    store: Store, tmp_path: Path
+) -> None:
     assert write_some(tmp_path / "one-shard").digest == store.digest
 
     def digest_with(name: str, change: Sample) -> str:
@@ -230,7 +232,7 @@ def test_quarantined_images_are_listed_and_not_served(tmp_path: Path) -> None:
     ],
     ids=repr,
 )
-def test_what_a_source_must_not_yield(tmp_path: Path, sample: Sample) -> None:
+def test_invalid_samples_are_refused(tmp_path: Path, sample: Sample) -> None:
     splits = {"train": [*some_samples(1), sample]}
     with pytest.raises(ValueError, match="a"):
         write_store(tmp_path / "s", name="s", classes=CLASSES, splits=splits, source={})
@@ -284,7 +286,7 @@ def set_version(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damaged", "damage", "complaint"),
+    ("damaged", "damage", "message"),
     [
         ("", shutil.rmtree, "no such data set; run `ilsvrc prepare"),
         ("dataset.json", Path.unlink, "not a packed data set"),
@@ -300,13 +302,13 @@ def set_version(path: Path) -> None:
     ],
 )
 def test_a_damaged_store_does_not_open(
-    store: Store, damaged: str, damage: object, complaint: str | None
+    store: Store, damaged: str, damage: object, message: str | None
 ) -> None:
     damage(store.folder / damaged)  # type: ignore[operator]
-    if complaint is None:  # only the last newline is gone
+    if message is None:  # only the last newline is gone
         Store.open(store.folder)
         return
-    with pytest.raises(UserError, match=complaint):
+    with pytest.raises(UserError, match=message):
         Store.open(store.folder)
 
 
@@ -372,7 +374,7 @@ def test_what_exists_is_not_overwritten(store: Store) -> None:
     assert list(store.folder.parent.iterdir()) == [store.folder]
 
 
-def test_a_failing_source_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failing_source_leaves_no_files(tmp_path: Path) -> None:
     def failing() -> Iterator[Sample]:
         yield from some_samples(3)
         raise OSError("the source broke")
@@ -455,7 +457,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("small_disk", [100], indirect=True)
 @pytest.mark.parametrize("image_bytes", [1, 500, 30_000])
-def test_a_full_disk_is_said_in_one_line(small_disk: Path, image_bytes: int) -> None:
+def test_a_full_disk_is_a_one_line_error(small_disk: Path, image_bytes: int) -> None:
     image = b"\xff\xd8\xff" + bytes(image_bytes)
     samples = (Sample(f"image-{i}", image, 0, 1, 1) for i in range(200_000))
     with pytest.raises(UserError, match=r"can't be written \(No space left on device\); make room"):
@@ -466,7 +468,7 @@ def test_a_full_disk_is_said_in_one_line(small_disk: Path, image_bytes: int) -> 
 
 
 @pytest.mark.parametrize("small_disk", [100], indirect=True)
-def test_a_full_disk_at_the_index_is_said_too(small_disk: Path) -> None:
+def test_a_disk_that_the_index_fills_is_a_one_line_error(small_disk: Path) -> None:
     samples = (
         Sample(os.urandom(40).hex(), b"", 0, 0, 0, os.urandom(40).hex()) for _ in range(5000)
     )
@@ -477,13 +479,13 @@ def test_a_full_disk_at_the_index_is_said_too(small_disk: Path) -> None:
     assert list(small_disk.iterdir()) == []
 
 
-def test_a_read_only_disk_is_said_in_one_line(small_disk: Path) -> None:
+def test_a_read_only_disk_is_a_one_line_error(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(UserError, match=r"can't be written \(Read-only file system\); choose"):
         write_some(small_disk / "s")
 
 
-def test_a_place_below_a_file_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_target_below_a_file_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"can't be written \(.*\); choose a folder"):
         write_some(tmp_path / "file" / "s")
