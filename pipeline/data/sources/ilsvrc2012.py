@@ -100,7 +100,7 @@ def list_ilsvrc2012(sources: Sources, subset: Subset, edition: Edition = ILSVRC2
     }
     if sources.test:
         found = _flat(sources.test, _TEST)
-        splits["test"] = Images.of([(_stem(member), member, -1) for member in found])
+        splits["test"] = Images.of((_stem(member), member, -1) for member in found)
     if subset.is_whole:
         _check_counts(kit, splits, edition)
     sizes = {split: int(images.sizes.sum()) for split, images in splits.items()}
@@ -154,8 +154,13 @@ def list_train(path: Path, classes: tuple[ImageClass, ...], subset: Subset = WHO
 
     Raises `UserError` as `list_ilsvrc2012` does.
     """
+    return Images.of(_train_images(path, classes, subset))
+
+
+def _train_images(
+    path: Path, classes: tuple[ImageClass, ...], subset: Subset
+) -> Iterator[tuple[str, Member, int]]:
     inner = {} if path.is_dir() else {m.name: m for m in list_members(path, _SYNSET)}
-    chosen: list[Images] = []
     for each in classes:
         if path.is_dir():
             members = _folder(path / each.name, _TRAIN)
@@ -169,10 +174,9 @@ def list_train(path: Path, classes: tuple[ImageClass, ...], subset: Subset = WHO
                 raise UserError(f"{path}: {member.name} is in the archive of {each.name}")
         if not members:
             raise UserError(f"{path}: class {each.name} has no images; download it again")
-        chosen.append(Images.of([(_stem(member), member, each.index) for member in members]))
+        yield from ((_stem(member), member, each.index) for member in members)
     if inner and subset.is_whole:
         raise UserError(f"{path}: {min(inner)} is of no class of the devkit")
-    return Images.concatenated(chosen)
 
 
 def _val(path: Path, kit: Devkit, num_classes: int, subset: Subset) -> Images:

@@ -9,11 +9,12 @@ import math
 import shutil
 import tarfile
 import warnings
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -63,32 +64,20 @@ class Images:
     labels: NDArray[np.int64]
 
     @staticmethod
-    def of(found: Sequence[tuple[str, Member, int]]) -> "Images":
+    def of(found: Iterable[tuple[str, Member, int]]) -> "Images":
         """Return the images of (key, member, label); `UserError` for a key that is there twice."""
-        keys = [key for key, _, _ in found]
+        keys: list[str] = []
+        files: list[str] = []
+        numbers = array("q")  # a list of Python's integers would take five times the memory
+        for key, member, label in found:
+            keys.append(key)
+            files.append(str(member.file))
+            numbers.extend((member.offset, member.size, label))
         if len(set(keys)) < len(keys):
             key = Counter(keys).most_common(1)[0][0]
-            file = next(member.file for name, member, _ in found if name == key)
-            raise UserError(f"{file}: {key} is there twice; remove or rename one")
-        files = {member.file: str(member.file) for _, member, _ in found}
-        return Images(
-            keys=keys,
-            files=[files[member.file] for _, member, _ in found],
-            offsets=np.array([member.offset for _, member, _ in found], np.int64),
-            sizes=np.array([member.size for _, member, _ in found], np.int64),
-            labels=np.array([label for _, _, label in found], np.int64),
-        )
-
-    @staticmethod
-    def concatenated(all_images: Sequence["Images"]) -> "Images":
-        """Return all images, whose keys must differ."""
-        return Images(
-            keys=list(chain.from_iterable(images.keys for images in all_images)),
-            files=list(chain.from_iterable(images.files for images in all_images)),
-            offsets=np.concatenate([images.offsets for images in all_images]),
-            sizes=np.concatenate([images.sizes for images in all_images]),
-            labels=np.concatenate([images.labels for images in all_images]),
-        )
+            raise UserError(f"{files[keys.index(key)]}: {key} is there twice; remove or rename one")
+        offsets, sizes, labels = np.array(numbers, np.int64).reshape(-1, 3).T.copy()
+        return Images(keys, files, offsets, sizes, labels)
 
     def __len__(self) -> int:
         return len(self.keys)

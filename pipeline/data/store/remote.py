@@ -53,8 +53,10 @@ def remote_errors(place: Folder) -> Iterator[None]:
 class RemoteShards:
     """The shards of one split, as ranges of remote files."""
 
-    def __init__(self, shards: Sequence[UPath], index: Index, cache: "RangeCache | None") -> None:
-        self._shards = tuple(shards)
+    def __init__(
+        self, folder: UPath, names: Sequence[str], index: Index, cache: "RangeCache | None"
+    ) -> None:
+        self._shards = tuple(folder / name for name in names)
         self._index = index
         self._cache = cache
 

@@ -9,11 +9,10 @@ those before. Labels and image sizes are in the index too, so that crops are pla
 of an image is read.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,14 +34,6 @@ from pipeline.data.store.remote import RangeCache, RemoteShards, remote_errors
 from pipeline.runtime.errors import UserError
 
 
-class Shards(Protocol):
-    """The shards of one split."""
-
-    def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Return the bytes of `images`, read-only; raises `UserError` naming a bad shard."""
-        ...
-
-
 class Split:
     """The images (or signals) of one split, by index. Quarantined ones are not among them.
 
@@ -56,11 +47,10 @@ class Split:
         manifest: SplitManifest,
         contents: Contents,
         index: Index,
-        shards: Shards,
+        shards: "MappedShards | RemoteShards",
     ) -> None:
         self.name = name
         self.contents = contents
-        self.num_quarantined = manifest.num_quarantined
         self.labels = index.labels
         self.sizes = index.image_sizes
         self._index = index
@@ -69,16 +59,6 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def evenly_spaced(self, count: int) -> "Split":
-        """Return `count` images, or all if there are fewer, at even distances over the split."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
-        subset = copy.copy(self)
-        subset.__dict__.pop("keys", None)
-        subset._index = self._index.take(chosen)
-        subset.labels, subset.sizes = subset._index.labels, subset._index.image_sizes
-        subset._shards = _SubsetOfShards(self._shards, chosen)
-        return subset
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -137,8 +117,11 @@ class Store:
             )
         return self._splits[name]
 
-    def split(self, name: str) -> Split:
-        """Read the index of split `name`; raises `UserError` for an unknown or a damaged one."""
+    def split(self, name: str, at_most: int | None = None) -> Split:
+        """Read the index of split `name`, and open all its images or `at_most`, evenly spaced.
+
+        Raises `UserError` for an unknown split or a damaged index.
+        """
         manifest = self.split_manifest(name)
         path = self.folder / manifest.index.name
         with remote_errors(path):
@@ -148,15 +131,17 @@ class Store:
                 raise damaged(path, f"can't be read ({str(error).splitlines()[0]})") from None
         if not _is_consistent(index, manifest, len(self.classes)):
             raise damaged(path, f"doesn't fit {FILE_NAME}")
-        return Split(name, manifest, self.contents, index, self._shards(name, index))
-
-    def _shards(self, name: str, index: Index) -> Shards:
-        names = [shard.name for shard in self._splits[name].shards]
+        count, cache_name = len(index.labels), name
+        if at_most is not None and at_most < count:
+            index = index.take(np.linspace(0, count - 1, at_most).astype(np.int64))
+            cache_name = f"{name}-{at_most}"
+        names = [shard.name for shard in manifest.shards]
         if isinstance(self.folder, Path):
-            return MappedShards([self.folder / shard for shard in names], index)
-        return RemoteShards(
-            [self.folder / shard for shard in names], index, self._range_cache(name, index)
-        )
+            mapped = MappedShards(self.folder, names, index)
+            return Split(name, manifest, self.contents, index, mapped)
+        cache = self._range_cache(cache_name, index)
+        remote = RemoteShards(self.folder, names, index, cache)
+        return Split(name, manifest, self.contents, index, remote)
 
     def _range_cache(self, split: str, index: Index) -> RangeCache | None:
         if self._cache is None:
@@ -170,16 +155,6 @@ class Store:
         return [file for split in self._splits.values() for file in split.files]
 
 
-class _SubsetOfShards:
-    """The images `chosen` of other shards, numbered from 0."""
-
-    def __init__(self, shards: Shards, chosen: NDArray[np.int64]) -> None:
-        self._shards, self._chosen = shards, chosen
-
-    def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
-        return self._shards.read(self._chosen[list(images)].tolist())
-
-
 # Python's map keeps a descriptor of its file, and a process may often have no more than 1,024:
 # ILSVRC-2012 has 600 shards. The last used stay open; to map a shard again costs microseconds.
 _MAX_OPEN_MAPS = 256
@@ -188,8 +163,8 @@ _MAX_OPEN_MAPS = 256
 class MappedShards:
     """Shards on a local disk, as memory maps, of which a bounded number is open at a time."""
 
-    def __init__(self, shards: Sequence[Path], index: Index) -> None:
-        self._shards = tuple(shards)
+    def __init__(self, folder: Path, names: Sequence[str], index: Index) -> None:
+        self._shards = tuple(folder / name for name in names)
         self._index = index
 
     def __getstate__(self) -> dict[str, Any]:

@@ -35,48 +35,29 @@ def list_members(
     can't be read, is damaged or ends too early.
     """
     where = f"{file}: {inside.name}" if inside else str(file)
-    start, length = (inside.offset, inside.size) if inside else (0, _size(file))
     try:
+        start, length = (inside.offset, inside.size) if inside else (0, file.stat().st_size)
         with file.open("rb") as opened:
             window = io.BufferedReader(_Window(opened, start, length))  # type: ignore[type-var]
             with tarfile.open(fileobj=window, mode="r:") as archive:
                 for entry in archive:
-                    yield from _checked(entry, allowed, where, file, start, length)
+                    name = entry.name.removesuffix("/") if entry.isdir() else entry.name
+                    if not allowed.fullmatch(name):
+                        problem = f"holds {name!r}, which has no place there; nothing was written"
+                        raise UserError(f"{where}: {problem}")
+                    if entry.isdir():
+                        continue
+                    if not entry.isreg() or entry.issparse():
+                        raise UserError(f"{where}: {name!r} is no plain file; nothing was written")
+                    if entry.offset_data + entry.size > length:
+                        raise UserError(
+                            f"{where}: ends in the middle of {name!r}; download it again"
+                        )
+                    yield Member(name, file, start + entry.offset_data, entry.size)
     except OSError as error:
-        raise _unreadable(file, error) from None
+        raise UserError(f"{file}: can't be read ({error.strerror}); see to its place") from None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise UserError(f"{where}: not a whole tar archive ({error}); download it again") from None
-
-
-def _checked(
-    entry: tarfile.TarInfo,
-    allowed: re.Pattern[str],
-    where: str,
-    file: Path,
-    start: int,
-    length: int,
-) -> Iterator[Member]:
-    name = entry.name.removesuffix("/") if entry.isdir() else entry.name
-    if not allowed.fullmatch(name):
-        raise UserError(f"{where}: holds {name!r}, which has no place there; nothing was written")
-    if entry.isdir():
-        return
-    if not entry.isreg() or entry.issparse():
-        raise UserError(f"{where}: {name!r} is no plain file; nothing was written")
-    if entry.offset_data + entry.size > length:
-        raise UserError(f"{where}: ends in the middle of {name!r}; download it again")
-    yield Member(name, file, start + entry.offset_data, entry.size)
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError as error:
-        raise _unreadable(file, error) from None
-
-
-def _unreadable(file: Path, error: OSError) -> UserError:
-    return UserError(f"{file}: can't be read ({error.strerror}); see to its place")
 
 
 class _Window(io.RawIOBase):

@@ -118,6 +118,17 @@ def test_a_share_is_cached_and_then_read_from_disk(
             split.encoded(missing)
 
 
+def test_a_few_images_are_cached_apart_from_the_whole_split(
+    url: str, local: Store, tmp_path: Path
+) -> None:
+    store = Store.open(as_folder(url), CacheConfig(folder=tmp_path / "cache", gigabytes=1))
+    few = store.split("train", at_most=3)
+    expected = [local.split("train").encoded(i).tobytes() for i in (0, COUNT // 2 - 1, COUNT - 1)]
+    for _ in range(2):
+        assert [data.tobytes() for data in few.encoded_batch(range(3))] == expected
+        assert same(store, local)
+
+
 def test_a_cache_of_an_earlier_boot_is_removed(url: str, local: Store, tmp_path: Path) -> None:
     cache = CacheConfig(folder=tmp_path, gigabytes=1)
     assert same(Store.open(as_folder(url), cache), local)

@@ -82,6 +82,17 @@ def test_what_is_written_is_read(store: Store) -> None:
     assert is_intact(store)
 
 
+def test_a_few_images_of_a_split_are_evenly_spaced(store: Store) -> None:
+    split, samples = store.split("train", at_most=4), some_samples(30)
+    expected = [samples[i] for i in (0, 9, 19, 29)]
+    assert list(split.keys) == [sample.key for sample in expected]
+    assert [data.tobytes() for data in split.encoded_batch(range(4))] == [s.data for s in expected]
+    assert split.labels.tolist() == [sample.label for sample in expected]
+    assert split.sizes.tolist() == [[sample.height, sample.width] for sample in expected]
+    assert split.location(3) == "train-000003.tar: dog/image-29"
+    assert len(store.split("train", at_most=31)) == 30
+
+
 def test_encoded_images_are_views_of_the_map(store: Store) -> None:
     split = store.split("train")
     first, second = split.encoded(0), split.encoded(1)
@@ -197,7 +208,11 @@ def test_quarantined_images_are_listed_and_not_served(tmp_path: Path) -> None:
     split = store.split("train")
     assert "cat/bad" not in split.keys
     assert split.encoded(2).tobytes() == encode(2, height=5)
-    assert (len(split), split.num_quarantined, store.num_quarantined) == (4, 1, 1)
+    assert (len(split), store.split_manifest("train").num_quarantined, store.num_quarantined) == (
+        4,
+        1,
+        1,
+    )
     rows = pq.read_table(tmp_path / "s" / "train.parquet").to_pylist()
     assert rows[2] == {
         "key": "cat/bad",
