@@ -140,7 +140,7 @@ def _machine(cluster: Cluster) -> str:
     if not workers.are_on_this_machine:
         return f"{_number(workers)} workers, for Ray at '{workers.ray_address}' to place"
     device = device_here(workers.device)
-    if workers.are_here:
+    if workers.are_in_process:
         return "this process"
     key = f"--set cluster.workers.{'min' if workers.is_elastic else 'count'}"
     wanted, there = workers.fewest * workers.cpus, os.cpu_count() or 1

@@ -72,14 +72,14 @@ class WorkersConfig(Section):
         return self.count is None
 
     @property
-    def are_here(self) -> bool:
+    def are_in_process(self) -> bool:
         """Whether the only worker is the command's own process."""
         return self.count == 0
 
     @property
     def are_on_this_machine(self) -> bool:
         """Whether all workers are on this machine, not on nodes of a Ray cluster that is joined."""
-        return self.are_here or self.ray_address == "local"
+        return self.are_in_process or self.ray_address == "local"
 
     @property
     def fewest(self) -> int:
@@ -91,7 +91,7 @@ class WorkersConfig(Section):
         """The largest number of workers that the training runs with."""
         return self.max or max(1, self.count or 0)
 
-    def counted(self, count: int) -> "WorkersConfig":
+    def with_count(self, count: int) -> "WorkersConfig":
         """Return these workers with a fixed count."""
         return self.model_copy(update={"count": count, "min": None, "max": None})
 
@@ -183,7 +183,7 @@ class Cluster(Section):
                     raise ValueError(
                         f"engine.kind {kind} trains elsewhere; {key} must be an absolute path there"
                     )
-        if kind != "local" and workers.are_on_this_machine and not workers.are_here:
+        if kind != "local" and workers.are_on_this_machine and not workers.are_in_process:
             raise ValueError(f"engine.kind {kind} brings its own Ray; set workers.ray_address=auto")
         if isinstance(self.engine, KubeRay | Slurm):
             each = self.engine.workers_per_node
@@ -196,7 +196,7 @@ class Cluster(Section):
 
     def in_this_process(self) -> "Cluster":
         """Return the cluster with the command's own process as the only worker."""
-        return self.model_copy(update={"workers": self.workers.counted(0)})
+        return self.model_copy(update={"workers": self.workers.with_count(0)})
 
 
 def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:

@@ -25,7 +25,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Write `content` beside `path`, sync, rename, so that a kill or power cut leaves no half file.
 
     The file that a killed writer left beside `path` is replaced by the next one. Raises

@@ -40,7 +40,7 @@ from pipeline.data.store.shards import ShardWriter
 from pipeline.data.store.store import Store
 from pipeline.data.store.tar_listing import Member
 from pipeline.runtime.errors import InterruptedByUserError, UserError
-from pipeline.runtime.storage import sync, write_whole
+from pipeline.runtime.storage import sync, write_atomically
 
 # The subfolder of what is needed until all shards are complete.
 UNFINISHED = ".parts"
@@ -235,7 +235,7 @@ def pack_shard(plan: ShardPlan) -> None:
         shards.files.append(describe_file(plan.shard))
     sync(unfinished)
     unfinished.replace(plan.rows)
-    write_whole(plan.record, shards.files[0].model_dump_json().encode())
+    write_atomically(plan.record, shards.files[0].model_dump_json().encode())
 
 
 def _begin(partial: Path, source: Mapping[str, Any]) -> None:
@@ -245,7 +245,7 @@ def _begin(partial: Path, source: Mapping[str, Any]) -> None:
     if not record.exists() or record.read_bytes() != content:
         shutil.rmtree(partial)
         record.parent.mkdir(parents=True)
-        write_whole(record, content)
+        write_atomically(record, content)
 
 
 def pack_shards(plans: Sequence[ShardPlan], num_workers: int, progress: ProgressCallback) -> None:

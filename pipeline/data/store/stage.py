@@ -22,7 +22,7 @@ from pipeline.data.store.packing import ProgressCallback
 from pipeline.data.store.remote import remote_errors
 from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.storage import file_lock, is_full, sync, write_whole
+from pipeline.runtime.storage import file_lock, is_full, sync, write_atomically
 
 _BLOCK = 2**22
 _THREADS = 4
@@ -48,7 +48,7 @@ def stage(source: Folder, to: Path, progress: ProgressCallback = lambda done, to
                 _copy_all(source, partial, files, progress)
                 with remote_errors(source):
                     content = (source / FILE_NAME).read_bytes()
-                write_whole(partial / FILE_NAME, content)
+                write_atomically(partial / FILE_NAME, content)
                 partial.rename(target)
                 sync(to)
     except OSError as error:
