@@ -156,7 +156,7 @@ def override(content: dict[str, Any], assignments: Iterable[str]) -> dict[str, A
 
 
 def validate(model: type[AnySection], content: dict[str, Any], where: str | Path) -> AnySection:
-    """Make a `model` of `content`; `UserError` names `where`, the first wrong key and its mend."""
+    """Make a `model` of `content`; `UserError` names `where`, the first wrong key and the fix."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -45,7 +45,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             partial.unlink()
         kind = DiskFullError if is_full(error) else UserError
         raise kind(
-            f"{path}: can't be written: {error.strerror}; free space or mend the permissions and "
+            f"{path}: can't be written: {error.strerror}; free space or fix the permissions and "
             f"run the same command again"
         ) from None
 

@@ -108,7 +108,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{folder}: can't be listed ({error.strerror}); mend that") from None
+        raise UserError(f"{folder}: can't be listed ({error.strerror}); check the folder") from None
     return sorted(visible, key=lambda entry: entry.name)
 
 

@@ -223,7 +223,7 @@ def _folder(folder: Path, names: re.Pattern[str]) -> list[Member]:
             if path.is_file() and not path.is_symlink()
         ]
     except OSError as error:
-        raise UserError(f"{folder}: can't be listed ({error.strerror}); see to it") from None
+        raise UserError(f"{folder}: can't be listed ({error.strerror}); check the folder") from None
 
 
 def _stem(member: Member) -> str:

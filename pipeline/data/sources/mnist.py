@@ -78,7 +78,7 @@ def read_idx(path: Path, num_dimensions: int) -> NDArray[np.uint8]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: a damaged gzip file ({error}); fetch it again") from None
     except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror}); mend that") from None
+        raise UserError(f"{path}: can't be read ({error.strerror}); check the file") from None
     if len(data) != size:
         amount = f"only {len(data):,}" if len(data) < size else "more"
         raise UserError(

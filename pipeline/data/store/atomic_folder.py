@@ -53,5 +53,5 @@ def new_folder(target: Path, *, resume: bool = False) -> Iterator[Path]:
 
 def _unwritable(target: Path, error: OSError) -> UserError:
     reason = os.strerror(error.errno) if error.errno else str(error)
-    mend = "make room" if is_full(error) else "choose a folder that you may write to"
-    return UserError(f"{target}: can't be written ({reason}); {mend}")
+    fix = "make room" if is_full(error) else "choose a folder that you may write to"
+    return UserError(f"{target}: can't be written ({reason}); {fix}")

@@ -71,6 +71,6 @@ def _run_on_ray(
 def _failure_message(error: Exception) -> str:
     first_line = str(error).strip().splitlines()[0]
     return (
-        f"a worker process ended, {_TRIES} times ({type(error).__name__}: {first_line}); see to "
-        "the memory, or use fewer workers, and run the same command again"
+        f"a worker process ended, {_TRIES} times ({type(error).__name__}: {first_line}); free "
+        "memory or use fewer workers, and run the same command again"
     )

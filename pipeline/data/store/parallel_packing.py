@@ -96,7 +96,7 @@ class Images:
                         yield treat_image(opened.read(size), key, int(label), shrinking)
             except OSError as error:
                 raise UserError(
-                    f"{file}: can't be read ({error.strerror}); mend that and run the same command "
+                    f"{file}: can't be read ({error.strerror}); check it and run the same command "
                     "again"
                 ) from None
 
@@ -274,7 +274,7 @@ def _refuse_bad(plans: Sequence[ShardPlan]) -> None:
     ]
     if bad:
         more = f" (and {len(bad) - 1} more bad images)" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]}{more}; mend or remove it, or use --on-bad quarantine")
+        raise UserError(f"{bad[0]}{more}; replace or remove it, or use --on-bad quarantine")
 
 
 def _assemble(

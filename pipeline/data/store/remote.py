@@ -45,7 +45,7 @@ def remote_errors(place: Folder) -> Iterator[None]:
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{place}: can't be read ({reason}); see to the address, the credentials and the "
+            f"{place}: can't be read ({reason}); check the address, the credentials and the "
             "network, then run the same command again"
         ) from None
 

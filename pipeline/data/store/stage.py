@@ -53,8 +53,8 @@ def stage(source: Folder, to: Path, progress: ProgressCallback = lambda done, to
                 sync(to)
     except OSError as error:
         full = is_full(error)
-        mend = "make room and stage again" if full else "choose a folder that you may write to"
-        raise UserError(f"{target}: can't be written ({error.strerror}); {mend}") from None
+        fix = "make room and stage again" if full else "choose a folder that you may write to"
+        raise UserError(f"{target}: can't be written ({error.strerror}); {fix}") from None
     return Store.open(target)
 
 

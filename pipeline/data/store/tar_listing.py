@@ -55,7 +55,7 @@ def list_members(
                         )
                     yield Member(name, file, start + entry.offset_data, entry.size)
     except OSError as error:
-        raise UserError(f"{file}: can't be read ({error.strerror}); see to its place") from None
+        raise UserError(f"{file}: can't be read ({error.strerror}); check the file") from None
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise UserError(f"{where}: not a whole tar archive ({error}); download it again") from None
 

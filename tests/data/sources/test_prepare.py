@@ -175,7 +175,7 @@ def test_a_bad_image_stops_or_is_quarantined(
 def test_bad_images_of_both_splits_are_counted(images: Path) -> None:
     for path in images.glob("*/[1-4].jpg"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"jpg: zero bytes \(and 7 more bad images\); mend"):
+    with pytest.raises(UserError, match=r"jpg: zero bytes \(and 7 more bad images\); replace"):
         prepare(images)
 
 
