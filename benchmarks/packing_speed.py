@@ -17,9 +17,10 @@ from torchvision.datasets.utils import extract_archive
 
 from pipeline.benchmark.timing import ProgressCallback, Series
 from pipeline.data.sources.ilsvrc2012 import list_train
+from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.parallel_map import processes
 from pipeline.data.store.parallel_packing import Listing, pack_parallel
-from pipeline.data.store.store import ImageClass, Split
+from pipeline.data.store.store import Split
 from pipeline.runtime.background import in_background
 
 _CLASSES = 20
@@ -119,7 +120,7 @@ def _pack(archive: Path, classes: tuple[ImageClass, ...], to: Path, num_workers:
         places={},
         num_workers=num_workers,
         progress=lambda done, total: None,
-        part_bytes=archive.stat().st_size // (max(1, num_workers) * _PARTS_PER_WORKER),
+        shard_bytes=archive.stat().st_size // (max(1, num_workers) * _PARTS_PER_WORKER),
     )
     rmtree(to)
 

@@ -14,9 +14,15 @@ from numpy.typing import NDArray
 from pipeline.benchmark.timing import ProgressCallback, Series, TimedTask, take_turns
 from pipeline.benchmark.train_steps import Bench, loading_only, open_loader, stepping
 from pipeline.data.store.index import IndexRow
-from pipeline.data.store.manifest import FILE_NAME, FORMAT_VERSION, Manifest, ManifestFile
+from pipeline.data.store.manifest import (
+    FILE_NAME,
+    FORMAT_VERSION,
+    ImageClass,
+    Manifest,
+    ManifestFile,
+)
 from pipeline.data.store.packing import SplitWriter
-from pipeline.data.store.store import ImageClass, Split, Store
+from pipeline.data.store.store import Split, Store
 
 _ROWS_PER_SHARD = 2_136  # 600 shards for ILSVRC-2012
 _IMAGE_BYTES = 110_000
@@ -134,7 +140,7 @@ def _write_index(folder: Path, num_rows: int) -> None:
         name="large",
         digest="0" * 64,
         classes=tuple(classes),
-        splits={"train": writer.manifest(shards)},
+        splits={"train": writer.written(shards).manifest},
         source={},
         places={},
     )

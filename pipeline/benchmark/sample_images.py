@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.data.store.store import ImageClass, Sample, Split, write_store
+from pipeline.data.store.manifest import ImageClass
+from pipeline.data.store.packing import Sample, write_store
+from pipeline.data.store.store import Split
 
 _SHORTER_SIDES = (350, 400)
 _LONGER_SIDES = (480, 520)

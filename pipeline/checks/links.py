@@ -26,7 +26,7 @@ def check_links(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
     workers = cluster.workers
     if workers.fewest == 1:
         return Check("all-reduce", True, "one worker has nothing to exchange")
-    brief = workers.counted(workers.fewest).model_copy(
+    brief = workers.with_count(workers.fewest).model_copy(
         update={"max_failures": 0, "hang_seconds": 20}
     )
     job = TrainingJob(recipe, cluster.model_copy(update={"workers": brief}), RunFolder(folder), "")

@@ -125,7 +125,7 @@ def _data(recipe: Recipe, cluster: Cluster) -> str:
 
 def _batch(recipe: Recipe, cluster: Cluster) -> str:
     store = Store.open(store_folder(cluster, recipe.data.name))
-    images = store.description(recipe.data.train_split)
+    images = store.split_manifest(recipe.data.train_split)
     dealing = BatchSampler.of(recipe.batch, images.num_images, cluster.workers.most)
     fewest, most = len(dealing.share(dealing.world_size - 1)), len(dealing.share(0))
     each = f"{fewest}" if fewest == most else f"{fewest} or {most}, which is uneven,"
@@ -140,7 +140,7 @@ def _machine(cluster: Cluster) -> str:
     if not workers.are_on_this_machine:
         return f"{_number(workers)} workers, for Ray at '{workers.ray_address}' to place"
     device = device_here(workers.device)
-    if workers.are_here:
+    if workers.are_in_process:
         return "this process"
     key = f"--set cluster.workers.{'min' if workers.is_elastic else 'count'}"
     wanted, there = workers.fewest * workers.cpus, os.cpu_count() or 1

@@ -181,7 +181,7 @@ def webdataset(
 @export.command("folder")
 def export_folder(source: StorePlace, to: ExportTo) -> None:
     """Images in SPLIT/CLASS/NAME.jpg, as torchvision's ImageFolder and ImageNet read them."""
-    from pipeline.data.sources.export import export_folder
+    from pipeline.data.store.export import export_folder
     from pipeline.data.store.store import Store
 
     store = Store.open(as_folder(source))
@@ -193,7 +193,7 @@ def export_folder(source: StorePlace, to: ExportTo) -> None:
 @export.command("webdataset")
 def export_webdataset(source: StorePlace, to: ExportTo) -> None:
     """The shards alone, for any WebDataset reader."""
-    from pipeline.data.sources.export import export_webdataset
+    from pipeline.data.store.export import export_webdataset
     from pipeline.data.store.store import Store
 
     store = Store.open(as_folder(source))
@@ -238,7 +238,7 @@ def doctor(
     console.print(verify_table(health))
     for note in verify_notes(health):
         say(console, note)
-    if not health.is_well:
+    if not health.is_intact:
         raise typer.Exit(1)
 
 
@@ -261,7 +261,7 @@ def _workers(asked: int | None) -> int:
 def _say_prepared(prepared: "Prepared") -> None:
     store = prepared.store
     images = ", ".join(f"{len(store.split(name)):,} {name}" for name in store.split_names)
-    left_out = f", {prepared.num_quarantined:,} left out" if prepared.num_quarantined else ""
+    left_out = f", {store.num_quarantined:,} left out" if store.num_quarantined else ""
     subset = ", a subset of ILSVRC-2012" if "subset" in store.source.get("edition", "") else ""
     there = " (was there already)" if prepared.already_there else ""
     say(

@@ -203,10 +203,10 @@ def submission(
 ) -> None:
     """Write kept predictions as ILSVRC's server takes them: five ILSVRC2012_IDs an image."""
     from pipeline.evaluation.ilsvrc_submission import submission as lines
-    from pipeline.runtime.storage import write_whole
+    from pipeline.runtime.storage import write_atomically
 
     found = _kept(load_cluster(on), run, split, protocol)
-    write_whole(to.absolute(), lines(found).encode())
+    write_atomically(to.absolute(), lines(found).encode())
     say(Console(), f"{len(found):,} images of {split} in {to}")
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from pipeline.cli.console import progress, say
 from pipeline.config.cluster import load_cluster
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.storage import write_whole
+from pipeline.runtime.storage import write_atomically
 
 On = Annotated[
     str,
@@ -192,7 +192,7 @@ def report(
             f"--to {to}: {to.parent} can't be made a folder: {error.strerror}; name another file"
         ) from None
     page = build_page(experiment, load_page_data(uri, experiment, runs, cluster))
-    write_whole(to.absolute(), page.html.encode())
+    write_atomically(to.absolute(), page.html.encode())
     for run_id, figures in page.figures.items():
         keep_figures(uri, run_id, figures)
     number = len(page.figures)

@@ -1,7 +1,7 @@
-"""Where to train: workers, engine, paths, threads, and speed choices that leave the result alone.
+"""Where to train: workers, engine, paths, threads, and speed choices that don't change the result.
 
 Paths are relative to the working directory of the command until `load_cluster` makes them
-absolute: Ray starts its workers in folders of their own.
+absolute: Ray starts its workers in other folders.
 """
 
 import os
@@ -12,14 +12,14 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from upath import UPath
 
 from pipeline.config.engine import Engine, KubeRay, Local, RayServer, Slurm
-from pipeline.config.yaml import Section, find_document, override, read_yaml, validate
+from pipeline.config.yaml import Section, find_config_file, override, read_yaml, validate
 from pipeline.runtime.errors import UserError
 
 Folder = Path | UPath
 
 
 def as_folder(place: str) -> Folder:
-    """Return the folder at a path, which becomes absolute, or at a URL (`s3://bucket/data`)."""
+    """Return the folder at a path, made absolute, or at a URL (`s3://bucket/data`)."""
     if "://" not in place:
         return Path.cwd() / Path(place).expanduser()
     try:
@@ -29,19 +29,19 @@ def as_folder(place: str) -> Folder:
 
 
 class WorkersConfig(Section):
-    """How many workers, and what each one gets.
+    """How many workers, and the resources of each.
 
-    `count: 0` runs the one worker inside the command's own process, without Ray: for tests,
-    debuggers and quick looks. In place of a count, `min` and `max` let the training shrink when
-    nodes go and, looked at every `resize_seconds`, grow when they come; each time it goes on from
-    the last checkpoint.
+    `count: 0` runs the one worker in the command's own process, without Ray: for tests, debuggers
+    and quick looks. Instead of a count, `min` and `max` make the training elastic: it shrinks when
+    nodes leave and, checked every `resize_seconds`, grows when nodes join, each time continuing
+    from the last checkpoint.
 
-    `gpu` says which one each worker has, by its name in `ilsvrc plan`; that tells its memory and
-    speed where no GPU can be asked.
+    `gpu` is the model of each worker's GPU, by its name in `ilsvrc plan`, which knows its memory
+    and speed where no GPU can be queried.
 
-    Workers that take no batch for `hang_seconds` are ended, which is a failure as any other:
-    `max_failures` of them are followed by a new start from the last checkpoint. A scheduler's
-    signal gives a training `grace_seconds` to save one more and stop.
+    Workers that take no batch for `hang_seconds` are ended, which counts as a failure. After up to
+    `max_failures` failures the training restarts from the last checkpoint. After a scheduler's
+    signal, a training has `grace_seconds` to save a checkpoint and stop.
     """
 
     count: NonNegativeInt | None = None
@@ -72,36 +72,37 @@ class WorkersConfig(Section):
         return self.count is None
 
     @property
-    def are_here(self) -> bool:
-        """Whether the one worker is the command's own process."""
+    def are_in_process(self) -> bool:
+        """Whether the only worker is the command's own process."""
         return self.count == 0
 
     @property
     def are_on_this_machine(self) -> bool:
-        """Whether no other machine takes part, as the nodes of a Ray that is joined may."""
-        return self.are_here or self.ray_address == "local"
+        """Whether all workers are on this machine, not on nodes of a Ray cluster that is joined."""
+        return self.are_in_process or self.ray_address == "local"
 
     @property
     def fewest(self) -> int:
-        """How many workers the training needs."""
+        """The smallest number of workers that the training runs with."""
         return self.min or max(1, self.count or 0)
 
     @property
     def most(self) -> int:
-        """How many workers it can have."""
+        """The largest number of workers that the training runs with."""
         return self.max or max(1, self.count or 0)
 
-    def counted(self, count: int) -> "WorkersConfig":
+    def with_count(self, count: int) -> "WorkersConfig":
         """Return these workers with a fixed count."""
         return self.model_copy(update={"count": count, "min": None, "max": None})
 
 
 class CommunicationConfig(Section):
-    """How workers on several machines meet and talk.
+    """How workers on several machines find each other and communicate.
 
-    NCCL and gloo use `interface` (`ib0`), or choose one themselves. Workers meet at an address of
-    the first one, given by environment or by URL. One that waits `timeout_seconds` for the others
-    in a collective fails; `workers.hang_seconds`, where it is less, comes first and says more.
+    NCCL and gloo use the network `interface` (`ib0`), or choose one themselves. The `rendezvous` is
+    at the first worker's address, passed by environment variables or by URL. A worker that waits
+    `timeout_seconds` for the others in a collective fails; `workers.hang_seconds`, if shorter,
+    comes first and gives a better message.
     """
 
     interface: str | None = None
@@ -110,7 +111,7 @@ class CommunicationConfig(Section):
 
 
 class LoadingConfig(Section):
-    """How a worker loads: which executor of the plan, with how many threads and batches ahead."""
+    """How a worker loads: by DALI or Pillow, with how many threads and prefetched batches."""
 
     backend: Literal["dali", "reference"] = "dali"
     threads: PositiveInt = 1
@@ -119,10 +120,11 @@ class LoadingConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Where the runs are recorded. `MLFLOW_TRACKING_URI` comes before `uri`.
+    """Where runs are recorded. `MLFLOW_TRACKING_URI` takes precedence over `uri`.
 
-    Without either, `load_cluster` puts a sqlite file in the working directory. Where tracking is
-    not `required`, a training starts though the server is away, and is recorded when it is back.
+    Without either, `load_cluster` uses a sqlite file in the working directory. Where tracking is
+    not `required`, a training starts although the server can't be reached, and is recorded once it
+    can.
     """
 
     uri: str = ""
@@ -131,11 +133,11 @@ class TrackingConfig(Section):
 
 
 class SavingConfig(Section):
-    """How often to log and to save, and what to keep.
+    """How often to log and to save, and which checkpoints to keep.
 
     A checkpoint is written at every epoch's end, when `checkpoint_minutes` have passed since the
-    last one, and every so many steps where `checkpoint_every_steps` says so. The newest
-    `checkpoints_to_keep` stay, that of the best epoch, and that of every `keep_every_epochs`.
+    last one, and every `checkpoint_every_steps` where that is set. The newest
+    `checkpoints_to_keep`, that of the best epoch and that of every `keep_every_epochs` are kept.
     """
 
     log_every_steps: PositiveInt = 50
@@ -146,18 +148,18 @@ class SavingConfig(Section):
 
 
 class CacheConfig(Section):
-    """Where a node keeps images of remote data sets, and how many bytes of each (1 GB: 10⁹)."""
+    """Where a node caches images of remote data sets, and how much of each (1 GB: 10⁹ bytes)."""
 
     folder: Path
     gigabytes: PositiveFloat
 
 
 class Cluster(Section):
-    """The machine or machines, as a typed and frozen document.
+    """The machine or machines that train.
 
-    `data_dir` is a folder, or a URL as fsspec has them (`s3://bucket/data`); credentials come from
-    the environment. `stage_to` is a folder on each node's own disk, where the data set is copied
-    before it is read; `cache` keeps a part of a remote one there in place of all.
+    `data_dir` is a folder, or a URL as in fsspec (`s3://bucket/data`); credentials come from the
+    environment. `stage_to` is a folder on each node's own disk, to which the data set is copied
+    before it is read; `cache` keeps only a share of a remote data set there.
     """
 
     workers: WorkersConfig
@@ -181,7 +183,7 @@ class Cluster(Section):
                     raise ValueError(
                         f"engine.kind {kind} trains elsewhere; {key} must be an absolute path there"
                     )
-        if kind != "local" and workers.are_on_this_machine and not workers.are_here:
+        if kind != "local" and workers.are_on_this_machine and not workers.are_in_process:
             raise ValueError(f"engine.kind {kind} brings its own Ray; set workers.ray_address=auto")
         if isinstance(self.engine, KubeRay | Slurm):
             each = self.engine.workers_per_node
@@ -193,8 +195,8 @@ class Cluster(Section):
         return self
 
     def in_this_process(self) -> "Cluster":
-        """Return the cluster with the command's own process as its one worker."""
-        return self.model_copy(update={"workers": self.workers.counted(0)})
+        """Return the cluster with the command's own process as the only worker."""
+        return self.model_copy(update={"workers": self.workers.with_count(0)})
 
 
 def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
@@ -202,7 +204,7 @@ def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
 
     Raises `UserError` that names the file and the key.
     """
-    path = find_document(name, "clusters")
+    path = find_config_file(name, "clusters")
     cluster = validate(Cluster, override(read_yaml(path), assignments or []), path)
     here = Path.cwd()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or cluster.tracking.uri

@@ -1,7 +1,7 @@
 """What runs a submitted training: this machine, a Ray cluster, Kubernetes with KubeRay, or Slurm.
 
-Every engine runs the same `ilsvrc train` with the same recipe; what differs is who finds the
-machines, and who starts the training again when one is taken away.
+Every engine runs the same `ilsvrc train` with the same recipe; they differ in how machines are
+allocated, and in how a training is restarted when it loses one.
 """
 
 from typing import Annotated, Literal
@@ -18,11 +18,11 @@ class Local(Section):
 
 
 class RayServer(Section):
-    """A Ray cluster that is up, by the address of its dashboard.
+    """A running Ray cluster, by the address of its dashboard.
 
-    The working tree is sent with each job; Ray takes up to `upload_megabytes` (10⁶ bytes). The
-    cluster's own Python environment is used, or with `environment: pinned` one that Ray makes on
-    each node from `constraints.txt`. A job that is asked to stop has `stop_seconds` to save.
+    The working tree is uploaded with each job, up to `upload_megabytes` (10⁶ bytes). The cluster's
+    own Python environment is used, or with `environment: pinned` one that Ray creates on each node
+    from `constraints.txt`. A job that is told to stop has `stop_seconds` to save.
     """
 
     kind: Literal["ray"]
@@ -33,27 +33,27 @@ class RayServer(Section):
 
 
 class Volume(Section):
-    """A persistent volume claim and where pods see it."""
+    """A persistent volume claim and the path where pods mount it."""
 
     claim: str
     path: str
 
 
 class Pod(Section):
-    """What a pod asks for and is limited to; `memory` as Kubernetes writes it (`64Gi`)."""
+    """A pod's resource requests and limits; `memory` in Kubernetes' notation (`64Gi`)."""
 
     cpus: PositiveInt
     memory: str
 
 
 class KubeRay(Section):
-    """Kubernetes with the KubeRay operator: a RayJob, and a Ray cluster for its time only.
+    """Kubernetes with the KubeRay operator: a RayJob, and a Ray cluster for its duration only.
 
-    A worker pod holds `workers_per_node` workers with their CPUs and GPUs, and `memory`, of which
-    shared memory is a part. `secrets` are read into the environment of all pods, `volumes` must be
-    claims that all pods may mount. A failed job is started again up to `retries` times, on a new
-    Ray cluster, and goes on from its checkpoint; the Ray cluster is kept for `keep_seconds` after
-    the end. `queue` and `priority` are Kueue's. `context` is one of the kubeconfig's.
+    A worker pod holds `workers_per_node` workers with their CPUs and GPUs, and `memory`, which
+    includes shared memory. `secrets` are read into the environment of all pods; `volumes` must be
+    claims that all pods may mount. A failed job is restarted up to `retries` times, on a new Ray
+    cluster, from its last checkpoint; the Ray cluster is kept for `keep_seconds` after the end.
+    `queue` and `priority` are Kueue's. `context` is one of the kubeconfig's.
     """
 
     kind: Literal["kuberay"]
@@ -78,13 +78,13 @@ class KubeRay(Section):
 
 
 class Slurm(Section):
-    """Slurm: an allocation of nodes on which Ray runs for the time of the job.
+    """Slurm: an allocation of nodes on which Ray runs for the duration of the job.
 
     All nodes and the machine of `submit` share the working tree, `runs_dir` and the data set (or
     its source). The training saves `warning_seconds` before the time limit, or before a preemption
     that Slurm is set to announce (`SlurmctldParameters=preempt_send_user_signal`); then the job is
-    queued again, for `hours` more. `setup` are lines of bash that come first, `options` further
-    ones of sbatch.
+    queued again, for `hours` more. `setup` are lines of bash to run first, `options` further ones
+    of sbatch.
     """
 
     kind: Literal["slurm"]

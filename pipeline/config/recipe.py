@@ -18,7 +18,7 @@ from pipeline.config.augmentation import (
 )
 from pipeline.config.optimization import EMAConfig, LossConfig, Optimizer, Schedule
 from pipeline.config.protocol import TestProtocol, num_views, smallest_side
-from pipeline.config.yaml import Fraction, Section, find_document, override, read_yaml, validate
+from pipeline.config.yaml import Fraction, Section, find_config_file, override, read_yaml, validate
 from pipeline.runtime.errors import UserError
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -234,7 +234,7 @@ def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:
 
     Raises `UserError` that names the file and the key.
     """
-    path = find_document(name, "recipes")
+    path = find_config_file(name, "recipes")
     return validate(Recipe, override(read_yaml(path), assignments or []), path)
 
 

@@ -1,8 +1,8 @@
-"""Typed YAML documents: read strictly, override by key, flatten, digest.
+"""Typed YAML files: read strictly, override by key, flatten, digest.
 
-YAML as such keeps the last of two repeated keys, and PyYAML reads `1e-4` as a string; both have
-cost people trainings. Here a repeated key is refused and every value is checked against a frozen
-pydantic model that knows its own fields and no others.
+YAML itself keeps the last of two repeated keys, and PyYAML reads `1e-4` as a string; both have
+spoiled trainings. Here a repeated key is refused, and every value is checked against a frozen
+pydantic model that refuses unknown keys.
 """
 
 import copy
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.runtime.errors import UserError
 
@@ -21,41 +22,50 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Section(BaseModel):
-    """A frozen part of a document that refuses keys it does not know."""
+    """A frozen part of a configuration that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, content: object) -> object:
+        """Name the known keys, which pydantic's own refusal doesn't."""
+        for key in content if isinstance(content, dict) else ():
+            if key not in cls.model_fields:
+                known = {"key": key, "known": ", ".join(cls.model_fields)}
+                raise PydanticCustomError("unknown_key", "{key} is not among {known}", known)
+        return content
 
-Document = TypeVar("Document", bound=Section)
 
+AnySection = TypeVar("AnySection", bound=Section)
 
 _TAG = "tag:yaml.org,2002:"
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that a repeated key is an error and a date is a word."""
+    """PyYAML's safe loader, except that a repeated key is an error and a date is a string."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, AttributeError):  # as PyYAML leaves `0x_` to Python
+        except (ValueError, LookupError, AttributeError):  # as Python raises for `0x_`
             problem = f"'{node.value}' is no {node.tag.removeprefix(_TAG)}"
             raise yaml.constructor.ConstructorError(
                 problem=problem, problem_mark=node.start_mark
             ) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Hashable, int] = {}
+        lines: dict[Hashable, int] = {}
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
             if not isinstance(key, str):
                 raise UserError(f"the key '{key}' on line {line} is not a word")
-            if key in seen:
+            if key in lines:
                 raise UserError(
-                    f"key '{key}' stands on line {seen[key]} and again on line {line}; keep one"
+                    f"key '{key}' stands on line {lines[key]} and again on line {line}; keep one"
                 )
-            seen[key] = line
+            lines[key] = line
         return super().construct_mapping(node, deep)
 
 
@@ -66,17 +76,15 @@ _StrictLoader.yaml_implicit_resolvers = {
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; `UserError` names the file, and the line where YAML itself is wrong."""
+    """Read a YAML mapping; `UserError` names the file, and the line of a syntax error."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise UserError(f"{path}{where}: not valid YAML: {problem}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: can't be read: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected `key: value` lines at the top level")
@@ -84,7 +92,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_mapping(text: str, where: str) -> dict[str, Any]:
-    """Read a YAML mapping that is given as text, as strictly as a file; `UserError` says where."""
+    """Read a YAML mapping from `text`, as strictly as a file; `UserError` begins with `where`."""
     try:
         content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
     except (UserError, yaml.YAMLError):
@@ -94,18 +102,18 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
     return content
 
 
-def find_document(name: str, folder: str) -> Path:
-    """Find a document by path or by name in `configs/<folder>`.
+def find_config_file(name: str, folder: str) -> Path:
+    """Return the file with the path `name`, or with that name in `configs/<folder>`.
 
-    The working directory's own `configs/` comes before the project's, so that a user can keep
-    recipes of their own beside their data.
+    The working directory's own `configs/` comes before the project's, so that users can keep
+    their recipes beside their data. Raises `UserError` where there is no such file.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         return path.absolute()
-    known = {path.stem: path for path in documents(folder)}
+    known = {path.stem: path for path in config_files(folder)}
     if name in known:
         return known[name]
     raise UserError(
@@ -114,8 +122,8 @@ def find_document(name: str, folder: str) -> Path:
     )
 
 
-def documents(folder: str) -> list[Path]:
-    """Return what there is in `configs/<folder>`, by name; the working directory's comes first."""
+def config_files(folder: str) -> list[Path]:
+    """Return the files of `configs/<folder>` by name, the working directory's before others."""
     project = Path(__file__).parents[2]
     found: dict[str, Path] = {}
     for base in (Path.cwd(), project):
@@ -138,7 +146,7 @@ def override(content: dict[str, Any], assignments: Iterable[str]) -> dict[str, A
             raise UserError(f"--set {assignment}: '{text}' is not a YAML value") from None
         target = result
         for key in keys[:-1]:
-            if target.get(key) is None:  # as a resolved document has a section that is left out
+            if target.get(key) is None:  # a section that is left out is null in resolved files
                 target[key] = {}
             target = target[key]
             if not isinstance(target, dict):
@@ -147,15 +155,15 @@ def override(content: dict[str, Any], assignments: Iterable[str]) -> dict[str, A
     return result
 
 
-def validate(model: type[Document], content: dict[str, Any], where: str | Path) -> Document:
-    """Make `model` of `content`; `UserError` names the first wrong key of `where` and its mend."""
+def validate(model: type[AnySection], content: dict[str, Any], where: str | Path) -> AnySection:
+    """Make a `model` of `content`; `UserError` names `where`, the first wrong key and the fix."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{where}: {_first_problem(model, error, content)}") from None
+        raise UserError(f"{where}: {_first_problem(error, content)}") from None
 
 
-def flatten(document: Section) -> dict[str, Any]:
+def flatten(config: Section) -> dict[str, Any]:
     """Return `{"section.key": value}` for every leaf; lists count as leaves."""
     flat: dict[str, Any] = {}
 
@@ -166,75 +174,46 @@ def flatten(document: Section) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    visit("", document.model_dump(mode="json"))
+    visit("", config.model_dump(mode="json"))
     return flat
 
 
-def digest(document: Section) -> str:
-    """Return the SHA-256 of the document's content, as 64 hexadecimal digits.
+def digest(config: Section) -> str:
+    """Return the SHA-256 of the values, as 64 hexadecimal digits.
 
-    Key order, comments and defaults written out or left out make no difference.
+    Key order, comments and whether defaults are written out make no difference.
     """
-    canonical = json.dumps(document.model_dump(mode="json"), sort_keys=True)
+    canonical = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def to_yaml(document: Section) -> str:
-    """Return the resolved document as YAML, in the model's own field order."""
-    return yaml.safe_dump(document.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def to_yaml(config: Section) -> str:
+    """Return all values, defaults included, as YAML in the model's field order."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _first_problem(model: type[Section], error: ValidationError, content: dict[str, Any]) -> str:
+def _first_problem(error: ValidationError, content: dict[str, Any]) -> str:
     problem = error.errors()[0]
-    place = ".".join(_keys(problem["loc"], content)) or "the document"
+    key = ".".join(_keys(problem["loc"], content))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     match problem["type"]:
-        case "extra_forbidden":
-            known = ", ".join(_known_keys(model, problem["loc"]))
-            return f"'{place}' is not a known key; there are: {known}{more}"
+        case "unknown_key":
+            unknown = f"{key}.{problem['ctx']['key']}".removeprefix(".")
+            return f"'{unknown}' is not a known key; there are: {problem['ctx']['known']}{more}"
         case "missing":
-            return f"'{place}' is missing; add it{more}"
+            return f"'{key}' is missing; add it{more}"
         case _:
             message = problem["msg"].removeprefix("Value error, ")
-            if not problem["loc"]:
+            if not key:
                 return f"{message}{more}"
-            return f"'{place}': {message}, got {problem['input']!r}{more}"
+            return f"'{key}': {message}, got {problem['input']!r}{more}"
 
 
-def _keys(place: tuple[int | str, ...], content: object) -> Iterator[str]:
-    """The keys that a user writes: a union adds its tag to the place, ("schedule", "step", …)."""
-    for part in place:
+def _keys(location: tuple[int | str, ...], content: object) -> Iterator[str]:
+    """Yield the keys that a user writes: pydantic adds a union's tag, ("schedule", "step", …)."""
+    for part in location:
         if isinstance(content, dict):
             if content.get("kind") == part:
                 continue
             content = content.get(part)
         yield str(part)
-
-
-def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields beside the unknown key at `place`, tags of unions resolved."""
-    candidates: list[type[BaseModel]] = [model]
-    for part in place[:-1]:
-        inner = [
-            kind
-            for candidate in candidates
-            if part in candidate.model_fields
-            for kind in _sections_in(candidate.model_fields[str(part)].annotation)
-        ]
-        if inner:
-            candidates = inner
-        else:
-            candidates = [
-                candidate
-                for candidate in candidates
-                if "kind" in candidate.model_fields
-                and candidate.model_fields["kind"].default == part
-            ] or candidates
-    return list(dict.fromkeys(name for kind in candidates for name in kind.model_fields))
-
-
-def _sections_in(annotation: object) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    inner = getattr(annotation, "__args__", ())
-    return [section for part in inner for section in _sections_in(part)]

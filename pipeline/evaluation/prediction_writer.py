@@ -19,7 +19,7 @@ from pipeline.evaluation.predictions import (
 )
 from pipeline.evaluation.topk import label_ranks, topk_classes
 from pipeline.runtime.distributed import Worker
-from pipeline.runtime.storage import write_whole
+from pipeline.runtime.storage import write_atomically
 
 
 class PredictionWriter(PredictionSink):
@@ -50,7 +50,7 @@ class PredictionWriter(PredictionSink):
         """Lay this worker's share beside the file. To be called before the workers meet."""
         if not self._worker.is_first and len(self._share):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._part(self._worker.rank), to_safetensors(self._arrays))
+            write_atomically(self._part(self._worker.rank), to_safetensors(self._arrays))
 
     def join(
         self, split: Split, classes: tuple[ImageClass, ...], about: PredictionMetadata

@@ -23,7 +23,7 @@ from pipeline.config.yaml import Section, validate
 from pipeline.data.store.manifest import ImageClass
 from pipeline.evaluation.metrics import Counts
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.storage import write_whole
+from pipeline.runtime.storage import write_atomically
 
 PREDICTIONS = "predictions"  # the folder in a run's, and in its MLflow run's artifacts
 NUM_GUESSES = 5  # as many as ILSVRC takes
@@ -162,7 +162,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
             raise ValueError(f"a key of two lines: {key!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {**_texts(predictions), "digest": predictions.digest}
-    write_whole(path, to_safetensors(_arrays(predictions), metadata))
+    write_atomically(path, to_safetensors(_arrays(predictions), metadata))
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -61,7 +61,7 @@ def run_on_workers(
             return nullcontext()
         return stop_on_signals(job.folder, workers.grace_seconds, lambda text: show(Message(text)))
 
-    if workers.are_here:
+    if workers.are_in_process:
         with asking():
             return _in_this_process(function, job, show)
     with ray_session(workers.ray_address), event_queue(_hearing(job, show)) as box:

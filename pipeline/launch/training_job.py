@@ -43,7 +43,7 @@ class TrainingJob:
         return open_data(self.cluster, store_folder(self.cluster, self.recipe.data.name))
 
     def dealing(self, worker: Worker) -> BatchSampler:
-        images = self.store().description(self.recipe.data.train_split)
+        images = self.store().split_manifest(self.recipe.data.train_split)
         return BatchSampler.of(self.recipe.batch, images.num_images, worker.world_size)
 
 
@@ -58,7 +58,7 @@ def open_data(cluster: Cluster, folder: Folder) -> Store:
 def watched(job: WorkerJob, worker: Worker, report: Report) -> Iterator[Watchdog]:
     """Have a worker that hangs ended, unless it is the user's own command."""
     workers = job.cluster.workers
-    if workers.are_here:
+    if workers.are_in_process:
         yield Watchdog(job.folder.path, math.inf, worker, report)
         return
     watchdog = Watchdog(job.folder.path, workers.hang_seconds, worker, report)

@@ -12,7 +12,7 @@ from pydantic import PositiveFloat, PositiveInt, ValidationError
 from pipeline.config.recipe import Recipe
 from pipeline.config.yaml import Section
 from pipeline.planning.step_cost import WorkerHardware
-from pipeline.runtime.storage import write_whole
+from pipeline.runtime.storage import write_atomically
 
 
 class MeasuredSpeed(Section):
@@ -33,7 +33,7 @@ def keep_measurement(runs_dir: Path, measured: MeasuredSpeed) -> Path:
     folder = runs_dir / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{measured.recipe.network.name}-{measured.device}.json"
-    write_whole(path, (measured.model_dump_json(indent=2) + "\n").encode())
+    write_atomically(path, (measured.model_dump_json(indent=2) + "\n").encode())
     return path
 
 

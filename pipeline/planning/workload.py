@@ -91,7 +91,7 @@ def data_facts(recipe: Recipe, cluster: Cluster, hardware: Hardware) -> DataFact
             return hardware.data[name]
         raise
     train, test = store.split(recipe.data.train_split), store.split(recipe.data.test_split)
-    size = sum(shard.size for shard in store.description(recipe.data.train_split).shards)
+    size = sum(shard.size for shard in store.split_manifest(recipe.data.train_split).shards)
     return DataFacts(
         train=len(train), val=len(test), bytes=max(1, size // len(train)), source=str(folder)
     )

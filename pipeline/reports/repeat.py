@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe, load_recipe
-from pipeline.config.yaml import Section, digest, documents, flatten, read_yaml, validate
+from pipeline.config.yaml import Section, config_files, digest, flatten, read_yaml, validate
 from pipeline.reports.run_cost import fixed_workers
 from pipeline.results.measured import Measured
 from pipeline.runtime.errors import UserError
@@ -137,7 +137,7 @@ def _cluster(params: Mapping[str, str]) -> list[str]:
 
 def _known(kind: type[Section], folder: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the documents of `configs/<folder>` without mistakes, their values as tracked."""
-    for path in documents(folder):
+    for path in config_files(folder):
         try:
             document = validate(kind, read_yaml(path), path)
         except UserError:

@@ -30,9 +30,9 @@ def verify_notes(health: VerifyReport) -> Iterator[str]:
             yield f"{split.name}: {count:,} left out: {reason}"
         for treatment, count in sorted(split.treated.items()):
             yield f"{split.name}: {count:,} treated at packing: {treatment}"
-        yield from (f"wrong: {what}" for what in split.wrong)
-        if split.num_wrong > len(split.wrong):
-            yield f"wrong: {split.num_wrong - len(split.wrong):,} more in {split.name}"
+        yield from (f"wrong: {what}" for what in split.problems)
+        if split.num_problems > len(split.problems):
+            yield f"wrong: {split.num_problems - len(split.problems):,} more in {split.name}"
 
 
 def _facts(split: SplitReport) -> Iterator[tuple[str, str]]:
@@ -53,4 +53,4 @@ def _facts(split: SplitReport) -> Iterator[tuple[str, str]]:
         for name, side in zip(names, sides, strict=True):
             yield f"shorter side: {name}", f"{side:,.0f}"
         yield "largest image", split.largest
-    yield "wrong", f"{split.num_wrong:,}"
+    yield "wrong", f"{split.num_problems:,}"

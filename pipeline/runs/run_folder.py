@@ -24,7 +24,7 @@ from pathlib import Path
 from pipeline.config.recipe import Recipe, read_recipe
 from pipeline.config.yaml import digest, flatten, to_yaml
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.storage import held, write_whole
+from pipeline.runtime.storage import file_lock, write_atomically
 
 
 @dataclass(frozen=True)
@@ -124,15 +124,15 @@ class RunFolder:
         return record.tracking_run_id if record else ""
 
     def write_recipe(self, recipe: Recipe) -> None:
-        write_whole(self.recipe_file, to_yaml(recipe).encode())
+        write_atomically(self.recipe_file, to_yaml(recipe).encode())
 
     def write_record(self, record: RunRecord) -> None:
         content = json.dumps(asdict(record), indent=2) + "\n"
-        write_whole(self.path / "run.json", content.encode())
+        write_atomically(self.path / "run.json", content.encode())
 
     def held(self) -> AbstractContextManager[None]:
         """Keep other processes from training this run."""
-        return held(
+        return file_lock(
             self.path / ".lock",
             f"run '{self.name}' is being trained by another process; wait for it, or give this "
             f"training another name with --run",

@@ -1,4 +1,4 @@
-"""Work beside other work, which ends with it."""
+"""Work in a thread beside a block of code, ended with it."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,16 +9,16 @@ from contextlib import contextmanager
 def in_background(
     name: str, work: Callable[[threading.Event], None], patience: float | None = None
 ) -> Iterator[None]:
-    """Run `work` in a thread while inside; the event that it is given says when that is over.
+    """Run `work` in a thread while inside; the event passed to it is set at the end of the block.
 
-    Its end is waited for, `patience` seconds at most.
+    The block then waits for the thread, `patience` seconds at most.
     """
-    is_over = threading.Event()
-    # A daemon: no interpreter waits for one that hangs.
-    thread = threading.Thread(target=work, args=(is_over,), name=name, daemon=True)
+    ended = threading.Event()
+    # A daemon thread, so that one that hangs doesn't keep the interpreter from exiting.
+    thread = threading.Thread(target=work, args=(ended,), name=name, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        is_over.set()
+        ended.set()
         thread.join(patience)

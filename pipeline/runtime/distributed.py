@@ -1,7 +1,7 @@
-"""The workers of a training as the rest of the code sees them: a rank, a count, a device, sums.
+"""The workers of a training: rank, world size, device, and collective calls.
 
-`rank` is always the global rank. There is no local rank here: data is dealt by global rank, and
-the device is a value.
+`rank` is always the global rank. There is no local rank here: the sampler divides the data by
+global rank, and the device is a value.
 """
 
 from collections.abc import Iterator
@@ -28,9 +28,9 @@ class Worker:
 
 
 def device_here(kind: str) -> torch.device:
-    """Return this process's device of a kind, "cpu" or "gpu"; `UserError` for a GPU where none is.
+    """Return this process's device of kind "cpu" or "gpu"; `UserError` if there is no GPU.
 
-    Asks nothing of the GPU, so that a process which only looks takes none of its memory.
+    Doesn't initialize CUDA, so that a process that only checks takes no GPU memory.
     """
     if kind == "cpu":
         return torch.device("cpu")
@@ -44,7 +44,7 @@ def device_here(kind: str) -> torch.device:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Have torch compute with `count` threads of the CPU inside."""
+    """Let torch use `count` CPU threads while inside."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -54,7 +54,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def sum_over_workers(values: Tensor, worker: Worker) -> Tensor:
-    """Return the element-wise sum of `values` (any shape, same on all workers) over all workers.
+    """Return the element-wise sum of `values` (any shape, the same on all workers) over workers.
 
     A collective call: every worker must make it.
     """

@@ -1,7 +1,7 @@
-"""The one way to Ray: quiet, closed to strangers, and without traces when it is over.
+"""Starting or joining Ray: without its output, access by token only, no files left at the end.
 
-Ray's own processes listen to the network; its token, which stays on, and the dashboard on loopback
-keep others out.
+Ray's own processes listen on the network; its token authentication, which stays on, and a dashboard
+on loopback only keep others out.
 """
 
 import logging
@@ -19,9 +19,9 @@ import psutil
 
 from pipeline.runtime.errors import UserError
 
-LOCAL = "local"  # the address of a Ray of this command's own
+LOCAL = "local"  # the address of a Ray that the command itself starts
 
-# Before Ray is imported, which functions do. What the user has set stays.
+# Set before Ray is imported, which only functions do. The user's own settings take precedence.
 os.environ.update(
     {
         "RAY_USAGE_STATS_ENABLED": "0",  # nothing may need the internet
@@ -36,7 +36,7 @@ os.environ.update(
 
 
 def _may_need_token() -> bool:
-    """Whether there is a token: `ray start` then asks for it, and Ray's own way to join forgets."""
+    """Whether there is a token: `ray start` then requires it, but `ray.init` doesn't send it."""
     names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     return any(map(os.environ.get, names)) or (Path.home() / ".ray" / "auth_token").is_file()
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and locks that die with their process."""
+"""Files written atomically, and file locks that the kernel releases when their process ends."""
 
 import errno
 import fcntl
@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from pipeline.runtime.errors import DiskFullError, UserError
 
 
 def is_full(error: OSError) -> bool:
-    """Whether it is for want of room that a file can't be written."""
+    """Whether `error` says that the disk or the quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -24,12 +25,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` beside `path`, sync, rename: no kill or power cut leaves half a file.
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` beside `path`, sync, rename, so that a kill or power cut leaves no half file.
 
-    What a killed writer left beside `path` is removed by the next one. Raises `DiskFullError` when
-    there is no room, and another `UserError` when the storage can't be written; a file that was at
-    `path` then stays as it was.
+    The file that a killed writer left beside `path` is replaced by the next one. Raises
+    `DiskFullError` when there is no room, and another `UserError` when the storage can't be
+    written; a file that was at `path` then stays as it was.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -44,20 +45,32 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
             partial.unlink()
         kind = DiskFullError if is_full(error) else UserError
         raise kind(
-            f"{path}: can't be written: {error.strerror}; free space or mend the permissions and "
+            f"{path}: can't be written: {error.strerror}; free space or fix the permissions and "
             f"run the same command again"
         ) from None
 
 
 @contextmanager
-def held(path: Path, refusal: str | None = None) -> Iterator[None]:
-    """Hold the lock file `path`.
+def file_lock(path: Path, refusal: str | None = None) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path`, which is created if it isn't there.
 
-    Where another process holds it, raise `UserError(refusal)`, or wait if there is none.
+    Where another process holds it, raise `UserError(refusal)`, or wait if there is none. The holder
+    may remove the file.
     """
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
-        except BlockingIOError:
-            raise UserError(str(refusal)) from None
-        yield
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
+            except BlockingIOError:
+                raise UserError(str(refusal)) from None
+            if _is_at(path, file):
+                yield
+                return
+
+
+def _is_at(path: Path, file: IO[str]) -> bool:
+    """Whether the open `file` is the one at `path`, not one that was removed before its locking."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

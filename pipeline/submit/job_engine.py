@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
-from pipeline.config.yaml import find_document
+from pipeline.config.yaml import find_config_file
 
 State = Literal["waiting", "running", "finished", "stopped", "failed"]
 
@@ -31,11 +31,11 @@ class SubmittedTraining:
 
     @property
     def recipe_file(self) -> Path:
-        return find_document(self.recipe_name, "recipes")
+        return find_config_file(self.recipe_name, "recipes")
 
     @property
     def cluster_file(self) -> Path:
-        return find_document(self.cluster_name, "clusters")
+        return find_config_file(self.cluster_name, "clusters")
 
     def arguments(self, recipe: str | None = None, cluster: str | None = None) -> list[str]:
         """Return the arguments of `ilsvrc` that train this; its documents may lie elsewhere."""

@@ -74,7 +74,7 @@ def render_script(trainings: list[SubmittedTraining], engine: Slurm, command: st
         "run": run,
         "runs_dir": shlex.quote(from_here(first.cluster.runs_dir)),
         "python": shlex.quote(engine.python),
-        "module": "pipeline" if first.cluster.workers.are_here else ray_over_nodes,
+        "module": "pipeline" if first.cluster.workers.are_in_process else ray_over_nodes,
         "train": train,
     }
     script = _SCRIPT

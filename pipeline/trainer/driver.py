@@ -19,7 +19,7 @@ from pipeline.launch.training_job import TrainingJob
 from pipeline.runs.initial_weights import find_initial_weights
 from pipeline.runs.run_folder import RunFolder, RunRecord, name_run
 from pipeline.runtime.errors import InterruptedByUserError, UserError
-from pipeline.runtime.storage import write_whole
+from pipeline.runtime.storage import write_atomically
 from pipeline.tracking import mlflow_model, mlflow_runs
 from pipeline.trainer.replay import replay
 from pipeline.trainer.run_registration import RunRegistration, registered_run
@@ -84,7 +84,7 @@ def conclude(outcome: TrainingResult, uri: str, comparison: str) -> None:
     """Keep the comparison with the run; from now on there is nothing left to do for it."""
     folder, record = outcome.folder, outcome.folder.record()
     assert record is not None
-    write_whole(folder.comparison, comparison.encode())
+    write_atomically(folder.comparison, comparison.encode())
     mlflow_runs.log_files(uri, record.tracking_run_id, [folder.comparison])
     folder.write_record(replace(record, is_recorded=True))
 

@@ -101,7 +101,7 @@ class _Ranks(PredictionSink):
 def _try_all(trials: _Trials, worker: Worker, report: Report) -> list[PreprocessingTrial]:
     cluster, subject = trials.cluster, trials.subject
     store = open_data(cluster, trials.data)
-    images = store.split(trials.split).spread(_IMAGES)
+    images = store.split(trials.split, at_most=_IMAGES)
     if (images.labels < 0).any():
         raise UserError(
             f"--sanity: {trials.split} of {store.name} has images of unknown class, which can't be "

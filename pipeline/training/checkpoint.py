@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pipeline.runtime.errors import DiskFullError, UserError
-from pipeline.runtime.storage import write_whole
+from pipeline.runtime.storage import write_atomically
 from pipeline.training.schedule import PlateauState
 
 _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.([0-9a-f]{16})\.pt")
@@ -80,7 +80,7 @@ def save_checkpoint(folder: Path, state: Checkpoint, retention: Retention) -> Pa
             f"{path}: needs {len(content) / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free; free "
             "space"
         )
-    write_whole(path, content)
+    write_atomically(path, content)
     for number, old in enumerate(checkpoints(folder)):
         if not retention.is_kept(number, old, state.plateau.best_epoch):
             old.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import device_here
-from pipeline.runtime.storage import write_whole
+from pipeline.runtime.storage import write_atomically
 from pipeline.tracking import mlflow_runs
 from pipeline.visualization.pictures import NamedImage, VisualizedModel
 
@@ -56,7 +56,7 @@ def keep_pictures(folder: RunFolder, uri: str, sheets: Iterable[NamedImage]) -> 
         encoded = io.BytesIO()
         sheet.picture.save(encoded, "PNG", optimize=True)
         paths.append(place / f"{sheet.name}.png")
-        write_whole(paths[-1], encoded.getvalue())
+        write_atomically(paths[-1], encoded.getvalue())
     record = folder.record()
     if record and mlflow_runs.is_there(uri, record.tracking_run_id):
         mlflow_runs.log_files(uri, record.tracking_run_id, paths, "pictures")

@@ -1,4 +1,4 @@
-"""YAML as people get it wrong, and what they are told."""
+"""The usual mistakes in YAML files, and the messages that name them."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from pydantic import Field
 from pipeline.config.yaml import (
     Section,
     digest,
-    find_document,
+    find_config_file,
     flatten,
     override,
     read_mapping,
@@ -43,7 +43,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("title: a\ntitle: b\n", "key 'title' stands on line 1 and again on line 2"),
         ("shape:\n  kind: round\n  kind: square\n", "'kind' stands on line 2 and again on line 3"),
@@ -57,17 +57,17 @@ def write(folder: Path, text: str) -> Path:
         ("title: !!bool maybe\n", "'maybe' is no bool"),
     ],
 )
-def test_bad_yaml_is_refused_by_file_and_line(tmp_path: Path, text: str, told: str) -> None:
+def test_bad_yaml_is_refused_by_file_and_line(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(UserError) as error:
         read_yaml(path)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ({"shape": {"kind": "round", "radus": 2}}, "'shape.radus' is not a known key; "
          "there are: kind, radius"),
@@ -79,10 +79,10 @@ def test_bad_yaml_is_refused_by_file_and_line(tmp_path: Path, text: str, told: s
         ({"shape": {"kind": "round", "radius": float("nan")}}, "got nan"),
     ],
 )  # fmt: skip
-def test_a_wrong_key_or_value_is_named(content: dict[str, object], told: str) -> None:
+def test_a_wrong_key_or_value_is_named(content: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as error:
         validate(Drawing, content, "here.yaml")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert str(error.value).startswith("here.yaml: ")
 
 
@@ -92,7 +92,7 @@ def test_scientific_notation_is_a_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("date", ["2012-12-12", "2012-99-99"])
-def test_a_date_is_a_word(tmp_path: Path, date: str) -> None:
+def test_a_date_is_a_string(tmp_path: Path, date: str) -> None:
     expected = {"title": date}
     assert read_yaml(write(tmp_path, f"title: {date}\n")) == expected
     assert read_mapping(f"{{title: {date}}}", "--set") == expected
@@ -134,7 +134,7 @@ def test_the_digest_depends_on_values_only(tmp_path: Path) -> None:
     assert digest(drawing.model_copy(update={"title": "other"})) != digest(drawing)
 
 
-def test_a_resolved_document_reads_back_as_itself(tmp_path: Path) -> None:
+def test_a_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
     drawing = Drawing(shape=Square(side=0.1), sizes=(3, 4))
     assert validate(Drawing, read_yaml(write(tmp_path, to_yaml(drawing))), "x") == drawing
     assert flatten(drawing) == {
@@ -145,16 +145,16 @@ def test_a_resolved_document_reads_back_as_itself(tmp_path: Path) -> None:
 def test_an_unknown_name_lists_the_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no recipe 'alexnett'.*alexnet"):
-        find_document("alexnett", "recipes")
+        find_config_file("alexnett", "recipes")
     with pytest.raises(UserError, match="no such file"):
-        find_document("mine.yaml", "recipes")
+        find_config_file("mine.yaml", "recipes")
 
 
-def test_the_working_folder_comes_before_the_project(
+def test_the_working_directory_comes_before_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = tmp_path / "configs" / "recipes" / "alexnet.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("")
     monkeypatch.chdir(tmp_path)
-    assert find_document("alexnet", "recipes") == own
+    assert find_config_file("alexnet", "recipes") == own

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import settings
 from photographs import PHOTO_SIZES, Pack, photo_samples
 
-from pipeline.data.store.store import ImageClass, Sample, Split, Store, write_store
+from pipeline.data.store.manifest import ImageClass
+from pipeline.data.store.packing import Sample, write_store
+from pipeline.data.store.store import Split, Store
 
 # A busy machine is no failure of the code.
 settings.register_profile("any machine", deadline=None)

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from pipeline.data.store.store import Sample, Store
+from pipeline.data.store.packing import Sample
+from pipeline.data.store.store import Store
 
 # Height and width: both ways up, a square, the whole photograph, one that must be enlarged, one
 # that no area crop fits.

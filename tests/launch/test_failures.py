@@ -27,7 +27,7 @@ from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob, watched
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError, WorkerFailedError
-from pipeline.runtime.storage import held
+from pipeline.runtime.storage import file_lock
 from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.queries import evaluated_runs
 from pipeline.trainer.driver import run_training
@@ -136,7 +136,7 @@ def test_a_node_may_stage_for_longer_than_a_worker_may_hang(
     job = make_job(recipe=["epochs=1"], cluster=["workers.hang_seconds=6", f"stage_to={local}"])
     digest = Store.open(Path(job.cluster.data_dir) / "digits").digest
     with ExitStack() as copying:
-        copying.enter_context(held(local / f".digits-{digest[:12]}.lock"))
+        copying.enter_context(file_lock(local / f".digits-{digest[:12]}.lock"))
 
         def copy_for_long(event: Event) -> None:
             if event == WorkerStarted(0):

@@ -20,9 +20,10 @@ from pipeline.cli.app import main
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.protocol import CenterCrop, Crops, TestProtocol, ten_crop
 from pipeline.config.recipe import load_recipe
-from pipeline.data.sources.digits import digits_classes, digits_samples
+from pipeline.data.sources.digits import DIGIT_CLASSES, digits_samples
 from pipeline.data.sources.prepare import prepare_folder
-from pipeline.data.store.store import Store, store_folder, write_store
+from pipeline.data.store.packing import write_store
+from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.predictions import Predictions, find_predictions, read_predictions
 from pipeline.models.zoo import NETWORKS
 from pipeline.runs.evaluated_model import Preprocessing, external_model, model_of_run
@@ -112,7 +113,7 @@ def less_of_digits(folder: Path, name: str) -> Path:
     """Pack some of the handwritten digits in `folder`, under `name`."""
     samples = digits_samples(lambda done, total: None)
     some = {split: islice(found, 30) for split, found in samples.items()}
-    write_store(folder, name=name, classes=digits_classes(), splits=some, source={"kind": "some"})
+    write_store(folder, name=name, classes=DIGIT_CLASSES, splits=some, source={"kind": "some"})
     return folder
 
 
@@ -393,7 +394,7 @@ def test_sanity_builds_a_module_once_and_refuses_unknown_labels(
     known = digits_samples(lambda done, total: None)["val"]
     secret = {"test": (replace(sample, label=-1) for sample in islice(known, 20))}
     place = tmp_path / "secret"
-    write_store(place, name="secret", classes=digits_classes(), splits=secret, source={"kind": "x"})
+    write_store(place, name="secret", classes=DIGIT_CLASSES, splits=secret, source={"kind": "x"})
     with pytest.raises(UserError, match=r"test of secret has images of unknown class.*--split"):
         run_sanity(subject, place, "test", trained.cluster, QUIET)
 

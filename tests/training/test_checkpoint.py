@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.config import optimization
 from pipeline.runtime.errors import DiskFullError, UserError
-from pipeline.runtime.storage import write_whole
+from pipeline.runtime.storage import write_atomically
 from pipeline.training.checkpoint import (
     Checkpoint,
     Retention,
@@ -103,7 +103,7 @@ def test_a_place_below_a_file_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     reason = os.strerror(errno.ENOTDIR)
     with pytest.raises(UserError, match=f"file/more: can't be written: {reason}"):
-        write_whole(tmp_path / "file" / "more", b"")
+        write_atomically(tmp_path / "file" / "more", b"")
 
 
 @pytest.mark.parametrize("small_disk", [64], indirect=True)
@@ -114,7 +114,7 @@ def test_a_full_disk_keeps_the_last_good_one(small_disk: Path) -> None:
     with pytest.raises(DiskFullError, match="MB are free; free space"):
         save_checkpoint(small_disk, large, Retention(2))
     with pytest.raises(DiskFullError, match=os.strerror(errno.ENOSPC)):
-        write_whole(small_disk / "more", bytes(100_000))
+        write_atomically(small_disk / "more", bytes(100_000))
     assert list(small_disk.iterdir()) == [good]
     assert newest_checkpoint(small_disk, pytest.fail) == good
 

@@ -23,28 +23,28 @@ _LARGEST = 64 * 2**20
 
 @dataclass(frozen=True)
 class Devkit:
-    """The classes by sorted WNID, and the label (0-based) of each validation image in order."""
+    """The classes by sorted WNID, and the label (from 0) of each validation image in order."""
 
     classes: tuple[ImageClass, ...]
     val_labels: tuple[int, ...]
 
 
-def read_devkit(place: Path) -> Devkit:
-    """Read the kit from its archive (`.tar.gz`) or its folder; nothing is unpacked.
+def read_devkit(path: Path) -> Devkit:
+    """Read the kit from its archive (`.tar.gz`), which isn't unpacked, or from its folder.
 
-    Raises `UserError` for what is not a devkit.
+    Raises `UserError` for anything else than a devkit.
     """
-    files = _from_folder(place) if place.is_dir() else _from_archive(place)
-    classes = _classes(place, files[_META])
+    files = _from_folder(path) if path.is_dir() else _from_archive(path)
+    classes = _classes(path, files[_META])
     by_id = {each.ilsvrc2012_id: each.index for each in classes}
     try:
         labels = tuple(by_id[int(line)] for line in files[_TRUTH].split())
     except (ValueError, KeyError) as error:
-        raise UserError(f"{place}: {_TRUTH} names {error}, which is no class's ID") from None
+        raise UserError(f"{path}: {_TRUTH} names {error}, which is no class's ID") from None
     return Devkit(classes, labels)
 
 
-def _classes(place: Path, meta: bytes) -> tuple[ImageClass, ...]:
+def _classes(path: Path, meta: bytes) -> tuple[ImageClass, ...]:
     try:
         synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         rows = [
@@ -52,11 +52,11 @@ def _classes(place: Path, meta: bytes) -> tuple[ImageClass, ...]:
             for row in synsets
             if int(row["num_children"]) == 0
         ]
-    except Exception as error:  # of whatever kind broken bytes lead the parser to
-        raise UserError(f"{place}: {_META} can't be read ({error}); download it again") from None
+    except Exception as error:  # the parser raises all kinds for broken bytes
+        raise UserError(f"{path}: {_META} can't be read ({error}); download it again") from None
     wnids, ids = {row[0] for row in rows}, {row[2] for row in rows}
     if len(wnids) != len(rows) or ids != set(range(1, len(rows) + 1)):
-        raise UserError(f"{place}: {_META} has repeated or missing synsets; download it again")
+        raise UserError(f"{path}: {_META} has repeated or missing synsets; download it again")
     return tuple(
         ImageClass(index, wnid, words, number)
         for index, (wnid, words, number) in enumerate(sorted(rows))

@@ -10,24 +10,20 @@ import numpy as np
 
 from pipeline.data.sources.png import encode_png
 from pipeline.data.store.manifest import ImageClass
-from pipeline.data.store.packing import Progress, Sample
+from pipeline.data.store.packing import ProgressCallback, Sample
 
 NUM_TRAIN = 898
 NUM_IMAGES = 1797
-_GRAY_LEVELS = 15  # per unit of a digit's 0–16, so that black is 0 and white 240, exactly
+DIGIT_CLASSES = tuple(ImageClass(digit, str(digit)) for digit in range(10))
+_GREY_LEVELS = 15  # per unit of a digit's 0–16, so that black is 0 and white 240, exactly
 
 
-def digits_classes() -> list[ImageClass]:
-    """Return the ten classes, named "0" to "9"."""
-    return [ImageClass(digit, str(digit)) for digit in range(10)]
-
-
-def digits_samples(progress: Progress) -> dict[str, Iterator[Sample]]:
-    """Return the splits `train` and `val` as 8-bit gray PNGs of 8×8 pixels."""
+def digits_samples(progress: ProgressCallback) -> dict[str, Iterator[Sample]]:
+    """Return the splits `train` and `val` as 8-bit grey PNGs of 8×8 pixels."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    pixels = (data.images * _GRAY_LEVELS).astype(np.uint8)
+    pixels = (data.images * _GREY_LEVELS).astype(np.uint8)
 
     def samples(numbers: range) -> Iterator[Sample]:
         for i in numbers:

@@ -1,20 +1,19 @@
-"""A folder of images, one folder a class: what is in it, which split each image belongs to.
+"""A folder of images, one folder per class: its images and the split that each belongs to.
 
 Either DIR/train/CLASS/* and DIR/val/CLASS/*, or DIR/CLASS/* with a share held out as val.
 """
 
 import hashlib
-import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.sources.holdout import holdout
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.parallel_packing import Images, Listing
-from pipeline.data.store.shards import is_key
+from pipeline.data.store.shards import is_class_folder, numbered
 from pipeline.data.store.tar_listing import Member
 from pipeline.runtime.errors import UserError
 
@@ -22,24 +21,24 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class _Found:
+class _File:
     path: Path
     key: str
     num_bytes: int
     mtime_ns: int
 
 
-_Classes = Mapping[str, list[_Found]]
+_Classes = Mapping[str, list[_File]]
 
 
 def list_folder(source: Path, val_share: float) -> Listing:
     """List the images of `source`, classes by sorted name as in torchvision's `ImageFolder`.
 
     Without folders `train` and `val`, an image is held out as val when the SHA-256 of its
-    "CLASS/FILE" falls in the lowest `val_share`: it stays where it is when others come. Every
-    class has at least one image in each split. Files whose name begins with a dot are left out,
-    as are files beside the class folders. The listing's fingerprint changes with any file's name,
-    size or time. Raises `UserError` for what can't be a data set.
+    "CLASS/FILE" falls in the lowest `val_share`, so that added images change no other's split.
+    Every class has at least one image in each split. Files whose name begins with a dot are left
+    out, as are files beside the class folders. The listing's fingerprint changes with any file's
+    name, size or time. Raises `UserError` for a folder that can't be a data set.
     """
     if not source.is_dir():
         raise UserError(f"{source}: no such folder of images")
@@ -50,10 +49,10 @@ def list_folder(source: Path, val_share: float) -> Listing:
         found = {name: _list_classes(source / name, source.resolve()) for name in has_split}
         _check_same_classes(source, found["train"], found["val"])
     elif any(has_split.values()):
-        there, missing = sorted(has_split, key=has_split.__getitem__, reverse=True)
+        present, missing = sorted(has_split, key=has_split.__getitem__, reverse=True)
         raise UserError(
-            f"{source}: has classes in {there}/ but none in {missing}/; add {missing}/, "
-            f"or give {source / there} alone"
+            f"{source}: has classes in {present}/ but none in {missing}/; add {missing}/, "
+            f"or give {source / present} alone"
         )
     else:
         found = _hold_out(_list_classes(source, source.resolve()), val_share)
@@ -74,8 +73,8 @@ def list_folder(source: Path, val_share: float) -> Listing:
     return Listing(classes, splits, {"fingerprint": _fingerprint(source, found)})
 
 
-def _list_classes(folder: Path, root: Path) -> dict[str, list[_Found]]:
-    """Return {class: its files by name}; `root` is what symbolic links must stay in."""
+def _list_classes(folder: Path, root: Path) -> dict[str, list[_File]]:
+    """Return {class: its files by name}; symbolic links must not lead out of `root`."""
     entries = [entry for entry in _entries(folder) if entry.is_dir()]
     if not entries:
         raise UserError(f"{folder}: no class folders; put the images in {folder}/CLASS/")
@@ -88,9 +87,9 @@ def _list_classes(folder: Path, root: Path) -> dict[str, list[_Found]]:
     return classes
 
 
-def _list_files(folder: Path, root: Path) -> list[_Found]:
-    """Return the files by name; keys are CLASS/STEM, dots replaced, numbered where the same."""
-    found: dict[str, _Found] = {}
+def _list_files(folder: Path, root: Path) -> list[_File]:
+    """Return the files by name; keys are CLASS/STEM, dots replaced, numbered where equal."""
+    found: dict[str, _File] = {}
     for entry in _entries(folder):
         _check_link(entry, root)
         if not entry.is_file():
@@ -98,21 +97,10 @@ def _list_files(folder: Path, root: Path) -> list[_Found]:
         path, status = Path(entry.path), entry.stat()
         stem = f"{folder.name}/{_printable(path.stem).replace('.', '_')}"
         key = next(key for key in numbered(stem) if key not in found)
-        found[key] = _Found(path, key, status.st_size, status.st_mtime_ns)
+        found[key] = _File(path, key, status.st_size, status.st_mtime_ns)
     if not found:
         raise UserError(f"{folder}: no images; add some or remove the folder")
     return list(found.values())
-
-
-def is_class_folder(name: str) -> bool:
-    """Whether shards can hold the images of a class in a folder of that name."""
-    return "/" not in name and is_key(f"{name}/image")
-
-
-def numbered(key: str) -> Iterator[str]:
-    """Yield `key`, `key_2`, `key_3` …, of which the first that is free is taken."""
-    yield key
-    yield from (f"{key}_{number}" for number in itertools.count(2))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -120,7 +108,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{folder}: can't be listed ({error.strerror}); mend that") from None
+        raise UserError(f"{folder}: can't be listed ({error.strerror}); check the folder") from None
     return sorted(visible, key=lambda entry: entry.name)
 
 
@@ -151,8 +139,8 @@ def _check_same_classes(source: Path, train: _Classes, val: _Classes) -> None:
             )
 
 
-def _hold_out(classes: _Classes, val_share: float) -> dict[str, dict[str, list[_Found]]]:
-    splits: dict[str, dict[str, list[_Found]]] = {"train": {}, "val": {}}
+def _hold_out(classes: _Classes, val_share: float) -> dict[str, dict[str, list[_File]]]:
+    splits: dict[str, dict[str, list[_File]]] = {"train": {}, "val": {}}
     for name, files in classes.items():
         if len(files) < 2:
             raise UserError(f"{files[0].path.parent}: one image; train and val need one each")

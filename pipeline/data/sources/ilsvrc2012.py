@@ -1,7 +1,7 @@
 """ILSVRC-2012 from its official archives, or from folders they were extracted to.
 
-The training archive is a tar of one tar a synset; validation and test archives are flat. Images are
-read where they lie in the archives, so that 1.28 million files are never unpacked.
+The training archive is a tar of one tar per synset; validation and test archives are flat. Images
+are read from inside the archives, so that 1.28 million files are never unpacked.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.data.sources.devkit import Devkit, read_devkit
 from pipeline.data.store.manifest import ImageClass
-from pipeline.data.store.packing import Progress
+from pipeline.data.store.packing import ProgressCallback
 from pipeline.data.store.parallel_packing import Images, Listing
 from pipeline.data.store.tar_listing import Member, list_members
 from pipeline.runtime.errors import InterruptedByUserError, UserError
@@ -31,7 +31,7 @@ _BLOCK = 2**22
 
 @dataclass(frozen=True)
 class Edition:
-    """What the official archives hold (development kit of 2012, and the archives' MD5 sums)."""
+    """The content of the official archives (by the development kit of 2012), and their MD5 sums."""
 
     num_classes: int
     images_per_class: tuple[int, int]
@@ -56,7 +56,7 @@ ILSVRC2012 = Edition(
 
 @dataclass(frozen=True)
 class Sources:
-    """The archives, or folders of what was in them; the test images may be left out."""
+    """The archives, or folders with their content; the test images may be left out."""
 
     train: Path
     val: Path
@@ -83,35 +83,36 @@ WHOLE = Subset()
 
 
 def list_ilsvrc2012(sources: Sources, subset: Subset, edition: Edition = ILSVRC2012) -> Listing:
-    """List all images without reading them, and compare their numbers with the `edition`.
+    """List all images without reading them, and compare their counts with the `edition`.
 
-    Raises `UserError` for archives that hold anything else, by the first name or number that is
-    wrong. Of a `subset` only what is chosen must be there.
+    Raises `UserError` that names the first wrong member or count of an archive. Of a `subset` only
+    the chosen images must be there.
     """
     kit = read_devkit(sources.devkit)
     classes = kit.classes[: subset.classes]
     if subset.classes and len(classes) < subset.classes:
         raise UserError(f"--classes {subset.classes}: the devkit has {len(kit.classes)}")
     if sources.test and not subset.is_whole:
-        raise UserError("--test: a subset has no test images, whose classes nobody knows")
+        raise UserError("--test: a subset has no test images, as their classes are secret")
     splits = {
         "train": list_train(sources.train, classes, subset),
         "val": _val(sources.val, kit, len(classes), subset),
     }
     if sources.test:
         found = _flat(sources.test, _TEST)
-        splits["test"] = Images.of([(_stem(member), member, -1) for member in found])
+        splits["test"] = Images.of((_stem(member), member, -1) for member in found)
     if subset.is_whole:
-        _compare(kit, splits, edition)
+        _check_counts(kit, splits, edition)
     sizes = {split: int(images.sizes.sum()) for split, images in splits.items()}
     return Listing(classes, splits, {"sizes": sizes})
 
 
-def compare_checksums(sources: Sources, progress: Progress, edition: Edition = ILSVRC2012) -> None:
-    """Read every archive whole; raises `UserError` for one whose MD5 sum is not the official one.
+def compare_checksums(
+    sources: Sources, progress: ProgressCallback, edition: Edition = ILSVRC2012
+) -> None:
+    """Read every archive; raises `UserError` for the first whose MD5 sum isn't the official one.
 
-    The first one that differs ends it, and so does Ctrl-C, which becomes `InterruptedByUserError`.
-    Folders have none, and are passed over. `progress` is told bytes.
+    Folders are skipped. Ctrl-C becomes `InterruptedByUserError`. `progress` is called with bytes.
     """
     archives = {name: path for name, path in sources.items().items() if path.is_file()}
     total = sum(path.stat().st_size for path in archives.values())
@@ -148,68 +149,72 @@ def _compare_checksum(archive: Path, found: str, official: str) -> None:
         )
 
 
-def list_train(place: Path, classes: tuple[ImageClass, ...], subset: Subset = WHOLE) -> Images:
-    """List the training images of `classes` in their archive, or in the folder it was unpacked to.
+def list_train(path: Path, classes: tuple[ImageClass, ...], subset: Subset = WHOLE) -> Images:
+    """List the training images of `classes` in the archive, or in the folder it was extracted to.
 
     Raises `UserError` as `list_ilsvrc2012` does.
     """
-    inner = {} if place.is_dir() else {m.name: m for m in list_members(place, _SYNSET)}
-    chosen: list[Images] = []
+    return Images.of(_train_images(path, classes, subset))
+
+
+def _train_images(
+    path: Path, classes: tuple[ImageClass, ...], subset: Subset
+) -> Iterator[tuple[str, Member, int]]:
+    inner = {} if path.is_dir() else {m.name: m for m in list_members(path, _SYNSET)}
     for each in classes:
-        if place.is_dir():
-            members = _folder(place / each.name, _TRAIN)
+        if path.is_dir():
+            members = _folder(path / each.name, _TRAIN)
         elif f"{each.name}.tar" in inner:
-            members = sorted(list_members(place, _TRAIN, inner.pop(f"{each.name}.tar")), key=_stem)
+            members = sorted(list_members(path, _TRAIN, inner.pop(f"{each.name}.tar")), key=_stem)
         else:
-            raise UserError(f"{place}: has no {each.name}.tar; download it again")
+            raise UserError(f"{path}: has no {each.name}.tar; download it again")
         members = members[: subset.images_per_class]
         for member in members:
             if not member.name.startswith(f"{each.name}_"):
-                raise UserError(f"{place}: {member.name} is in the archive of {each.name}")
+                raise UserError(f"{path}: {member.name} is in the archive of {each.name}")
         if not members:
-            raise UserError(f"{place}: class {each.name} has no images; download it again")
-        chosen.append(Images.of([(_stem(member), member, each.index) for member in members]))
+            raise UserError(f"{path}: class {each.name} has no images; download it again")
+        yield from ((_stem(member), member, each.index) for member in members)
     if inner and subset.is_whole:
-        raise UserError(f"{place}: {min(inner)} is of no class of the devkit")
-    return Images.joined(chosen)
+        raise UserError(f"{path}: {min(inner)} is of no class of the devkit")
 
 
-def _val(place: Path, kit: Devkit, num_classes: int, subset: Subset) -> Images:
-    found = _flat(place, _VAL)
+def _val(path: Path, kit: Devkit, num_classes: int, subset: Subset) -> Images:
+    found = _flat(path, _VAL)
     if len(found) != len(kit.val_labels):
         raise UserError(
-            f"{place}: {len(found):,} images, the devkit labels {len(kit.val_labels):,}; do they "
+            f"{path}: {len(found):,} images, the devkit labels {len(kit.val_labels):,}; do they "
             "belong together?"
         )
-    taken: Counter[int] = Counter()
+    num_chosen: Counter[int] = Counter()
     chosen = []
     for member, label in zip(found, kit.val_labels, strict=True):
         limit = subset.images_per_class
-        if label < num_classes and (limit is None or taken[label] < limit):
-            taken[label] += 1
+        if label < num_classes and (limit is None or num_chosen[label] < limit):
+            num_chosen[label] += 1
             chosen.append((_stem(member), member, label))
     return Images.of(chosen)
 
 
-def _flat(place: Path, names: re.Pattern[str]) -> list[Member]:
+def _flat(path: Path, names: re.Pattern[str]) -> list[Member]:
     """Return the images, whose numbers must be 1, 2, 3 …"""
-    if place.is_dir():
-        found = [m for folder in (place, *_folders(place)) for m in _folder(folder, names)]
+    if path.is_dir():
+        found = [m for folder in (path, *_folders(path)) for m in _folder(folder, names)]
     else:
-        found = list(list_members(place, names))
+        found = list(list_members(path, names))
     found.sort(key=_stem)
     for number, member in enumerate(found, start=1):
         if int(_stem(member)[-8:]) != number:
-            raise UserError(f"{place}: image {number} is missing or there twice; get it again")
+            raise UserError(f"{path}: image {number} is missing or there twice; get it again")
     return found
 
 
-def _folders(place: Path) -> Iterator[Path]:
-    return (path for path in sorted(place.iterdir()) if path.is_dir() and not path.is_symlink())
+def _folders(path: Path) -> Iterator[Path]:
+    return (each for each in sorted(path.iterdir()) if each.is_dir() and not each.is_symlink())
 
 
 def _folder(folder: Path, names: re.Pattern[str]) -> list[Member]:
-    """Return the plain files of `folder` that are named as images are, by name."""
+    """Return the regular files of `folder` whose names match `names`, by name."""
     try:
         files = sorted(path for path in folder.iterdir() if names.fullmatch(path.name))
         return [
@@ -218,14 +223,14 @@ def _folder(folder: Path, names: re.Pattern[str]) -> list[Member]:
             if path.is_file() and not path.is_symlink()
         ]
     except OSError as error:
-        raise UserError(f"{folder}: can't be listed ({error.strerror}); see to it") from None
+        raise UserError(f"{folder}: can't be listed ({error.strerror}); check the folder") from None
 
 
 def _stem(member: Member) -> str:
     return member.name.rsplit("/", 1)[-1].removesuffix(".JPEG")
 
 
-def _compare(kit: Devkit, splits: Mapping[str, Images], edition: Edition) -> None:
+def _check_counts(kit: Devkit, splits: Mapping[str, Images], edition: Edition) -> None:
     if len(kit.classes) != edition.num_classes:
         raise UserError(f"devkit: {len(kit.classes)} classes, expected {edition.num_classes}")
     for split, images in splits.items():

@@ -1,14 +1,15 @@
-"""Digits in IDX files, as MNIST comes: 28×28 gray pixels, centred in 32×32 fields at packing.
+"""Digits in IDX files, the format of MNIST: 28×28 grey pixels, centred in 32×32 fields at packing.
 
 LeCun, Bottou, Bengio, Haffner, "Gradient-Based Learning Applied to Document Recognition" (1998),
-§III-A, has the fields of 32×32, so that strokes' ends can be in the middle of a receptive field.
+§III-A, uses fields of 32×32, so that strokes' ends can be in the middle of a receptive field.
 """
 
 import gzip
 import hashlib
+import itertools
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -18,14 +19,13 @@ from numpy.typing import NDArray
 
 from pipeline.data.sources.holdout import holdout
 from pipeline.data.sources.png import encode_png
-from pipeline.data.store.manifest import ImageClass
-from pipeline.data.store.packing import Progress, Sample
+from pipeline.data.store.packing import ProgressCallback, Sample
 from pipeline.runtime.errors import UserError
 
 SIDE = 28
 FIELD = 32
 _NUM_CLASSES = 10
-_MAX_COUNT = 1 << 20  # what a header may promise, so that no file can fill the memory
+_MAX_COUNT = 1 << 20  # the most that a header may claim, so that no file can fill the memory
 
 # The first four bytes: two zeros, 8 for unsigned bytes, the number of dimensions.
 _DIMENSIONS = {0x801: 1, 0x803: 3}
@@ -43,11 +43,6 @@ class IdxDigits:
     @property
     def digest(self) -> str:
         return hashlib.sha256(self.images.tobytes() + self.labels.tobytes()).hexdigest()
-
-
-def mnist_classes() -> list[ImageClass]:
-    """Return the ten classes, named "0" to "9"."""
-    return [ImageClass(digit, str(digit)) for digit in range(_NUM_CLASSES)]
 
 
 def read_digits(images: Path, labels: Path) -> IdxDigits:
@@ -83,7 +78,7 @@ def read_idx(path: Path, num_dimensions: int) -> NDArray[np.uint8]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: a damaged gzip file ({error}); fetch it again") from None
     except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror}); mend that") from None
+        raise UserError(f"{path}: can't be read ({error.strerror}); check the file") from None
     if len(data) != size:
         amount = f"only {len(data):,}" if len(data) < size else "more"
         raise UserError(
@@ -115,47 +110,36 @@ def _read_shape(
 
 
 def mnist_samples(
-    train: IdxDigits, test: IdxDigits | None, val_share: float, progress: Progress
+    train: IdxDigits, test: IdxDigits | None, val_share: float, progress: ProgressCallback
 ) -> dict[str, Iterator[Sample]]:
-    """Return the splits `train` and `test`, or `train` and `val` of each class's `val_share`."""
-    keys = _keys("train", train)
+    """Return the splits `train` and `test`, or `train` and `val` of each class's `val_share`.
+
+    `progress` counts the images of both, read one split after the other.
+    """
+    images = _numbered("train", train)
     if test:
-        total = len(keys) + len(test.labels)
-        return {
-            "train": _samples(train, keys, range(len(keys)), _counted(progress, 0, total)),
-            "test": _samples(
-                test,
-                _keys("test", test),
-                range(len(test.labels)),
-                _counted(progress, len(keys), total),
-            ),
+        splits = {"train": images, "test": _numbered("test", test)}
+    else:
+        val: set[str] = set()
+        for digit in range(_NUM_CLASSES):
+            val |= holdout([key for key, _, i in images if train.labels[i] == digit], val_share)
+        splits = {
+            "train": [image for image in images if image[0] not in val],
+            "val": [image for image in images if image[0] in val],
         }
-    val: set[str] = set()
-    for digit in range(_NUM_CLASSES):
-        of_digit = np.flatnonzero(train.labels == digit).tolist()
-        val |= holdout([keys[i] for i in of_digit], val_share)
-    kept = [i for i, key in enumerate(keys) if key not in val]
-    held = [i for i, key in enumerate(keys) if key in val]
-    return {
-        "train": _samples(train, keys, kept, _counted(progress, 0, len(keys))),
-        "val": _samples(train, keys, held, _counted(progress, len(kept), len(keys))),
-    }
+    total, counter = sum(map(len, splits.values())), itertools.count(1)
+
+    def samples(images: list[tuple[str, IdxDigits, int]]) -> Iterator[Sample]:
+        field = np.zeros((FIELD, FIELD), dtype=np.uint8)
+        margin = (FIELD - SIDE) // 2
+        for key, digits, i in images:
+            field[margin:-margin, margin:-margin] = digits.images[i]
+            yield Sample(key, encode_png(field), int(digits.labels[i]), FIELD, FIELD)
+            progress(next(counter), total)
+
+    return {name: samples(images) for name, images in splits.items()}
 
 
-def _keys(name: str, digits: IdxDigits) -> Sequence[str]:
-    return [f"{name}-{i:05d}" for i in range(len(digits.labels))]
-
-
-def _counted(progress: Progress, start: int, total: int) -> Callable[[int], None]:
-    return lambda done: progress(start + done, total)
-
-
-def _samples(
-    digits: IdxDigits, keys: Sequence[str], places: Iterable[int], progress: Callable[[int], None]
-) -> Iterator[Sample]:
-    field = np.zeros((FIELD, FIELD), dtype=np.uint8)
-    margin = (FIELD - SIDE) // 2
-    for done, i in enumerate(places, start=1):
-        field[margin:-margin, margin:-margin] = digits.images[i]
-        yield Sample(keys[i], encode_png(field), int(digits.labels[i]), FIELD, FIELD)
-        progress(done)
+def _numbered(name: str, digits: IdxDigits) -> list[tuple[str, IdxDigits, int]]:
+    """Return (key, digits, i) of each image."""
+    return [(f"{name}-{i:05d}", digits, i) for i in range(len(digits.labels))]

@@ -1,7 +1,7 @@
-"""MNIST-1D (Greydanus 2020): ten drawn digits as signals of 40 values, made here, no download.
+"""MNIST-1D (Greydanus 2020): ten digits as signals of 40 values, computed here, no download.
 
-The package `mnist1d` draws them from seed 42: 4,000 train and 1,000 test signals, the ones that its
-author froze in `mnist1d_data.pkl`.
+The package `mnist1d` draws them from seed 42: 4,000 train and 1,000 test signals, those that its
+author published in `mnist1d_data.pkl`.
 """
 
 import hashlib
@@ -12,27 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.npy import encode_npy
-from pipeline.data.store.packing import Progress, Sample
+from pipeline.data.store.packing import ProgressCallback, Sample
 from pipeline.runtime.errors import UserError
 
 LENGTH = 40
 NUM_TRAIN = 4000
 NUM_SIGNALS = 5000
 
-# Of the values in millionths and the labels, train before test, as little-endian 64-bit integers.
-# The frozen file has this digest too.
+# SHA-256 of the values in millionths and the labels, train before test, as little-endian 64-bit
+# integers. The published file has this digest too.
 _DIGEST = "304f43cfcc9d8d052aa0fe586cd9ca9a08235417e6afd5858c522480472965a4"
 
 
-def mnist1d_classes() -> list[ImageClass]:
-    """Return the ten classes, named "0" to "9"."""
-    return [ImageClass(digit, str(digit)) for digit in range(10)]
-
-
-def mnist1d_samples(progress: Progress) -> dict[str, Iterator[Sample]]:
-    """Return the splits `train` and `test`; the values are those published, rounded to float32.
+def mnist1d_samples(progress: ProgressCallback) -> dict[str, Iterator[Sample]]:
+    """Return the splits `train` and `test`: the published values, rounded to float32.
 
     Raises `UserError` when the installed packages draw other data than the published.
     """
@@ -61,7 +55,7 @@ def mnist1d_samples(progress: Progress) -> dict[str, Iterator[Sample]]:
 def _draw() -> dict[str, Any]:
     from mnist1d.data import get_dataset_args, make_dataset
 
-    # It seeds the global generators of Python and numpy.
+    # `make_dataset` seeds the global generators of Python and numpy.
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         drawn: dict[str, Any] = make_dataset(get_dataset_args())

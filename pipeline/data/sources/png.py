@@ -1,4 +1,4 @@
-"""PNG without compression: the same bytes whatever the version of zlib."""
+"""PNG without compression: the same bytes with any version of zlib."""
 
 from io import BytesIO
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Encode gray pixels (height, width)."""
+    """Encode grey pixels (height, width)."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=0)
     return buffer.getvalue()

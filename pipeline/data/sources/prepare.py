@@ -1,12 +1,11 @@
-"""Make a packed data set from a source, unless it is there already."""
+"""Making a packed data set from a source, unless it is there already."""
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.sources.digits import digits_classes, digits_samples
+from pipeline.data.sources.digits import DIGIT_CLASSES, digits_samples
 from pipeline.data.sources.folder import list_folder
 from pipeline.data.sources.ilsvrc2012 import (
     ILSVRC2012,
@@ -17,41 +16,53 @@ from pipeline.data.sources.ilsvrc2012 import (
     compare_checksums,
     list_ilsvrc2012,
 )
-from pipeline.data.sources.mnist import FIELD, mnist_classes, mnist_samples, read_digits
-from pipeline.data.sources.mnist1d import mnist1d_classes, mnist1d_samples
+from pipeline.data.sources.mnist import FIELD, mnist_samples, read_digits
+from pipeline.data.sources.mnist1d import mnist1d_samples
 from pipeline.data.sources.webdataset import list_webdataset
 from pipeline.data.store.image_check import Shrinking
-from pipeline.data.store.manifest import Contents
-from pipeline.data.store.packing import Progress, Sample
-from pipeline.data.store.parallel_packing import PART_BYTES, pack_parallel
-from pipeline.data.store.store import ImageClass, Store, write_store
+from pipeline.data.store.packing import ProgressCallback, write_store
+from pipeline.data.store.parallel_packing import SHARD_BYTES, pack_parallel
+from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set on disk; `num_quarantined` images are in its index but not in its shards."""
+    """A data set on disk, and whether it was there before."""
 
     store: Store
     already_there: bool
 
-    @property
-    def num_quarantined(self) -> int:
-        return self.store.num_quarantined
 
-
-def prepare_digits(to: Path, progress: Progress) -> Prepared:
+def prepare_digits(to: Path, progress: ProgressCallback) -> Prepared:
     """Pack scikit-learn's handwritten digits at `to`: 898 as train, 899 as val."""
     source = {"kind": "digits", "from": "sklearn.datasets.load_digits"}
-    return _prepare(to, "digits", source, digits_classes(), lambda: digits_samples(progress))
+    if existing := _existing(to, "digits", source):
+        return existing
+    store = write_store(
+        to.absolute(),
+        name="digits",
+        classes=DIGIT_CLASSES,
+        splits=digits_samples(progress),
+        source=source,
+    )
+    return Prepared(store, already_there=False)
 
 
-def prepare_mnist1d(to: Path, progress: Progress) -> Prepared:
+def prepare_mnist1d(to: Path, progress: ProgressCallback) -> Prepared:
     """Pack MNIST-1D at `to`: 4,000 signals as train, 1,000 as test."""
     source = {"kind": "mnist1d", "from": "mnist1d.data.make_dataset"}
-    return _prepare(
-        to, "mnist1d", source, mnist1d_classes(), lambda: mnist1d_samples(progress), "signals"
+    if existing := _existing(to, "mnist1d", source):
+        return existing
+    store = write_store(
+        to.absolute(),
+        name="mnist1d",
+        classes=DIGIT_CLASSES,
+        splits=mnist1d_samples(progress),
+        source=source,
+        contents="signals",
     )
+    return Prepared(store, already_there=False)
 
 
 def prepare_mnist(
@@ -61,12 +72,12 @@ def prepare_mnist(
     test_labels: Path | None,
     to: Path,
     val_share: float,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> Prepared:
     """Pack IDX files of digits at `to` (`pipeline.data.sources.mnist`).
 
     Without test files, `val_share` of each class is held out as val. Raises `UserError` for files
-    that are not MNIST's kind, and when `to` holds something else or can't be written.
+    that are not in MNIST's format, and when `to` holds something else or can't be written.
     """
     if (test_images is None) != (test_labels is None):
         raise UserError("--test-images and --test-labels belong together; give both or neither")
@@ -76,13 +87,16 @@ def prepare_mnist(
     test = read_digits(test_images, test_labels) if test_images and test_labels else None
     second = {"test": test.digest} if test else {"val_share": val_share}
     source = {"kind": "mnist", "train": train.digest, **second, "padded_to": FIELD}
-    return _prepare(
-        to,
-        "mnist",
-        source,
-        mnist_classes(),
-        lambda: mnist_samples(train, test, val_share, progress),
+    if existing := _existing(to, "mnist", source):
+        return existing
+    store = write_store(
+        to.absolute(),
+        name="mnist",
+        classes=DIGIT_CLASSES,
+        splits=mnist_samples(train, test, val_share, progress),
+        source=source,
     )
+    return Prepared(store, already_there=False)
 
 
 def prepare_folder(
@@ -93,45 +107,43 @@ def prepare_folder(
     val_share: float,
     on_bad: str,
     num_workers: int,
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> Prepared:
     """Pack the folder of images `source` at `to`, under `name` (`pipeline.data.sources.folder`).
 
-    `on_bad` is "stop" or "quarantine"; `progress` is told bytes. Raises `UserError` for a folder
-    that is no data set, for bad images (with "stop"), and when `to` holds something else or can't
-    be written. What was packed by an earlier call that was stopped is kept.
+    `on_bad` is "stop" or "quarantine"; `progress` is called with bytes. Raises `UserError` for a
+    folder that is no data set, for bad images (with "stop"), and when `to` holds something else or
+    can't be written. Continues an earlier call that was interrupted.
     """
     if on_bad not in ("stop", "quarantine"):
         raise UserError(f"--on-bad {on_bad}: must be stop or quarantine")
     if to.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{to}: lies in the folder of images itself; choose another place")
     listing = list_folder(source, val_share)
-    made_from = {
+    origin = {
         "kind": "folder",
         **listing.identity,
         "val_share": val_share,
-        "part_bytes": PART_BYTES,
+        "part_bytes": SHARD_BYTES,
     }
-
-    def pack(folder: Path) -> Store:
-        return pack_parallel(
-            folder,
-            name=name,
-            listing=listing,
-            source=made_from,
-            places={"folder": str(source.absolute())},
-            num_workers=num_workers,
-            progress=progress,
-            keep_bad=on_bad == "quarantine",
-        )
-
-    prepared = _once(to, name, made_from, pack)
-    if prepared.num_quarantined and on_bad == "stop":
-        raise UserError(
-            f"{to}: is there already, without {prepared.num_quarantined} bad images; add --on-bad "
-            "quarantine if that is meant, or remove it"
-        )
-    return prepared
+    if existing := _existing(to, name, origin):
+        if existing.store.num_quarantined and on_bad == "stop":
+            raise UserError(
+                f"{to}: is there already, without {existing.store.num_quarantined} bad images; add "
+                "--on-bad quarantine if that is meant, or remove it"
+            )
+        return existing
+    store = pack_parallel(
+        to.absolute(),
+        name=name,
+        listing=listing,
+        source=origin,
+        places={"folder": str(source.absolute())},
+        num_workers=num_workers,
+        progress=progress,
+        keep_bad=on_bad == "quarantine",
+    )
+    return Prepared(store, already_there=False)
 
 
 def prepare_ilsvrc2012(
@@ -140,99 +152,77 @@ def prepare_ilsvrc2012(
     *,
     subset: Subset = WHOLE,
     shrinking: Shrinking | None = None,
-    checking: Progress | None,
+    checking: ProgressCallback | None,
     num_workers: int,
-    progress: Progress,
+    progress: ProgressCallback,
     edition: Edition = ILSVRC2012,
-    part_bytes: int = PART_BYTES,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Prepared:
     """Pack ILSVRC-2012 at `to` from its archives or folders (`pipeline.data.sources.ilsvrc2012`).
 
-    A `subset` has a name of its own, since published results are of the whole.
-    `progress` is told bytes; so is `checking`, of the archives whose MD5 sums are compared first
-    (None: they are not). Raises `UserError` for archives that are not whole or of another edition,
-    and when `to` holds something else or can't be written. What was packed by an earlier call that
-    was stopped is kept.
+    A `subset` has a name of its own, since published results are of the whole. `progress` is called
+    with bytes, and so is `checking` while the archives' MD5 sums are compared first (None: they
+    aren't). Raises `UserError` for archives that are incomplete or of another edition, and when
+    `to` holds something else or can't be written. Continues an earlier call that was interrupted.
     """
     listing = list_ilsvrc2012(sources, subset, edition)
     name = "ilsvrc2012" if subset.is_whole else "ilsvrc2012-subset"
-    made_from = {
+    origin = {
         "kind": "ilsvrc2012",
         "edition": "ILSVRC-2012" if subset.is_whole else "a subset of ILSVRC-2012",
         **vars(subset),
         "shrinking": vars(shrinking) if shrinking else None,
-        "part_bytes": part_bytes,
+        "part_bytes": shard_bytes,
         **listing.identity,
     }
 
-    def pack(folder: Path) -> Store:
-        if checking:
-            compare_checksums(sources, checking, edition)
-        return pack_parallel(
-            folder,
-            name=name,
-            listing=listing,
-            source=made_from,
-            places={name: str(path) for name, path in sources.items().items()},
-            num_workers=num_workers,
-            progress=progress,
-            shrinking=shrinking,
-            part_bytes=part_bytes,
-        )
-
-    return _once(to, name, made_from, pack)
+    if existing := _existing(to, name, origin):
+        return existing
+    if checking:
+        compare_checksums(sources, checking, edition)
+    store = pack_parallel(
+        to.absolute(),
+        name=name,
+        listing=listing,
+        source=origin,
+        places={name: str(path) for name, path in sources.items().items()},
+        num_workers=num_workers,
+        progress=progress,
+        shrinking=shrinking,
+        shard_bytes=shard_bytes,
+    )
+    return Prepared(store, already_there=False)
 
 
 def prepare_webdataset(
-    source: Path, to: Path, name: str, *, num_workers: int, progress: Progress
+    source: Path, to: Path, name: str, *, num_workers: int, progress: ProgressCallback
 ) -> Prepared:
     """Pack the WebDataset shards of folder `source` at `to`, under `name`.
 
-    `progress` is told bytes. Raises `UserError` for what `webdataset` refuses, and when
+    `progress` is called with bytes. Raises `UserError` for what `list_webdataset` refuses, and when
     `to` holds something else or can't be written.
     """
     listing = list_webdataset(source)
-    made_from = {"kind": "webdataset", **listing.identity, "part_bytes": PART_BYTES}
-
-    def pack(folder: Path) -> Store:
-        return pack_parallel(
-            folder,
-            name=name,
-            listing=listing,
-            source=made_from,
-            places={"folder": str(source)},
-            num_workers=num_workers,
-            progress=progress,
-        )
-
-    return _once(to, name, made_from, pack)
-
-
-def _prepare(
-    to: Path,
-    name: str,
-    source: Mapping[str, Any],
-    classes: Sequence[ImageClass],
-    read: Callable[[], Mapping[str, Iterable[Sample]]],
-    contents: Contents = "images",
-) -> Prepared:
-    def pack(folder: Path) -> Store:
-        return write_store(
-            folder, name=name, classes=classes, splits=read(), source=source, contents=contents
-        )
-
-    return _once(to, name, source, pack)
+    origin = {"kind": "webdataset", **listing.identity, "part_bytes": SHARD_BYTES}
+    if existing := _existing(to, name, origin):
+        return existing
+    store = pack_parallel(
+        to.absolute(),
+        name=name,
+        listing=listing,
+        source=origin,
+        places={"folder": str(source)},
+        num_workers=num_workers,
+        progress=progress,
+    )
+    return Prepared(store, already_there=False)
 
 
-def _once(
-    to: Path, name: str, source: Mapping[str, Any], pack: Callable[[Path], Store]
-) -> Prepared:
+def _existing(to: Path, name: str, source: Mapping[str, Any]) -> Prepared | None:
+    """Return the data set at `to`, or None; `UserError` if another one is there."""
     folder = to.absolute()
     if not folder.exists():
-        with warnings.catch_warnings():
-            # Pillow warns of odd metadata, which nothing here reads, and of sizes that are refused.
-            warnings.simplefilter("ignore")
-            return Prepared(pack(folder), already_there=False)
+        return None
     store = Store.open(folder)
     if (store.name, store.source) != (name, source):
         raise UserError(

@@ -1,4 +1,4 @@
-"""WebDataset's shards as a source: SPLIT-*.tar with images and their labels as `KEY.cls`."""
+"""A source: WebDataset's shards, SPLIT-*.tar with images and their labels as `KEY.cls`."""
 
 import hashlib
 import re
@@ -18,12 +18,12 @@ _MOST_CLASSES = 1_000_000
 
 
 def list_webdataset(folder: Path) -> Listing:
-    """List the shards of `folder`; other members than images and labels are passed over.
+    """List the shards of `folder`; members other than images and labels are ignored.
 
     Classes are named by their numbers. The listing's fingerprint changes with any image's key,
     label, place or size, and with any shard's name, size or time. Raises `UserError` for a folder
-    without shards, an archive that holds no plain files of safe names, and an image whose label is
-    missing or is no number.
+    without shards, an archive with anything but regular files of safe names, and an image whose
+    label is missing or is no number.
     """
     shards: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -47,12 +47,16 @@ def _split(paths: list[Path]) -> Images:
             key = f"{folder}/{stem}" if folder else stem
             members.setdefault(key, {})[extension.lower()] = member
         with path.open("rb") as file:
-            for key, parts in members.items():
-                image = next((parts[kind] for kind in _IMAGES if kind in parts), None)
-                if image is not None:
-                    file.seek(parts["cls"].offset if "cls" in parts else 0)
-                    text = file.read(min(parts["cls"].size, 20)) if "cls" in parts else b""
-                    found.append((_checked(key, path), image, _label(text, key, path)))
+            for key, by_extension in members.items():
+                image = next((by_extension[e] for e in _IMAGES if e in by_extension), None)
+                if image is None:
+                    continue
+                if not is_key(key):
+                    raise UserError(f"{path}: {key!r} is no key that WebDataset gives back")
+                label = by_extension.get("cls")
+                file.seek(label.offset if label else 0)
+                text = file.read(min(label.size, 20)) if label else b""
+                found.append((key, image, _label(text, key, path)))
     if not found:
         raise UserError(f"{paths[0]}: holds no images")
     return Images.of(found)
@@ -68,12 +72,6 @@ def _fingerprint(shards: Mapping[str, list[Path]], splits: Mapping[str, Images])
         for column in (images.offsets, images.sizes, images.labels):
             digest.update(column.tobytes())
     return digest.hexdigest()
-
-
-def _checked(key: str, path: Path) -> str:
-    if not is_key(key):
-        raise UserError(f"{path}: {key!r} is no key that WebDataset gives back")
-    return key
 
 
 def _label(text: bytes, key: str, path: Path) -> int:

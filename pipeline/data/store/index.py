@@ -1,4 +1,4 @@
-"""The Parquet index of a split: a row an image, in the order of the shards."""
+"""The Parquet index of a split: one row per image, in the order of the shards."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.config.cluster import Folder
 
 # `shard`, `offset` and `sha256` are null, and `size` is 0, where `status` is not "ok". `treatment`
-# says how the bytes differ from the source's, and what in them is not followed; else it is empty.
+# says how the bytes differ from the source's, and what in them is ignored; else it is empty.
 _SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
@@ -30,8 +30,8 @@ _SCHEMA = pa.schema(
         pa.field("sha256", pa.binary(32)),
     ]
 )
-# What a training reads of it.
-_READ = ("key", "label", "shard", "offset", "size", "height", "width")
+# The columns that a training reads.
+_TRAINING_COLUMNS = ("key", "label", "shard", "offset", "size", "height", "width")
 _ROW_GROUP = 65_536
 
 
@@ -51,10 +51,10 @@ class IndexRow:
     sha256: bytes | None
 
     @property
-    def facts(self) -> bytes:
-        """What the data set's digest covers: all of an image but its place."""
-        said = [self.key, self.label, self.size, self.height, self.width, self.status]
-        return json.dumps(said).encode() + b"\n" + (self.sha256 or b"")
+    def digest_input(self) -> bytes:
+        """The bytes that enter the data set's digest: all about an image but its location."""
+        values = [self.key, self.label, self.size, self.height, self.width, self.status]
+        return json.dumps(values).encode() + b"\n" + (self.sha256 or b"")
 
 
 class IndexWriter:
@@ -74,13 +74,12 @@ class IndexWriter:
         self._writer.close()
 
     def _flush(self) -> None:
-        columns = {name: [getattr(row, name) for row in self._rows] for name in _SCHEMA.names}
-        self._writer.write_table(pa.table(columns, schema=_SCHEMA))
+        self._writer.write_table(pa.Table.from_pylist(list(map(vars, self._rows)), schema=_SCHEMA))
         self._rows.clear()
 
 
 def read_rows(path: Folder) -> Iterator[IndexRow]:
-    """Yield every row, those of images that were left out too."""
+    """Yield every row, including those of images that were left out."""
     with path.open("rb") as file:
         for batch in _parquet(file).iter_batches(use_threads=False):
             for row in batch.to_pylist():
@@ -88,17 +87,21 @@ def read_rows(path: Folder) -> Iterator[IndexRow]:
 
 
 def _parquet(file: BinaryIO) -> pq.ParquetFile:
-    """Open `file`, to be read by the calling thread alone (`use_threads=False` belongs to it).
+    """Open `file`, to be read by the calling thread alone (with `use_threads=False`).
 
-    A thread of Arrow's may be the last to hold a buffer of a Python file; one that lets go of it
-    while the interpreter ends aborts the process.
+    A thread of Arrow's may be the last to hold a buffer of a Python file; if it releases the buffer
+    while the interpreter ends, the process aborts.
     """
     return pq.ParquetFile(file, pre_buffer=False)
 
 
 @dataclass(frozen=True)
 class Index:
-    """The good images of a split, as columns."""
+    """The images of a split whose status is "ok", as columns.
+
+    `keys` are strings; `sizes` and `offsets` in bytes; `image_sizes` (n, 2): height and width in
+    pixels.
+    """
 
     keys: pa.ChunkedArray
     labels: NDArray[np.int64]
@@ -108,7 +111,7 @@ class Index:
     image_sizes: NDArray[np.int32]
 
     def take(self, images: NDArray[np.int64]) -> "Index":
-        """Return the columns of `images` alone."""
+        """Return the rows of `images`, by their numbers."""
         return Index(
             self.keys.take(images),
             self.labels[images],
@@ -122,7 +125,7 @@ class Index:
 def read_index(path: Folder) -> Index:
     """Read the rows whose status is "ok".
 
-    Raises `OSError`, `ValueError` or pyarrow's errors on a bad file.
+    Raises `OSError`, `ValueError` or pyarrow's errors on a damaged file.
     """
     keys: list[pa.Array] = []
     with path.open("rb") as file:
@@ -136,22 +139,23 @@ def read_index(path: Folder) -> Index:
         filled = 0
         # Group by group, so that only one is in memory twice.
         for number in range(parquet.num_row_groups):
-            group = parquet.read_row_group(number, [*_READ, "status"], use_threads=False)
-            # Of a damaged file, nulls are dropped, which leaves too few, and keys must be UTF-8.
+            group = parquet.read_row_group(
+                number, [*_TRAINING_COLUMNS, "status"], use_threads=False
+            )
+            # In a damaged file, nulls are dropped, which leaves too few, and keys must be UTF-8.
             good = group.filter(pc.equal(group["status"], "ok")).drop_null()
             good.validate(full=True)
-            place = slice(filled, filled + len(good))
-            labels[place], shards[place] = good["label"], good["shard"]
-            offsets[place], sizes[place] = good["offset"], good["size"]
-            image_sizes[place, 0], image_sizes[place, 1] = good["height"], good["width"]
+            rows = slice(filled, filled + len(good))
+            labels[rows], shards[rows] = good["label"], good["shard"]
+            offsets[rows], sizes[rows] = good["offset"], good["size"]
+            image_sizes[rows, 0], image_sizes[rows, 1] = good["height"], good["width"]
             keys += good["key"].chunks
             filled += len(good)
-    there = slice(filled)
     return Index(
         keys=pa.chunked_array(keys, pa.string()),
-        labels=labels[there],
-        shards=shards[there],
-        offsets=offsets[there],
-        sizes=sizes[there],
-        image_sizes=image_sizes[there],
+        labels=labels[:filled],
+        shards=shards[:filled],
+        offsets=offsets[:filled],
+        sizes=sizes[:filled],
+        image_sizes=image_sizes[:filled],
     )

@@ -1,4 +1,4 @@
-"""`dataset.json`: what a packed data set says of itself, and whether its files are still so."""
+"""`dataset.json`, the manifest of a packed data set: reading it, comparing the files with it."""
 
 import hashlib
 import json
@@ -10,13 +10,11 @@ from typing import Any, Literal
 
 from pipeline.config.cluster import Folder
 from pipeline.config.yaml import Section, validate
-from pipeline.data.store.remote import reached
+from pipeline.data.store.remote import remote_errors
 from pipeline.runtime.errors import UserError
 
 FORMAT_VERSION = 2
 FILE_NAME = "dataset.json"
-
-_BLOCK = 2**22
 
 # What the members of the shards are. A signal is an `.npy` array, float32 of shape (width,); the
 # index calls its height 1.
@@ -27,8 +25,8 @@ Contents = Literal["images", "signals"]
 class ImageClass:
     """A class: the label's number and its name, which is the WNID for ILSVRC's synsets.
 
-    `words` are a synset's names, which are not unique, and `ilsvrc2012_id` (from 1) is what files
-    of predictions are submitted with.
+    `words` are a synset's names, which are not unique. Files of predictions are submitted with
+    `ilsvrc2012_id` (from 1).
     """
 
     index: int
@@ -38,12 +36,16 @@ class ImageClass:
 
 
 class ManifestFile(Section):
+    """A file of the data set; `size` in bytes, `sha256` as hexadecimal digits."""
+
     name: str
     size: int
     sha256: str
 
 
 class SplitManifest(Section):
+    """A split; quarantined images are in its index and not in its shards."""
+
     num_images: int
     num_quarantined: int
     index: ManifestFile
@@ -55,9 +57,10 @@ class SplitManifest(Section):
 
 
 class Manifest(Section):
-    """`dataset.json`. The digest covers classes, keys, labels and images, not how they are cut.
+    """The content of `dataset.json`.
 
-    `source` says what it was made from and how, `places` where that was.
+    The digest covers classes, keys, labels and images, not their division into shards. `source`
+    records what the data set was made from and with which options, `places` the paths of that.
     """
 
     format_version: int
@@ -71,54 +74,48 @@ class Manifest(Section):
 
 
 def read_manifest(folder: Folder) -> Manifest:
-    """Read `folder`'s description; raises `UserError` when there is none that this code reads."""
+    """Read the manifest in `folder`; raises `UserError` when there is none that this code reads."""
     path = folder / FILE_NAME
-    with reached(folder):
+    with remote_errors(folder):
         if not folder.is_dir():
             raise UserError(f"{folder}: no such data set; run `ilsvrc prepare` to make it")
         if not path.is_file():
             raise UserError(f"{folder}: not a packed data set (no {FILE_NAME}); choose another")
     try:
-        with reached(path):
+        with remote_errors(path):
             text = path.read_bytes()
         content = json.loads(text)
         version = content["format_version"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: can't be read ({error}); {again(folder)}") from None
+        raise damaged(path, f"can't be read ({error})") from None
     if version != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {version}, but this program reads {FORMAT_VERSION}; "
-            f"{again(folder)}"
-        )
+        raise damaged(path, f"format version {version}, but this program reads {FORMAT_VERSION}")
     return validate(Manifest, content, str(path))
 
 
 def check_sizes(folder: Folder, files: Iterable[ManifestFile]) -> None:
     """Raise `UserError` that names the first of `files` that is missing or of another size."""
     if isinstance(folder, Path):
-        there = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
     else:  # one request lists them all
-        with reached(folder):
+        with remote_errors(folder):
             found = folder.fs.ls(folder.path, detail=True)
-        there = {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in found}
+        sizes = {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in found}
     for file in files:
-        if file.name not in there:
-            raise UserError(f"{folder / file.name}: missing; {again(folder)}")
-        if there[file.name] != file.size:
-            raise UserError(
-                f"{folder / file.name}: {there[file.name]:,} bytes where {file.size:,} were "
-                f"written; {again(folder)}"
-            )
+        if file.name not in sizes:
+            raise damaged(folder / file.name, "missing")
+        if (size := sizes[file.name]) != file.size:
+            problem = f"{size:,} bytes where {file.size:,} were written"
+            raise damaged(folder / file.name, problem)
 
 
 def sha256(path: Folder) -> str:
-    """Return the digest of the file at `path`, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with reached(path), path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+    """Return the SHA-256 of the file at `path`, as hexadecimal digits."""
+    with remote_errors(path), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]  # has readinto too
     return digest.hexdigest()
 
 
-def again(folder: Folder) -> str:
-    return f"remove {folder} and run `ilsvrc prepare` again"
+def damaged(path: Folder, problem: str) -> UserError:
+    """Return the error for a damaged file of a data set, which says how to replace the data set."""
+    return UserError(f"{path}: {problem}; remove {path.parent} and run `ilsvrc prepare` again")

@@ -1,4 +1,4 @@
-"""Signals as `.npy` files: rows of float32 values, packed exactly as they are."""
+"""Signals as `.npy` files: rows of float32 values, stored unchanged."""
 
 import io
 from functools import cache
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 
 def encode_npy(values: NDArray[np.float32]) -> bytes:
-    """Return `values` (length,) as an `.npy` file, which WebDataset's readers know."""
+    """Return `values` (length,) as an `.npy` file, which WebDataset decodes."""
     return _header(len(values)) + values.astype("<f4").tobytes()
 
 
 def decode_npy(data: NDArray[np.uint8], length: int) -> NDArray[np.float32]:
-    """Return the `length` values of an encoded signal; raises `ValueError` that says what is wrong.
+    """Return the `length` values of an encoded signal; raises `ValueError` for anything else.
 
-    Comparing the header in place of parsing it is a tenth of the time of `numpy.load`.
+    Comparing the header instead of parsing it takes a tenth of the time of `numpy.load`.
     """
     header = _header(length)
     if len(data) != len(header) + 4 * length or data[: len(header)].tobytes() != header:

@@ -1,4 +1,4 @@
-"""One function on many items, in processes that Ray runs: on this machine, or all of a cluster."""
+"""One function on many items, in worker processes of Ray: on this machine, or a whole cluster."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,32 +10,32 @@ from pipeline.runtime.ray_session import LOCAL, ray_session
 
 Item = TypeVar("Item")
 
-_TRIES = 4  # of an item whose process ends
+_TRIES = 4  # of an item whose process dies
 
 
 def parallel_map(
     function: Callable[[Item], None],
     items: Sequence[Item],
     num_workers: int,
-    finished: Callable[[int], None],
+    on_finished: Callable[[int], None],
 ) -> None:
-    """Call `function` on every item, `num_workers` at a time; 0 stays in this process.
+    """Call `function` on every item, `num_workers` at a time; 0: in this process.
 
-    `finished` is told the numbers of finished items, in any order. The first `UserError` or
-    `OSError` of an item is raised here, and the items that have not begun are dropped; a process
-    that ends again and again on one is a `UserError`. A Ray that is up is joined.
+    `on_finished` is called with the number of each finished item, in any order. The first
+    `UserError` or `OSError` of an item is raised here, and items that have not started are dropped;
+    an item whose process dies at every try is a `UserError`. A running Ray is joined.
     """
     if num_workers == 0:
         for number, item in enumerate(items):
             function(item)
-            finished(number)
+            on_finished(number)
         return
     with processes(num_workers):
-        _run_on_ray(function, items, num_workers, finished)
+        _run_on_ray(function, items, num_workers, on_finished)
 
 
 def processes(num_workers: int) -> AbstractContextManager[None]:
-    """Have Ray up, for `num_workers` at a time; one that is up before is left up."""
+    """Run Ray with `num_workers` CPUs while inside; a Ray that was running is left running."""
     return ray_session(os.environ.get("RAY_ADDRESS", LOCAL), num_cpus=num_workers)
 
 
@@ -43,7 +43,7 @@ def _run_on_ray(
     function: Callable[[Item], None],
     items: Sequence[Item],
     num_workers: int,
-    finished: Callable[[int], None],
+    on_finished: Callable[[int], None],
 ) -> None:
     import ray
 
@@ -64,13 +64,13 @@ def _run_on_ray(
                     raise error.cause from None
                 raise
             except ray.exceptions.RayError as error:
-                raise UserError(_how_it_ended(error)) from None
-            finished(number)
+                raise UserError(_failure_message(error)) from None
+            on_finished(number)
 
 
-def _how_it_ended(error: Exception) -> str:
+def _failure_message(error: Exception) -> str:
     first_line = str(error).strip().splitlines()[0]
     return (
-        f"a process at work ended, {_TRIES} times ({type(error).__name__}: {first_line}); see to "
-        "the memory, or use fewer workers, and run the same command again"
+        f"a worker process ended, {_TRIES} times ({type(error).__name__}: {first_line}); free "
+        "memory or use fewer workers, and run the same command again"
     )

@@ -1,18 +1,20 @@
-"""Pack a large data set in parts, each of which becomes one shard, by many processes, resumably.
+"""Packing a large data set shard by shard, in several processes, resumably.
 
-A part is a function of the source alone: whoever packs it, and whenever, its bytes are the same.
-What is finished of an interrupted packing is kept, and so the next one ends in the same bytes.
+The bytes of a shard depend on the source alone, not on the process or time of packing. The complete
+shards of an interrupted packing are kept, and the next one ends in the same bytes.
 """
 
 import json
 import math
 import shutil
 import tarfile
+import warnings
+from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,12 @@ from numpy.typing import NDArray
 from pipeline.data.store.atomic_folder import new_folder
 from pipeline.data.store.image_check import Shrinking, treat_image
 from pipeline.data.store.index import IndexWriter, read_rows
-from pipeline.data.store.manifest import FILE_NAME, ImageClass, ManifestFile, SplitManifest
+from pipeline.data.store.manifest import FILE_NAME, ImageClass, ManifestFile
 from pipeline.data.store.packing import (
-    Progress,
+    ProgressCallback,
     Sample,
     SplitWriter,
+    WrittenSplit,
     describe_file,
     pack_sample,
     write_manifest,
@@ -37,12 +40,13 @@ from pipeline.data.store.shards import ShardWriter
 from pipeline.data.store.store import Store
 from pipeline.data.store.tar_listing import Member
 from pipeline.runtime.errors import InterruptedByUserError, UserError
-from pipeline.runtime.storage import sync, write_whole
+from pipeline.runtime.storage import sync, write_atomically
 
-PARTS = ".parts"
-PART_BYTES = 256 * 2**20
-# Starting Ray takes as long as packing about so many in this process.
-_PARTS_WORTH_PROCESSES = 4
+# The subfolder of what is needed until all shards are complete.
+UNFINISHED = ".parts"
+SHARD_BYTES = 256 * 2**20
+# Starting Ray takes as long as packing about so many shards in this process.
+_SHARDS_WORTH_PROCESSES = 4
 
 
 @dataclass(frozen=True)
@@ -60,38 +64,26 @@ class Images:
     labels: NDArray[np.int64]
 
     @staticmethod
-    def of(found: Sequence[tuple[str, Member, int]]) -> "Images":
-        """Return the images of (key, where it lies, label); `UserError` for a key there twice."""
-        keys = [key for key, _, _ in found]
+    def of(found: Iterable[tuple[str, Member, int]]) -> "Images":
+        """Return the images of (key, member, label); `UserError` for a key that is there twice."""
+        keys: list[str] = []
+        files: list[str] = []
+        numbers = array("q")  # a list of Python's integers would take five times the memory
+        for key, member, label in found:
+            keys.append(key)
+            files.append(str(member.file))
+            numbers.extend((member.offset, member.size, label))
         if len(set(keys)) < len(keys):
             key = Counter(keys).most_common(1)[0][0]
-            file = next(member.file for name, member, _ in found if name == key)
-            raise UserError(f"{file}: {key} is there twice; nobody knows which is meant")
-        files = {member.file: str(member.file) for _, member, _ in found}
-        return Images(
-            keys=keys,
-            files=[files[member.file] for _, member, _ in found],
-            offsets=np.array([member.offset for _, member, _ in found], np.int64),
-            sizes=np.array([member.size for _, member, _ in found], np.int64),
-            labels=np.array([label for _, _, label in found], np.int64),
-        )
-
-    @staticmethod
-    def joined(parts: Sequence["Images"]) -> "Images":
-        """Return the images of all parts, whose keys must differ."""
-        return Images(
-            keys=list(chain.from_iterable(part.keys for part in parts)),
-            files=list(chain.from_iterable(part.files for part in parts)),
-            offsets=np.concatenate([part.offsets for part in parts]),
-            sizes=np.concatenate([part.sizes for part in parts]),
-            labels=np.concatenate([part.labels for part in parts]),
-        )
+            raise UserError(f"{files[keys.index(key)]}: {key} is there twice; remove or rename one")
+        offsets, sizes, labels = np.array(numbers, np.int64).reshape(-1, 3).T.copy()
+        return Images(keys, files, offsets, sizes, labels)
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, part: slice) -> "Images":
-        return Images(*(column[part] for column in vars(self).values()))
+    def __getitem__(self, rows: slice) -> "Images":
+        return Images(*(column[rows] for column in vars(self).values()))
 
     def samples(self, shrinking: Shrinking | None) -> Iterator[Sample]:
         """Yield the images, each decoded once (`pipeline.data.store.image_check.treat_image`)."""
@@ -104,16 +96,16 @@ class Images:
                         yield treat_image(opened.read(size), key, int(label), shrinking)
             except OSError as error:
                 raise UserError(
-                    f"{file}: can't be read ({error.strerror}); mend that and run the same command "
+                    f"{file}: can't be read ({error.strerror}); check it and run the same command "
                     "again"
                 ) from None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A source: its classes, the images of each split in the order in which they are packed.
+    """A source: its classes, and the images of each split in packing order.
 
-    `identity` tells it from any other source, and from itself once it has changed.
+    `identity` differs from that of any other source, and of this one before any change.
     """
 
     classes: tuple[ImageClass, ...]
@@ -123,7 +115,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What becomes shard `number` of a split, in folder `folder`."""
+    """The images that become shard `number` of a split, in folder `folder`."""
 
     folder: Path
     split: str
@@ -132,17 +124,22 @@ class ShardPlan:
     shrinking: Shrinking | None
 
     @property
-    def rows(self) -> Path:
-        return self.folder / PARTS / f"{self.split}-{self.number:06d}.parquet"
-
-    @property
     def shard(self) -> Path:
         return self.folder / f"{self.split}-{self.number:06d}.tar"
 
     @property
+    def rows(self) -> Path:
+        """The shard's rows of the index."""
+        return self.folder / UNFINISHED / f"{self.split}-{self.number:06d}.parquet"
+
+    @property
     def record(self) -> Path:
-        """The shard's `ManifestFile`; it is there when the part is finished."""
+        """The shard's `ManifestFile`, written when the shard is complete."""
         return self.rows.with_suffix(".json")
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.images.sizes.sum())
 
 
 def pack_parallel(
@@ -153,33 +150,33 @@ def pack_parallel(
     source: Mapping[str, Any],
     places: Mapping[str, str],
     num_workers: int,
-    progress: Progress,
+    progress: ProgressCallback,
     shrinking: Shrinking | None = None,
     keep_bad: bool = True,
-    part_bytes: int = PART_BYTES,
+    shard_bytes: int = SHARD_BYTES,
 ) -> Store:
-    """Pack a listing into `folder` by `num_workers` processes; `progress` is told bytes.
+    """Pack a listing into `folder` by `num_workers` processes; `progress` is called with bytes.
 
-    `source` says what is packed and how, all that decides the bytes; `places` where it is. Goes on
-    where an earlier call with the same `source` stopped. Raises `UserError` when `folder` exists or
-    can't be written, when files can't be read, and, without `keep_bad`, when images are bad; else
-    these are in the index alone. Ctrl-C becomes `InterruptedByUserError`.
+    `source` holds everything that decides the packed bytes; `places` the paths it is read from.
+    Continues an earlier call with the same `source` that was interrupted. Raises `UserError` when
+    `folder` exists or can't be written, when files can't be read, and, without `keep_bad`, when
+    images are bad; else these are in the index alone. Ctrl-C becomes `InterruptedByUserError`.
     """
     with new_folder(folder, resume=True) as partial:
         _begin(partial, {"name": name, **source})
-        parts = list(plan_all_shards(partial, listing.splits, shrinking, part_bytes))
+        plans = plan_all_shards(partial, listing.splits, shrinking, shard_bytes)
         if not (partial / FILE_NAME).exists():
             try:
-                pack_shards(parts, num_workers, progress)
+                pack_shards(plans, num_workers, progress)
             except KeyboardInterrupt:
                 raise InterruptedByUserError(
                     f"{folder}: stopped; the same command goes on from there"
                 ) from None
             if not keep_bad:
-                _refuse_bad(parts)
+                _refuse_bad(plans)
             written = {
                 split: _assemble(
-                    partial, split, [p for p in parts if p.split == split], listing.classes
+                    partial, split, [p for p in plans if p.split == split], listing.classes
                 )
                 for split in listing.splits
             }
@@ -193,94 +190,101 @@ def pack_parallel(
                 source=source,
                 places=places,
             )
-    # Not before: what lies there says whose the folder is, and a kill would have all packed again.
-    shutil.rmtree(folder / PARTS)
+    # Only now: it records the source of a partial folder, and after a kill without it all would be
+    # packed again.
+    shutil.rmtree(folder / UNFINISHED)
     return Store.open(folder)
 
 
 def plan_all_shards(
-    folder: Path, splits: Mapping[str, Images], shrinking: Shrinking | None, part_bytes: int
-) -> Iterator[ShardPlan]:
-    """Cut all splits into parts that will be shards in `folder`."""
-    for split, whole in splits.items():
-        for number, images in enumerate(plan_shards(whole, part_bytes)):
-            yield ShardPlan(folder, split, number, images, shrinking)
+    folder: Path, splits: Mapping[str, Images], shrinking: Shrinking | None, shard_bytes: int
+) -> list[ShardPlan]:
+    """Divide all splits into shards in `folder`."""
+    return [
+        ShardPlan(folder, split, number, images, shrinking)
+        for split, whole in splits.items()
+        for number, images in enumerate(plan_shards(whole, shard_bytes))
+    ]
 
 
-def plan_shards(images: Images, part_bytes: int) -> Iterator[Images]:
-    """Cut into parts of at most `part_bytes`, or one image."""
+def plan_shards(images: Images, shard_bytes: int) -> Iterator[Images]:
+    """Yield the images of each shard, of at most `shard_bytes` before packing, or one image."""
     start, size = 0, 0
-    for i, bytes_more in enumerate(images.sizes.tolist()):
-        if i > start and size + bytes_more > part_bytes:
+    for i, image_bytes in enumerate(images.sizes.tolist()):
+        if i > start and size + image_bytes > shard_bytes:
             yield images[start:i]
             start, size = i, 0
-        size += bytes_more
+        size += image_bytes
     yield images[start:]
 
 
-def pack_shard(part: ShardPlan) -> None:
-    """Write one shard, and its rows in the folder's `.parts`, unless the part is finished."""
-    if part.record.exists():
+def pack_shard(plan: ShardPlan) -> None:
+    """Write one shard and its rows of the index, unless they are complete."""
+    if plan.record.exists():
         return
-    shards = ShardWriter(part.folder, part.split, math.inf, first=part.number)
-    unfinished = part.rows.with_suffix(".partial")
+    shards = ShardWriter(plan.folder, plan.split, math.inf, first=plan.number)
+    unfinished = plan.rows.with_suffix(".partial")
     index = IndexWriter(unfinished)
-    with closing(shards), closing(index):
-        for sample in part.images.samples(part.shrinking):
+    with closing(shards), closing(index), warnings.catch_warnings():
+        # Pillow warns of odd metadata, which isn't read here, and of sizes that are refused.
+        warnings.simplefilter("ignore")
+        for sample in plan.images.samples(plan.shrinking):
             index.add(pack_sample(sample, shards))
-    if not shards.files:  # all were left out
-        part.shard.write_bytes(bytes(tarfile.RECORDSIZE))
-        shards.files.append(describe_file(part.shard))
+    if not shards.files:  # all images were left out
+        plan.shard.write_bytes(bytes(tarfile.RECORDSIZE))
+        shards.files.append(describe_file(plan.shard))
     sync(unfinished)
-    unfinished.replace(part.rows)
-    write_whole(part.record, shards.files[0].model_dump_json().encode())
+    unfinished.replace(plan.rows)
+    write_atomically(plan.record, shards.files[0].model_dump_json().encode())
 
 
 def _begin(partial: Path, source: Mapping[str, Any]) -> None:
-    """Keep what is there of the same source; remove what is of another."""
-    record, content = partial / PARTS / "source.json", json.dumps(source, sort_keys=True).encode()
+    """Keep the content of `partial` if it is of the same source; else remove it."""
+    record = partial / UNFINISHED / "source.json"
+    content = json.dumps(source, sort_keys=True).encode()
     if not record.exists() or record.read_bytes() != content:
         shutil.rmtree(partial)
         record.parent.mkdir(parents=True)
-        write_whole(record, content)
+        write_atomically(record, content)
 
 
-def pack_shards(parts: Sequence[ShardPlan], num_workers: int, progress: Progress) -> None:
-    """Pack the parts that are not finished."""
-    total = sum(int(part.images.sizes.sum()) for part in parts)
-    open_parts = [part for part in parts if not part.record.exists()]
-    done = total - sum(int(part.images.sizes.sum()) for part in open_parts)
+def pack_shards(plans: Sequence[ShardPlan], num_workers: int, progress: ProgressCallback) -> None:
+    """Pack the shards that are not complete."""
+    waiting = [plan for plan in plans if not plan.record.exists()]
+    total = sum(plan.num_bytes for plan in plans)
+    done = total - sum(plan.num_bytes for plan in waiting)
     progress(done, total)
 
-    def finished(number: int) -> None:
+    def on_finished(number: int) -> None:
         nonlocal done
-        done += int(open_parts[number].images.sizes.sum())
+        done += waiting[number].num_bytes
         progress(done, total)
 
-    if len(open_parts) < _PARTS_WORTH_PROCESSES:
+    if len(waiting) < _SHARDS_WORTH_PROCESSES:
         num_workers = 0
-    parallel_map(pack_shard, open_parts, num_workers, finished)
+    parallel_map(pack_shard, waiting, num_workers, on_finished)
 
 
-def _refuse_bad(parts: Sequence[ShardPlan]) -> None:
+def _refuse_bad(plans: Sequence[ShardPlan]) -> None:
     bad = [
         f"{file}: {row.status}"
-        for part in parts
-        for file, row in zip(part.images.files, read_rows(part.rows), strict=True)
+        for plan in plans
+        for file, row in zip(plan.images.files, read_rows(plan.rows), strict=True)
         if row.status != "ok"
     ]
     if bad:
         more = f" (and {len(bad) - 1} more bad images)" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]}{more}; mend or remove it, or use --on-bad quarantine")
+        raise UserError(f"{bad[0]}{more}; replace or remove it, or use --on-bad quarantine")
 
 
 def _assemble(
-    partial: Path, split: str, parts: Sequence[ShardPlan], classes: Sequence[ImageClass]
-) -> tuple[SplitManifest, str]:
+    partial: Path, split: str, plans: Sequence[ShardPlan], classes: Sequence[ImageClass]
+) -> WrittenSplit:
     writer = SplitWriter(partial, split, len(classes))
     with closing(writer):
-        for part in parts:
-            for row in read_rows(part.rows):
+        for plan in plans:
+            for row in read_rows(plan.rows):
                 writer.add(row)
-    shards = [ManifestFile.model_validate_json(part.record.read_text()) for part in parts]
-    return writer.manifest(shards), writer.digest.hexdigest()
+    return writer.written(
+        ManifestFile.model_validate_json(plan.record.read_text()) for plan in plans
+    )

@@ -1,9 +1,9 @@
-"""Images of a data set on remote storage: read by range, many at a time, some kept on local disk.
+"""Images of a remote data set: read by range, concurrently, with a share cached on local disk.
 
-An epoch reads every image once, in an order that is new each time. Whatever a cache throws away to
-make room is then as likely to come next as what it keeps, and "least recently used" would keep
-nothing of use. So this one throws nothing away: a fixed share of the images is kept, as large as
-the bound allows, and after the first epoch exactly that share is read from the disk.
+An epoch reads every image once, in a new order each time. Any image that a cache evicts is then as
+likely to be needed next as one that it keeps, so that "least recently used" would have no hits.
+Therefore this cache evicts nothing: it keeps a fixed share of the images, as large as the bound
+allows, and after the first epoch exactly that share is read from the disk.
 """
 
 import errno
@@ -27,10 +27,10 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @contextmanager
-def reached(place: Folder) -> Iterator[None]:
-    """Have what is raised while `place`, if it is remote, is read become a `UserError`.
+def remote_errors(place: Folder) -> Iterator[None]:
+    """Raise `UserError` for any error of the storage's client while a remote `place` is read.
 
-    Each storage's client has errors of its own: without credentials, network or permission.
+    Each client has exception classes of its own for missing credentials, network or permission.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def reached(place: Folder) -> Iterator[None]:
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{place}: can't be read ({reason}); see to the address, the credentials and the "
+            f"{place}: can't be read ({reason}); check the address, the credentials and the "
             "network, then run the same command again"
         ) from None
 
@@ -53,17 +53,19 @@ def reached(place: Folder) -> Iterator[None]:
 class RemoteShards:
     """The shards of one split, as ranges of remote files."""
 
-    def __init__(self, shards: Sequence[UPath], index: Index, cache: "RangeCache | None") -> None:
-        self._shards = tuple(shards)
+    def __init__(
+        self, folder: UPath, names: Sequence[str], index: Index, cache: "RangeCache | None"
+    ) -> None:
+        self._shards = tuple(folder / name for name in names)
         self._index = index
         self._cache = cache
 
     def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Return the bytes of `images`, those from afar in one go; raises `UserError`."""
+        """Return the bytes of `images`, fetching those not cached at once; raises `UserError`."""
         found: dict[int, NDArray[np.uint8]] = {}
         for i in images:
-            if self._cache and (kept := self._cache.get(i)) is not None:
-                found[i] = kept
+            if self._cache and (cached := self._cache.get(i)) is not None:
+                found[i] = cached
         missing = [i for i in images if i not in found]
         for i, data in zip(missing, self._fetch(missing), strict=True):
             if len(data) != self._index.sizes[i]:
@@ -79,7 +81,7 @@ class RemoteShards:
         starts = [int(self._index.offsets[i]) for i in images]
         ends = [start + int(self._index.sizes[i]) for start, i in zip(starts, images, strict=True)]
         paths = [self._shard(i).path for i in images]
-        with reached(self._shard(images[0])):
+        with remote_errors(self._shard(images[0])):
             return self._shards[0].fs.cat_ranges(paths, starts, ends, on_error="raise")
 
     def _shard(self, image: int) -> UPath:
@@ -87,25 +89,25 @@ class RemoteShards:
 
 
 class RangeCache:
-    """Images of one split in a sparse file, as long as all of them would be, and which are in it.
+    """Images of one split in a sparse file with room for all, and a file of flags: which it has.
 
-    Processes of a node share it: all would write the same bytes to the same place, and an image
-    counts as there after its bytes. What a machine wrote before it was started anew is not trusted
-    and is removed. `share` of all bytes are kept at most; a full disk keeps fewer.
+    The processes of a node share it: all write the same bytes to the same place, and an image's
+    flag is set after its bytes. Files of an earlier boot may have been cut by a power failure and
+    are removed. At most `share` of all bytes are kept; fewer where the disk is full.
     """
 
     def __init__(self, folder: Path, split: str, index: Index, share: float) -> None:
         self._folder = folder / _BOOT.read_text().strip()
         self._split = split
         self._starts = np.concatenate([[0], np.cumsum(index.sizes)])
-        # Every image is as likely to be kept, so that each part of an epoch loads equally fast.
-        draws = np.random.default_rng(0).permutation(len(index.sizes))
-        fitting = np.cumsum(index.sizes[draws]) <= share * self._starts[-1]
-        self._kept = np.zeros(len(index.sizes), bool)
-        self._kept[draws[fitting]] = True
+        # A random choice, so that each part of an epoch loads equally fast.
+        order = np.random.default_rng(0).permutation(len(index.sizes))
+        is_within_share = np.cumsum(index.sizes[order]) <= share * self._starts[-1]
+        self._is_kept = np.zeros(len(index.sizes), bool)
+        self._is_kept[order[is_within_share]] = True
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process opens files of its own.
+        # Each process opens the files itself.
         return {name: value for name, value in self.__dict__.items() if name != "_files"}
 
     @cached_property
@@ -116,30 +118,30 @@ class RangeCache:
                 shutil.rmtree(other, ignore_errors=True)
         return _Files(
             _open(self._folder / f"{self._split}.images", int(self._starts[-1])),
-            _open(self._folder / f"{self._split}.there", len(self._kept)),
+            _open(self._folder / f"{self._split}.there", len(self._is_kept)),
         )
 
     def get(self, image: int) -> NDArray[np.uint8] | None:
-        """Return the bytes of `image` if they are here."""
-        if not self._files.there.content[image]:
+        """Return the bytes of `image`, or None if they are not cached."""
+        if not self._files.flags.content[image]:
             return None
         return self._files.images.content[self._starts[image] : self._starts[image + 1]]
 
     def put(self, image: int, data: bytes) -> None:
-        """Keep the bytes of `image`, if it is one of those that are kept."""
-        if self._kept[image]:
+        """Write the bytes of `image` if it is one of those to keep."""
+        if self._is_kept[image]:
             with suppress(OSError):
                 self._files.images.write(data, int(self._starts[image]))
-                self._files.there.write(b"\1", image)
+                self._files.flags.write(b"\1", image)
 
 
 class _Files(NamedTuple):
     images: "_File"
-    there: "_File"
+    flags: "_File"
 
 
 class _File(NamedTuple):
-    """Read through a map; written past it, because a full disk would kill who writes to a map."""
+    """Read through a memory map, written by `pwrite`: on a full disk, writing to a map is fatal."""
 
     descriptor: int
     content: NDArray[np.uint8]

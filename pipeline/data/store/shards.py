@@ -1,10 +1,14 @@
-"""Tar shards that any WebDataset reader reads: `<key>.<extension>`, then `<key>.cls`."""
+"""Tar shards as any WebDataset reader reads them, and the keys that they can hold.
+
+Each image is a member `<key>.<extension>`, followed by its label in `<key>.cls`.
+"""
 
 import hashlib
+import itertools
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,14 +23,14 @@ _SIGNATURES = (
     ("tif", re.compile(rb"II\*\x00|MM\x00\*")),
 )
 _SIGNAL_SIGNATURE = b"\x93NUMPY"
-# WebDataset ends a key at the first dot of its last part, and skips members in folders `__x__`.
+# WebDataset ends a key at the first dot of its last part, and skips members of folders `__x__`.
 _KEY = re.compile(
     r"(?!__[^/]*__/)(?:[^/\x00-\x1f\x7f\ud800-\udfff]+/)*[^/.\x00-\x1f\x7f\ud800-\udfff]+"
 )
 
 
 def image_extension(data: bytes) -> str | None:
-    """Return jpg, png, webp, bmp or tif as the first bytes tell; None for anything else."""
+    """Return jpg, png, webp, bmp or tif by the first bytes of `data`; None for anything else."""
     return next((name for name, pattern in _SIGNATURES if pattern.match(data)), None)
 
 
@@ -36,13 +40,23 @@ def _extension(data: bytes) -> str | None:
 
 def is_key(key: str) -> bool:
     """Whether a WebDataset reader gives `key` back as it was written."""
-    parts = key.split("/")
-    return _KEY.fullmatch(key) is not None and not {".", ".."}.intersection(parts)
+    return _KEY.fullmatch(key) is not None and not {".", ".."}.intersection(key.split("/"))
+
+
+def is_class_folder(name: str) -> bool:
+    """Whether shards can hold the images of a class in a folder of that name."""
+    return "/" not in name and is_key(f"{name}/image")
+
+
+def numbered(key: str) -> Iterator[str]:
+    """Yield `key`, `key_2`, `key_3` …, of which a caller takes the first that is free."""
+    yield key
+    yield from (f"{key}_{number}" for number in itertools.count(2))
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an image's bytes lie: number of the shard, offset in it in bytes."""
+    """The place of an image's bytes: number of the shard, offset in it in bytes."""
 
     shard: int
     offset: int
@@ -51,8 +65,8 @@ class Place:
 class ShardWriter:
     """Writes images to `<split>-000000.tar`, `<split>-000001.tar` … in `folder`, from `first` on.
 
-    The same images in the same order make the same bytes, on any machine and day. `files` are the
-    shards that are finished, and on the disk.
+    The same images in the same order give the same bytes, on any machine and day. `files` are the
+    shards that are complete and have reached the disk.
     """
 
     def __init__(self, folder: Path, split: str, shard_bytes: float, first: int = 0) -> None:
@@ -84,7 +98,7 @@ class ShardWriter:
         return place
 
     def close(self) -> None:
-        """End the open shard, if there is one, and wait until it has reached the disk."""
+        """Complete the open shard, if there is one, and wait until it has reached the disk."""
         if self._file:
             with self._file as file:
                 self._write(file, [bytes(2 * tarfile.BLOCKSIZE)])
@@ -102,18 +116,18 @@ class ShardWriter:
 
 
 def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return a tar member: header (more than one block for a long or strange name), data, zeros."""
+    """Return a tar member: header (several blocks for a long or odd name), data, zeros."""
     return _header(name, len(data)), data, bytes(-len(data) % tarfile.BLOCKSIZE)
 
 
-# Of a member without name or content. Time, user and group are 0, the mode is 0o644.
+# The header of a member without name or content. Time, user and group are 0, the mode is 0o644.
 _BLANK = tarfile.TarInfo().tobuf(tarfile.PAX_FORMAT)
 _SIZE, _CHECKSUM = slice(124, 135), slice(148, 156)
 _BLANK_SUM = sum(_BLANK) - sum(_BLANK[_CHECKSUM]) + sum(b" " * 8) - sum(_BLANK[_SIZE])
 
 
 def _header(name: str, size: int) -> bytes:
-    """Return what `tarfile` writes before a member; a usual name needs nothing of it."""
+    """Return the header that `tarfile` writes; for a usual name by a faster way."""
     octal = b"%011o" % size
     if not name.isascii() or len(name) > tarfile.LENGTH_NAME or len(octal) > 11:
         info = tarfile.TarInfo(name)

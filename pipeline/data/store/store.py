@@ -1,14 +1,18 @@
-"""The packed data set: a folder of tar shards, an index per split, and `dataset.json`.
+"""The packed data set, opened: a folder of tar shards, a Parquet index per split, `dataset.json`.
 
-The shards can be read in order by any WebDataset reader; here they are read by index, through
-memory maps, so that an epoch can be shuffled as a whole.
+Loose files are slow to list, copy and open by the million; a few hundred shards aren't, and as tar
+archives they remain readable by any WebDataset reader or by `tar` itself. Such readers go through a
+shard in its order and so shuffle within a buffer of the next images only. Here the index gives the
+shard, offset and size of every image, which is read directly, through a memory map or as a range of
+a remote file: an epoch is shuffled as a whole, and a training resumes at any image without reading
+those before. Labels and image sizes are in the index too, so that crops are planned before a byte
+of an image is read.
 """
 
-import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,63 +23,42 @@ from pipeline.data.store.index import Index, read_index
 from pipeline.data.store.manifest import (
     FILE_NAME,
     Contents,
-    ImageClass,
     Manifest,
     ManifestFile,
     SplitManifest,
-    again,
     check_sizes,
+    damaged,
     read_manifest,
 )
-from pipeline.data.store.packing import Sample, pack_samples
-from pipeline.data.store.remote import RangeCache, RemoteShards, reached
+from pipeline.data.store.remote import RangeCache, RemoteShards, remote_errors
 from pipeline.runtime.errors import UserError
-
-
-class Shards(Protocol):
-    """The shards of one split, which give the bytes of images."""
-
-    def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Return the bytes of `images`, read-only; raises `UserError` that names the shard."""
-        ...
 
 
 class Split:
     """The images (or signals) of one split, by index. Quarantined ones are not among them.
 
-    `labels` is int64 of shape (n,), −1 where nobody knows it, `sizes` int32 of shape (n, 2): height
-    and width in pixels.
+    `labels` is int64 of shape (n,), −1 where the label is secret, `sizes` int32 of shape (n, 2):
+    height and width in pixels.
     """
 
     def __init__(
         self,
         name: str,
-        description: SplitManifest,
+        manifest: SplitManifest,
         contents: Contents,
         index: Index,
-        shards: Shards,
+        shards: "MappedShards | RemoteShards",
     ) -> None:
         self.name = name
         self.contents = contents
-        self.num_quarantined = description.num_quarantined
         self.labels = index.labels
         self.sizes = index.image_sizes
         self._index = index
-        self._shard_names = [shard.name for shard in description.shards]
+        self._shard_names = [shard.name for shard in manifest.shards]
         self._shards = shards
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def spread(self, count: int) -> "Split":
-        """Return `count` images, or all if there are fewer, spread evenly over the split."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
-        part = copy.copy(self)
-        part.__dict__.pop("keys", None)
-        part._index = self._index.take(chosen)
-        part.labels, part.sizes = part._index.labels, part._index.image_sizes
-        part._shards = _Chosen(self._shards, chosen)
-        return part
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -86,7 +69,7 @@ class Split:
         return self.encoded_batch([i])[0]
 
     def encoded_batch(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Return the bytes of `images`; from remote storage they come at the same time."""
+        """Return the bytes of `images`; those on remote storage are fetched concurrently."""
         return self._shards.read(images)
 
     def location(self, i: int) -> str:
@@ -95,24 +78,24 @@ class Split:
 
 
 class Store:
-    """A packed data set on disk; made by `write_store`, opened by `Store.open`."""
+    """A packed data set; written by `write_store` or `pack_parallel`, opened by `Store.open`."""
 
-    def __init__(self, folder: Folder, description: Manifest, cache: CacheConfig | None) -> None:
+    def __init__(self, folder: Folder, manifest: Manifest, cache: CacheConfig | None) -> None:
         self.folder = folder
-        self.name = description.name
-        self.contents = description.contents
-        self.classes = description.classes
-        self.digest = description.digest
-        self.source = description.source
-        self._splits = description.splits
+        self.name = manifest.name
+        self.contents = manifest.contents
+        self.classes = manifest.classes
+        self.digest = manifest.digest
+        self.source = manifest.source
+        self._splits = manifest.splits
         self._cache = cache
 
     @staticmethod
     def open(folder: Folder, cache: CacheConfig | None = None) -> "Store":
-        """Open the data set in `folder` after a look at the size of every file.
+        """Open the data set in `folder` after checking the size of every file.
 
-        `cache` is for one on remote storage. Raises `UserError` when it is not there, not whole,
-        or of another format version.
+        `cache` is for one on remote storage. Raises `UserError` when it is missing, incomplete or
+        of another format version.
         """
         store = Store(folder, read_manifest(folder), cache)
         check_sizes(folder, store._files)
@@ -126,78 +109,71 @@ class Store:
     def num_quarantined(self) -> int:
         return sum(split.num_quarantined for split in self._splits.values())
 
-    def description(self, name: str) -> SplitManifest:
-        """Return what `dataset.json` says of a split; raises `UserError` for an unknown one."""
+    def split_manifest(self, name: str) -> SplitManifest:
+        """Return the manifest of split `name`; raises `UserError` for an unknown one."""
         if name not in self._splits:
             raise UserError(
                 f"{self.folder}: no split '{name}'; there are: {', '.join(self._splits)}"
             )
         return self._splits[name]
 
-    def split(self, name: str) -> Split:
-        """Read the index of split `name`; raises `UserError` for an unknown or a damaged one."""
-        split = self.description(name)
-        path = self.folder / split.index.name
-        with reached(path):
+    def split(self, name: str, at_most: int | None = None) -> Split:
+        """Read the index of split `name`, and open all its images or `at_most`, evenly spaced.
+
+        Raises `UserError` for an unknown split or a damaged index.
+        """
+        manifest = self.split_manifest(name)
+        path = self.folder / manifest.index.name
+        with remote_errors(path):
             try:
                 index = read_index(path)
             except (OSError, ValueError, pa.ArrowException) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{path}: can't be read ({reason}); {again(self.folder)}") from None
-        if not _is_consistent(index, split, len(self.classes)):
-            raise UserError(f"{path}: doesn't fit {FILE_NAME}; {again(self.folder)}")
-        return Split(name, split, self.contents, index, self._shards(name, index))
-
-    def _shards(self, name: str, index: Index) -> Shards:
-        names = [shard.name for shard in self._splits[name].shards]
+                raise damaged(path, f"can't be read ({str(error).splitlines()[0]})") from None
+        if not _is_consistent(index, manifest, len(self.classes)):
+            raise damaged(path, f"doesn't fit {FILE_NAME}")
+        count, cache_name = len(index.labels), name
+        if at_most is not None and at_most < count:
+            index = index.take(np.linspace(0, count - 1, at_most).astype(np.int64))
+            cache_name = f"{name}-{at_most}"
+        names = [shard.name for shard in manifest.shards]
         if isinstance(self.folder, Path):
-            return MappedShards([self.folder / shard for shard in names], index)
-        return RemoteShards(
-            [self.folder / shard for shard in names], index, self._kept(name, index)
-        )
+            mapped = MappedShards(self.folder, names, index)
+            return Split(name, manifest, self.contents, index, mapped)
+        cache = self._range_cache(cache_name, index)
+        remote = RemoteShards(self.folder, names, index, cache)
+        return Split(name, manifest, self.contents, index, remote)
 
-    def _kept(self, name: str, index: Index) -> RangeCache | None:
+    def _range_cache(self, split: str, index: Index) -> RangeCache | None:
         if self._cache is None:
             return None
         share = self._cache.gigabytes * 1e9 / sum(file.size for file in self._files)
-        return RangeCache(
-            self._cache.folder / f"{self.name}-{self.digest[:12]}", name, index, share
-        )
+        folder = self._cache.folder / f"{self.name}-{self.digest[:12]}"
+        return RangeCache(folder, split, index, share)
 
     @property
     def _files(self) -> list[ManifestFile]:
         return [file for split in self._splits.values() for file in split.files]
 
 
-class _Chosen:
-    """Some images of other shards, by their place among them."""
-
-    def __init__(self, shards: Shards, chosen: NDArray[np.int64]) -> None:
-        self._shards, self._chosen = shards, chosen
-
-    def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
-        return self._shards.read(self._chosen[list(images)].tolist())
-
-
 # Python's map keeps a descriptor of its file, and a process may often have no more than 1,024:
-# ILSVRC-2012 has 600 shards. What was used last stays; to map a shard again costs microseconds.
-_MOST_MAPS = 256
+# ILSVRC-2012 has 600 shards. The last used stay open; to map a shard again costs microseconds.
+_MAX_OPEN_MAPS = 256
 
 
 class MappedShards:
     """Shards on a local disk, as memory maps, of which a bounded number is open at a time."""
 
-    def __init__(self, shards: Sequence[Path], index: Index) -> None:
-        self._shards = tuple(shards)
+    def __init__(self, folder: Path, names: Sequence[str], index: Index) -> None:
+        self._shards = tuple(folder / name for name in names)
         self._index = index
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process opens maps of its own.
+        # Each process opens its own maps.
         return {name: value for name, value in self.__dict__.items() if name != "_map"}
 
     @cached_property
     def _map(self) -> Callable[[Path], NDArray[np.uint8]]:
-        return lru_cache(_MOST_MAPS)(_map)
+        return lru_cache(_MAX_OPEN_MAPS)(_map)
 
     def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
         return [self._read(i) for i in images]
@@ -209,42 +185,14 @@ class MappedShards:
 
 
 def store_folder(cluster: Cluster, name: str) -> Folder:
-    """Return where the cluster has the packed data set `name`."""
+    """Return the folder or URL of the packed data set `name` on the cluster."""
     return as_folder(cluster.data_dir) / name
 
 
-def write_store(
-    folder: Path,
-    *,
-    name: str,
-    classes: Sequence[ImageClass],
-    splits: Mapping[str, Iterable[Sample]],
-    source: Mapping[str, Any],
-    contents: Contents = "images",
-    shard_bytes: int = 256 * 2**20,
-) -> Store:
-    """Pack `splits`, one after the other, and return the data set that is then in `folder`.
-
-    `folder` appears with the last byte written, or not at all. `source` (JSON values) says where
-    the images came from. Raises `UserError` when `folder` exists or can't be written, or a split
-    is empty; `ValueError` for a key, label or image that a source must not yield.
-    """
-    pack_samples(
-        folder,
-        name=name,
-        contents=contents,
-        classes=classes,
-        splits=splits,
-        source=source,
-        shard_bytes=shard_bytes,
-    )
-    return Store.open(folder)
-
-
-def _is_consistent(index: Index, split: SplitManifest, num_classes: int) -> bool:
-    if len(index.labels) != split.num_images or not split.shards:
+def _is_consistent(index: Index, manifest: SplitManifest, num_classes: int) -> bool:
+    if len(index.labels) != manifest.num_images or not manifest.shards:
         return False
-    shard_sizes = np.array([shard.size for shard in split.shards])
+    shard_sizes = np.array([shard.size for shard in manifest.shards])
     return bool(
         np.all((index.labels >= -1) & (index.labels < num_classes))
         and np.all((index.shards >= 0) & (index.shards < len(shard_sizes)))
@@ -257,4 +205,4 @@ def _map(path: Path) -> NDArray[np.uint8]:
     try:
         return np.memmap(path, mode="r").view(np.ndarray)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be opened ({error}); {again(path.parent)}") from None
+        raise damaged(path, f"can't be opened ({error})") from None

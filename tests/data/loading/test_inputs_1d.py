@@ -21,8 +21,10 @@ from pipeline.data.loading.loader import Loader, build_loader, evaluation_plan, 
 from pipeline.data.loading.sampler import BatchSampler, epoch_order
 from pipeline.data.sources.mnist1d import mnist1d_samples
 from pipeline.data.sources.prepare import prepare_mnist1d
+from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.npy import decode_npy, encode_npy
-from pipeline.data.store.store import ImageClass, Sample, Split, Store, write_store
+from pipeline.data.store.packing import Sample, write_store
+from pipeline.data.store.store import Split, Store
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.mlflow_model import _signature
 

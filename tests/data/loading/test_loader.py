@@ -35,7 +35,8 @@ from pipeline.data.loading.dali import dali_inputs
 from pipeline.data.loading.loader import Loader, build_loader, evaluation_plan
 from pipeline.data.loading.quarantine import Quarantine
 from pipeline.data.loading.views import Views, evaluation_views, fill_of, training_views
-from pipeline.data.store.store import Sample, Split, Store
+from pipeline.data.store.packing import Sample
+from pipeline.data.store.store import Split, Store
 from pipeline.runtime.errors import UserError
 
 CPU = torch.device("cpu")

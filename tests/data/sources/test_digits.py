@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline.data.sources.digits import digits_classes, digits_samples
-from pipeline.data.store.store import Store, write_store
+from pipeline.data.sources.digits import DIGIT_CLASSES, digits_samples
+from pipeline.data.store.packing import write_store
+from pipeline.data.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +17,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_store(
         tmp_path_factory.mktemp("data") / "digits",
         name="digits",
-        classes=digits_classes(),
+        classes=DIGIT_CLASSES,
         splits=digits_samples(lambda done, total: None),
         source={},
     )
 
 
-def test_first_half_trains_and_second_half_tests(digits: Store) -> None:
+def test_the_first_898_are_train_and_the_last_899_val(digits: Store) -> None:
     train, val = digits.split("train"), digits.split("val")
     assert (len(train), len(val)) == (898, 899)
     assert train.keys == tuple(f"digits-{i:04d}" for i in range(898))
@@ -48,7 +49,7 @@ def test_digest_is_the_same_on_every_machine(digits: Store) -> None:
 
 
 def test_progress_counts_every_image() -> None:
-    seen: list[tuple[int, int]] = []
-    splits = digits_samples(lambda done, total: seen.append((done, total)))
+    calls: list[tuple[int, int]] = []
+    splits = digits_samples(lambda done, total: calls.append((done, total)))
     assert sum(len(list(samples)) for samples in splits.values()) == 1797
-    assert seen == [(i, 1797) for i in range(1, 1798)]
+    assert calls == [(i, 1797) for i in range(1, 1798)]

@@ -49,7 +49,7 @@ def test_a_share_is_held_out_of_each_class(tmp_path: Path) -> None:
         assert 30 <= (listing.splits["val"].labels == label).sum() <= 70
 
 
-def test_more_images_reshuffle_none(tmp_path: Path) -> None:
+def test_added_images_change_no_other_images_split(tmp_path: Path) -> None:
     many(tmp_path, 40)
     before = list_folder(tmp_path, 0.2)
     touch(tmp_path, *(f"cat/new-{i}.jpg" for i in range(40)), "ant/1.jpg", "ant/2.jpg")
@@ -147,7 +147,7 @@ def link_to_nothing(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "complaint"),
+    ("make", "message"),
     [
         (Path.rmdir, r"no such folder of images"),
         (lambda folder: None, r"no class folders; put the images in .*/CLASS/"),
@@ -176,11 +176,13 @@ def link_to_nothing(folder: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_data_set_is_refused(tmp_path: Path, make: object, complaint: str) -> None:
+def test_folders_that_are_no_data_set_are_refused(
+    tmp_path: Path, make: object, message: str
+) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     make(folder)  # type: ignore[operator]
-    with pytest.raises(UserError, match=complaint) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         list_folder(folder, 0.1)
     assert "\n" not in str(refusal.value)
     str(refusal.value).encode()

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from official import (
+from intact import is_intact
+from PIL import Image
+from small_ilsvrc2012 import (
     EDITION,
     NUM_TRAIN,
     SORTED,
@@ -32,9 +34,7 @@ from official import (
     write_tar,
     write_train,
 )
-from PIL import Image
 from typer.testing import CliRunner
-from wholeness import is_whole
 
 from pipeline.cli.app import app
 from pipeline.data.sources.ilsvrc2012 import ILSVRC2012, Sources, Subset, compare_checksums
@@ -86,7 +86,7 @@ def test_every_image_is_packed_with_its_label(official: Sources, tmp_path: Path)
     test = store.split("test")
     assert test.keys[0] == "ILSVRC2012_test_00000001"
     assert set(test.labels.tolist()) == {-1}
-    assert is_whole(store)
+    assert is_intact(store)
 
 
 def digests(store: Store) -> dict[str, str]:
@@ -94,10 +94,10 @@ def digests(store: Store) -> dict[str, str]:
 
 
 def test_ray_packs_the_same_bytes(official: Sources, tmp_path: Path, ray_session: None) -> None:
-    here = prepare(official, tmp_path / "here").store
-    there = prepare(official, tmp_path / "there", num_workers=2).store
-    assert digests(here) == digests(there)
-    assert here.digest == there.digest
+    in_process = prepare(official, tmp_path / "in-process").store
+    by_ray = prepare(official, tmp_path / "by-ray", num_workers=2).store
+    assert digests(in_process) == digests(by_ray)
+    assert in_process.digest == by_ray.digest
 
 
 def test_folders_give_the_same_as_archives(official: Sources, tmp_path: Path) -> None:
@@ -109,12 +109,12 @@ def test_folders_give_the_same_as_archives(official: Sources, tmp_path: Path) ->
         with tarfile.open(path) as archive:
             archive.extractall(tmp_path / folder, filter="data")
     folders = Sources(tmp_path / "train", tmp_path / "val", tmp_path / "ILSVRC2012_devkit_t12")
-    here = prepare(folders, tmp_path / "a").store
-    there = prepare(replace(official, test=None), tmp_path / "b").store
-    assert digests(here) == digests(there)
+    from_folders = prepare(folders, tmp_path / "a").store
+    from_archives = prepare(replace(official, test=None), tmp_path / "b").store
+    assert digests(from_folders) == digests(from_archives)
 
 
-def test_a_subset_says_so(official: Sources, tmp_path: Path) -> None:
+def test_a_subset_has_a_name_of_its_own(official: Sources, tmp_path: Path) -> None:
     chosen = replace(official, test=None)
     prepared = prepare(chosen, tmp_path / "data", subset=Subset(3, 2))
     assert prepared.store.source["edition"] == "a subset of ILSVRC-2012"
@@ -133,7 +133,7 @@ def test_a_subset_says_so(official: Sources, tmp_path: Path) -> None:
 KILLED = """
 import itertools, pathlib, sys, time
 sys.path.insert(0, sys.argv[3])
-from official import EDITION
+from small_ilsvrc2012 import EDITION
 from pipeline.data.sources.ilsvrc2012 import Sources
 from pipeline.data.sources.prepare import prepare_ilsvrc2012
 from pipeline.data.store.shards import ShardWriter
@@ -150,9 +150,9 @@ sources = Sources(*(folder / name for name in sys.argv[5:]))
 def progress(done, total):
     print(done, total, flush=True)
 prepare_ilsvrc2012(sources, to, checking=None, num_workers=0, progress=progress,
-                   edition=EDITION, part_bytes=20_000)
+                   edition=EDITION, shard_bytes=20_000)
 """
-SMALL = {"part_bytes": 20_000}
+SMALL = {"shard_bytes": 20_000}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -185,7 +185,9 @@ shutil.rmtree = remove_and_die
 """
 
 
-def test_a_kill_at_the_very_end_leaves_all(official: Sources, tmp_path: Path) -> None:
+def test_a_kill_after_the_last_step_leaves_a_complete_data_set(
+    official: Sources, tmp_path: Path
+) -> None:
     names = [path.name for path in official.items().values()]
     places = [official.train.parent, tmp_path / "data", Path(__file__).parents[1]]
     command = [sys.executable, "-c", KILLED_AT_THE_END + KILLED, *map(str, places), "-1", *names]
@@ -203,19 +205,21 @@ def stop_at_half(done: int, total: int) -> None:
         raise StopError
 
 
-def test_finished_parts_are_kept(official: Sources, tmp_path: Path) -> None:
+def test_complete_shards_of_an_interrupted_packing_are_kept(
+    official: Sources, tmp_path: Path
+) -> None:
     with pytest.raises(StopError):
         prepare(official, tmp_path / "data", progress=stop_at_half, **SMALL)
     kept = {path.name: path.stat().st_ino for path in (tmp_path / ".data.partial").glob("*.tar")}
-    seen: list[int] = []
-    prepare(official, tmp_path / "data", progress=lambda done, _: seen.append(done), **SMALL)
-    assert seen[0] > 0
+    calls: list[int] = []
+    prepare(official, tmp_path / "data", progress=lambda done, _: calls.append(done), **SMALL)
+    assert calls[0] > 0
     now = {path.name: path.stat().st_ino for path in (tmp_path / "data").glob("*.tar")}
     assert now.items() >= kept.items()
     assert not (tmp_path / "data" / ".parts").exists()
 
 
-def test_ctrl_c_says_how_to_go_on(official: Sources, tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_continue(official: Sources, tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         if done:
             raise KeyboardInterrupt
@@ -225,7 +229,7 @@ def test_ctrl_c_says_how_to_go_on(official: Sources, tmp_path: Path) -> None:
     assert list((tmp_path / ".data.partial").glob("*.tar"))
 
 
-def test_other_options_begin_anew(official: Sources, tmp_path: Path) -> None:
+def test_other_options_pack_from_the_start(official: Sources, tmp_path: Path) -> None:
     with pytest.raises(StopError):
         prepare(official, tmp_path / "data", progress=stop_at_half, **SMALL)
     smaller = prepare(official, tmp_path / "data", shrinking=Shrinking(50, 90), **SMALL).store
@@ -235,7 +239,7 @@ def test_other_options_begin_anew(official: Sources, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("small_disk", [100], indirect=True)
-def test_a_full_disk_leaves_what_is_finished(
+def test_a_packing_continues_after_a_full_disk(
     num_workers: int, official: Sources, small_disk: Path, tmp_path: Path, ray_session: None
 ) -> None:
     options = {**SMALL, "num_workers": num_workers}
@@ -247,7 +251,9 @@ def test_a_full_disk_leaves_what_is_finished(
     assert digests(whole) == digests(prepare(official, tmp_path / "data", **SMALL).store)
 
 
-def test_what_readers_disagree_on_is_treated_and_said(official: Sources, tmp_path: Path) -> None:
+def test_images_that_readers_disagree_on_are_treated_and_listed(
+    official: Sources, tmp_path: Path
+) -> None:
     images = train_images()
     wnid = SORTED[1]
     names = list(images[wnid])
@@ -281,7 +287,7 @@ def test_what_readers_disagree_on_is_treated_and_said(official: Sources, tmp_pat
     assert {rows[stem].treatment for stem in (stems[1], stems[2], stems[4])} == {""}
     assert "can't be decoded" in rows[stems[4]].status
     assert (rows[stems[3]].height, rows[stems[3]].width) == (picture.height, picture.width)
-    assert prepared.num_quarantined == 2
+    assert prepared.store.num_quarantined == 2
     assert "zero bytes" in {row.status for row in rows.values()}
     split = prepared.store.split("train")
     assert split.sizes[split.keys.index(wide.removesuffix(".JPEG"))].tolist() == [40, 12_000]
@@ -305,7 +311,7 @@ FIRST = f"{SORTED[0]}_3.JPEG"
 
 
 @pytest.mark.parametrize(
-    ("inner", "told"),
+    ("inner", "message"),
     [
         (hostile("/etc/cron.d/evil"), "has no place there"),
         (hostile(f"../{FIRST}"), "has no place there"),
@@ -319,12 +325,12 @@ FIRST = f"{SORTED[0]}_3.JPEG"
     ],
 )
 def test_hostile_archives_are_refused_by_name(
-    inner: bytes, told: str, official: Sources, tmp_path: Path
+    inner: bytes, message: str, official: Sources, tmp_path: Path
 ) -> None:
     archive = tmp_path / "in" / "train.tar"
     archive.parent.mkdir()
     write_tar(archive, {f"{wnid}.tar": inner for wnid in SORTED})
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         prepare(replace(official, train=archive), tmp_path / "out" / "data")
     assert not list(tmp_path.rglob("data*"))
 
@@ -338,7 +344,7 @@ def bomb() -> bytes:
     return signature + size + rest + checksum + image.getvalue()[33:]
 
 
-def test_a_bomb_is_left_out(official: Sources, tmp_path: Path) -> None:
+def test_a_decompression_bomb_is_left_out(official: Sources, tmp_path: Path) -> None:
     images = train_images()
     images[SORTED[0]][FIRST] = bomb()
     write_train(tmp_path / "train.tar", images)
@@ -352,7 +358,7 @@ def without(images: dict[str, dict[str, bytes]], wnid: str) -> dict[str, dict[st
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda images: without(images, SORTED[2]), f"has no {SORTED[2]}.tar"),
         (lambda images: images | {"n99999999": {"n99999999_1.JPEG": b"x"}}, "of no class"),
@@ -364,10 +370,10 @@ def without(images: dict[str, dict[str, bytes]], wnid: str) -> dict[str, dict[st
     ],
 )
 def test_missing_or_other_images_are_named(
-    change: Any, told: str, official: Sources, tmp_path: Path
+    change: Any, message: str, official: Sources, tmp_path: Path
 ) -> None:
     write_train(tmp_path / "train.tar", change(train_images()))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         prepare(replace(official, train=tmp_path / "train.tar"), tmp_path / "data")
 
 
@@ -399,18 +405,18 @@ def test_the_labels_of_another_edition_are_refused(official: Sources, tmp_path: 
         prepare(official, tmp_path / "data", edition=other)
 
 
-def test_sums_are_compared_before_anything_is_packed(official: Sources, tmp_path: Path) -> None:
+def test_md5_sums_are_compared_before_anything_is_packed(official: Sources, tmp_path: Path) -> None:
     archives = official.items()
     sums = {name: hashlib.md5(path.read_bytes()).hexdigest() for name, path in archives.items()}
-    told: list[tuple[int, int]] = []
-    options = {"checking": lambda *numbers: told.append(numbers)}
+    calls: list[tuple[int, int]] = []
+    options = {"checking": lambda *numbers: calls.append(numbers)}
     other = replace(EDITION, md5=sums | {"val": "another"})
     with pytest.raises(UserError, match=r"val\.tar: MD5 .*, the official archive has another"):
         prepare(official, tmp_path / "data", edition=other, **options)
     assert not list(tmp_path.rglob("*.tar"))
     prepare(official, tmp_path / "data", edition=replace(EDITION, md5=sums), **options)
     size = sum(path.stat().st_size for path in archives.values())
-    assert told[-1] == (size, size)
+    assert calls[-1] == (size, size)
 
 
 @pytest.fixture
@@ -424,29 +430,29 @@ def long_to_read(tmp_path: Path) -> Sources:
 
 
 def test_the_first_wrong_archive_ends_the_comparison(long_to_read: Sources) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     edition = replace(EDITION, md5=dict.fromkeys(("train", "val", "devkit"), "another"))
     with pytest.raises(UserError, match=r"(val\.tar|devkit\.tar\.gz): MD5 "):
-        compare_checksums(long_to_read, lambda *numbers: told.append(numbers), edition)
-    done, total = max(told)
+        compare_checksums(long_to_read, lambda *numbers: calls.append(numbers), edition)
+    done, total = max(calls)
     assert done < total
 
 
 def test_ctrl_c_ends_the_comparison(long_to_read: Sources) -> None:
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     one_at_a_time = threading.Lock()  # several threads tell
 
     def interrupt(*numbers: int) -> None:
         with one_at_a_time:
-            told.append(numbers)
-            if len(told) == 5:
+            calls.append(numbers)
+            if len(calls) == 5:
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     sums = {name: hashlib.md5(b"not official").hexdigest() for name in ("val", "devkit")}
     edition = replace(EDITION, md5=sums | {"train": "another"})
     with pytest.raises(InterruptedByUserError, match="stopped while MD5 sums were compared"):
         compare_checksums(long_to_read, interrupt, edition)
-    done, total = max(told)
+    done, total = max(calls)
     assert done < total
 
 

@@ -1,4 +1,4 @@
-"""MNIST's files, made small: packed exactly, and each way to be wrong said in one line."""
+"""Small files in MNIST's format: packed exactly, each fault a one-line error."""
 
 import errno
 import gzip
@@ -103,7 +103,7 @@ def header(*numbers: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "message"),
     [
         ("images", lambda data: data[:-1], "only 156,799 bytes of images where .* says 156,800"),
         ("images", lambda data: data + b"\0", "more bytes of images where .* says 156,800"),
@@ -124,11 +124,11 @@ def header(*numbers: int) -> bytes:
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_named(
-    files: Path, name: str, change: Callable[[bytes], bytes], told: str
+    files: Path, name: str, change: Callable[[bytes], bytes], message: str
 ) -> None:
     path = files / name
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(UserError, match=rf"{name}: .*{told}"):
+    with pytest.raises(UserError, match=rf"{name}: .*{message}"):
         prepare(files)
     assert not (files / "data").exists()
 
@@ -147,7 +147,7 @@ def test_a_gzip_that_unpacks_without_end_is_read_no_further_than_promised(tmp_pa
         read_idx(path, 1)
 
 
-def test_options_that_make_no_sense(files: Path) -> None:
+def test_contradictory_options_are_refused(files: Path) -> None:
     with pytest.raises(UserError, match=r"--val-share 1\.5: must be between 0 and 1"):
         prepare(files, val_share=1.5)
     images, labels = files / "images", files / "labels.gz"

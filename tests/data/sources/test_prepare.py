@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from intact import is_intact
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from typer.testing import CliRunner
-from wholeness import is_whole
 
 from pipeline.cli.app import app
 from pipeline.data.sources.prepare import Prepared, prepare_digits, prepare_folder, prepare_mnist1d
-from pipeline.data.store.image_check import Shrinking, check_image, treat_image
+from pipeline.data.store.image_check import Shrinking, decode_image, treat_image
 from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
 
@@ -62,13 +62,17 @@ def prepare(images: Path, name: str = "photos", **options: Any) -> Prepared:
 
 
 def test_a_folder_is_packed_as_it_is(images: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    prepared = prepare(images, progress=lambda *done: seen.append(done))
+    calls: list[tuple[int, int]] = []
+    prepared = prepare(images, progress=lambda *done: calls.append(done))
     store = prepared.store
-    assert (store.name, prepared.already_there, prepared.num_quarantined) == ("photos", False, 0)
+    assert (store.name, prepared.already_there, prepared.store.num_quarantined) == (
+        "photos",
+        False,
+        0,
+    )
     assert [c.name for c in store.classes] == ["china", "flower"]
     total = sum(path.stat().st_size for path in images.glob("*/*.jpg"))
-    assert (seen[0], seen[-1]) == ((0, total), (total, total))
+    assert (calls[0], calls[-1]) == ((0, total), (total, total))
     assert sum(len(store.split(name)) for name in store.split_names) == 20
     for name in store.split_names:
         split = store.split(name)
@@ -76,10 +80,10 @@ def test_a_folder_is_packed_as_it_is(images: Path) -> None:
             assert split.encoded(i).tobytes() == (images / f"{key}.jpg").read_bytes()
             assert key.startswith(store.classes[split.labels[i]].name)
             assert split.sizes[i].tolist() == [50, 60 + int(key[-1])]
-    assert is_whole(store)
+    assert is_intact(store)
 
 
-def test_asking_again_writes_nothing(images: Path) -> None:
+def test_preparing_again_writes_nothing(images: Path) -> None:
     store = prepare(images).store
     before = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
     again = prepare(images)
@@ -105,7 +109,7 @@ def test_another_data_set_is_left_alone(images: Path, other: Callable[[Path], ob
     store = prepare(images).store
     with pytest.raises(UserError, match=r"of another source or other options; .* --to"):
         other(images)
-    assert is_whole(Store.open(store.folder))
+    assert is_intact(Store.open(store.folder))
     assert Store.open(store.folder).digest == store.digest
 
 
@@ -118,7 +122,7 @@ def test_a_folder_of_something_else_is_left_alone(images: Path) -> None:
     assert notes.read_text() == "mine"
 
 
-def test_digits_once_and_again(tmp_path: Path) -> None:
+def test_digits_are_packed_once(tmp_path: Path) -> None:
     first = prepare_digits(tmp_path / "data" / "digits", no_progress)
     assert not first.already_there
     assert prepare_digits(tmp_path / "data" / "digits", no_progress).already_there
@@ -131,9 +135,9 @@ def test_the_help_names_the_splits_that_are_packed(
     name: str, pack: Callable[..., Prepared], tmp_path: Path
 ) -> None:
     store = pack(tmp_path / name, no_progress).store
-    told = CliRunner().invoke(app, ["prepare", name, "--help"]).output
+    help_text = CliRunner().invoke(app, ["prepare", name, "--help"]).output
     splits = ", ".join(f"{len(store.split(split)):,} as {split}" for split in store.split_names)
-    assert splits in " ".join(told.split())
+    assert splits in " ".join(help_text.split())
 
 
 @pytest.mark.parametrize(
@@ -163,7 +167,7 @@ def test_a_bad_image_stops_or_is_quarantined(
     packed = shard.stat().st_ino
     prepared = prepare(images, on_bad="quarantine")
     assert (images.parent / "packed" / shard.name).stat().st_ino == packed  # what was done is kept
-    assert prepared.num_quarantined == 1
+    assert prepared.store.num_quarantined == 1
     splits = [prepared.store.split(name) for name in prepared.store.split_names]
     assert sum(map(len, splits)) == 20
     assert not any(f"china/{Path(name).stem}" in split.keys for split in splits)
@@ -174,7 +178,7 @@ def test_a_bad_image_stops_or_is_quarantined(
 def test_bad_images_of_both_splits_are_counted(images: Path) -> None:
     for path in images.glob("*/[1-4].jpg"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"jpg: zero bytes \(and 7 more bad images\); mend"):
+    with pytest.raises(UserError, match=r"jpg: zero bytes \(and 7 more bad images\); replace"):
         prepare(images)
 
 
@@ -201,9 +205,10 @@ def test_nothing_but_bad_images_is_no_data_set(images: Path) -> None:
     ],
     ids=["cmyk", "gray", "progressive", "turned", "junk", "LA", "palette", "webp", "bmp", "tiff"],
 )
-def test_odd_and_good_images_are_taken_unturned(data: bytes) -> None:
-    checked = check_image(data)
-    assert (checked.height, checked.width, checked.status) == (40, 60, "ok")
+def test_odd_but_good_images_are_accepted_without_rotation(data: bytes) -> None:
+    decoded = decode_image(data)
+    assert not isinstance(decoded, str)
+    assert (decoded.height, decoded.width) == (40, 60)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -222,14 +227,14 @@ def test_a_decompression_bomb_is_bad(images: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3300)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert "decompression bomb" in check_image(encode("BMP", picture().resize((60, 60)))).status
-        assert "decompression bomb" in check_image(encode("PNG", picture().resize((90, 90)))).status
+        assert "decompression bomb" in decode_image(encode("BMP", picture().resize((60, 60))))
+        assert "decompression bomb" in decode_image(encode("PNG", picture().resize((90, 90))))
     prepared = prepare(images, on_bad="quarantine")
     # Widths go from 60 to 69, all 50 high.
-    assert prepared.num_quarantined == 6
+    assert prepared.store.num_quarantined == 6
 
 
-def test_a_file_that_goes_away_is_not_called_a_bad_image(images: Path) -> None:
+def test_a_file_that_disappears_is_not_called_a_bad_image(images: Path) -> None:
     last = images / "flower" / "9.jpg"
     for i in range(100):
         (images / "china" / f"more-{i:03d}.jpg").write_bytes(encode("JPEG"))
@@ -245,11 +250,11 @@ def test_a_file_that_goes_away_is_not_called_a_bad_image(images: Path) -> None:
 
 
 @pytest.mark.parametrize("on_bad", ["ignore", ""])
-def test_on_bad_is_one_of_two(images: Path, on_bad: str) -> None:
+def test_on_bad_must_be_stop_or_quarantine(images: Path, on_bad: str) -> None:
     with pytest.raises(UserError, match="must be stop or quarantine"):
         prepare(images, on_bad=on_bad)
 
 
-def test_the_images_folder_itself_is_no_place(images: Path) -> None:
+def test_a_target_inside_the_images_folder_is_refused(images: Path) -> None:
     with pytest.raises(UserError, match="lies in the folder of images itself"):
         prepare(images, to=images / "packed")

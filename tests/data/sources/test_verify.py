@@ -1,13 +1,21 @@
-"""The doctor finds what is wrong with a data set, and repairs what the archives still have."""
+"""Verifying a data set finds its damage; repairing packs damaged shards again."""
 
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from official import EDITION, SORTED, jpeg, photographs, train_images, write_official, write_train
+from intact import is_intact
+from small_ilsvrc2012 import (
+    EDITION,
+    SORTED,
+    jpeg,
+    photographs,
+    train_images,
+    write_official,
+    write_train,
+)
 from typer.testing import CliRunner
-from wholeness import is_whole
 
 from pipeline.cli.app import app
 from pipeline.data.sources.ilsvrc2012 import Sources, Subset
@@ -35,11 +43,11 @@ def store(sources: Sources, tmp_path: Path) -> Store:
 def packed(sources: Sources, to: Path) -> Store:
     return prepare_ilsvrc2012(
         sources, to, checking=None, num_workers=0, progress=nothing, edition=EDITION,
-        part_bytes=20_000,
+        shard_bytes=20_000,
     ).store  # fmt: skip
 
 
-def health(store: Store, sample: int | None = None) -> VerifyReport:
+def verified(store: Store, sample: int | None = None) -> VerifyReport:
     return verify(store, sample, nothing)
 
 
@@ -50,10 +58,10 @@ def flip(file: Path, place: int) -> None:
 
 
 def test_a_whole_data_set_is_described(store: Store) -> None:
-    seen: list[tuple[int, int]] = []
-    found = verify(store, 3, lambda *numbers: seen.append(numbers))
-    assert found.is_well
-    assert seen[-1][0] == seen[-1][1]
+    calls: list[tuple[int, int]] = []
+    found = verify(store, 3, lambda *numbers: calls.append(numbers))
+    assert found.is_intact
+    assert calls[-1][0] == calls[-1][1]
     train, val, test = found.splits
     assert [split.num_images for split in found.splits] == [23, 8, 6]
     assert [split.num_decoded for split in found.splits] == [3, 3, 3]
@@ -64,7 +72,7 @@ def test_a_whole_data_set_is_described(store: Store) -> None:
     assert train.shorter_sides.tolist() == sizes.min(axis=1).tolist()
     biggest = sizes.prod(axis=1).argmax()
     assert train.largest.endswith(store.split("train").keys[biggest])
-    assert health(store).splits[0].num_decoded == 23
+    assert verified(store).splits[0].num_decoded == 23
 
 
 def test_a_flipped_bit_is_found_and_its_image_named(store: Store) -> None:
@@ -74,13 +82,13 @@ def test_a_flipped_bit_is_found_and_its_image_named(store: Store) -> None:
     data, name = split.encoded(i).tobytes(), split.location(i).split(":")[0]
     place = (store.folder / name).read_bytes().index(data)
     flip(store.folder / name, place + len(data) // 2)
-    found = health(Store.open(store.folder))
-    assert not found.is_well
-    assert found.splits[0].wrong == [
+    found = verified(Store.open(store.folder))
+    assert not found.is_intact
+    assert found.splits[0].problems == [
         f"{name}: its bytes have changed",
         f"{split.location(i)}: its bytes have changed",
     ]
-    assert [each.num_wrong for each in found.splits] == [2, 0, 0]
+    assert [each.num_problems for each in found.splits] == [2, 0, 0]
 
 
 def test_nothing_in_a_changed_index_is_trusted(store: Store) -> None:
@@ -89,9 +97,9 @@ def test_nothing_in_a_changed_index_is_trusted(store: Store) -> None:
     whole = path.read_bytes()
     for place in range(0, len(whole), 97):
         flip(path, place)
-        train, val, _ = health(store, 3).splits
-        assert train.wrong == ["train.parquet: its bytes have changed"]
-        assert (train.num_images, train.num_decoded, val.num_wrong) == (0, 0, 0)
+        train, val, _ = verified(store, 3).splits
+        assert train.problems == ["train.parquet: its bytes have changed"]
+        assert (train.num_images, train.num_decoded, val.num_problems) == (0, 0, 0)
         path.write_bytes(whole)
 
 
@@ -102,11 +110,13 @@ def test_what_was_left_out_and_treated_is_counted(sources: Sources, tmp_path: Pa
     images[SORTED[0]][first] = b""
     images[SORTED[0]][second] = jpeg(next(photographs(1)).convert("CMYK"))
     write_train(tmp_path / "train.tar", images)
-    train = health(packed(replace(sources, train=tmp_path / "train.tar"), tmp_path / "d")).splits[0]
+    train = verified(packed(replace(sources, train=tmp_path / "train.tar"), tmp_path / "d")).splits[
+        0
+    ]
     assert train.left_out == {"zero bytes": 1}
     assert train.treated == {"CMYK to RGB, PNG": 1}
     assert train.modes == {"RGB": 21, "L": 1}
-    assert (train.num_images, train.num_wrong) == (22, 0)
+    assert (train.num_images, train.num_problems) == (22, 0)
 
 
 def test_damaged_and_missing_shards_are_repaired(store: Store) -> None:
@@ -116,7 +126,7 @@ def test_damaged_and_missing_shards_are_repaired(store: Store) -> None:
     (folder / "val-000000.tar").unlink()
     kept = (folder / "train-000000.tar").stat().st_ino
     assert repair(folder, 0, nothing, EDITION) == ["train-000001.tar", "val-000000.tar"]
-    assert is_whole(Store.open(folder))
+    assert is_intact(Store.open(folder))
     assert (folder / "train-000000.tar").stat().st_ino == kept
     assert not (folder / ".repair").exists()
 
@@ -135,10 +145,10 @@ def test_folders_and_webdataset_are_repaired_too(tmp_path: Path) -> None:
     for folder in (to, again):
         flip(folder / "train-000000.tar", 700)
         assert repair(folder, 0, nothing) == ["train-000000.tar"]
-        assert is_whole(Store.open(folder))
+        assert is_intact(Store.open(folder))
 
 
-def test_archives_that_changed_repair_nothing(store: Store, sources: Sources) -> None:
+def test_a_changed_source_repairs_nothing(store: Store, sources: Sources) -> None:
     folder = Path(str(store.folder))
     flip(folder / "train-000001.tar", 700)
     before = (folder / "train-000001.tar").read_bytes()
@@ -150,7 +160,7 @@ def test_archives_that_changed_repair_nothing(store: Store, sources: Sources) ->
     assert (folder / "train-000001.tar").read_bytes() == before
 
 
-def test_a_shard_of_which_the_source_has_nothing_left_is_not_called_repaired(
+def test_a_shard_that_the_source_no_longer_has_is_not_repaired(
     store: Store, tmp_path: Path
 ) -> None:
     source, to = Path(str(store.folder)), tmp_path / "again"
@@ -192,10 +202,10 @@ def test_the_command_shows_a_table_and_fails_on_damage(sources: Sources, tmp_pat
         num_workers=0, progress=nothing,
     )  # fmt: skip
     folder = Path(str(subset.store.folder))
-    well = CliRunner().invoke(app, ["doctor", str(folder), "--all"])
-    assert well.exit_code == 0, well.output
-    assert "images a class: median" in well.output
+    intact = CliRunner().invoke(app, ["doctor", str(folder), "--all"])
+    assert intact.exit_code == 0, intact.output
+    assert "images a class: median" in intact.output
     flip(folder / "train-000000.tar", 700)
-    ill = CliRunner().invoke(app, ["doctor", str(folder)])
-    assert ill.exit_code == 1
-    assert "wrong: train-000000.tar: its bytes have changed" in ill.output
+    damaged = CliRunner().invoke(app, ["doctor", str(folder)])
+    assert damaged.exit_code == 1
+    assert "wrong: train-000000.tar: its bytes have changed" in damaged.output

@@ -1,4 +1,4 @@
-"""Items in processes of Ray: what goes wrong there is said here, in one line."""
+"""Errors in Ray's worker processes, raised in this one."""
 
 import os
 import signal
@@ -9,13 +9,13 @@ from pipeline.data.store.parallel_map import parallel_map
 from pipeline.runtime.errors import UserError
 
 
-def test_a_process_that_is_killed_each_time_is_said_in_one_line(ray_session: None) -> None:
+def test_an_item_whose_process_dies_at_every_try_is_a_one_line_error(ray_session: None) -> None:
     # Defined inside, so that it travels to the workers by value.
     def be_killed(item: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(
         UserError, match=r"ended, 4 times \(WorkerCrashedError.*run the same"
-    ) as told:
+    ) as error:
         parallel_map(be_killed, [0], 1, print)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)

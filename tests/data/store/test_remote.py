@@ -1,4 +1,4 @@
-"""A data set on an S3 server: read by range, kept in part on local disk, staged, trained from."""
+"""A data set on an S3 server: read by range, a share cached on local disk, staged."""
 
 import logging
 import os
@@ -13,14 +13,14 @@ import boto3
 import numpy as np
 import pytest
 from botocore.exceptions import NoCredentialsError
+from intact import is_intact
 from moto.server import ThreadedMotoServer
-from wholeness import is_whole
 
 from pipeline.config.cluster import CacheConfig, as_folder
 from pipeline.data.store.manifest import ImageClass
-from pipeline.data.store.packing import Sample
+from pipeline.data.store.packing import Sample, write_store
 from pipeline.data.store.stage import stage
-from pipeline.data.store.store import Store, write_store
+from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
 
 COUNT, SIZE = 40, 1000
@@ -94,11 +94,11 @@ def test_images_are_read_by_range(url: str, local: Store) -> None:
     assert (store.digest, store.split_names) == (local.digest, ("train", "val"))
     assert same(store, local)
     assert same(pickle.loads(pickle.dumps(store)), local)  # noqa: S301
-    assert is_whole(store)
+    assert is_intact(store)
 
 
 @pytest.mark.parametrize(("share", "kept"), [(1.0, COUNT), (0.5, COUNT // 2)])
-def test_a_share_is_kept_and_comes_from_disk(
+def test_a_share_is_cached_and_then_read_from_disk(
     share: float, kept: int, url: str, local: Store, tmp_path: Path
 ) -> None:
     total = sum(file.stat().st_size for file in local.folder.iterdir() if file.suffix != ".json")
@@ -106,17 +106,28 @@ def test_a_share_is_kept_and_comes_from_disk(
     for _ in range(2):
         assert same(Store.open(as_folder(url), cache), local)
     split = Store.open(as_folder(url), cache).split("train")
-    (there,) = (tmp_path / "cache").rglob("train.there")
-    here = np.flatnonzero(np.fromfile(there, np.uint8)).tolist()
-    assert len(here) == pytest.approx(kept, abs=1)
+    (flags,) = (tmp_path / "cache").rglob("train.there")
+    cached = np.flatnonzero(np.fromfile(flags, np.uint8)).tolist()
+    assert len(cached) == pytest.approx(kept, abs=1)
     for shard in local.folder.glob("train-*.tar"):
         boto3.client("s3").delete_object(Bucket="bucket", Key=f"data/noise/{shard.name}")
     expected = local.split("train")
-    assert all(split.encoded(i).tobytes() == expected.encoded(i).tobytes() for i in here)
+    assert all(split.encoded(i).tobytes() == expected.encoded(i).tobytes() for i in cached)
     if share < 1:
-        gone = next(i for i in range(COUNT) if i not in here)
+        missing = next(i for i in range(COUNT) if i not in cached)
         with pytest.raises(UserError, match=r"train-00000\d\.tar: can't be read"):
-            split.encoded(gone)
+            split.encoded(missing)
+
+
+def test_a_few_images_are_cached_apart_from_the_whole_split(
+    url: str, local: Store, tmp_path: Path
+) -> None:
+    store = Store.open(as_folder(url), CacheConfig(folder=tmp_path / "cache", gigabytes=1))
+    few = store.split("train", at_most=3)
+    expected = [local.split("train").encoded(i).tobytes() for i in (0, COUNT // 2 - 1, COUNT - 1)]
+    for _ in range(2):
+        assert [data.tobytes() for data in few.encoded_batch(range(3))] == expected
+        assert same(store, local)
 
 
 def test_a_cache_of_an_earlier_boot_is_removed(url: str, local: Store, tmp_path: Path) -> None:
@@ -131,17 +142,19 @@ def test_a_cache_of_an_earlier_boot_is_removed(url: str, local: Store, tmp_path:
 
 
 @pytest.mark.parametrize("small_disk", [24], indirect=True)
-def test_a_full_disk_keeps_less_and_reads_on(url: str, local: Store, small_disk: Path) -> None:
+def test_a_full_disk_caches_less_and_reading_continues(
+    url: str, local: Store, small_disk: Path
+) -> None:
     store = Store.open(as_folder(url), CacheConfig(folder=small_disk, gigabytes=1))
     assert same(store, local)
     assert same(store, local)
-    (there,) = small_disk.rglob("train.there")
-    assert 0 < np.fromfile(there, np.uint8).sum() < COUNT
+    (flags,) = small_disk.rglob("train.there")
+    assert 0 < np.fromfile(flags, np.uint8).sum() < COUNT
 
 
-def test_it_can_be_staged(url: str, local: Store, tmp_path: Path) -> None:
+def test_a_remote_data_set_can_be_staged(url: str, local: Store, tmp_path: Path) -> None:
     copy = stage(as_folder(url), tmp_path)
-    assert is_whole(copy)
+    assert is_intact(copy)
     assert same(copy, local)
 
 
@@ -154,20 +167,20 @@ def test_a_missing_shard_and_a_missing_data_set_are_named(url: str) -> None:
 
 
 def test_a_bucket_that_is_not_there_is_named(url: str) -> None:
-    with pytest.raises(UserError, match="s3://nobodys/data/noise: no such data set"):
-        Store.open(as_folder("s3://nobodys/data/noise"))
+    with pytest.raises(UserError, match="s3://missing/data/noise: no such data set"):
+        Store.open(as_folder("s3://missing/data/noise"))
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "key", "told"),
+    ("endpoint", "key", "message"),
     [
         ("http://127.0.0.1:1", "key", "http://127.0.0.1:1"),
         ("http://127.0.0.1:1", None, NoCredentialsError.fmt),
         ("nonsense", "key", "nonsense"),
     ],
 )
-def test_what_an_s3_client_raises_is_one_line_with_the_mend(
-    endpoint: str, key: str | None, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_errors_of_the_s3_client_become_one_line_with_a_fix(
+    endpoint: str, key: str | None, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
@@ -181,13 +194,15 @@ def test_what_an_s3_client_raises_is_one_line_with_the_mend(
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     folder = as_folder("s3://bucket/data/noise")
     folder.fs.clear_instance_cache()
-    with pytest.raises(UserError, match=rf"^s3://bucket/data/noise: .*{told}.*credentials") as one:
+    with pytest.raises(
+        UserError, match=rf"^s3://bucket/data/noise: .*{message}.*credentials"
+    ) as error:
         Store.open(as_folder("s3://bucket/data/noise"))
-    assert "\n" not in str(one.value)
+    assert "\n" not in str(error.value)
     folder.fs.clear_instance_cache()
 
 
-def test_a_server_that_goes_while_images_are_read_is_said_too(
+def test_a_server_that_stops_while_images_are_read_is_reported(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

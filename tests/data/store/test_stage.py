@@ -1,4 +1,4 @@
-"""Staging: a checked copy, made once, gone on with after a kill, never half there."""
+"""Staging: a checked copy, made once, continued after a kill, never incomplete."""
 
 import os
 import signal
@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from wholeness import is_whole
+from intact import is_intact
 
 from pipeline.data.store.manifest import ImageClass
-from pipeline.data.store.packing import Sample
+from pipeline.data.store.packing import Sample, write_store
 from pipeline.data.store.stage import stage
-from pipeline.data.store.store import Store, write_store
+from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
 
 SHARDS = 6
@@ -41,13 +41,13 @@ def same_images(first: Store, second: Store) -> bool:
 
 
 def test_a_copy_is_the_data_set_and_is_made_once(source: Store, tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    copy = stage(source.folder, tmp_path / "local", lambda *numbers: seen.append(numbers))
+    calls: list[tuple[int, int]] = []
+    copy = stage(source.folder, tmp_path / "local", lambda *numbers: calls.append(numbers))
     assert copy.folder == tmp_path / "local" / f"noise-{source.digest[:12]}"
     assert same_images(copy, source)
-    assert is_whole(copy)
-    assert seen[0][0] == 0
-    assert seen[-1][0] == seen[-1][1] > SHARDS * SHARD_BYTES
+    assert is_intact(copy)
+    assert calls[0][0] == 0
+    assert calls[-1][0] == calls[-1][1] > SHARDS * SHARD_BYTES
     made = copy.folder.stat().st_mtime_ns
     again = stage(source.folder, tmp_path / "local")
     assert again.folder.stat().st_mtime_ns == made
@@ -65,7 +65,7 @@ stage(pathlib.Path(source), pathlib.Path(to), progress)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
-def test_a_killed_copy_is_gone_on_with(share: float, source: Store, tmp_path: Path) -> None:
+def test_a_killed_copy_is_continued(share: float, source: Store, tmp_path: Path) -> None:
     to = tmp_path / "local"
     command = [sys.executable, "-c", STAGE, str(source.folder), str(to), str(share)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL

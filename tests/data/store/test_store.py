@@ -25,11 +25,13 @@ import pytest
 import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from intact import is_intact
 from PIL import Image
-from wholeness import is_whole
 
+from pipeline.data.store.manifest import ImageClass
+from pipeline.data.store.packing import Sample, write_store
 from pipeline.data.store.shards import is_key
-from pipeline.data.store.store import ImageClass, Sample, Store, write_store
+from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
 
 CLASSES = [ImageClass(0, "cat"), ImageClass(1, "dog")]
@@ -80,7 +82,18 @@ def test_what_is_written_is_read(store: Store) -> None:
         assert split.encoded(i).tobytes() == samples[i].data
     assert split.location(0) == "train-000000.tar: cat/image-0"
     assert split.location(29) == "train-000003.tar: dog/image-29"
-    assert is_whole(store)
+    assert is_intact(store)
+
+
+def test_a_few_images_of_a_split_are_evenly_spaced(store: Store) -> None:
+    split, samples = store.split("train", at_most=4), some_samples(30)
+    expected = [samples[i] for i in (0, 9, 19, 29)]
+    assert list(split.keys) == [sample.key for sample in expected]
+    assert [data.tobytes() for data in split.encoded_batch(range(4))] == [s.data for s in expected]
+    assert split.labels.tolist() == [sample.label for sample in expected]
+    assert split.sizes.tolist() == [[sample.height, sample.width] for sample in expected]
+    assert split.location(3) == "train-000003.tar: dog/image-29"
+    assert len(store.split("train", at_most=31)) == 30
 
 
 def test_encoded_images_are_views_of_the_map(store: Store) -> None:
@@ -92,7 +105,7 @@ def test_encoded_images_are_views_of_the_map(store: Store) -> None:
     assert not first.flags.writeable
 
 
-def test_a_split_travels_without_its_maps(store: Store) -> None:
+def test_a_pickled_split_leaves_out_its_maps(store: Store) -> None:
     split = store.split("val")
     expected = split.encoded(3).tobytes()
     travelled = pickle.loads(pickle.dumps(split))  # noqa: S301
@@ -103,7 +116,7 @@ def test_a_split_travels_without_its_maps(store: Store) -> None:
 
 
 def test_few_shards_are_open_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.store.store._MOST_MAPS", 2)
+    monkeypatch.setattr("pipeline.data.store.store._MAX_OPEN_MAPS", 2)
     split, samples = store.split("train"), some_samples(30)
     read = split.encoded_batch(range(30))
     gc.collect()
@@ -160,7 +173,9 @@ def test_two_writes_make_the_same_bytes(tmp_path: Path) -> None:
         assert path.read_bytes() == (second.folder / path.name).read_bytes(), path.name
 
 
-def test_digest_covers_the_images_and_not_how_they_are_cut(store: Store, tmp_path: Path) -> None:
+def test_the_digest_covers_the_images_and_not_their_division_into_shards(
+    store: Store, tmp_path: Path
+) -> None:
     assert write_some(tmp_path / "one-shard").digest == store.digest
 
     def digest_with(name: str, change: Sample) -> str:
@@ -196,7 +211,11 @@ def test_quarantined_images_are_listed_and_not_served(tmp_path: Path) -> None:
     split = store.split("train")
     assert "cat/bad" not in split.keys
     assert split.encoded(2).tobytes() == encode(2, height=5)
-    assert (len(split), split.num_quarantined, store.num_quarantined) == (4, 1, 1)
+    assert (len(split), store.split_manifest("train").num_quarantined, store.num_quarantined) == (
+        4,
+        1,
+        1,
+    )
     rows = pq.read_table(tmp_path / "s" / "train.parquet").to_pylist()
     assert rows[2] == {
         "key": "cat/bad",
@@ -231,7 +250,7 @@ def test_quarantined_images_are_listed_and_not_served(tmp_path: Path) -> None:
     ],
     ids=repr,
 )
-def test_what_a_source_must_not_yield(tmp_path: Path, sample: Sample) -> None:
+def test_invalid_samples_are_refused(tmp_path: Path, sample: Sample) -> None:
     splits = {"train": [*some_samples(1), sample]}
     with pytest.raises(ValueError, match="a"):
         write_store(tmp_path / "s", name="s", classes=CLASSES, splits=splits, source={})
@@ -285,7 +304,7 @@ def set_version(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damaged", "damage", "complaint"),
+    ("damaged", "damage", "message"),
     [
         ("", shutil.rmtree, "no such data set; run `ilsvrc prepare"),
         ("dataset.json", Path.unlink, "not a packed data set"),
@@ -301,13 +320,13 @@ def set_version(path: Path) -> None:
     ],
 )
 def test_a_damaged_store_does_not_open(
-    store: Store, damaged: str, damage: object, complaint: str | None
+    store: Store, damaged: str, damage: object, message: str | None
 ) -> None:
     damage(store.folder / damaged)  # type: ignore[operator]
-    if complaint is None:  # only the last newline is gone
+    if message is None:  # only the last newline is gone
         Store.open(store.folder)
         return
-    with pytest.raises(UserError, match=complaint):
+    with pytest.raises(UserError, match=message):
         Store.open(store.folder)
 
 
@@ -373,7 +392,7 @@ def test_what_exists_is_not_overwritten(store: Store) -> None:
     assert list(store.folder.parent.iterdir()) == [store.folder]
 
 
-def test_a_failing_source_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failing_source_leaves_no_files(tmp_path: Path) -> None:
     def failing() -> Iterator[Sample]:
         yield from some_samples(3)
         raise OSError("the source broke")
@@ -389,7 +408,8 @@ def test_a_failing_source_leaves_nothing(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from pipeline.data.store.store import ImageClass, Sample, write_store
+from pipeline.data.store.manifest import ImageClass
+from pipeline.data.store.packing import Sample, write_store
 
 def samples(split):
     for i in range(20):
@@ -429,7 +449,7 @@ def test_a_killed_writer_leaves_nothing_that_opens(tmp_path: Path, moment: str) 
     assert sorted(path.name for path in tmp_path.iterdir()) == [".s.lock", ".s.partial"]
     with pytest.raises(UserError, match="no such data set"):
         Store.open(folder)
-    assert is_whole(write_some(folder))
+    assert is_intact(write_some(folder))
     assert list(tmp_path.iterdir()) == [folder]
 
 
@@ -442,9 +462,9 @@ def test_a_kill_near_the_end_leaves_all_or_nothing(tmp_path: Path, delay: float)
     time.sleep(delay)
     end(writer, signal.SIGKILL)
     if folder.exists():
-        assert is_whole(Store.open(folder))
+        assert is_intact(Store.open(folder))
     else:
-        assert is_whole(write_some(folder))
+        assert is_intact(write_some(folder))
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
@@ -454,13 +474,13 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         write_some(folder)
     output, _ = writer.communicate(timeout=30)
     assert "done" in output
-    assert is_whole(Store.open(folder))
+    assert is_intact(Store.open(folder))
     assert list(tmp_path.iterdir()) == [folder]
 
 
 @pytest.mark.parametrize("small_disk", [100], indirect=True)
 @pytest.mark.parametrize("image_bytes", [1, 500, 30_000])
-def test_a_full_disk_is_said_in_one_line(small_disk: Path, image_bytes: int) -> None:
+def test_a_full_disk_is_a_one_line_error(small_disk: Path, image_bytes: int) -> None:
     image = b"\xff\xd8\xff" + bytes(image_bytes)
     samples = (Sample(f"image-{i}", image, 0, 1, 1) for i in range(200_000))
     with pytest.raises(UserError, match=rf"can't be written \({FULL}\); make room"):
@@ -471,7 +491,7 @@ def test_a_full_disk_is_said_in_one_line(small_disk: Path, image_bytes: int) -> 
 
 
 @pytest.mark.parametrize("small_disk", [100], indirect=True)
-def test_a_full_disk_at_the_index_is_said_too(small_disk: Path) -> None:
+def test_a_disk_that_the_index_fills_is_a_one_line_error(small_disk: Path) -> None:
     samples = (
         Sample(os.urandom(40).hex(), b"", 0, 0, 0, os.urandom(40).hex()) for _ in range(5000)
     )
@@ -482,14 +502,14 @@ def test_a_full_disk_at_the_index_is_said_too(small_disk: Path) -> None:
     assert list(small_disk.iterdir()) == []
 
 
-def test_a_read_only_disk_is_said_in_one_line(small_disk: Path) -> None:
+def test_a_read_only_disk_is_a_one_line_error(small_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     reason = re.escape(os.strerror(errno.EROFS))
     with pytest.raises(UserError, match=rf"can't be written \({reason}\); choose"):
         write_some(small_disk / "s")
 
 
-def test_a_place_below_a_file_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_target_below_a_file_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"can't be written \(.*\); choose a folder"):
         write_some(tmp_path / "file" / "s")

@@ -1,4 +1,4 @@
-"""What an archive holds is told, or why that can't be told."""
+"""Archives that can't be listed are named, with the reason."""
 
 import errno
 import os
@@ -14,7 +14,9 @@ from pipeline.runtime.errors import UserError
 ANY = re.compile(".*")
 
 
-def test_what_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_cannot_be_opened_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)  # names of sockets are short
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("train.tar")
@@ -23,7 +25,7 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.Monk
             list(list_members(tmp_path / "train.tar", ANY))
 
 
-def test_what_fails_while_it_is_read_is_named() -> None:
+def test_an_archive_that_cannot_be_read_is_named() -> None:
     memory = Path("/proc/self/mem")  # where nothing is mapped
     reason = os.strerror(errno.EIO)
     with pytest.raises(UserError, match=rf"/proc/self/mem: can't be read \({reason}"):

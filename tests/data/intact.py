@@ -4,5 +4,5 @@ from pipeline.data.sources.verify import verify
 from pipeline.data.store.store import Store
 
 
-def is_whole(store: Store) -> bool:
-    return verify(store, 0, lambda done, total: None).is_well
+def is_intact(store: Store) -> bool:
+    return verify(store, 0, lambda done, total: None).is_intact

@@ -1,22 +1,21 @@
-"""A packed data set back as files: a folder a class, or WebDataset's shards."""
+"""Writing a packed data set as files: a folder per class, or WebDataset's shards."""
 
 import shutil
 from pathlib import Path
 
-from pipeline.data.sources.folder import is_class_folder, numbered
 from pipeline.data.store.atomic_folder import new_folder
-from pipeline.data.store.packing import Progress
-from pipeline.data.store.shards import image_extension
+from pipeline.data.store.packing import ProgressCallback
+from pipeline.data.store.shards import image_extension, is_class_folder, numbered
 from pipeline.data.store.store import Split, Store
 from pipeline.runtime.errors import UserError
 
 
-def export_folder(store: Store, to: Path, progress: Progress) -> None:
+def export_folder(store: Store, to: Path, progress: ProgressCallback) -> None:
     """Write `to`/SPLIT/CLASS/NAME.jpg, as torchvision's `ImageFolder` and `ImageNet` read it.
 
-    The bytes are those that were packed. Images without a label lie in `to`/SPLIT itself. `to`
-    appears whole or not at all. Raises `UserError` for signals, for a class whose name is no
-    folder's, and when `to` exists or can't be written.
+    The bytes are those that were packed. Images without a label go to `to`/SPLIT itself. `to`
+    appears complete or not at all. Raises `UserError` for signals, for a class whose name can't be
+    that of a folder, and when `to` exists or can't be written.
     """
     if store.contents != "images":
         raise UserError(f"{store.folder}: holds signals, which have no image files")
@@ -28,7 +27,7 @@ def export_folder(store: Store, to: Path, progress: Progress) -> None:
     with new_folder(to) as partial:
         for split in splits:
             for i in range(len(split)):
-                path = _free(partial / split.name / _file_of(store, split, i))
+                path = _unused(partial / split.name / _file_name(store, split, i))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb") as file:
                     file.write(split.encoded(i).data)
@@ -36,13 +35,12 @@ def export_folder(store: Store, to: Path, progress: Progress) -> None:
                 progress(done, total)
 
 
-def export_webdataset(store: Store, to: Path, progress: Progress) -> None:
+def export_webdataset(store: Store, to: Path, progress: ProgressCallback) -> None:
     """Write `to`/SPLIT-000000.tar …, with `KEY.jpg` and `KEY.cls`, the label, for each image.
 
-    They are the shards as they were packed. Raises `UserError` when `to` exists or can't be
-    written.
+    They are copies of the packed shards. Raises `UserError` when `to` exists or can't be written.
     """
-    files = [file for name in store.split_names for file in store.description(name).shards]
+    files = [file for name in store.split_names for file in store.split_manifest(name).shards]
     total, done = sum(file.size for file in files), 0
     with new_folder(to) as partial:
         for file in files:
@@ -55,12 +53,12 @@ def export_webdataset(store: Store, to: Path, progress: Progress) -> None:
             progress(done, total)
 
 
-def _free(path: Path) -> Path:
-    """Return `path`, numbered where it is taken: of one class, `x/y` and `x_y` are both x_y.jpg."""
-    return next(free for free in map(path.with_stem, numbered(path.stem)) if not free.exists())
+def _unused(path: Path) -> Path:
+    """Return `path`, numbered if it exists: keys `x/y` and `x_y` of a class both give x_y.jpg."""
+    return next(each for each in map(path.with_stem, numbered(path.stem)) if not each.exists())
 
 
-def _file_of(store: Store, split: Split, i: int) -> Path:
+def _file_name(store: Store, split: Split, i: int) -> Path:
     key, label = split.keys[i], int(split.labels[i])
     name = store.classes[label].name if label >= 0 else ""
     stem = key.removeprefix(f"{name}/").replace("/", "_")
