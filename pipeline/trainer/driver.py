@@ -14,7 +14,7 @@ from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.predictions import PREDICTIONS, kept_predictions
 from pipeline.launch.events import Message
 from pipeline.launch.progress_display import ProgressDisplay
-from pipeline.launch.ray_train import remove_what_killed_ones_left, run_on_workers
+from pipeline.launch.ray_train import remove_stale_scratch, run_on_workers
 from pipeline.launch.training_job import TrainingJob
 from pipeline.runs.initial_weights import find_initial_weights
 from pipeline.runs.run_folder import RunFolder, RunRecord, name_run
@@ -63,7 +63,7 @@ def run_training(
         job = TrainingJob(recipe, cluster, folder, uri, start.file if start else None)
         for earlier in (folder.stop_request, folder.errors):
             earlier.unlink(missing_ok=True)
-        remove_what_killed_ones_left(folder)
+        remove_stale_scratch(folder)
         registration = RunRegistration(folder, recipe, cluster, store, start)
         with _concluded(uri, folder.tracking_run_id):
             with ProgressDisplay(console) as display:
