@@ -12,7 +12,7 @@ from pipeline.config.recipe import Recipe
 from pipeline.launch.events import Report
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob, watched
-from pipeline.planning.workload import model_on_paper
+from pipeline.planning.workload import meta_model
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError, WorkerFailedError
@@ -47,7 +47,7 @@ def check_links(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
 
 def _add_up(job: TrainingJob, worker: Worker, report: Report) -> tuple[int, float]:
     """Return the bytes and the median seconds of one all-reduce. A collective call."""
-    parameters = sum(value.numel() for value in model_on_paper(job.recipe).parameters())
+    parameters = sum(value.numel() for value in meta_model(job.recipe).parameters())
     buffer = torch.zeros(min(parameters, _LARGEST_BUFFER // 4), device=worker.device)
     seconds = []
     with watched(job, worker, report) as watchdog:

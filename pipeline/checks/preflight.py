@@ -20,7 +20,7 @@ from pipeline.models.fully_convolutional import fully_convolutional
 from pipeline.planning.hardware import read_hardware
 from pipeline.planning.workload import (
     checkpoint_bytes,
-    model_on_paper,
+    meta_model,
     training_bytes,
     weight_bytes,
 )
@@ -80,7 +80,7 @@ def refuse_cluster(cluster: Cluster) -> None:
 
 
 def _network(recipe: Recipe, cluster: Cluster) -> str:
-    model = model_on_paper(recipe)
+    model = meta_model(recipe)
     smallest = training_size(recipe.input.size, recipe.resizing, epoch=0)
     if not model.input_shape.takes(smallest, recipe.input.dimensions):
         raise UserError(
