@@ -77,7 +77,7 @@ class RunRegistration:
 
     def _tags(self, record: RunRecord) -> dict[str, str]:
         recipe, start = self.recipe, self.start
-        started = {"start.from": start.origin, "start.digest": start.digest} if start else {}
+        started = {"start.from": start.name, "start.digest": start.digest} if start else {}
         return {
             **environment_tags(self.cluster.workers.device),
             **started,
