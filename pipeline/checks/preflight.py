@@ -26,7 +26,8 @@ from pipeline.planning.workload import (
 )
 from pipeline.runtime.distributed import device_here
 from pipeline.runtime.errors import UserError
-from pipeline.tracking.mlflow_runs import check_recordable, is_file
+from pipeline.tracking.mlflow_client import sqlite_file
+from pipeline.tracking.mlflow_runs import check_recordable
 from pipeline.training.optimizer import build_optimizer
 
 TRAINING = ("network", "data set", "batch", "machine", "memory", "storage", "tracking")
@@ -223,7 +224,7 @@ def bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
 
 
 def _tracking(cluster: Cluster) -> str:
-    if not cluster.workers.are_on_this_machine and is_file(cluster.tracking.uri):
+    if not cluster.workers.are_on_this_machine and sqlite_file(cluster.tracking.uri):
         raise UserError(
             "several machines can't share a sqlite file; set MLFLOW_TRACKING_URI or "
             "cluster.tracking.uri to a tracking server"

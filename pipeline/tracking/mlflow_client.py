@@ -1,7 +1,7 @@
-"""The one way to MLflow: quiet, patient for seconds only, and silent about credentials.
+"""Access to MLflow: without its output, with short timeouts, and without credentials in messages.
 
 MLflow is imported here and inside functions, never at a module's top: it costs two seconds, which
-neither `--help` nor a silent worker should pay.
+neither `--help` nor a worker that tracks nothing should pay.
 """
 
 import logging
@@ -18,10 +18,10 @@ from pipeline.runtime.errors import UserError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MEND = "set tracking.uri of the cluster, or MLFLOW_TRACKING_URI"
+REMEDY = "set tracking.uri of the cluster, or MLFLOW_TRACKING_URI"
 
-# MLflow reads these at each call; what the user has set stays. Its own patience with a server
-# that is away is about four minutes.
+# MLflow reads these at each call; what the user has set stays. By default it tries for about four
+# minutes to reach a server.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -35,11 +35,11 @@ _LOG_LEVELS = {
     "urllib3.connectionpool": logging.ERROR,
 }
 
-_AWAY, _MUTE = "can't be reached", "doesn't answer"
+_UNREACHABLE, _NO_ANSWER = "can't be reached", "doesn't answer"
 
 
 def load_mlflow() -> None:
-    """Import MLflow, quietly. Takes about two seconds the first time."""
+    """Import MLflow, without its output. Takes about two seconds the first time."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401
@@ -60,7 +60,7 @@ def connect(uri: str) -> "MlflowClient":
 
 
 @contextmanager
-def reaching(uri: str) -> Iterator[None]:
+def user_errors(uri: str) -> Iterator[None]:
     """Turn what MLflow raises into a `UserError` of one line that names the store."""
     load_mlflow()
     from mlflow.exceptions import MlflowException
@@ -69,17 +69,17 @@ def reaching(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         what = reason(error, uri)
-        mend = f"; start it, or {MEND}" if what in (_AWAY, _MUTE) else ""
-        raise UserError(f"tracking store {without_credentials(uri)} {what}{mend}") from None
+        remedy = f"; start it, or {REMEDY}" if what in (_UNREACHABLE, _NO_ANSWER) else ""
+        raise UserError(f"tracking store {without_credentials(uri)} {what}{remedy}") from None
 
 
 def reason(error: Exception, uri: str) -> str:
-    """Say in one short line, without credentials, what MLflow's `error` means."""
+    """Return in one short line, without credentials, what MLflow's `error` means."""
     text = " ".join(str(error).split())
     if "timeout exception" in text or "timed out" in text:
-        return _MUTE
+        return _NO_ANSWER
     if "failed with exception" in text:
-        return _AWAY
+        return _UNREACHABLE
     if re.search(r"error code 40[13]\b", text):
         return (
             "refuses the credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
@@ -90,7 +90,7 @@ def reason(error: Exception, uri: str) -> str:
 
 
 def without_credentials(uri: str) -> str:
-    """Return `uri` as it may be shown and stored."""
+    """Return `uri` without its `user:password@`, as it may be shown and stored."""
     credentials = _credentials(uri)
     return uri.replace(credentials, "", 1) if credentials else uri
 
@@ -108,7 +108,7 @@ def sqlite_file(uri: str) -> Path | None:
     if scheme != "sqlite" or not uri.startswith("sqlite:///") or not path.name:
         raise UserError(
             f"tracking store '{without_credentials(uri)}': expected http://HOST:PORT or "
-            f"sqlite:////FOLDER/mlflow.db; {MEND}"
+            f"sqlite:////FOLDER/mlflow.db; {REMEDY}"
         )
     if not path.is_absolute():
         raise UserError(
@@ -118,9 +118,9 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def _make_sqlite_file(path: Path) -> None:
-    """Let MLflow lay out its tables in a file that appears whole, once.
+    """Have MLflow make its tables in a file beside, and link it to `path` when it is complete.
 
-    MLflow itself fails when two processes lay out one file, and cannot mend one half laid out.
+    MLflow itself fails when two processes make one file, and can't repair an incomplete one.
     """
     from mlflow import MlflowClient
 
@@ -134,6 +134,6 @@ def _make_sqlite_file(path: Path) -> None:
 
 
 def _credentials(uri: str) -> str:
-    """The `user:password@` of a URI, or nothing."""
+    """Return the `user:password@` of a URI, or nothing."""
     userinfo, at, _ = urlsplit(uri).netloc.rpartition("@")
     return userinfo + at
