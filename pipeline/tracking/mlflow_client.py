@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from pipeline.runtime.errors import UserError
 
@@ -36,6 +35,8 @@ _LOG_LEVELS = {
 }
 
 _UNREACHABLE, _NO_ANSWER = "can't be reached", "doesn't answer"
+# To the last @ of the host, since a password may hold one.
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#]+@")
 
 
 def load_mlflow() -> None:
@@ -85,14 +86,15 @@ def reason(error: Exception, uri: str) -> str:
             "refuses the credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
             "or MLFLOW_TRACKING_TOKEN"
         )
-    text = text.replace(uri, without_credentials(uri)).replace(_credentials(uri) or uri, "")
+    text = without_credentials(text)
+    if found := _CREDENTIALS.search(uri):
+        text = text.replace(found[0], "")
     return f"says: {text[:200]}"
 
 
-def without_credentials(uri: str) -> str:
-    """Return `uri` without its `user:password@`, as it may be shown and stored."""
-    credentials = _credentials(uri)
-    return uri.replace(credentials, "", 1) if credentials else uri
+def without_credentials(text: str) -> str:
+    """Return `text` without the `user:password@` of its URIs, as it may be shown and stored."""
+    return _CREDENTIALS.sub("", text)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -131,9 +133,3 @@ def _make_sqlite_file(path: Path) -> None:
             path.hardlink_to(partial)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _credentials(uri: str) -> str:
-    """Return the `user:password@` of a URI, or nothing."""
-    userinfo, at, _ = urlsplit(uri).netloc.rpartition("@")
-    return userinfo + at

@@ -83,11 +83,13 @@ def start_run(
     params: Mapping[str, object],
     tags: Mapping[str, str],
     existing_run_id: str | None = None,
+    command: str | None = None,
 ) -> str:
     """Make a run of `experiment` with `params` and `tags`, or continue one; return its id.
 
-    The experiment is made if need be. A run that is continued keeps its params and gets the new
-    tags; one that no longer exists, since it or its store was deleted, is made again.
+    The experiment is made if need be. A run that is continued keeps its params and the `command`
+    that it has as a tag, and gets the new `tags`; one that no longer exists, since it or its store
+    was deleted, is made again.
     """
     with user_errors(uri):
         client = connect(uri)
@@ -99,9 +101,9 @@ def start_run(
         run_id: str = run.info.run_id
         new = {key: value for key, value in params.items() if key not in run.data.params}
         # A server's address may hold a password, and everyone who sees the run sees its params.
-        texts = {
-            key: str(value).replace(uri, without_credentials(uri)) for key, value in new.items()
-        }
+        texts = {key: without_credentials(str(value)) for key, value in new.items()}
+        if command and "command" not in run.data.tags:
+            tags = {**tags, "command": command}
         _log_texts(client, run_id, texts, tags)
     return run_id
 

@@ -33,6 +33,7 @@ class RunRegistration:
     cluster: Cluster
     store: Store
     start: InitialWeights | None
+    command: str | None = None
 
     def prepare(self) -> None:
         """Write down in the run's folder what is known without the tracking store."""
@@ -63,6 +64,7 @@ class RunRegistration:
             params=self._params(),
             tags=self._tags(record),
             existing_run_id=record.tracking_run_id,
+            command=self.command,
         )
         store = self.store
         mlflow_runs.log_dataset(uri, run_id, store.name, store.digest, str(store.folder))

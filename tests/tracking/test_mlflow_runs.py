@@ -63,6 +63,25 @@ def test_a_continued_run_keeps_its_params(store: str) -> None:
         assert connect(store).get_run(run_id).info.status == status
 
 
+def test_a_continued_run_keeps_the_command_that_made_it(store: str) -> None:
+    def start_by(command: str | None, run_id: str | None = None) -> str:
+        return start_run(
+            store, "ours", run_name="lenet5", params={}, tags={}, existing_run_id=run_id,
+            command=command,
+        )  # fmt: skip
+
+    run_id = start_by("ilsvrc train lenet5")
+    start_by("ilsvrc train lenet5 --on laptop", run_id)
+    assert connect(store).get_run(run_id).data.tags["command"] == "ilsvrc train lenet5"
+    assert "command" not in connect(store).get_run(start_by(None)).data.tags
+
+
+def test_params_hold_no_credentials(store: str) -> None:
+    places = {"server": "http://bob:p@ss@host:5000/path?q=a@b", "data": "s3://bucket/a@b"}
+    params = connect(store).get_run(start(store, **places)).data.params
+    assert params == {"server": "http://host:5000/path?q=a@b", "data": "s3://bucket/a@b"}
+
+
 def test_a_deleted_run_is_made_again(store: str, run_id: str) -> None:
     assert is_there(store, run_id)
     connect(store).delete_run(run_id)
