@@ -103,7 +103,7 @@ def _protected(bench: Bench, batches: Iterator[Batch], folder: Path) -> TimedTas
         counted = watchdog.counted(batches)
         for number, outcome in enumerate(steps_of(bench, train_state_of(bench), counted), 1):
             meter.add(outcome)
-            ballot.result()
+            ballot.poll()
             if number % 50 == 0:  # as clusters have it
                 meter.report_steps()
             yield bench.recipe.batch.micro_batch_size

@@ -20,6 +20,7 @@ from pipeline.cli import (
     report_commands,
     submit_commands,
 )
+from pipeline.cli.command_line import command_line
 from pipeline.cli.console import console_for_tables, say
 from pipeline.cli.options import (
     Assignments,
@@ -44,6 +45,7 @@ app = typer.Typer(
 
 
 def train(
+    context: typer.Context,
     recipe: RecipeName,
     on: ClusterName = "laptop",
     set_: Assignments = None,
@@ -65,7 +67,8 @@ def train(
 
     what, where = load_job(recipe, on, set_)
     console = Console()
-    outcome = run_training(what, Path(recipe).stem, where, run, console, start_from)
+    command = command_line(context.obj)
+    outcome = run_training(what, Path(recipe).stem, where, run, console, start_from, command)
     if outcome is None:
         say(console, "this training is complete; `ilsvrc compare` shows its result")
         return
@@ -177,7 +180,7 @@ for panel, commands in {
 def main() -> None:
     """Run the command; what went wrong is one line on stderr, a user's mistake exit code 2."""
     try:
-        app()
+        app(obj=sys.argv[1:])
     except (UserError, WorkerFailedError, InterruptedByUserError) as error:
         console = Console(stderr=True)
         console.print("[red]ilsvrc:[/]", end=" ")

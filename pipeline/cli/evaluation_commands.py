@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from pipeline.cli.command_line import command_line
 from pipeline.cli.console import say
 from pipeline.cli.options import ClusterAssignments, load_only_cluster
 from pipeline.config.cluster import Cluster, Folder, as_folder, load_cluster
@@ -38,6 +39,7 @@ ProtocolName = Annotated[
 
 
 def evaluate(
+    context: typer.Context,
     run: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run's name, or its folder.")
     ] = None,
@@ -104,7 +106,8 @@ def evaluate(
         say(console, trials_verdict(trials))
         return
     chosen = _protocol(protocol, subject)
-    predictions = run_evaluation(subject, origin, place, split, chosen, cluster, console)
+    command = command_line(context.obj)
+    predictions = run_evaluation(subject, origin, place, split, chosen, cluster, console, command)
     if (predictions.labels < 0).any():
         say(console, f"{split} has unknown labels; `ilsvrc submission` writes what was predicted")
     else:
@@ -145,6 +148,7 @@ def predictions(
 
 
 def ensemble(
+    context: typer.Context,
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN …", help="As `predictions` has.")],
     weights: Annotated[
         str | None,
@@ -169,7 +173,7 @@ def ensemble(
     about = found.about
     file = predictions_file(cluster.runs_dir / about.run, about.seen_split, about.protocol)
     write_predictions(found, file)
-    track(found, file, cluster)
+    track(found, file, cluster, command=command_line(context.obj))
     if (found.labels >= 0).all():
         say(Console(), result_line(found))
     say(Console(), f"predictions of {about.ensemble_size} networks in {file}")

@@ -77,7 +77,8 @@ def submit(
         return
     if cluster.engine.kind == "local":
         for training in trainings:
-            context.find_root().command.main(training.arguments(), standalone_mode=False)
+            arguments = training.arguments()
+            context.find_root().command.main(arguments, standalone_mode=False, obj=arguments)
         return
     refuse_unfit(trainings[0])  # the others differ by their seed alone
     submitted = engine.submit(trainings, command)

@@ -59,7 +59,7 @@ def _state(job: JobStatus) -> Text:
 
 def _believed(job: JobStatus, progress: TrainingProgress | None) -> TrainingProgress | None:
     # Before a run starts again, what is tracked is of the time before; it stays true but for speed.
-    return progress if job.state == "running" or not progress else progress.at_rest()
+    return progress if job.state == "running" or not progress else progress.without_speed()
 
 
 def _figures(progress: TrainingProgress | None) -> dict[str, str]:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.planning.hardware import Fact
-from pipeline.planning.plan import WORTHWHILE, Plan
+from pipeline.planning.plan import MIN_GAIN, Plan
 from pipeline.reports.tables import titled_table
 
 _WIDTH = 79
@@ -110,22 +110,22 @@ def _sentences(plan: Plan, cited: _Citations) -> Iterator[str]:
     written = plan.checkpoints_written
     yield (
         f"Checkpoints: {_bytes(workload.checkpoint_bytes)} each, {written:,} written with "
-        f"{plan.own_workers:,} {unit}, "
+        f"{plan.cluster_workers:,} {unit}, "
         f"{_bytes(written * workload.checkpoint_bytes)} in all."
     )
-    if plan.last_worthwhile < plan.rows[-1].num_workers:
+    if plan.efficient_workers < plan.rows[-1].num_workers:
         yield (
-            f"Scaling pays up to {plan.last_worthwhile:,} {unit}: twice as many then bring less "
-            f"than {WORTHWHILE:g} times the images/s."
+            f"Scaling pays up to {plan.efficient_workers:,} {unit}: twice as many then bring less "
+            f"than {MIN_GAIN:g} times the images/s."
         )
     else:
-        yield f"By speed alone, scaling still pays at {plan.last_worthwhile:,} {unit}."
+        yield f"By speed alone, scaling still pays at {plan.efficient_workers:,} {unit}."
     batch = recipe.batch.global_batch_size
     largest = plan.machine.hardware.largest_batch
     yield (
         f"The recipe's batch of {batch} fills {recipe.batch.num_micro_batches}; with more (*) the "
         f"batch grows, the learning rate with it, and the result is another. Beyond "
-        f"{max(plan.last_fitting_batch, recipe.batch.num_micro_batches):,} {unit} it is over "
+        f"{max(plan.max_workers, recipe.batch.num_micro_batches):,} {unit} it is over "
         f"{largest.value:,.0f}, up to which that has been shown to work {cited(largest)}."
     )
     limit = plan.machine.device.memory.value * plan.machine.cores * 1e9

@@ -65,12 +65,13 @@ def run_evaluation(
     protocol: TestProtocol,
     cluster: Cluster,
     console: Console,
+    command: str | None = None,
 ) -> Predictions:
     """Evaluate `subject` on `split` of the data set in `data`; keep and return its predictions.
 
     The MLflow run is a child of the one that trained the network, and the same evaluation's
-    repetition goes on with it. Where labels are unknown nothing is scored. Raises `UserError` for
-    what can be known before any worker starts.
+    repetition goes on with it, with its own `command`. Where labels are unknown nothing is scored.
+    Raises `UserError` for what can be known before any worker starts.
     """
     refuse_cluster(cluster)
     store = Store.open(data, cluster.cache)
@@ -89,7 +90,7 @@ def run_evaluation(
         )
         run_on_workers(evaluate_on_worker, evaluation, display.show)
     predictions = read_predictions(evaluation.file)
-    track(predictions, evaluation.file, cluster, origin.tracking_run_id)
+    track(predictions, evaluation.file, cluster, origin.tracking_run_id, command)
     return predictions
 
 
@@ -116,7 +117,11 @@ def evaluate_on_worker(evaluation: Evaluation, worker: Worker, report: Report) -
 
 
 def track(
-    predictions: Predictions, file: Path, cluster: Cluster, parent_run_id: str | None = None
+    predictions: Predictions,
+    file: Path,
+    cluster: Cluster,
+    parent_run_id: str | None = None,
+    command: str | None = None,
 ) -> str:
     """Record an evaluation in MLflow, its predictions as an artifact; return the run's id."""
     about, uri, experiment = predictions.about, cluster.tracking.uri, cluster.tracking.experiment
@@ -146,6 +151,7 @@ def track(
             "dataset.extra": about.extra_data,
             "ensemble.size": str(about.ensemble_size),
             "weights.digest": about.weights_digest,
+            **({"command": command} if command else {}),
         },
         existing_run_id=mlflow_runs.run_with_tags(uri, experiment, identity),
     )

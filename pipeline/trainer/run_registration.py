@@ -32,6 +32,7 @@ class RunRegistration:
     cluster: Cluster
     store: Store
     start: InitialWeights | None
+    command: str | None = None
 
     def prepare(self) -> None:
         """Write down in the run's folder what is known without the tracking store."""
@@ -62,6 +63,7 @@ class RunRegistration:
             params=self._params(),
             tags=self._tags(record),
             existing_run_id=record.tracking_run_id,
+            command=self.command,
         )
         store = self.store
         mlflow_runs.log_dataset(uri, run_id, store.name, store.digest, str(store.folder))
@@ -76,7 +78,7 @@ class RunRegistration:
 
     def _tags(self, record: RunRecord) -> dict[str, str]:
         recipe, start = self.recipe, self.start
-        started = {"start.from": start.origin, "start.digest": start.digest} if start else {}
+        started = {"start.from": start.name, "start.digest": start.digest} if start else {}
         return {
             **environment_tags(self.cluster.workers.device),
             **started,

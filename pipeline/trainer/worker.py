@@ -58,10 +58,10 @@ def train(job: TrainingJob, worker: Worker, report: Report) -> Counts:
     """
     # First, since it may have the data set staged for longer than a watchdog grants. The workers of
     # a node that is done wait for the others in `restore`, where nothing watches them yet.
-    dealing = job.dealing(worker)
+    dealing = job.sampler(worker)
     model = make_model(job, worker)
-    if job.start:
-        model.start_from(read_weights(job.start))
+    if job.initial_weights:
+        model.start_from(read_weights(job.initial_weights))
     learner = build_train_state(job.recipe, model)
     position = restore(job, learner, worker, report)
     with worker_context(job, dealing, worker, report) as around:
@@ -112,7 +112,7 @@ def _epochs(
             ):  # fmt: skip
                 meter.add(outcome)
                 learner.follow()
-                done, asked = outcome.step + 1, ballot.result()
+                done, asked = outcome.step + 1, ballot.poll()
                 is_last = done == dealing.num_steps
                 every = saving.checkpoint_every_steps
                 is_due = every is not None and done % every == 0
@@ -124,10 +124,10 @@ def _epochs(
                     watch.observe(epoch * dealing.num_steps + done, meter.report_steps().loss)
                 if saves:
                     writer.write(learner.state(Progress(epoch, done, position.plateau)))
-                    ballot.saved()
+                    ballot.checkpoint_saved()
                 if asked is StopRequest.STOP:
                     writer.flush()
-                    ballot.end()
+                    ballot.close()
                     raise InterruptedByUserError(
                         f"stopped as asked, after {epoch} epochs and {done} steps; the same "
                         "command goes on from there"
@@ -137,8 +137,8 @@ def _epochs(
             plateau = schedule.observe(position.plateau, epoch + 1, counts.top1_error)
             position = Progress(epoch + 1, 0, plateau)
             writer.write(learner.state(position))
-            ballot.saved()
-    ballot.end()
+            ballot.checkpoint_saved()
+    ballot.close()
     return counts
 
 
