@@ -46,18 +46,18 @@ def compare(
 ) -> None:
     """Put the runs of an experiment beside the published results of the same protocol."""
     from pipeline.reports.comparison import comparison_tables
-    from pipeline.reports.published_number import answers, asked_for
+    from pipeline.reports.published_number import explain_number, find_published
     from pipeline.tracking.measured_runs import measured_from_runs
     from pipeline.tracking.queries import evaluated_runs, named_runs
 
-    asked = asked_for(with_) if with_ else []
+    asked = find_published(with_) if with_ else []
     tracking = load_cluster(on).tracking
     found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
     results = measured_from_runs(named_runs(found, runs))
     console = Console()
     if asked:
         for result in asked:
-            say(console, "\n".join(answers(result, results)))
+            say(console, "\n".join(explain_number(result, results)))
         return
     for table in comparison_tables(results):
         console.print(table)
