@@ -126,7 +126,7 @@ def _set_scales(axes: Axes, markers: Sequence[Marker]) -> None:
         axes.set_xscale("log")
         axes.set_xlim(min(operations) / 3, max(operations) * 3)
     else:
-        axes.set_xlim(0, 1.12 * max(operations))
+        axes.set_xlim(0, 1.3 * max(operations))  # with room for a name
     axes.xaxis.set_major_formatter(lambda x, _: f"{x / unit:g}")
     low = min(marker.accuracy - marker.below for marker in markers)
     high = max(marker.accuracy + marker.above for marker in markers)
