@@ -17,7 +17,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.tracking.measured_runs import measured_from_runs
 from pipeline.tracking.queries import TrackedRun, evaluated_runs, histories, named_runs
 from pipeline.visualization.filters import read_filters
-from pipeline.visualization.pictures import filters_picture
+from pipeline.visualization.pictures import filters_image
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,11 @@ def _filters(run: TrackedRun, weights: Path) -> FilterImage | None:
         filters = read_filters(weights, model)
     except (UserError, KeyError):
         return None
-    picture = filters_picture(filters)
+    image = filters_image(filters)
     png = io.BytesIO()
-    picture.save(png, "PNG", optimize=True)
+    image.save(png, "PNG", optimize=True)
     count, channels, height, width = filters.shape
-    return FilterImage(png.getvalue(), picture.width, f"{count} of {height}×{width}×{channels}")
+    return FilterImage(png.getvalue(), image.width, f"{count} of {height}×{width}×{channels}")
 
 
 def _predictions(folder: Path, cluster: Cluster) -> Iterator[PredictedSplit]:
