@@ -83,7 +83,7 @@ def refuse_cluster(cluster: Cluster) -> None:
 def _network(recipe: Recipe, cluster: Cluster) -> str:
     model = meta_model(recipe)
     smallest = training_size(recipe.input.size, recipe.resizing, epoch=0)
-    if not model.input_shape.takes(smallest, recipe.input.dimensions):
+    if not model.input_shape.accepts(smallest, recipe.input.dimensions):
         raise UserError(
             f"recipe: {recipe.network.name} can't take images of {smallest}×{smallest}, the "
             f"resizing.start_size; it takes {model.input_shape}: change or leave out resizing"

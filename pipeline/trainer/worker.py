@@ -99,7 +99,7 @@ def _epochs(
     recipe, saving, dealing = job.recipe, job.cluster.saving, around.dealing
     schedule = Schedule(recipe.schedule, recipe.epochs)
     steps_done = position.epoch * dealing.num_steps + position.step
-    watch = LossWatch(recipe, learner.model.when_flat, steps_done)
+    watch = LossWatch(recipe, learner.model.flat_loss_hint, steps_done)
     parallel = in_parallel(learner.model, worker)
     ballot = StopSignal(job.folder, 60 * saving.checkpoint_minutes, worker)
 
