@@ -1,8 +1,7 @@
 """What every worker of a job is given, and what any work on workers begins with."""
 
-import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -58,9 +57,6 @@ def open_data(cluster: Cluster, folder: Folder) -> Store:
 def watched(job: WorkerJob, worker: Worker, report: Report) -> Iterator[Watchdog]:
     """Have a worker that hangs ended, unless it is the user's own command."""
     workers = job.cluster.workers
-    if workers.are_in_process:
-        yield Watchdog(job.folder.path, math.inf, worker, report)
-        return
     watchdog = Watchdog(job.folder.path, workers.hang_seconds, worker, report)
-    with watchdog.watching():
+    with nullcontext() if workers.are_in_process else watchdog.watching():
         yield watchdog
