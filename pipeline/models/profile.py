@@ -153,25 +153,10 @@ class _Profiler(fx.Interpreter):
                 for axis, window, size in zip(axes, windows, sizes, strict=True)
             )
         _require_known(isinstance(layer, nn.Flatten) or _keeps_positions(output, axes), name)
-        state = _NodeState(
-            axes, before.depth + isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
-        )
         if joins_positions(layer):
             self._end_of_maps(before)
-        self._list(name, layer, output, windows, state)
-        return state
-
-    def _end_of_maps(self, state: _NodeState) -> None:
-        self.last_map_field = self.last_map_field or state.receptive_field
-
-    def _list(
-        self,
-        name: str,
-        layer: nn.Module,
-        output: Tensor,
-        windows: tuple[Window, ...],
-        state: _NodeState,
-    ) -> None:
+        has_weights = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
+        state = _NodeState(axes, before.depth + has_weights)
         parameters = 0 if layer in self._listed else sum(p.numel() for p in layer.parameters())
         self._listed.add(layer)
         self.layers.append(
@@ -188,6 +173,10 @@ class _Profiler(fx.Interpreter):
                 first_pixel=tuple(axis.first for axis in state.axes),
             )
         )
+        return state
+
+    def _end_of_maps(self, state: _NodeState) -> None:
+        self.last_map_field = self.last_map_field or state.receptive_field
 
 
 def _merge(branches: list[_NodeState]) -> _NodeState:

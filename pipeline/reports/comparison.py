@@ -14,7 +14,7 @@ from pipeline.reports.tables import titled_table
 from pipeline.results.comparability import (
     difference,
     nearest,
-    on_test,
+    on_split,
     reference_result,
     results_of_others,
 )
@@ -153,7 +153,7 @@ def _source(published: Published, images: int) -> str:
     notes = [published.citation]
     if published.images not in (None, images):
         notes.append(f"on {published.images:,} images")
-    if test := on_test(published):
+    if test := on_split(published, "test"):
         notes.append(f"on test it has {test.errors}")
     return "; ".join(notes)
 

@@ -28,11 +28,7 @@ class JobStatus(Protocol):
 
 def jobs_table(jobs: Iterable[JobStatus], progress: Mapping[str, TrainingProgress]) -> Table:
     """Return a row for each job; unknown figures are left empty."""
-    table = titled_table("jobs")
-    for name in ("job", "run", "state"):
-        table.add_column(name)
-    for name in _FIGURES:
-        table.add_column(name, justify="right")
+    table = titled_table("jobs", ("job", "run", "state"), _FIGURES)
     table.add_column("reason")
     for job in jobs:
         row = _figures(_current(job, progress.get(job.run))).values()
@@ -42,9 +38,7 @@ def jobs_table(jobs: Iterable[JobStatus], progress: Mapping[str, TrainingProgres
 
 def job_table(job: JobStatus, progress: TrainingProgress | None) -> Table:
     """Return a row for each fact of one job."""
-    table = titled_table(f"job {job.id}")
-    table.add_column("")
-    table.add_column("")
+    table = titled_table(f"job {job.id}", ("", ""))
     facts = {"run": job.run, "MLflow run": progress.run_id if progress else ""}
     table.add_row("state", _state(job))
     for name, fact in (facts | _figures(_current(job, progress)) | {"reason": job.reason}).items():

@@ -25,7 +25,7 @@ from pipeline.reports.figure_style import DARK, LIGHT, SERIES, as_png, as_svg, d
 from pipeline.reports.learning_curves import curve_figures
 from pipeline.reports.page_data import ReportedRun
 from pipeline.reports.run_cost import fixed_workers, run_cost
-from pipeline.results.comparability import on_val
+from pipeline.results.comparability import on_split
 from pipeline.results.measured import MeasuredError
 from pipeline.results.published import LectureEntry, Published, lecture_table, protocol_words
 
@@ -161,7 +161,7 @@ def _farthest_mark(comparison: Comparison) -> float:
 def _lecture_rows(comparisons: Sequence[Comparison]) -> list[_LectureRow]:
     rows = []
     for entry in lecture_table():
-        val = on_val(entry.result)
+        val = on_split(entry.result, "val")
         keys = [result.key for result in (*entry.instead, val) if result]
         ours = [comparison for comparison in comparisons if comparison.result.key in keys]
         rows.append(_LectureRow(entry, val, ours))

@@ -28,9 +28,7 @@ def result_line(predictions: Predictions) -> str:
 
 def errors_table(predictions: Predictions, ks: Sequence[int]) -> Table:
     """Return the top-k error for each k, with its 95 % Wilson interval."""
-    table = titled_table("Errors, %")
-    for heading in ("k", "Top-k error", "95 %"):
-        table.add_column(heading, justify="right")
+    table = titled_table("Errors, %", numbers=("k", "Top-k error", "95 %"))
     for k in ks:
         errors = len(predictions) - predictions.hits(k)
         interval = wilson_interval(errors, len(predictions))
@@ -42,10 +40,7 @@ def errors_table(predictions: Predictions, ks: Sequence[int]) -> Table:
 def classes_table(predictions: Predictions, count: int) -> Table:
     """Return the `count` classes with the largest errors, and as many with the smallest."""
     errors = class_errors(predictions)
-    table = titled_table("Classes, errors in %")
-    table.add_column("Class")
-    for heading in ("Images", "Top-1", "Top-5"):
-        table.add_column(heading, justify="right")
+    table = titled_table("Classes, errors in %", ["Class"], ("Images", "Top-1", "Top-5"))
     shown = errors if len(errors) <= 2 * count else [*errors[:count], None, *errors[-count:]]
     for one in shown:
         if one is None:
@@ -60,10 +55,7 @@ def classes_table(predictions: Predictions, count: int) -> Table:
 
 def confusions_table(predictions: Predictions, count: int) -> Table:
     """Return the pairs of classes that are confused most often."""
-    table = titled_table("Confusions")
-    for heading in ("Class", "Taken for"):
-        table.add_column(heading)
-    table.add_column("Images", justify="right")
+    table = titled_table("Confusions", ("Class", "Taken for"), ["Images"])
     for one in confusions(predictions, count):
         table.add_row(
             class_name(predictions, one.label),
@@ -77,9 +69,8 @@ def calibration_table(predictions: Predictions) -> Table:
     """Return the reliability of the best guess's probability, bin by bin."""
     found = calibration(predictions)
     error = 100 * found.expected_error
-    table = titled_table(f"Best guess: probability and accuracy, %; expected error {error:.2f}")
-    for heading in ("Between", "Images", "Probability", "Accuracy"):
-        table.add_column(heading, justify="right")
+    title = f"Best guess: probability and accuracy, %; expected error {error:.2f}"
+    table = titled_table(title, numbers=("Between", "Images", "Probability", "Accuracy"))
     for one in found.bins:
         table.add_row(
             f"{100 * one.low:.0f}–{100 * one.high:.0f}",
@@ -98,9 +89,8 @@ def class_name(predictions: Predictions, index: int) -> Text:
 
 def paired_table(names: tuple[str, str], results: Sequence[PairedComparison]) -> Table:
     """Return a comparison of two networks on the same images."""
-    table = titled_table(f"{results[0].images:,} images, errors in %")
-    for heading in ("", *names, "Difference (95 %)", "Right alone", "p"):
-        table.add_column(heading, justify="right" if heading else "left")
+    title = f"{results[0].images:,} images, errors in %"
+    table = titled_table(title, [""], (*names, "Difference (95 %)", "Right alone", "p"))
     for one in results:
         low, high = one.interval.low, one.interval.high
         table.add_row(
@@ -116,10 +106,8 @@ def paired_table(names: tuple[str, str], results: Sequence[PairedComparison]) ->
 
 def trials_table(trials: Sequence[PreprocessingTrial]) -> Table:
     """Return a network's errors on the same images with several preprocessings."""
-    table = titled_table(f"Preprocessings, {trials[0].counts.images:,} images, errors in %")
-    table.add_column("Preprocessing")
-    for heading in ("Top-1", "Top-5", "p"):
-        table.add_column(heading, justify="right")
+    title = f"Preprocessings, {trials[0].counts.images:,} images, errors in %"
+    table = titled_table(title, ["Preprocessing"], ("Top-1", "Top-5", "p"))
     for one in trials:
         errors = (f"{one.counts.top1_error:.2f}", f"{one.counts.top5_error:.2f}")
         table.add_row(one.name, *errors, f"{one.p_value:.2g}")

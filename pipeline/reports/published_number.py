@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from pipeline.results.comparability import nearest, on_val
+from pipeline.results.comparability import nearest, on_split
 from pipeline.results.measured import Measured
 from pipeline.results.published import (
     Published,
@@ -65,7 +65,7 @@ def compare_number(number: Published, result: Measured) -> list[str]:
     key = result.key
     if number.key == key:
         return [_reproduction(result)]
-    val = on_val(number)
+    val = on_split(number, "val")
     if val and val.key == key:
         return [
             f"{_errors(number)} is of {number.split}; the same on val is {_errors(val)}",

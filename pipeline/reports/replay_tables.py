@@ -20,10 +20,7 @@ def replay_line(step: InspectedStep) -> str:
 
 def replay_table(step: InspectedStep) -> Table:
     """Return the images of the step with the highest loss."""
-    table = titled_table("worst images")
-    table.add_column("image")
-    table.add_column("class")
-    table.add_column("loss", justify="right")
+    table = titled_table("worst images", ("image", "class"), ["loss"])
     for image in step.images[:_MAX_IMAGES]:
         # Text, since a key may hold what rich reads as markup.
         table.add_row(Text(image.key), Text(image.class_name), f"{image.loss:.4g}")

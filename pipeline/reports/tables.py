@@ -1,12 +1,24 @@
 """The common style of the tables in a terminal."""
 
+from collections.abc import Iterable
+
 from rich import box
 from rich.table import Table
 
 
-def titled_table(title: str, *, leading: int = 0, padding: int | tuple[int, int] = (0, 1)) -> Table:
-    """Return an empty table; `leading` is the lines between rows, `padding` that of cells."""
-    return Table(
+def titled_table(
+    title: str,
+    text: Iterable[str] = (),
+    numbers: Iterable[str] = (),
+    *,
+    leading: int = 0,
+    padding: int | tuple[int, int] = (0, 1),
+) -> Table:
+    """Return a table with columns of text, then of numbers, which are right-aligned.
+
+    `leading` is the lines between rows, `padding` that of cells.
+    """
+    table = Table(
         title=title,
         title_justify="left",
         title_style="bold",
@@ -15,3 +27,8 @@ def titled_table(title: str, *, leading: int = 0, padding: int | tuple[int, int]
         leading=leading,
         padding=padding,
     )
+    for heading in text:
+        table.add_column(heading)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table

@@ -13,10 +13,8 @@ _MODES = {"RGB": "colour", "L": "grey"}
 
 def verify_table(report: VerifyReport) -> Table:
     """Return what verification found, with a column for each split."""
-    table = titled_table(f"{report.store.name}, {report.store.folder}")
-    table.add_column("")
-    for split in report.splits:
-        table.add_column(split.name, justify="right")
+    title = f"{report.store.name}, {report.store.folder}"
+    table = titled_table(title, [""], (split.name for split in report.splits))
     facts = [dict(_facts(split)) for split in report.splits]
     for name in dict.fromkeys(name for each in facts for name in each):
         table.add_row(name, *(each.get(name, "") for each in facts))

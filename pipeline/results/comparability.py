@@ -26,14 +26,13 @@ def reference_result(key: ResultKey) -> Published | None:
     return next(iter(published_with_key(key)), None)
 
 
-def on_val(result: Published) -> Published | None:
-    """Return the validation error of a test result's networks and protocol, if published."""
-    return None if result.split == "val" else _on_split(result, "val")
-
-
-def on_test(result: Published) -> Published | None:
-    """Return the test error of a validation result's networks and protocol, if published."""
-    return None if result.split == "test" else _on_split(result, "test")
+def on_split(result: Published, split: str) -> Published | None:
+    """Return what the same networks reach by the same protocol on another split, if published."""
+    if result.split == split:
+        return None
+    results = published_with_key(replace(result.key, split=split))
+    # Several may have been published; the one of the same variant comes first.
+    return min(results, key=lambda other: other.variant != result.variant, default=None)
 
 
 def nearest(key: ResultKey) -> Published | None:
@@ -87,12 +86,6 @@ def difference(a: ResultKey, b: ResultKey) -> str:
     if a.extra_data != b.extra_data:
         parts.append(f"extra data {a.extra_data} instead of {b.extra_data}")
     return ", ".join(parts)
-
-
-def _on_split(result: Published, split: str) -> Published | None:
-    results = published_with_key(replace(result.key, split=split))
-    # Several may have been published; the one of the same variant comes first.
-    return min(results, key=lambda other: other.variant != result.variant, default=None)
 
 
 def _octaves(a: int | None, b: int | None) -> float:

@@ -131,24 +131,14 @@ def published() -> tuple[Published, ...]:
     return _numbers().results
 
 
+def lecture_table() -> tuple[LectureEntry, ...]:
+    """Return the lecture's benchmark table, oldest first."""
+    return _numbers().lecture
+
+
 _LOGITS = "-logits"
 # By the beginning of a protocol's name: its passes over an image, or None for the number in it.
 _PASSES = {"whole|center-": 1, "flip-": 2, "ten-crop-": 10, r"(?:crops|grid|google)-(\d+)": None}
-
-
-def lecture_table() -> tuple[LectureEntry, ...]:
-    """Return the lecture's benchmark table, oldest first."""
-    by_key = _numbers().by_key
-    return tuple(
-        LectureEntry(
-            name=row.name,
-            top5_error=row.top5_error,
-            meaning=row.meaning,
-            result=by_key[row.result],
-            instead=tuple(by_key[key] for key in row.instead),
-        )
-        for row in _numbers().lecture
-    )
 
 
 def protocol_words(protocol: str) -> str:
@@ -221,9 +211,8 @@ class _Document(Section):
 @dataclass(frozen=True)
 class _Numbers:
     results: tuple[Published, ...]
-    by_key: dict[ResultKey, Published]
     protocols: dict[str, _Protocol]
-    lecture: tuple[_LectureRow, ...]
+    lecture: tuple[LectureEntry, ...]
 
 
 @cache
@@ -237,7 +226,15 @@ def _numbers() -> _Numbers:
         for table in document.tables
         for row in table.rows
     )
-    by_key: dict[ResultKey, Published] = {}
-    for result in results:
-        by_key.setdefault(result.key, result)
-    return _Numbers(results, by_key, document.protocols, document.lecture)
+    by_key = {result.key: result for result in reversed(results)}  # the first of each key
+    lecture = tuple(
+        LectureEntry(
+            name=row.name,
+            top5_error=row.top5_error,
+            meaning=row.meaning,
+            result=by_key[row.result],
+            instead=tuple(by_key[key] for key in row.instead),
+        )
+        for row in document.lecture
+    )
+    return _Numbers(results, document.protocols, lecture)

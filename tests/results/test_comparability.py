@@ -5,8 +5,7 @@ import pytest
 from pipeline.results.comparability import (
     difference,
     nearest,
-    on_test,
-    on_val,
+    on_split,
     published_with_key,
     reference_result,
     results_of_others,
@@ -104,13 +103,13 @@ def test_results_of_others_are_of_other_methods_on_the_same_images() -> None:
 
 
 def test_a_test_error_is_found_on_val_if_it_was_published() -> None:
-    on_split = {entry.name: on_val(entry.result) for entry in lecture_table()}
-    assert {name: result.errors for name, result in on_split.items() if result} == {
+    on_val = {entry.name: on_split(entry.result, "val") for entry in lecture_table()}
+    assert {name: result.errors for name, result in on_val.items() if result} == {
         "AlexNet": "36.7 / 15.4",
         "VGG-19": "24.7 / 7.5",
     }
-    assert on_test(on_split["AlexNet"]) == lecture("AlexNet")
-    assert on_val(on_split["AlexNet"]) is None
+    assert on_split(on_val["AlexNet"], "test") == lecture("AlexNet")
+    assert on_split(on_val["AlexNet"], "val") is None
 
 
 def test_results_of_one_key_are_all_found() -> None:
