@@ -1,4 +1,4 @@
-"""A protocol as passes over a worker's share of a split: what each shows, how much it counts."""
+"""A protocol as passes over a worker's share of a split: the views of each, and its weight."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,14 +20,15 @@ from pipeline.data.loading.loader import (
 )
 from pipeline.data.loading.views import Views
 from pipeline.data.store.store import Split
+from pipeline.runtime.distributed import Worker
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One time through the share; every image is decoded once in it.
+    """One pass over the share, in which every image is decoded once.
 
     Its views come in batches of at most `max_images` images, `boxes_per_image` of each; with `flip`
-    the network sees every view mirrored as well. `is_dense` is for whole images and the network
+    the network is given every view mirrored as well. `is_dense` means whole images and the network
     made fully convolutional. `weight` is the pass's share of the average over all.
     """
 
@@ -40,56 +41,53 @@ class Pass:
 
 
 def passes(
-    protocol: TestProtocol, size: int, split: Split, rank: int, world_size: int, batch_size: int
+    protocol: TestProtocol, size: int, split: Split, worker: Worker, batch_size: int
 ) -> list[Pass]:
-    """Return what `protocol` at input `size` has worker `rank` do.
+    """Return the passes of `worker` for `protocol` at input `size`.
 
-    A network sees about `batch_size` images of `size` at once. All crops take one pass, each side
+    A network takes about `batch_size` images of `size` at once. All crops take one pass, each side
     of a dense protocol its own.
     """
-    dealt = (split, rank, world_size, batch_size)
     match protocol:
         case WholeImage() | CenterCrop() | Crops():
-            return [_of_boxes(protocol, size, *dealt)]
+            return [_crops_pass(protocol, size, split, worker, batch_size)]
         case Dense():
-            return _of_sides(protocol, size, *dealt)
+            return _dense_passes(protocol, size, split, worker, batch_size)
         case DenseAndCrops(dense=dense, crops=crops):
-            sides = _of_sides(dense, size, *dealt, total_weight=0.5)
-            return [*sides, _of_boxes(crops, size, *dealt, weight=0.5)]
+            sides = _dense_passes(dense, size, split, worker, batch_size, total_weight=0.5)
+            return [*sides, _crops_pass(crops, size, split, worker, batch_size, weight=0.5)]
         case _:
             assert_never(protocol)
 
 
-def _of_boxes(
+def _crops_pass(
     protocol: WholeImage | CenterCrop | Crops,
     size: int,
     split: Split,
-    rank: int,
-    world_size: int,
+    worker: Worker,
     batch_size: int,
     weight: float = 1.0,
 ) -> Pass:
     return Pass(
-        views=evaluation_plan(protocol, size, split, rank, world_size, batch_size),
+        views=evaluation_plan(protocol, size, split, worker.rank, worker.world_size, batch_size),
         max_images=images_a_batch(protocol, batch_size),
         boxes_per_image=protocol.num_boxes if isinstance(protocol, Crops) else 1,
-        flip=getattr(protocol, "flip", False),
+        flip=not isinstance(protocol, WholeImage) and protocol.flip,
         weight=weight,
     )
 
 
-def _of_sides(
+def _dense_passes(
     protocol: Dense,
     size: int,
     split: Split,
-    rank: int,
-    world_size: int,
+    worker: Worker,
     batch_size: int,
     total_weight: float = 1.0,
 ) -> list[Pass]:
     return [
         Pass(
-            views=dense_plan(side, size, split, rank, world_size, batch_size),
+            views=dense_plan(side, size, split, worker.rank, worker.world_size, batch_size),
             max_images=dense_images_a_batch(side * side, size, batch_size),
             flip=protocol.flip,
             is_dense=True,

@@ -92,7 +92,7 @@ class AlexNet(ImageClassifier):
         self.fc8 = nn.Linear(4096, num_classes)
         self._initialize(start)
         if start.bias == 1:
-            self.when_flat = (
+            self.flat_loss_hint = (
                 "likely its initial biases of 1 drown the images, as Caffe's authors found; try "
                 "biases of 0.1 (network.name: alexnet_bias01 is alexnet with them)"
             )

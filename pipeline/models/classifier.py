@@ -54,8 +54,10 @@ class ImageClassifier(nn.Module):
     # of keeping them. The same numbers in less memory, and more time.
     can_recompute: ClassVar[bool] = False
     recompute: bool = False
-    # What most likely keeps it from learning, and how to mend it.
-    when_flat: str = "try another optimizer.learning_rate, or set network.initialization: glorot"
+    # The likely cause of a loss that doesn't fall, and the remedy; shown to the user.
+    flat_loss_hint: str = (
+        "try another optimizer.learning_rate, or set network.initialization: glorot"
+    )
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over trained weights of the same network, every one by its name.

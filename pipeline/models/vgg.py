@@ -44,7 +44,7 @@ class VGG(ImageClassifier):
     ) -> None:
         super().__init__()
         if not batch_norm:
-            self.when_flat = (
+            self.flat_loss_hint = (
                 "likely its published initial weights are too small for so many layers; set "
                 "network.initialization: glorot, as the authors recommend"
             )

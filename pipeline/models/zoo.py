@@ -98,7 +98,7 @@ def build_model(network: recipe.NetworkConfig, input: recipe.InputConfig) -> Ima
         )
     if network.initialization != "published":
         {"glorot": fill_glorot, "lecun": fill_lecun}[network.initialization](model)
-        model.when_flat = "try another optimizer.learning_rate"
+        model.flat_loss_hint = "try another optimizer.learning_rate"
     if network.recompute and not model.can_recompute:
         raise UserError(f"recipe: {network.name} has no network.recompute; leave it out")
     model.recompute = network.recompute

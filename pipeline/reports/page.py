@@ -294,8 +294,8 @@ def _extremes(run: Reported) -> list[dict[str, Any]]:
         {
             "name": run.name,
             "colour": run.course.colour,
-            "protocol": f"{seen.predictions.about.split}, "
-            f"{protocol_words(seen.predictions.about.protocol)}",
+            "protocol": f"{seen.predictions.metadata.split}, "
+            f"{protocol_words(seen.predictions.metadata.protocol)}",
             "extremes": extremes_of(seen.predictions, seen.split),
         }
         for seen in run.seen

@@ -37,7 +37,7 @@ def test_a_hit_is_a_label_among_the_guesses(data: st.DataObject) -> None:
     assert hits.tolist() == [guesses_hit(logits, labels, k) for k in (1, min(5, num_classes))]
 
 
-def test_agrees_with_topk_where_nothing_ties() -> None:
+def test_hits_agree_with_topk_without_ties() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(500, 1000, generator=generator)
     labels = torch.randint(1000, (500,), generator=generator)
@@ -48,7 +48,7 @@ def test_agrees_with_topk_where_nothing_ties() -> None:
     assert topk_hits(logits.bfloat16(), labels)[1] > 0
 
 
-def test_a_constant_network_scores_chance() -> None:
+def test_a_constant_network_is_at_chance() -> None:
     labels = torch.arange(1000)
     assert topk_hits(torch.zeros(1000, 1000), labels).tolist() == [1, 5]
 
@@ -72,7 +72,7 @@ def test_fewer_than_five_classes_are_all_guessed() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_ties_break_alike_on_a_gpu() -> None:
+def test_ties_break_the_same_on_a_gpu() -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randint(3, (200, 20), generator=generator).float()
     labels = torch.randint(20, (200,), generator=generator)

@@ -277,7 +277,7 @@ def test_the_likely_cause_of_a_flat_loss_is_one_that_the_network_has(
 ) -> None:
     network = recipe.NetworkConfig(name=name, num_classes=10, initialization=initialization)
     with torch.device("meta"):
-        hint = build_model(network, rgb(224)).when_flat
+        hint = build_model(network, rgb(224)).flat_loss_hint
     assert cause in hint
     assert not (initialization == "glorot" and "glorot" in hint)
 

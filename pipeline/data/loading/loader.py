@@ -14,7 +14,6 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pipeline.config.cluster import LoadingConfig
-from pipeline.config.optimization import LevenbergMarquardtConfig
 from pipeline.config.protocol import CenterCrop, Crops, WholeImage
 from pipeline.config.recipe import InputConfig, Recipe
 from pipeline.data.loading.boxes import rescaled
@@ -49,13 +48,6 @@ class Batch:
     indices: Tensor
 
 
-def sample_batches(recipe: Recipe, dealing: BatchSampler, rank: int) -> list[NDArray[np.int64]]:
-    """Return the places in an epoch's order that its optimizer looks at first, if at any."""
-    if isinstance(recipe.optimizer, LevenbergMarquardtConfig):
-        return dealing.sample_batches(recipe.optimizer.num_samples, rank)
-    return []
-
-
 def training_plan(
     recipe: Recipe,
     split: Split,
@@ -69,7 +61,7 @@ def training_plan(
     Before the first step of an epoch come those that the optimizer looks at. Epochs follow one
     another without a seam, so that loading ahead never stops between them.
     """
-    samples = sample_batches(recipe, dealing, rank)
+    samples = dealing.sample_batches(recipe.optimizer.num_samples, rank)
     for epoch in range(start_epoch, recipe.epochs):
         order = epoch_order(recipe.seed, epoch, dealing.num_images)
         first_step = start_step if epoch == start_epoch else 0
