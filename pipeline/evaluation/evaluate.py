@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.cluster import LoadingConfig
 from pipeline.config.protocol import (
     CenterCrop,
     Crops,
@@ -18,12 +16,9 @@ from pipeline.config.protocol import (
     TestProtocol,
     WholeImage,
     num_views,
-    protocol_name,
 )
-from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.loader import Batch, build_loader, share_of
-from pipeline.data.loading.views import shifted
-from pipeline.data.store.store import Split
+from pipeline.evaluation.evaluation_config import EvaluationConfig
 from pipeline.evaluation.metric_sums import MetricSums
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.passes import Pass, passes
@@ -31,28 +26,6 @@ from pipeline.models.classifier import modes_restored
 from pipeline.models.fully_convolutional import fully_convolutional
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.precision import autocast
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """What is evaluated on, and how: a split as a network's `input` takes it, by a protocol.
-
-    `takes_bgr` gives the network blue first. `shift` displaces every box of crops to the right and
-    down, in pixels of the input: a deliberate fault, for trials of the preprocessing.
-    """
-
-    split: Split
-    protocol: TestProtocol
-    input: InputConfig
-    precision: str
-    loading: LoadingConfig
-    channels_last: bool
-    takes_bgr: bool = False
-    shift: float = 0.0
-
-    @property
-    def protocol_name(self) -> str:
-        return protocol_name(self.protocol, self.input.size)
 
 
 @dataclass(frozen=True)
@@ -134,17 +107,7 @@ def scored_images(
     which has room for a whole share.
     """
     averages_logits = num_views(config.protocol) == 1 or _averages_logits(config.protocol)
-    todo = passes(
-        config.protocol,
-        config.input.size,
-        config.split,
-        worker,
-        config.loading.evaluation_batch_size,
-    )
-    if config.shift:
-        todo = [
-            replace(one, views=map(partial(shifted, by=config.shift), one.views)) for one in todo
-        ]
+    todo = passes(config, worker)
     if len(todo) == 1:
         for batch, means in _means(model, config, todo[0], averages_logits, worker, watch):
             yield _scored(means, averages_logits, batch.labels, batch.indices)

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 @dataclass(frozen=True)
 class Counts:
-    """Hits over some images. Parts of a split add up with `+`, exactly; errors are in percent.
+    """Hits over some images; errors are in percent.
 
     An error of no images is a `ZeroDivisionError`. `micronats` is the sum of the images'
     cross-entropies, each in whole millionths of a nat, where known. It is not compared, since the
@@ -23,15 +23,6 @@ class Counts:
     def __post_init__(self) -> None:
         if not 0 <= self.top1_hits <= self.top5_hits <= self.images:
             raise ValueError(f"not 0 <= top-1 hits <= top-5 hits <= images: {self}")
-
-    def __add__(self, other: "Counts") -> "Counts":
-        is_known = self.micronats is not None and other.micronats is not None
-        return Counts(
-            self.top1_hits + other.top1_hits,
-            self.top5_hits + other.top5_hits,
-            self.images + other.images,
-            (self.micronats or 0) + (other.micronats or 0) if is_known else None,
-        )
 
     @property
     def top1_error(self) -> float:

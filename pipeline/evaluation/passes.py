@@ -1,7 +1,8 @@
 """A protocol as passes over a worker's share of a split: the views of each, and its weight."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
 from pipeline.config.protocol import (
@@ -9,7 +10,6 @@ from pipeline.config.protocol import (
     Crops,
     Dense,
     DenseAndCrops,
-    TestProtocol,
     WholeImage,
 )
 from pipeline.data.loading.loader import (
@@ -18,8 +18,8 @@ from pipeline.data.loading.loader import (
     evaluation_plan,
     images_a_batch,
 )
-from pipeline.data.loading.views import Views
-from pipeline.data.store.store import Split
+from pipeline.data.loading.views import Views, shifted
+from pipeline.evaluation.evaluation_config import EvaluationConfig
 from pipeline.runtime.distributed import Worker
 
 
@@ -40,58 +40,47 @@ class Pass:
     weight: float = 1.0
 
 
-def passes(
-    protocol: TestProtocol, size: int, split: Split, worker: Worker, batch_size: int
-) -> list[Pass]:
-    """Return the passes of `worker` for `protocol` at input `size`.
+def passes(config: EvaluationConfig, worker: Worker) -> list[Pass]:
+    """Return the passes of `worker`: one for all crops, and one for each side of a dense protocol.
 
-    A network takes about `batch_size` images of `size` at once. All crops take one pass, each side
-    of a dense protocol its own.
+    A network takes about `evaluation_batch_size` images of its input size at once.
     """
-    match protocol:
+    match config.protocol:
         case WholeImage() | CenterCrop() | Crops():
-            return [_crops_pass(protocol, size, split, worker, batch_size)]
+            return [_crops_pass(config.protocol, config, worker)]
         case Dense():
-            return _dense_passes(protocol, size, split, worker, batch_size)
+            return _dense_passes(config.protocol, config, worker)
         case DenseAndCrops(dense=dense, crops=crops):
-            sides = _dense_passes(dense, size, split, worker, batch_size, total_weight=0.5)
-            return [*sides, _crops_pass(crops, size, split, worker, batch_size, weight=0.5)]
+            halves = [*_dense_passes(dense, config, worker), _crops_pass(crops, config, worker)]
+            return [replace(half, weight=half.weight / 2) for half in halves]
         case _:
-            assert_never(protocol)
+            assert_never(config.protocol)
 
 
 def _crops_pass(
-    protocol: WholeImage | CenterCrop | Crops,
-    size: int,
-    split: Split,
-    worker: Worker,
-    batch_size: int,
-    weight: float = 1.0,
+    protocol: WholeImage | CenterCrop | Crops, config: EvaluationConfig, worker: Worker
 ) -> Pass:
+    size, batch_size = config.input.size, config.loading.evaluation_batch_size
+    views = evaluation_plan(
+        protocol, size, config.split, worker.rank, worker.world_size, batch_size
+    )
     return Pass(
-        views=evaluation_plan(protocol, size, split, worker.rank, worker.world_size, batch_size),
+        views=map(partial(shifted, by=config.shift), views) if config.shift else views,
         max_images=images_a_batch(protocol, batch_size),
         boxes_per_image=protocol.num_boxes if isinstance(protocol, Crops) else 1,
         flip=not isinstance(protocol, WholeImage) and protocol.flip,
-        weight=weight,
     )
 
 
-def _dense_passes(
-    protocol: Dense,
-    size: int,
-    split: Split,
-    worker: Worker,
-    batch_size: int,
-    total_weight: float = 1.0,
-) -> list[Pass]:
+def _dense_passes(protocol: Dense, config: EvaluationConfig, worker: Worker) -> list[Pass]:
+    size, batch_size = config.input.size, config.loading.evaluation_batch_size
     return [
         Pass(
-            views=dense_plan(side, size, split, worker.rank, worker.world_size, batch_size),
+            views=dense_plan(side, size, config.split, worker.rank, worker.world_size, batch_size),
             max_images=dense_images_a_batch(side * side, size, batch_size),
             flip=protocol.flip,
             is_dense=True,
-            weight=total_weight / len(protocol.resize),
+            weight=1 / len(protocol.resize),
         )
         for side in protocol.resize
     ]

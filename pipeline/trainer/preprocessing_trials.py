@@ -10,7 +10,8 @@ from rich.console import Console
 
 from pipeline.config.cluster import Cluster, Folder
 from pipeline.config.protocol import CenterCrop
-from pipeline.evaluation.evaluate import EvaluationConfig, ScoredImages, evaluate
+from pipeline.evaluation.evaluate import ScoredImages, evaluate
+from pipeline.evaluation.evaluation_config import EvaluationConfig
 from pipeline.evaluation.significance import PreprocessingTrial, mcnemar
 from pipeline.evaluation.topk import label_ranks
 from pipeline.launch.events import Message, Report

@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,13 @@ from pipeline.config.protocol import (
 from pipeline.config.recipe import InputConfig
 from pipeline.data.store.store import Split, Store
 from pipeline.evaluation.evaluate import (
-    EvaluationConfig,
     ScoredImages,
     count,
     evaluate,
     micronats,
     scored_images,
 )
+from pipeline.evaluation.evaluation_config import EvaluationConfig
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.prediction_writer import PredictionWriter
 from pipeline.evaluation.predictions import PredictionMetadata, Predictions, read_predictions
@@ -101,14 +101,15 @@ def test_any_number_of_workers_counts_the_same(
     digits: Split, name: str, num_images: int, world_size: int, batch_size: int
 ) -> None:
     some, protocol = PartialSplit(digits, num_images), PROTOCOLS[name]
-    total = Counts(0, 0, 0, 0)
+    parts: list[Counts] = []
     indices: list[int] = []
     for rank in range(world_size):
         scored = list(scored_by(config_of(some, protocol, batch_size), rank, world_size))
         images = sum(len(batch.labels) for batch in scored)
-        total += count(scored, images, ALONE)
+        parts.append(count(scored, images, ALONE))
         indices += [i for batch in scored for i in batch.indices.tolist()]
     expected = evaluate(Linear(), config_of(some, protocol), ALONE)
+    total = Counts(*np.sum([astuple(part) for part in parts], axis=0).tolist())
     assert total == expected
     assert total.metrics == pytest.approx(expected.metrics, rel=1e-5)
     assert indices == list(range(num_images))
