@@ -181,14 +181,9 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(f"{path}: can't be read as predictions ({error})") from None
     if not is_whole or len(keys) != len(labels):
         raise UserError(f"{path}: its bytes have changed; evaluate again")
+    others = {name: arrays[name] for name in ("probabilities", "ranks", "guesses")}
     return Predictions(
-        tuple(keys),
-        labels,
-        arrays["probabilities"],
-        arrays["ranks"],
-        arrays["guesses"],
-        classes,
-        metadata,
+        keys=tuple(keys), labels=labels, classes=classes, metadata=metadata, **others
     )
 
 

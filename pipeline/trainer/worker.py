@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -26,7 +27,7 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker, same_on_all_workers
 from pipeline.runtime.errors import InterruptedByUserError
 from pipeline.runtime.storage import write_atomically
-from pipeline.tracking.tracker import SilentTracker, build_tracker
+from pipeline.tracking.tracker import SilentTracker, Tracker
 from pipeline.trainer.metric_aggregation import MetricAggregator
 from pipeline.trainer.validation import Validation
 from pipeline.training.checkpoint import Retention, load_checkpoint, newest_checkpoint
@@ -39,14 +40,17 @@ from pipeline.training.train_state import Progress, TrainState, build_train_stat
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a worker uses beside the network while it trains."""
+    """All that a worker trains with, from the checkpoint that it starts from to the last one."""
 
+    job: TrainingJob
     worker: Worker
     report: Report
-    watchdog: Watchdog
     sampler: BatchSampler
+    train_state: TrainState
+    watchdog: Watchdog
     stop_signal: StopSignal
     writer: SilentWriter
+    monitor: LossMonitor
     aggregator: MetricAggregator
     validation: Validation
 
@@ -62,10 +66,10 @@ def train(job: TrainingJob, worker: Worker, report: Report) -> Counts:
     sampler = job.dealing(worker)
     train_state = build_train_state(job.recipe, make_model(job, worker))
     progress = restore(job, train_state, worker, report)
-    with worker_context(job, sampler, worker, report) as context:
-        counts = train_epochs(job, train_state, progress, context)
+    with worker_context(job, worker, report, sampler, train_state, progress) as context:
+        counts = train_epochs(progress, context)
         if counts is None:  # interrupted between the last checkpoint and the weights
-            counts = validate(train_state, job.recipe.epochs, context)
+            counts = validate(job.recipe.epochs, context)
         context.writer.flush()
     if worker.is_first:
         save_weights(train_state.eval_model, job.folder)
@@ -75,37 +79,51 @@ def train(job: TrainingJob, worker: Worker, report: Report) -> Counts:
 
 @contextmanager
 def worker_context(
-    job: TrainingJob, sampler: BatchSampler, worker: Worker, report: Report
+    job: TrainingJob,
+    worker: Worker,
+    report: Report,
+    sampler: BatchSampler,
+    train_state: TrainState,
+    progress: Progress,
 ) -> Iterator[WorkerContext]:
-    """Open what records a training, what saves it and what watches over it."""
-    with (
-        closing(open_tracker(job, worker, report)) as tracker,
-        closing(open_writer(job, worker, report)) as writer,
-        watched(job, worker, report) as watchdog,
-    ):
+    """Open what records a training, what saves it and what watches over it.
+
+    The first worker records and saves; on the others that is silent.
+    """
+    recipe, saving, folder = job.recipe, job.cluster.saving, job.folder
+    tracker, writer = SilentTracker(), SilentWriter()
+    if worker.is_first:
+        warn = partial(_warn, report)
+        tracker = Tracker(job.tracking_uri, folder.tracking_run_id, folder.path, warn=warn)
+        retention = Retention(saving.checkpoints_to_keep, saving.keep_every_epochs)
+        writer = CheckpointWriter(folder.checkpoints, retention, warn)
+    steps_done = progress.epoch * sampler.num_steps + progress.step
+    with closing(tracker), closing(writer), watched(job, worker, report) as watchdog:
         yield WorkerContext(
+            job,
             worker,
             report,
-            watchdog,
             sampler,
-            StopSignal(job.folder, 60 * job.cluster.saving.checkpoint_minutes, worker),
+            train_state,
+            watchdog,
+            StopSignal(folder, 60 * saving.checkpoint_minutes, worker),
             writer,
-            MetricAggregator(job.recipe, sampler.num_steps, worker, report, tracker),
+            LossMonitor(recipe, train_state.model.flat_loss_hint, steps_done),
+            MetricAggregator(recipe, sampler.num_steps, worker, report, tracker),
             Validation(job, worker, watchdog),
         )
 
 
-def train_epochs(
-    job: TrainingJob, train_state: TrainState, progress: Progress, context: WorkerContext
-) -> Counts | None:
+def train_epochs(progress: Progress, context: WorkerContext) -> Counts | None:
     """Train from `progress` to the end; return the last evaluation, None if no epoch was left."""
-    recipe, worker, sampler = job.recipe, context.worker, context.sampler
+    recipe, worker, sampler = context.job.recipe, context.worker, context.sampler
+    train_state = context.train_state
     model = in_parallel(train_state.model, worker)
     schedule = Schedule(recipe.schedule, recipe.epochs)
-    steps_done = progress.epoch * sampler.num_steps + progress.step
-    monitor = LossMonitor(recipe, train_state.model.flat_loss_hint, steps_done)
     counts = None
-    with closing(training_batches(job, sampler, progress, worker, context.report)) as loader:
+    with closing(
+        training_batches(context.job, sampler, progress, worker, context.report)
+    ) as loader:
         for epoch in range(progress.epoch, recipe.epochs):
             batches = context.watchdog.counted(loader)
             for result in train_epoch(
@@ -113,26 +131,18 @@ def train_epochs(
             ):
                 context.aggregator.add(result)
                 train_state.update_ema()
-                end_step(
-                    job, train_state, replace(progress, step=result.step + 1), monitor, context
-                )
-            counts = validate(train_state, epoch + 1, context)
+                end_step(replace(progress, step=result.step + 1), context)
+            counts = validate(epoch + 1, context)
             plateau = schedule.observe(progress.plateau, epoch + 1, counts.top1_error)
             progress = Progress(epoch + 1, 0, plateau)
-            save_progress(train_state, progress, context)
+            save_progress(progress, context)
     context.stop_signal.end()
     return counts
 
 
-def end_step(
-    job: TrainingJob,
-    train_state: TrainState,
-    progress: Progress,
-    monitor: LossMonitor,
-    context: WorkerContext,
-) -> None:
+def end_step(progress: Progress, context: WorkerContext) -> None:
     """Report, save, or stop after a step, as the cluster's settings and requests say."""
-    saving, num_steps = job.cluster.saving, context.sampler.num_steps
+    saving, num_steps = context.job.cluster.saving, context.sampler.num_steps
     request = context.stop_signal.result()
     is_last = progress.step == num_steps
     every = saving.checkpoint_every_steps
@@ -141,9 +151,9 @@ def end_step(
     # Before saving, so that the loss of what is saved has been checked.
     if saves or is_last or progress.step % saving.log_every_steps == 0:
         loss = context.aggregator.report_steps().loss
-        monitor.observe(progress.epoch * num_steps + progress.step, loss)
+        context.monitor.observe(progress.epoch * num_steps + progress.step, loss)
     if saves:
-        save_progress(train_state, progress, context)
+        save_progress(progress, context)
     if request is StopRequest.STOP:
         context.writer.flush()
         context.stop_signal.end()
@@ -153,15 +163,15 @@ def end_step(
         )
 
 
-def save_progress(train_state: TrainState, progress: Progress, context: WorkerContext) -> None:
+def save_progress(progress: Progress, context: WorkerContext) -> None:
     """Have a checkpoint written."""
-    context.writer.write(train_state.to_checkpoint(progress))
+    context.writer.write(context.train_state.to_checkpoint(progress))
     context.stop_signal.saved()
 
 
-def validate(train_state: TrainState, epoch: int, context: WorkerContext) -> Counts:
+def validate(epoch: int, context: WorkerContext) -> Counts:
     """Evaluate after `epoch` epochs, and report it. A collective call."""
-    counts = context.validation.run(train_state.eval_model, epoch)
+    counts = context.validation.run(context.train_state.eval_model, epoch)
     context.aggregator.report_evaluation(epoch, counts)
     return counts
 
@@ -194,7 +204,7 @@ def training_batches(
     quarantine, bad_images = None, recipe.data.bad_images
     if isinstance(bad_images, QuarantineBadImages):
         quarantine = Quarantine(
-            job.folder.quarantined, images, bad_images.max_share, lambda text: report(Message(text))
+            job.folder.quarantined, images, bad_images.max_share, partial(_warn, report)
         )
     return build_loader(
         images,
@@ -206,28 +216,6 @@ def training_batches(
         fill=fill_of(recipe.augmentation),
         channels_last=job.cluster.channels_last,
         quarantine=quarantine,
-    )
-
-
-def open_tracker(job: TrainingJob, worker: Worker, report: Report) -> SilentTracker:
-    """Return the tracker of the run; a silent one on all workers but the first."""
-    return build_tracker(
-        worker.is_first,
-        job.tracking_uri,
-        job.folder.tracking_run_id,
-        job.folder.path,
-        warn=lambda text: report(Message(text)),
-    )
-
-
-def open_writer(job: TrainingJob, worker: Worker, report: Report) -> SilentWriter:
-    """Return the writer of the run's checkpoints; a silent one on all workers but the first."""
-    if not worker.is_first:
-        return SilentWriter()
-    saving = job.cluster.saving
-    retention = Retention(saving.checkpoints_to_keep, saving.keep_every_epochs)
-    return CheckpointWriter(
-        job.folder.checkpoints, retention, warn=lambda text: report(Message(text))
     )
 
 
@@ -246,7 +234,7 @@ def restore(
     # The first worker chooses, so that all start from the same file.
     newest = None
     if worker.is_first:
-        newest = newest_checkpoint(folder, lambda text: report(Message(text)), before)
+        newest = newest_checkpoint(folder, partial(_warn, report), before)
     name = same_on_all_workers(newest.name if newest else None, worker)
     if name is None:
         return Progress()
@@ -264,3 +252,7 @@ def save_weights(model: nn.Module, folder: RunFolder) -> None:
     """Write the final weights; the file appears whole, and marks the run as trained."""
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     write_atomically(folder.weights, to_safetensors(weights))
+
+
+def _warn(report: Report, text: str) -> None:
+    report(Message(text))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from small_jobs import MakeJob
+from small_jobs import MakeJob, tracked_losses
 
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
@@ -132,6 +132,7 @@ def test_two_ray_workers_compute_the_same_steps_as_one(
     digest = hashlib.sha256(together.folder.weights.read_bytes()).hexdigest()
     assert (kept.metadata.run, kept.metadata.weights_digest) == ("together", digest)
     assert {event.rank for event in events if isinstance(event, WorkerStarted)} == {0, 1}
+    assert [step for step, _ in tracked_losses(together)] == [15, 30]  # by the first worker alone
     speeds = [event for event in events if isinstance(event, WorkerSpeed)]
     assert {speed.rank for speed in speeds} == {0, 1}
     assert all(0 < speed.waiting_seconds < speed.step_seconds for speed in speeds)
