@@ -3,20 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.protocol import (
-    CenterCrop,
-    Crops,
-    Dense,
-    DenseAndCrops,
-    TestProtocol,
-    WholeImage,
-    num_views,
-)
 from pipeline.data.loading.loader import Batch, build_loader, share_of
 from pipeline.evaluation.evaluation_config import EvaluationConfig
 from pipeline.evaluation.metric_sums import MetricSums
@@ -42,7 +32,7 @@ class ScoredImages:
     indices: Tensor
 
 
-# Yields the batches it is given, and sees by them that a worker is alive.
+# Yields the batches it is given; by them a watchdog knows that a worker is alive.
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 # Is given what a worker scores; every image of its share comes once, before the workers meet.
 OnScored = Callable[[ScoredImages], None]
@@ -106,34 +96,23 @@ def scored_images(
     Those of one pass come batch by batch; the averages of several come at the end, on the CPU,
     which has room for a whole share.
     """
-    averages_logits = num_views(config.protocol) == 1 or _averages_logits(config.protocol)
     todo = passes(config, worker)
     if len(todo) == 1:
-        for batch, means in _means(model, config, todo[0], averages_logits, worker, watch):
-            yield _scored(means, averages_logits, batch.labels, batch.indices)
+        for batch, means in _means(model, config, todo[0], worker, watch):
+            yield _scored(means, config.averages_logits, batch.labels, batch.indices)
         return
     share = torch.from_numpy(share_of(len(config.split), worker.rank, worker.world_size))
     if not len(share):
         return
     total = None
     for one in todo:
-        for batch, means in _means(model, config, one, averages_logits, worker, watch):
+        for batch, means in _means(model, config, one, worker, watch):
             if total is None:
                 total = torch.zeros(len(share), means.shape[1])
             total[batch.indices - share[0]] += one.weight * means.cpu()
     assert total is not None  # each pass covers every image
     labels = torch.from_numpy(config.split.labels)[share]
-    yield _scored(total, averages_logits, labels, share)
-
-
-def _averages_logits(protocol: TestProtocol) -> bool:
-    match protocol:
-        case CenterCrop() | Crops() | Dense():
-            return protocol.average == "logits"
-        case WholeImage() | DenseAndCrops():
-            return False
-        case _:
-            assert_never(protocol)
+    yield _scored(total, config.averages_logits, labels, share)
 
 
 def _scored(means: Tensor, are_logits: bool, labels: Tensor, indices: Tensor) -> ScoredImages:
@@ -141,12 +120,7 @@ def _scored(means: Tensor, are_logits: bool, labels: Tensor, indices: Tensor) ->
 
 
 def _means(
-    model: nn.Module,
-    config: EvaluationConfig,
-    one: Pass,
-    averages_logits: bool,
-    worker: Worker,
-    watch: Watch,
+    model: nn.Module, config: EvaluationConfig, one: Pass, worker: Worker, watch: Watch
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield batches of one view per image, and the mean of the scores over all its views."""
     network = fully_convolutional(model, config.input.size) if one.is_dense else model
@@ -165,7 +139,7 @@ def _means(
         for batch in watch(loader):
             if config.takes_bgr:
                 batch = replace(batch, images=batch.images.flip(1))
-            means = view_means(network, batch, one, averages_logits, config.precision)
+            means = view_means(network, batch, one, config.averages_logits, config.precision)
             first = slice(None, None, one.boxes_per_image)
             yield Batch(batch.images[first], batch.labels[first], batch.indices[first]), means
 

@@ -1,9 +1,19 @@
 """What is evaluated on, and how."""
 
 from dataclasses import dataclass
+from typing import assert_never
 
 from pipeline.config.cluster import LoadingConfig
-from pipeline.config.protocol import TestProtocol, protocol_name
+from pipeline.config.protocol import (
+    CenterCrop,
+    Crops,
+    Dense,
+    DenseAndCrops,
+    TestProtocol,
+    WholeImage,
+    num_views,
+    protocol_name,
+)
 from pipeline.config.recipe import InputConfig
 from pipeline.data.store.store import Split
 
@@ -28,3 +38,14 @@ class EvaluationConfig:
     @property
     def protocol_name(self) -> str:
         return protocol_name(self.protocol, self.input.size)
+
+    @property
+    def averages_logits(self) -> bool:
+        """Whether logits are averaged over views, not probabilities; so are those of one view."""
+        match self.protocol:
+            case CenterCrop() | Crops() | Dense():
+                return self.protocol.average == "logits" or num_views(self.protocol) == 1
+            case WholeImage() | DenseAndCrops():
+                return num_views(self.protocol) == 1
+            case _:
+                assert_never(self.protocol)

@@ -90,7 +90,7 @@ class RunRegistration:
 
 
 @contextmanager
-def registered_run(registration: RunRegistration, say: Callable[[str], None]) -> Iterator[None]:
+def registered_run(registration: RunRegistration, warn: Callable[[str], None]) -> Iterator[None]:
     """Make the MLflow run, before or during the block.
 
     Unless `tracking.required`, a store that can't be reached is tried again every few seconds.
@@ -102,7 +102,9 @@ def registered_run(registration: RunRegistration, say: Callable[[str], None]) ->
     except UserError as error:
         if tracking.required:
             raise
-        say(f"{error}. The training goes on without it; metrics wait in {registration.folder.path}")
+        warn(
+            f"{error}. The training goes on without it; metrics wait in {registration.folder.path}"
+        )
         with in_background("registering", partial(_make_later, registration)):
             yield
     else:

@@ -233,8 +233,8 @@ def elsewhere(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def test_external_weights_are_evaluated(elsewhere: Path, trained: Trained, tmp_path: Path) -> None:
     file = elsewhere / "own.safetensors"
-    seen = Preprocessing(resize=72, crop=64)
-    model = external_model(str(file), "resnet18", None, seen)
+    preprocessing = Preprocessing(resize=72, crop=64)
+    model = external_model(str(file), "resnet18", None, preprocessing)
     source = external_weights_source(model, tmp_path)
     place = elsewhere / "photos"
     found = run_evaluation(model, source, place, "val", ten_crop(72), trained.cluster, QUIET)
@@ -260,7 +260,7 @@ def test_torchvision_weights_predict_the_same_as_torchvision(
     model = external_model(f"torchvision:{tmp_path / 'resnet18.pth'}", "resnet18", None, None)
     place, source = elsewhere / "photos", external_weights_source(model, tmp_path)
     found = run_evaluation(model, source, place, "val", model.protocol, trained.cluster, QUIET)
-    see = transforms.Compose(
+    transform = transforms.Compose(
         [
             transforms.Resize(256),
             transforms.CenterCrop(224),
@@ -271,20 +271,20 @@ def test_torchvision_weights_predict_the_same_as_torchvision(
     images = Store.open(place).split("val")
     encoded = (images.encoded(i).tobytes() for i in range(len(images)))
     with torch.inference_mode():
-        seen = torch.stack([see(Image.open(BytesIO(data))) for data in encoded])
-        expected = expected_model(seen).softmax(1).numpy()
+        inputs = torch.stack([transform(Image.open(BytesIO(data))) for data in encoded])
+        expected = expected_model(inputs).softmax(1).numpy()
     assert expected.std(0).max() > 0.02  # the pictures differ
     assert abs(found.probabilities - expected).max() < 0.002
 
 
 def test_the_declared_order_and_range_of_colours_are_applied() -> None:
-    seen = Preprocessing(
+    preprocessing = Preprocessing(
         mean=(100, 110, 120), std=(1, 2, 3), colors="bgr", value_range=255, resize=64, crop=64
     )
-    assert seen.input.mean == (120, 110, 100)
-    assert seen.input.std == (3, 2, 1)
+    assert preprocessing.input.mean == (120, 110, 100)
+    assert preprocessing.input.std == (3, 2, 1)
     assert Preprocessing().input.mean == pytest.approx((123.675, 116.28, 103.53))
-    assert isinstance(seen.protocol, CenterCrop)
+    assert isinstance(preprocessing.protocol, CenterCrop)
 
 
 MODULE = """
@@ -341,8 +341,8 @@ def test_an_error_in_a_module_is_reported_with_its_place(
     content, colors, message = BROKEN[name]
     (tmp_path / f"{name}.py").write_text(content)
     some = (0.5,) * (1 if colors == "gray" else 3)
-    seen = Preprocessing(mean=some, std=some, colors=colors, resize=32, crop=32)  # type: ignore[arg-type]
-    model = external_model(None, None, f"{name}:Network", seen)
+    preprocessing = Preprocessing(mean=some, std=some, colors=colors, resize=32, crop=32)  # type: ignore[arg-type]
+    model = external_model(None, None, f"{name}:Network", preprocessing)
     with pytest.raises(UserError, match=message) as raised:
         model.refuse_unfit(2)
     assert "\n" not in str(raised.value)
@@ -386,8 +386,8 @@ def test_sanity_builds_a_module_once_and_refuses_unknown_labels(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "counted.py").write_text(COUNTED)
-    seen = Preprocessing(mean=(0.5,), std=(0.5,), colors="gray", resize=8, crop=8)
-    model = external_model(None, None, "counted:network", seen)
+    preprocessing = Preprocessing(mean=(0.5,), std=(0.5,), colors="gray", resize=8, crop=8)
+    model = external_model(None, None, "counted:network", preprocessing)
     trials = run_sanity(model, data_dir / "digits", "val", trained.cluster, QUIET)
     assert {trial.counts.images for trial in trials} == {899}
     assert (tmp_path / "built").read_text() == "x"
@@ -421,11 +421,13 @@ def test_a_module_is_evaluated_and_a_wrong_declaration_detected(
     packed(tmp_path / "pictures", tmp_path / "data" / "pictures")
 
     def output(colors: str, *more: str, module: str = "Red") -> str:
-        seen = f"{{mean: [0, 0, 0], std: [1, 1, 1], colors: {colors}, resize: 32, crop: 32}}"
+        preprocessing = (
+            f"{{mean: [0, 0, 0], std: [1, 1, 1], colors: {colors}, resize: 32, crop: 32}}"
+        )
         monkeypatch.setattr(
             sys, "argv",
             ["ilsvrc", "evaluate", "--module", f"seeing_red:{module}", "--data", "pictures",
-             "--preprocessing", seen, "--set", "cluster.workers.count=0", *more],
+             "--preprocessing", preprocessing, "--set", "cluster.workers.count=0", *more],
         )  # fmt: skip
         with pytest.raises(SystemExit) as end:
             main()

@@ -192,8 +192,8 @@ def test_a_flat_loss_stops_two_workers_without_retries(make_job: MakeJob) -> Non
     events: list[Event] = []
     with pytest.raises(TrainingStoppedError, match="flat loss"):
         run_on_workers(train, job, events.append)
-    seen = [event.step for event in events if isinstance(event, StepsReport)]
-    assert seen == [5, 10]  # one attempt, not four
+    steps = [event.step for event in events if isinstance(event, StepsReport)]
+    assert steps == [5, 10]  # one attempt, not four
 
 
 def test_a_staged_copy_is_read_in_place_of_the_data_set(make_job: MakeJob, tmp_path: Path) -> None:
