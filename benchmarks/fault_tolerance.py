@@ -119,7 +119,7 @@ def _measure_stalls(bench: Bench, batches: Iterator[Batch], folder: Path, rounds
             times = [clock(bench.device)]
             next(steps)
             times.append(clock(bench.device))
-            writer.write(learner.state(Progress(0, number)))
+            writer.write(learner.to_checkpoint(Progress(0, number)))
             times.append(clock(bench.device))
             next(steps)
             times.append(clock(bench.device))

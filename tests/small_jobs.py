@@ -1,4 +1,4 @@
-"""What the tests of trainings share."""
+"""Helpers of tests that train."""
 
 import json
 from collections.abc import Callable
@@ -13,14 +13,14 @@ MakeJob = Callable[..., TrainingJob]
 
 
 def tracked_losses(job: TrainingJob) -> list[tuple[int, float]]:
-    """The steps and losses that MLflow has, in the order in which they came."""
+    """Return the steps and losses in MLflow, in the order in which they were logged."""
     client = connect(job.tracking_uri)
     history = client.get_metric_history(job.folder.tracking_run_id(), "train/loss")
     return [(metric.step, metric.value) for metric in history]
 
 
 def had_the_same_images(run: Path, calm: Path) -> bool:
-    """Whether each step of both runs, of which every one is recorded, was on the same images.
+    """Return whether each step of both runs, all of them recorded, was on the same images.
 
     The order in which workers add up changes the last bits, and training makes that grow; but the
     losses of one step stay nearer to each other than those of a step and the next, on other images.

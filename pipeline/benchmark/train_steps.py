@@ -19,8 +19,7 @@ from pipeline.models.classifier import to_device
 from pipeline.models.zoo import build_model
 from pipeline.runtime.distributed import Worker
 from pipeline.training.loop import StepResult, train_epoch
-from pipeline.training.schedule import PlateauState, Schedule
-from pipeline.training.train_state import TrainState, build_train_state
+from pipeline.training.train_state import Progress, TrainState, build_train_state
 
 
 @dataclass(frozen=True)
@@ -99,10 +98,9 @@ def train_state_of(bench: Bench, without: type[nn.Module] | None = None) -> Trai
 def steps_of(bench: Bench, learner: TrainState, batches: Iterator[Batch]) -> Iterator[StepResult]:
     """Take the training's steps on whatever `batches` yields."""
     recipe = bench.recipe
-    schedule = Schedule(recipe.schedule, recipe.epochs)
     worker = Worker(0, 1, bench.device)
     for epoch in range(recipe.epochs):
         yield from train_epoch(
-            recipe, learner.model, learner.optimizer, schedule, PlateauState(), batches,
-            bench.dealing, worker, epoch,
+            recipe, learner.model, learner.optimizer, batches, bench.dealing, worker,
+            Progress(epoch),
         )  # fmt: skip

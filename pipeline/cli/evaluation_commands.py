@@ -170,8 +170,8 @@ def ensemble(
         raise UserError(f"--weights {weights}: write numbers, as 0.5,0.25,0.25") from None
     cluster = load_cluster(on)
     found = average([_kept(cluster, run, split, protocol) for run in runs], shares)
-    about = found.about
-    file = predictions_file(cluster.runs_dir / about.run, about.seen_split, about.protocol)
+    about = found.metadata
+    file = predictions_file(cluster.runs_dir / about.run, about.qualified_split, about.protocol)
     write_predictions(found, file)
     track(found, file, cluster, command=command_line(context.obj))
     if (found.labels >= 0).all():
@@ -192,7 +192,10 @@ def paired(
 
     cluster = load_cluster(on)
     one, other = (_kept(cluster, run, split, protocol) for run in (first, second))
-    names = (f"{one.about.run} {one.about.protocol}", f"{other.about.run} {other.about.protocol}")
+    names = (
+        f"{one.metadata.run} {one.metadata.protocol}",
+        f"{other.metadata.run} {other.metadata.protocol}",
+    )
     Console().print(paired_table(names, [compare_paired(one, other, k) for k in (1, 5)]))
 
 

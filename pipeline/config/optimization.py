@@ -1,21 +1,23 @@
-"""What a recipe says of the way downhill: optimizer, schedule, loss, average of the weights."""
+"""The sections of a recipe on optimization: optimizer, schedule, loss, average of the weights."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.config.yaml import Fraction, Section
 
 
-class SGD(Section):
+class SGDConfig(Section):
     """Stochastic gradient descent with momentum m, as in most papers of the zoo.
 
     `momentum_form: rate-outside` is PyTorch's and fb.resnet.torch's: v ← m · v + gradient,
     weights ← weights − rate · v. `rate-inside` is that of AlexNet's paper and code, and Caffe's:
-    v ← m · v − rate · gradient, weights ← weights + v. They part where the rate changes: inside, a
-    drop takes some steps to arrive in full. `decay: weights` leaves biases and normalization
+    v ← m · v − rate · gradient, weights ← weights + v. They differ where the rate changes: inside,
+    a drop takes some steps to act in full. `decay: weights` leaves biases and normalization
     parameters undecayed, `all` decays everything.
     """
+
+    num_samples: ClassVar[int] = 0
 
     kind: Literal["sgd"] = "sgd"
     learning_rate: PositiveFloat
@@ -27,7 +29,7 @@ class SGD(Section):
     bias_learning_rate_factor: PositiveFloat = 1.0
 
     @model_validator(mode="after")
-    def _nesterov_is_known(self) -> Self:
+    def _nesterov_has_its_momentum(self) -> Self:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs a momentum above 0")
         if self.nesterov and self.momentum_form == "rate-inside":
@@ -35,12 +37,14 @@ class SGD(Section):
         return self
 
 
-class RMSProp(Section):
+class RMSPropConfig(Section):
     """RMSProp with momentum, as Inception-v3 was trained (Szegedy et al. 2016, §8).
 
     As PyTorch: `epsilon` is added outside the root, and the rate multiplies the velocity. In
     TensorFlow, which that network was trained with, both are inside.
     """
+
+    num_samples: ClassVar[int] = 0
 
     kind: Literal["rmsprop"] = "rmsprop"
     learning_rate: PositiveFloat
@@ -56,8 +60,8 @@ class LevenbergMarquardtConfig(Section):
     """Each weight at its own rate, learning rate / (damping + curvature), without momentum.
 
     Curvatures are second derivatives of the loss, averaged before each epoch over `num_samples` of
-    its images (LeCun et al. 1998, Appendix C). Takes networks that pass convolutions, linear
-    layers, squashing, ReLU and maximum pooling one after the other.
+    its images (LeCun et al. 1998, Appendix C). For networks that are a chain of convolutions,
+    linear layers, squashing, ReLU and maximum pooling.
     """
 
     kind: Literal["diagonal-levenberg-marquardt"] = "diagonal-levenberg-marquardt"
@@ -66,7 +70,10 @@ class LevenbergMarquardtConfig(Section):
     num_samples: PositiveInt = 500
 
 
-Optimizer = Annotated[SGD | RMSProp | LevenbergMarquardtConfig, Field(discriminator="kind")]
+# `num_samples` is how many images the optimizer is to see before each epoch.
+OptimizerConfig = Annotated[
+    SGDConfig | RMSPropConfig | LevenbergMarquardtConfig, Field(discriminator="kind")
+]
 
 
 def _rising(epochs: tuple[int, ...]) -> tuple[int, ...]:
@@ -82,13 +89,13 @@ class _Schedule(Section):
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
 
 
-class Constant(_Schedule):
+class ConstantSchedule(_Schedule):
     """The base learning rate throughout."""
 
     kind: Literal["constant"] = "constant"
 
 
-class Step(_Schedule):
+class StepSchedule(_Schedule):
     """Multiply by `factor` at the start of each epoch named in `epochs`."""
 
     kind: Literal["step"] = "step"
@@ -96,7 +103,7 @@ class Step(_Schedule):
     factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
 
 
-class Piecewise(_Schedule):
+class PiecewiseSchedule(_Schedule):
     """Multiply by one of `factors` from the start of the epoch of `epochs` in the same place."""
 
     kind: Literal["piecewise"] = "piecewise"
@@ -104,7 +111,7 @@ class Piecewise(_Schedule):
     factors: tuple[PositiveFloat, ...]
 
     @model_validator(mode="after")
-    def _one_factor_an_epoch(self) -> Self:
+    def _one_factor_per_epoch(self) -> Self:
         if len(self.epochs) != len(self.factors):
             raise ValueError(
                 f"{len(self.epochs)} epochs need as many factors, not {len(self.factors)}"
@@ -112,7 +119,7 @@ class Piecewise(_Schedule):
         return self
 
 
-class Exponential(_Schedule):
+class ExponentialSchedule(_Schedule):
     """Multiply by `factor` every `every_epochs` epochs; GoogLeNet §6, Inception-v3 §8."""
 
     kind: Literal["exponential"] = "exponential"
@@ -120,7 +127,7 @@ class Exponential(_Schedule):
     every_epochs: PositiveInt
 
 
-class Plateau(_Schedule):
+class PlateauSchedule(_Schedule):
     """Multiply by `factor` after `patience` epochs without a better top-1 error on the test split.
 
     At most `max_drops` times; AlexNet §5 ("three times prior to termination"), VGG §3.1.
@@ -132,22 +139,28 @@ class Plateau(_Schedule):
     max_drops: PositiveInt = 3
 
 
-class Poly(_Schedule):
+class PolySchedule(_Schedule):
     """`(1 - progress) ** power` of the base learning rate, as Caffe's `poly`."""
 
     kind: Literal["poly"] = "poly"
     power: PositiveFloat = 0.5
 
 
-class Cosine(_Schedule):
+class CosineSchedule(_Schedule):
     """Half a cosine from the base learning rate to `final_factor` of it."""
 
     kind: Literal["cosine"] = "cosine"
     final_factor: Fraction = 0.0
 
 
-Schedule = Annotated[
-    Constant | Step | Piecewise | Exponential | Plateau | Poly | Cosine,
+ScheduleConfig = Annotated[
+    ConstantSchedule
+    | StepSchedule
+    | PiecewiseSchedule
+    | ExponentialSchedule
+    | PlateauSchedule
+    | PolySchedule
+    | CosineSchedule,
     Field(discriminator="kind"),
 ]
 
@@ -166,7 +179,7 @@ class LossConfig(Section):
     junk_distance: PositiveFloat = 1.0
 
     @model_validator(mode="after")
-    def _smooths_what_can_be_smoothed(self) -> Self:
+    def _map_is_not_smoothed(self) -> Self:
         if self.kind == "map" and self.label_smoothing:
             raise ValueError("label_smoothing needs kind: cross-entropy")
         return self

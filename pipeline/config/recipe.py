@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.config.augmentation import Augmentation, MixupConfig, ProgressiveResizing
-from pipeline.config.optimization import EMAConfig, LossConfig, Optimizer, Schedule
+from pipeline.config.optimization import EMAConfig, LossConfig, OptimizerConfig, ScheduleConfig
 from pipeline.config.protocol import TestProtocol
 from pipeline.config.yaml import Fraction, Section, find_config_file, override, read_yaml, validate
 from pipeline.runtime.errors import UserError
@@ -21,8 +21,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 class NetworkConfig(Section):
     """Which network of the zoo (`pipeline.models.zoo`), and its number of classes.
 
-    `initialization` says how its weights start (`pipeline.models.initialization`).
-    `recompute` has the backward pass compute activations again in place of keeping them (DenseNet).
+    `initialization` is that of its weights (`pipeline.models.initialization`). With `recompute` the
+    backward pass computes activations again in place of keeping them (DenseNet).
     """
 
     name: str
@@ -61,16 +61,16 @@ class DataConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _never_tested_on_what_it_saw(self) -> Self:
+    def _splits_differ(self) -> Self:
         if self.train_split == self.test_split:
             raise ValueError("train_split and test_split must differ")
         return self
 
 
 class InputConfig(Section):
-    """What the network sees: `(pixel - mean) / std`, pixels in 0–255, square of `size` pixels.
+    """The network's input: `(pixel - mean) / std`, pixels in 0–255, square of `size` pixels.
 
-    With one dimension it sees signals of `size` values, as they were packed: (1, size).
+    With one dimension it is a signal of `size` values, as it was packed: (1, size).
     """
 
     size: PositiveInt
@@ -84,7 +84,7 @@ class InputConfig(Section):
         return 1 if self.color == "gray" else 3
 
     @model_validator(mode="after")
-    def _one_value_a_channel(self) -> Self:
+    def _one_value_per_channel(self) -> Self:
         if not len(self.mean) == len(self.std) == self.num_channels:
             raise ValueError(f"mean and std need {self.num_channels} values each for {self.color}")
         if self.dimensions == 1 and self.color != "gray":
@@ -93,9 +93,9 @@ class InputConfig(Section):
 
 
 class BatchConfig(Section):
-    """One optimizer step sees `global_batch_size` images in micro-batches of `micro_batch_size`.
+    """An optimizer step takes `global_batch_size` images, in micro-batches of `micro_batch_size`.
 
-    Batch normalization sees one micro-batch, whatever the number of workers.
+    Batch normalization is over one micro-batch, whatever the number of workers.
     """
 
     global_batch_size: PositiveInt
@@ -106,14 +106,14 @@ class BatchConfig(Section):
         return self.global_batch_size // self.micro_batch_size
 
     @model_validator(mode="after")
-    def _whole_micro_batches(self) -> Self:
+    def _micro_batches_are_whole(self) -> Self:
         if self.global_batch_size % self.micro_batch_size:
             raise ValueError("global_batch_size must be a multiple of micro_batch_size")
         return self
 
 
 class Expectation(Section):
-    """What a run of this recipe should reach, and who says so. Errors in percent."""
+    """What a run of this recipe should reach, and the source of that. Errors in percent."""
 
     top1_error: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
     top5_error: Annotated[float, Field(ge=0.0, le=100.0)] | None = None
@@ -124,8 +124,8 @@ class Expectation(Section):
 class Recipe(Section):
     """A whole training, as a typed and frozen document.
 
-    `max_gradient_norm` shortens the gradient of a step to that length. A training whose loss is
-    still that of guessing after `flat_loss_steps` steps is stopped (null: never).
+    `max_gradient_norm` clips the gradient of a step to that norm. A training whose loss is still at
+    chance after `flat_loss_steps` steps is stopped (null: never).
     """
 
     network: NetworkConfig
@@ -136,9 +136,9 @@ class Recipe(Section):
     resizing: ProgressiveResizing | None = None
     evaluation: TestProtocol
     batch: BatchConfig
-    optimizer: Optimizer
+    optimizer: OptimizerConfig
     max_gradient_norm: PositiveFloat | None = None
-    schedule: Schedule
+    schedule: ScheduleConfig
     loss: LossConfig = LossConfig()
     averaging: EMAConfig | None = None
     epochs: PositiveInt
@@ -148,12 +148,11 @@ class Recipe(Section):
     expect: Expectation | None = None
 
     def without_expectation(self) -> "Recipe":
-        """Return what decides the result: the same recipe, expecting nothing."""
+        """Return what decides the result: the same recipe without `expect`."""
         return self.model_copy(update={"expect": None})
 
     @model_validator(mode="after")
-    def _arrives(self) -> Self:
-        """What begins gradually is complete before the training is over."""
+    def _warmup_and_resizing_end_in_time(self) -> Self:
         for key, epochs in (
             ("schedule.warmup_epochs", self.schedule.warmup_epochs),
             ("resizing.full_size_from", self.resizing.full_size_from if self.resizing else 0),
@@ -193,7 +192,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _trains_on_one_view(self) -> Self:
+    def _no_augmentation_is_one_view(self) -> Self:
         is_box = self.evaluation.kind in ("whole", "center")
         if self.augmentation.kind == "none" and not (is_box and self.evaluation.num_views == 1):
             raise ValueError(
@@ -202,20 +201,23 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _targets_can_be_mixed(self) -> Self:
+    def _mixed_targets_need_cross_entropy(self) -> Self:
         if self.mixing is not None and self.loss.kind == "map":
             raise ValueError("mixing needs loss.kind: cross-entropy")
         return self
 
     @model_validator(mode="after")
-    def _signals_are_seen_as_they_are(self) -> Self:
+    def _signals_are_left_as_they_are(self) -> Self:
         if self.input.dimensions == 1:
-            for key in ("mixing", "resizing"):
-                if getattr(self, key) is not None:
+            for key, section in (("mixing", self.mixing), ("resizing", self.resizing)):
+                if section is not None:
                     raise ValueError(f"{key} is for images; leave it out with input.dimensions: 1")
-            for section, kind in (("augmentation", "none"), ("evaluation", "whole")):
-                if getattr(self, section).kind != kind:
-                    raise ValueError(f"input.dimensions: 1 needs {section}: {{kind: {kind}}}")
+            for key, kind, needed in (
+                ("augmentation", self.augmentation.kind, "none"),
+                ("evaluation", self.evaluation.kind, "whole"),
+            ):
+                if kind != needed:
+                    raise ValueError(f"input.dimensions: 1 needs {key}: {{kind: {needed}}}")
         return self
 
 

@@ -1,7 +1,7 @@
-"""Several networks as one: the average of what they say (VGG §4.4, GoogLeNet §7, ResNet §3.4)."""
+"""Ensembles: averaged probabilities of several networks (VGG §4.4, GoogLeNet §7, ResNet §3.4)."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ _ROWS_AT_ONCE = 4096
 def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = None) -> Predictions:
     """Average the members' probabilities, by `weights` that are then made to add up to 1.
 
-    What one network says of an image is averaged over its views before, so that this is what the
-    networks would say together, but for the rounding of kept probabilities to float16. Raises
-    `UserError` where images, labels or classes differ, a member comes twice, or weights are none.
+    Each member's are averaged over the views of an image already, so that the result is that of one
+    joint forward pass, but for the rounding of stored probabilities to float16. Raises `UserError`
+    if images, labels or classes differ, a member comes twice, or the weights are invalid.
     """
     if len(members) < 2:
         raise UserError("an ensemble has at least two members")
@@ -27,8 +27,10 @@ def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = N
     for other in members[1:]:
         refuse_other_images(first, other)
         if other.probabilities.shape != first.probabilities.shape:
-            raise UserError(f"{other.about.run} tells other classes apart than {first.about.run}")
-    _refuse_repeats([member.about for member in members])
+            raise UserError(
+                f"{other.metadata.run} tells other classes apart than {first.metadata.run}"
+            )
+    _refuse_repeats([member.metadata for member in members])
     shares = np.asarray(weights or [1.0] * len(members))
     is_weight = np.isfinite(shares) & (shares >= 0)
     if len(shares) != len(members) or not is_weight.all() or not shares.any():
@@ -53,44 +55,41 @@ def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = N
         ranks=ranks,
         guesses=guesses,
         classes=first.classes,
-        about=_about([member.about for member in members], shares.tolist()),
+        metadata=_metadata([member.metadata for member in members], shares.tolist()),
     )
 
 
 def _refuse_repeats(members: Sequence[PredictionMetadata]) -> None:
-    seen: dict[tuple[str, str], str] = {}
+    runs: dict[tuple[str, str], str] = {}
     for member in members:
         key = member.weights_digest, member.protocol
-        if key in seen:
+        if key in runs:
             raise UserError(
-                f"{seen[key]} and {member.run} are the same network by the same protocol; name it "
+                f"{runs[key]} and {member.run} are the same network by the same protocol; name it "
                 "once, and give it more of --weights"
             )
-        seen[key] = member.run
+        runs[key] = member.run
 
 
-def _about(members: Sequence[PredictionMetadata], shares: Sequence[float]) -> PredictionMetadata:
-    """Say what an ensemble is; what is not the same in all members is joined with +."""
+def _metadata(members: Sequence[PredictionMetadata], shares: Sequence[float]) -> PredictionMetadata:
+    """Return the metadata of an ensemble; values that differ between members are joined by +."""
     equal = len(set(shares)) == 1
     names = [
         member.run if equal else f"{share:.4g} × {member.run}"
         for member, share in zip(members, shares, strict=True)
     ]
-    seen = [f"{member.weights_digest} {member.protocol}" for member in members]
-    digest = hashlib.sha256("\n".join([*seen, *names]).encode()).hexdigest()
+    keys = [f"{member.weights_digest} {member.protocol}" for member in members]
+    digest = hashlib.sha256("\n".join([*keys, *names]).encode()).hexdigest()
     # One network by two protocols is one network.
     sizes = {member.weights_digest: member.ensemble_size for member in members}
-
-    def joined(field: str) -> str:
-        return "+".join(sorted({str(getattr(member, field)) for member in members}))
-
+    protocols = _joined(member.protocol for member in members)
     return members[0].model_copy(
         update={
-            "network": _networks({member.network for member in members}),
-            "training_data": joined("training_data"),
-            "training_digest": "+".join(sorted({m.training_digest for m in members} - {""})),
-            "protocol": joined("protocol") + ("" if equal else "-weighted"),
-            "extra_data": joined("extra_data"),
+            "network": _network_names({member.network for member in members}),
+            "training_data": _joined(member.training_data for member in members),
+            "training_digest": _joined(m.training_digest for m in members if m.training_digest),
+            "protocol": protocols if equal else f"{protocols}-weighted",
+            "extra_data": _joined(member.extra_data for member in members),
             "weights_digest": digest,
             "run": f"ensemble-{digest[:8]}",
             "ensemble_size": sum(sizes.values()),
@@ -99,8 +98,12 @@ def _about(members: Sequence[PredictionMetadata], shares: Sequence[float]) -> Pr
     )
 
 
-def _networks(names: set[str]) -> str:
-    """Name the networks as the published ensembles do."""
+def _joined(values: Iterable[str]) -> str:
+    return "+".join(sorted(set(values)))
+
+
+def _network_names(names: set[str]) -> str:
+    """Join the networks' names as those of published ensembles are."""
     *others, last = sorted(names)
     if len(others) == 1:
         return f"{others[0]} and {last}"

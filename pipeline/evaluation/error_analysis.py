@@ -1,4 +1,4 @@
-"""What kept predictions say, with no network run again: by class, by pair, by confidence."""
+"""Errors of stored predictions: by class, by pair of classes, by confidence."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from pipeline.evaluation.predictions import Predictions
 
 @dataclass(frozen=True)
 class ClassErrors:
-    """Of one class: how many images it has, and how many of them top-1 and top-5 missed."""
+    """The images of one class, and how many of them are top-1 and top-5 errors."""
 
     index: int
     images: int
@@ -20,7 +20,7 @@ class ClassErrors:
 
 @dataclass(frozen=True)
 class Confusion:
-    """`images` of class `label` were taken for class `guess`; `label_images` is how many it has."""
+    """`images` of the `label_images` of class `label` were taken for class `guess`."""
 
     label: int
     guess: int
@@ -30,7 +30,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Bin:
-    """Images whose best guess was held to be right with a probability between `low` and `high`.
+    """Images whose best guess has a probability between `low` and `high`.
 
     `confidence` is the mean of that probability, `accuracy` the share that was right, both 0–1.
     """
@@ -44,7 +44,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether probabilities mean what they say (Guo et al. 2017, §2).
+    """Whether probabilities are the accuracies they promise (Guo et al. 2017, §2).
 
     `expected_error` is the mean over images of |accuracy − confidence| of their bin, 0–1. Empty
     bins are left out.
@@ -63,15 +63,15 @@ def class_errors(predictions: Predictions) -> list[ClassErrors]:
 
     images = count(predictions.labels >= 0)
     missed = [count((predictions.labels >= 0) & ~predictions.are_hits(k)) for k in (1, 5)]
-    found = [
+    errors = [
         ClassErrors(index, int(images[index]), int(missed[0][index]), int(missed[1][index]))
         for index in np.flatnonzero(images).tolist()
     ]
-    return sorted(found, key=lambda one: (-one.top1_errors / one.images, one.index))
+    return sorted(errors, key=lambda each: (-each.top1_errors / each.images, each.index))
 
 
 def confusions(predictions: Predictions, count: int) -> list[Confusion]:
-    """Return the `count` pairs of classes of which most images were taken for the other."""
+    """Return the `count` most frequent confusions of two classes."""
     num_classes = predictions.probabilities.shape[1]
     labels, guesses = predictions.labels, predictions.guesses[:, 0].astype(np.int64)
     wrong = (labels >= 0) & (guesses != labels)
@@ -85,22 +85,22 @@ def confusions(predictions: Predictions, count: int) -> list[Confusion]:
 
 
 def calibration(predictions: Predictions, num_bins: int = 15) -> Calibration:
-    """Put images into `num_bins` bins of equal width by the probability of their best guess."""
+    """Return the calibration by `num_bins` bins of equal width of the best guess's probability."""
     rows = np.arange(len(predictions))
     best = predictions.guesses[:, 0].astype(np.int64)
     confidence = predictions.probabilities[rows, best].astype(np.float64)
     right = predictions.are_hits(1)
-    places = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    bin_of_image = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     bins = [
         Bin(
-            low=place / num_bins,
-            high=(place + 1) / num_bins,
+            low=index / num_bins,
+            high=(index + 1) / num_bins,
             images=int(inside.sum()),
             confidence=float(confidence[inside].mean()),
             accuracy=float(right[inside].mean()),
         )
-        for place in range(num_bins)
-        if (inside := places == place).any()
+        for index in range(num_bins)
+        if (inside := bin_of_image == index).any()
     ]
-    gaps = sum(one.images * abs(one.accuracy - one.confidence) for one in bins)
+    gaps = sum(each.images * abs(each.accuracy - each.confidence) for each in bins)
     return Calibration(gaps / len(predictions), tuple(bins))

@@ -1,4 +1,4 @@
-"""Hits as integers, and how much an error measured on so many images can be trusted."""
+"""Hits as integers, and confidence intervals of errors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from statistics import NormalDist
 
 @dataclass(frozen=True)
 class Counts:
-    """Hits over some images. Parts of a split add up with `+`, exactly; errors are in percent.
+    """Hits over some images; errors are in percent.
 
     An error of no images is a `ZeroDivisionError`. `micronats` is the sum of the images'
-    cross-entropies, each in whole millionths of a nat, where that is known; hits alone make counts
-    equal, since the last bits of a probability depend on the batch it came from.
+    cross-entropies, each in whole millionths of a nat, where known. It is not compared, since the
+    last bits of a probability depend on the batch it came from.
     """
 
     top1_hits: int
@@ -24,15 +24,6 @@ class Counts:
         if not 0 <= self.top1_hits <= self.top5_hits <= self.images:
             raise ValueError(f"not 0 <= top-1 hits <= top-5 hits <= images: {self}")
 
-    def __add__(self, other: "Counts") -> "Counts":
-        is_known = self.micronats is not None and other.micronats is not None
-        return Counts(
-            self.top1_hits + other.top1_hits,
-            self.top5_hits + other.top5_hits,
-            self.images + other.images,
-            (self.micronats or 0) + (other.micronats or 0) if is_known else None,
-        )
-
     @property
     def top1_error(self) -> float:
         return 100 * (self.images - self.top1_hits) / self.images
@@ -43,8 +34,8 @@ class Counts:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """All of it by the names that follow an evaluation's in MLflow; `loss` in nats an image."""
-        found: dict[str, float] = {
+        """All values by the names they have in MLflow; `loss` is in nats per image."""
+        values: dict[str, float] = {
             "top1_error": self.top1_error,
             "top5_error": self.top5_error,
             "top1_hits": self.top1_hits,
@@ -52,8 +43,8 @@ class Counts:
             "images": self.images,
         }
         if self.micronats is not None:
-            found["loss"] = self.micronats / 1e6 / self.images
-        return found
+            values["loss"] = self.micronats / 1e6 / self.images
+        return values
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,7 @@ class Interval:
 def wilson_interval(errors: int, images: int, confidence: float = 0.95) -> Interval:
     """Return Wilson's score interval of an error rate, in percent (Wilson 1927).
 
-    Unlike the normal approximation it stays within 0–100 and has a width at no errors at all.
+    Unlike the normal approximation it stays within 0–100 and has a width without any error.
     """
     if not 0 <= errors <= images or images == 0:
         raise ValueError(f"{errors} errors of {images} images")

@@ -1,26 +1,28 @@
-"""A protocol as passes over a worker's share of a split: what each shows, how much it counts."""
+"""A protocol as passes over a worker's share of a split: the views of each, and its weight."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import assert_never
 
-from pipeline.config.protocol import BoxProtocol, Dense, DenseAndCrops, TestProtocol
+from pipeline.config.protocol import BoxProtocol, Dense, DenseAndCrops
 from pipeline.data.loading.plans import (
     dense_images_per_batch,
     dense_plan,
     evaluation_plan,
     images_per_batch,
 )
-from pipeline.data.loading.views import Views
-from pipeline.data.store.store import Split
+from pipeline.data.loading.views import Views, shifted
+from pipeline.evaluation.evaluation_config import EvaluationConfig
+from pipeline.runtime.distributed import Worker
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One time through the share; every image is decoded once in it.
+    """One pass over the share, in which every image is decoded once.
 
     Its views come in batches of at most `max_images` images, `boxes_per_image` of each; with `flip`
-    the network sees every view mirrored as well. `is_dense` is for whole images and the network
+    the network is given every view mirrored as well. `is_dense` means whole images and the network
     made fully convolutional. `weight` is the pass's share of the average over all.
     """
 
@@ -32,61 +34,45 @@ class Pass:
     weight: float = 1.0
 
 
-def passes(
-    protocol: TestProtocol, size: int, split: Split, rank: int, world_size: int, batch_size: int
-) -> list[Pass]:
-    """Return what `protocol` at input `size` has worker `rank` do.
+def passes(config: EvaluationConfig, worker: Worker) -> list[Pass]:
+    """Return the passes of `worker`: one for all crops, and one for each side of a dense protocol.
 
-    A network sees about `batch_size` images of `size` at once. All crops take one pass, each side
-    of a dense protocol its own.
+    A network takes about `evaluation_batch_size` images of its input size at once.
     """
-    dealt = (split, rank, world_size, batch_size)
-    if isinstance(protocol, BoxProtocol):
-        return [_of_boxes(protocol, size, *dealt)]
-    match protocol:
+    if isinstance(config.protocol, BoxProtocol):
+        return [_crops_pass(config.protocol, config, worker)]
+    match config.protocol:
         case Dense():
-            return _of_sides(protocol, size, *dealt)
+            return _dense_passes(config.protocol, config, worker)
         case DenseAndCrops(dense=dense, crops=crops):
-            sides = _of_sides(dense, size, *dealt, total_weight=0.5)
-            return [*sides, _of_boxes(crops, size, *dealt, weight=0.5)]
+            halves = [*_dense_passes(dense, config, worker), _crops_pass(crops, config, worker)]
+            return [replace(half, weight=half.weight / 2) for half in halves]
         case _:
-            assert_never(protocol)
+            assert_never(config.protocol)
 
 
-def _of_boxes(
-    protocol: BoxProtocol,
-    size: int,
-    split: Split,
-    rank: int,
-    world_size: int,
-    batch_size: int,
-    weight: float = 1.0,
-) -> Pass:
+def _crops_pass(protocol: BoxProtocol, config: EvaluationConfig, worker: Worker) -> Pass:
+    size, batch_size = config.input.size, config.loading.evaluation_batch_size
+    views = evaluation_plan(
+        protocol, size, config.split, worker.rank, worker.world_size, batch_size
+    )
     return Pass(
-        views=evaluation_plan(protocol, size, split, rank, world_size, batch_size),
+        views=map(partial(shifted, by=config.shift), views) if config.shift else views,
         max_images=images_per_batch(protocol, batch_size),
         boxes_per_image=protocol.num_boxes,
         flip=protocol.flip,
-        weight=weight,
     )
 
 
-def _of_sides(
-    protocol: Dense,
-    size: int,
-    split: Split,
-    rank: int,
-    world_size: int,
-    batch_size: int,
-    total_weight: float = 1.0,
-) -> list[Pass]:
+def _dense_passes(protocol: Dense, config: EvaluationConfig, worker: Worker) -> list[Pass]:
+    size, batch_size = config.input.size, config.loading.evaluation_batch_size
     return [
         Pass(
-            views=dense_plan(side, size, split, rank, world_size, batch_size),
+            views=dense_plan(side, size, config.split, worker.rank, worker.world_size, batch_size),
             max_images=dense_images_per_batch(side * side, size, batch_size),
             flip=protocol.flip,
             is_dense=True,
-            weight=total_weight / len(protocol.resize),
+            weight=1 / len(protocol.resize),
         )
         for side in protocol.resize
     ]

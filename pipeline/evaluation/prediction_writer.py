@@ -1,4 +1,4 @@
-"""Predictions on their way to a file: each worker gathers its own, the first one joins them."""
+"""Writing of predictions: each worker collects its share, the first one joins the shares."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from safetensors.numpy import save as to_safetensors
 from pipeline.data.loading.plans import share_of
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.store import Split
-from pipeline.evaluation.evaluate import PredictionSink, Scored
+from pipeline.evaluation.evaluate import ScoredImages
 from pipeline.evaluation.predictions import (
     NUM_GUESSES,
     PredictionMetadata,
@@ -22,40 +22,42 @@ from pipeline.runtime.distributed import Worker
 from pipeline.runtime.storage import write_atomically
 
 
-class PredictionWriter(PredictionSink):
-    """One worker's predictions. Workers share the folder of `path`, where the file will be."""
+class PredictionWriter:
+    """Collects the predictions of one worker. All workers see the folder of the file `path`."""
 
     def __init__(self, path: Path, num_images: int, worker: Worker) -> None:
         self._path = path
         self._worker = worker
         self._num_images = num_images
         self._share = share_of(num_images, worker.rank, worker.world_size)
+        self._num_missing = len(self._share)
         self._arrays: dict[str, NDArray[np.generic]] = {}
 
-    def add(self, scored: Scored) -> None:
-        """Take the predictions of some images of this worker's share."""
+    def add(self, scored: ScoredImages) -> None:
+        """Add the predictions of some images of this worker's share, each of which comes once.
+
+        With the last ones a worker other than the first writes its share beside the file.
+        """
         fields = {
             "probabilities": scored.probabilities.half(),
             "ranks": label_ranks(scored.scores, scored.labels).int(),
             "guesses": topk_classes(scored.scores, NUM_GUESSES).int(),
         }
-        places = scored.indices.numpy() - self._share[0]
+        rows = scored.indices.numpy() - self._share[0]
         for name, values in fields.items():
             array = values.cpu().numpy()
             if name not in self._arrays:
                 self._arrays[name] = np.zeros((len(self._share), *array.shape[1:]), array.dtype)
-            self._arrays[name][places] = array
-
-    def hand_over(self) -> None:
-        """Lay this worker's share beside the file. To be called before the workers meet."""
-        if not self._worker.is_first and len(self._share):
+            self._arrays[name][rows] = array
+        self._num_missing -= len(rows)
+        if not self._num_missing and not self._worker.is_first:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self._part(self._worker.rank), to_safetensors(self._arrays))
 
     def join(
-        self, split: Split, classes: tuple[ImageClass, ...], about: PredictionMetadata
+        self, split: Split, classes: tuple[ImageClass, ...], metadata: PredictionMetadata
     ) -> Path:
-        """Write the file from all workers' shares. For the first worker, after they have met."""
+        """Write the file from all shares. For the first worker, once all have added theirs."""
         ranks = range(1, min(self._worker.world_size, self._num_images))
         others = [load_file(self._part(rank)) for rank in ranks]
         arrays = {
@@ -64,7 +66,7 @@ class PredictionWriter(PredictionSink):
         }
         write_predictions(
             Predictions(
-                keys=split.keys, labels=split.labels, classes=classes, about=about, **arrays
+                keys=split.keys, labels=split.labels, classes=classes, metadata=metadata, **arrays
             ),
             self._path,
         )

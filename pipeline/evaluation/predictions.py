@@ -1,9 +1,9 @@
-"""What a network said of every image, kept with what said it, and scored again without running it.
+"""Stored predictions of every image of a split, from which any score is computed again.
 
 One file holds one evaluation: `predictions/<split>.<protocol>.safetensors` in a run's folder, the
-split as `PredictionMetadata.seen_split` has it. Its tensors are `keys` (UTF-8, a line an image),
-`labels`, `probabilities`, `ranks` and `guesses`; its metadata are `about` and `classes` (JSON)
-and `digest`, the SHA-256 of all the rest.
+split as `PredictionMetadata.qualified_split` has it. Its tensors are `keys` (UTF-8, a line an
+image), `labels`, `probabilities`, `ranks` and `guesses`; its metadata are `about` (the
+`PredictionMetadata`) and `classes`, both JSON, and `digest`, the SHA-256 of all the rest.
 """
 
 import hashlib
@@ -29,18 +29,17 @@ PREDICTIONS = "predictions"  # the folder in a run's, and in its MLflow run's ar
 NUM_GUESSES = 5  # as many as ILSVRC takes
 
 _TENSORS = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F16": np.float16}
-_TENSORS |= {"I16": np.int16}  # of ranks and guesses in files of before
+_TENSORS |= {"I16": np.int16}  # of ranks and guesses in older files
 _FIELDS = ("keys", "labels", "probabilities", "ranks", "guesses")
 
 
 class PredictionMetadata(Section):
-    """What predicted which images, how: the key of a result (`ResultKey`), and its
-    origin.
+    """Which network predicted which images, and how: the key of a result (`ResultKey`), and more.
 
-    `data` is the packed data set that was seen, `training_data` the one that was learnt;
-    `training_digest` is empty where nobody knows that, as for weights from elsewhere.
-    `weights_digest` is the SHA-256 of the file of weights; of an ensemble it is that of its
-    members' digests, and `members` names their runs.
+    `data` is the packed data set evaluated on, `training_data` the one trained on;
+    `training_digest` is empty where that is unknown, as for external weights. `weights_digest` is
+    the SHA-256 of the file of weights; of an ensemble it is that of its members' digests, and
+    `members` names their runs. The fields are stored by their names.
     """
 
     network: str
@@ -58,14 +57,14 @@ class PredictionMetadata(Section):
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the weights are known to have learnt other data than they were shown."""
+        """Whether the weights are known to be trained on another data set than `data`."""
         if self.training_digest:
             return self.training_digest != self.data_digest
         return self.training_data != self.data
 
     @property
-    def seen_split(self) -> str:
-        """The split; of data that aren't known to be those that were learnt, `other.val`."""
+    def qualified_split(self) -> str:
+        """The split, as `val`; of data not known to be the training data, as `other.val`."""
         is_own = self.training_digest == self.data_digest
         return self.split if is_own else f"{self.data}.{self.split}"
 
@@ -74,11 +73,11 @@ class PredictionMetadata(Section):
 class Predictions:
     """Predictions of n images, in the order of the split.
 
-    keys: of the images, n. labels: int64 (n,), −1 where nobody knows it. probabilities: float16
-    (n, classes). What their rounding would lose is kept beside them, both from float32 scores (of
-    equal ones the lower class comes first): ranks, int32 (n,), how many classes were before the
-    label, or as many as there are where it is unknown; guesses, int32 (n, at most 5), the classes
-    of the highest scores.
+    keys: of the images, n. labels: int64 (n,), −1 where unknown. probabilities: float16 (n,
+    classes). What their rounding would lose is kept beside them, both from float32 scores (of equal
+    ones the lower class comes first): ranks, int32 (n,), the number of classes before the label, or
+    of all classes where it is unknown; guesses, int32 (n, at most 5), the classes of the highest
+    scores.
     """
 
     keys: tuple[str, ...]
@@ -87,14 +86,14 @@ class Predictions:
     ranks: NDArray[np.int32]
     guesses: NDArray[np.int32]
     classes: tuple[ImageClass, ...]
-    about: PredictionMetadata
+    metadata: PredictionMetadata
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 of all of it, as hexadecimal digits."""
+        """The SHA-256 of all fields, as hexadecimal digits."""
         return _digest(_arrays(self), _texts(self))
 
     @property
@@ -106,22 +105,22 @@ class Predictions:
         """Count the images whose label is among the k highest; `UserError` for unknown labels."""
         if (self.labels < 0).any():
             raise UserError(
-                f"{self.about.split} of {self.about.data} has images of unknown class, whose "
+                f"{self.metadata.split} of {self.metadata.data} has images of unknown class, whose "
                 "predictions can't be scored; `ilsvrc submission` writes them for the server"
             )
         return int(self.are_hits(k).sum())
 
     def are_hits(self, k: int) -> NDArray[np.bool_]:
-        """Say of each image whether its label is among the k highest, bool (n,); as `topk_hits`.
+        """Return whether each image's label is among the k highest, bool (n,); as `topk_hits`.
 
-        Where there are fewer than k classes, that is every label whose rank is that of a class.
+        With fewer than k classes that is every label whose rank is below the number of classes.
         """
         hits: NDArray[np.bool_] = self.ranks < min(k, self.probabilities.shape[1])
         return hits
 
 
 def predictions_file(folder: Path, split: str, protocol: str) -> Path:
-    """Return where the run in `folder` keeps its predictions of a split (see `seen_split`)."""
+    """Return where the run in `folder` keeps its predictions of a split (`qualified_split`)."""
     return folder / PREDICTIONS / f"{split}.{protocol}.safetensors"
 
 
@@ -131,23 +130,23 @@ def kept_predictions(folder: Path) -> list[Path]:
 
 
 def find_predictions(folder: Path, split: str | None, protocol: str | None) -> Path:
-    """Return the file of the run in `folder` by its split and protocol, where they are given.
+    """Return the file of the run in `folder` of the given split and protocol; None is any.
 
-    A split `val` means the run's own before that of any other data. Raises `UserError` where there
-    is none, or more than one; it names them.
+    A split `val` means the run's own before that of any other data. Raises `UserError` if there is
+    none, or more than one; it names them.
     """
-    there = kept_predictions(folder)
-    names = {path: path.stem.rpartition(".") for path in there}
+    files = kept_predictions(folder)
+    names = {path: path.stem.rpartition(".") for path in files}
     found = [
         path
-        for path, (seen, _, by) in names.items()
-        if split in (None, seen, seen.rpartition(".")[2]) and protocol in (None, by)
+        for path, (qualified, _, by) in names.items()
+        if split in (None, qualified, qualified.rpartition(".")[2]) and protocol in (None, by)
     ]
     found = [path for path in found if names[path][0] == split] or found
     if len(found) == 1:
         return found[0]
     named = f" of {split or 'any split'} by {protocol or 'any protocol'}"
-    known = ", ".join(path.stem for path in there) or "none"
+    known = ", ".join(path.stem for path in files) or "none"
     if not found:
         raise UserError(
             f"{folder}: no predictions{named}; there are: {known}; `ilsvrc evaluate` makes them"
@@ -156,37 +155,39 @@ def find_predictions(folder: Path, split: str | None, protocol: str | None) -> P
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
-    """Write `predictions`; the file appears whole. Raises `UserError` where it can't be written."""
+    """Write `predictions`; the file appears whole. Raises `UserError` if it can't be written."""
     for key in predictions.keys:
         if "\n" in key:
             raise ValueError(f"a key of two lines: {key!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {**_texts(predictions), "digest": predictions.digest}
-    write_atomically(path, to_safetensors(_arrays(predictions), metadata))
+    texts = {**_texts(predictions), "digest": predictions.digest}
+    write_atomically(path, to_safetensors(_arrays(predictions), texts))
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Map the file at `path`: pages of it are read as they are used.
+    """Map the file at `path`: its pages are read as they are used.
 
-    Raises `UserError` for a file that is not there, holds anything else, or has changed.
+    Raises `UserError` for a file that is missing, holds anything else, or has changed.
     """
     try:
-        arrays, metadata = _mapped(path)
+        arrays, texts = _map_file(path)
         labels, keys = arrays["labels"], arrays["keys"].tobytes().decode().split("\n")
-        whole = metadata["digest"] == _digest(arrays, metadata)
-        classes = tuple(ImageClass(**known) for known in json.loads(metadata["classes"]))
-        about = validate(PredictionMetadata, json.loads(metadata["about"]), path)
+        is_whole = texts["digest"] == _digest(arrays, texts)
+        classes = tuple(ImageClass(**known) for known in json.loads(texts["classes"]))
+        metadata = validate(PredictionMetadata, json.loads(texts["about"]), path)
     except FileNotFoundError:
         raise UserError(f"{path}: no predictions there; `ilsvrc evaluate` makes them") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: can't be read as predictions ({error})") from None
-    if not whole or len(keys) != len(labels):
+    if not is_whole or len(keys) != len(labels):
         raise UserError(f"{path}: its bytes have changed; evaluate again")
     others = {name: arrays[name] for name in ("probabilities", "ranks", "guesses")}
-    return Predictions(keys=tuple(keys), labels=labels, classes=classes, about=about, **others)
+    return Predictions(
+        keys=tuple(keys), labels=labels, classes=classes, metadata=metadata, **others
+    )
 
 
-def _mapped(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def _map_file(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Return the tensors of a safetensors file as views of its mapped bytes, and its metadata.
 
     The library would copy them all.
@@ -204,15 +205,20 @@ def _mapped(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
 
 
 def _arrays(predictions: Predictions) -> dict[str, NDArray[Any]]:
-    keys = np.frombuffer("\n".join(predictions.keys).encode(), np.uint8)
-    others = {name: getattr(predictions, name) for name in _FIELDS[1:]}
-    return {"keys": keys, **{name: np.ascontiguousarray(array) for name, array in others.items()}}
+    arrays = {
+        "keys": np.frombuffer("\n".join(predictions.keys).encode(), np.uint8),
+        "labels": predictions.labels,
+        "probabilities": predictions.probabilities,
+        "ranks": predictions.ranks,
+        "guesses": predictions.guesses,
+    }
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _texts(predictions: Predictions) -> dict[str, str]:
     classes = [vars(known) for known in predictions.classes]
-    about = predictions.about.model_dump(mode="json")
-    return {"about": json.dumps(about), "classes": json.dumps(classes)}
+    metadata = predictions.metadata.model_dump(mode="json")
+    return {"about": json.dumps(metadata), "classes": json.dumps(classes)}
 
 
 def _digest(arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Whether two networks that saw the same images differ by more than chance."""
+"""Whether two networks, evaluated on the same images, differ by more than chance."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,8 @@ class PairedComparison:
 
     `only_first` images were right with the first network alone, `only_second` with the second
     alone. `difference` is the second's error minus the first's in points, `interval` that of the
-    paired bootstrap (95 %), `p_value` that of McNemar's exact test, two-sided: how likely so
-    unequal a split of the images that only one of them had right is, were both networks as good.
+    paired bootstrap (95 %), `p_value` that of McNemar's exact test, two-sided: the probability of
+    so unequal a split of the images that only one had right, if both were equally good.
     """
 
     k: int
@@ -38,7 +38,7 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class PreprocessingTrial:
-    """One preprocessing: what it changes, its hits, and how they compare with the declared one's.
+    """One preprocessing, named by what it changes, and its hits against those of the declared one.
 
     `p_value` is McNemar's for top-1, 1 for the declared preprocessing itself.
     """
@@ -52,19 +52,17 @@ class PreprocessingTrial:
 def compare_paired(
     first: Predictions, second: Predictions, k: int, seed: int = 0
 ) -> PairedComparison:
-    """Compare by `k` guesses; raises `UserError` where the images or labels aren't the same."""
+    """Compare by `k` guesses; raises `UserError` if images or labels differ, or are unknown."""
     refuse_other_images(first, second)
-    for one in (first, second):
-        one.hits(k)  # refuses unknown labels
-    one_right, other_right = first.are_hits(k), second.are_hits(k)
-    only_first = int((one_right & ~other_right).sum())
-    only_second = int((other_right & ~one_right).sum())
     images = len(first)
+    first_errors, second_errors = images - first.hits(k), images - second.hits(k)
+    only_first = int((first.are_hits(k) & ~second.are_hits(k)).sum())
+    only_second = int((second.are_hits(k) & ~first.are_hits(k)).sum())
     return PairedComparison(
         k=k,
         images=images,
-        first_errors=int((~one_right).sum()),
-        second_errors=int((~other_right).sum()),
+        first_errors=first_errors,
+        second_errors=second_errors,
         only_first=only_first,
         only_second=only_second,
         interval=_bootstrap(only_first, only_second, images, seed),
@@ -73,14 +71,14 @@ def compare_paired(
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p of McNemar's exact test, for images that only one had right."""
+    """Return the two-sided p-value of McNemar's exact test, from images only one had right."""
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
 def refuse_other_images(first: Predictions, second: Predictions) -> None:
-    """Raise `UserError` where two predictions aren't of the same images in the same order."""
-    a, b = first.about, second.about
+    """Raise `UserError` unless both are of the same images in the same order."""
+    a, b = first.metadata, second.metadata
     if (a.data_digest, a.split) != (b.data_digest, b.split):
         raise UserError(
             f"{a.run} saw {a.split} of {a.data} ({a.data_digest[:8]}), {b.run} {b.split} of "
@@ -91,9 +89,9 @@ def refuse_other_images(first: Predictions, second: Predictions) -> None:
 
 
 def _bootstrap(only_first: int, only_second: int, images: int, seed: int) -> Interval:
-    """Draw the images again, with replacement, and take the middle 95 % of the differences.
+    """Return the paired bootstrap's 95 % interval: images are drawn again with replacement.
 
-    An image counts +1, −1 or 0, so that how many of each are drawn is multinomial.
+    An image counts +1, −1 or 0, so that the numbers of each drawn are multinomial.
     """
     agreed = images - only_first - only_second
     shares = np.array([only_first, only_second, agreed]) / images

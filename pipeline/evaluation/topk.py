@@ -1,4 +1,4 @@
-"""Which classes scores guess, and how many are guessed before the label."""
+"""Top-k hits of scores, and the ranks and classes they are counted by."""
 
 import torch
 from torch import Tensor
@@ -9,8 +9,8 @@ def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
 
     `scores` (logits or probabilities) is floating point (n, c), `labels` int64 (n,) on the same
     device. Of equal scores the lower class is guessed first, on every device; a NaN counts as
-    higher than any label's score, so that a network that diverged hits nothing. A label of −1,
-    which nobody knows, has the rank c.
+    higher than any label's score, so that a network that diverged hits nothing. An unknown label,
+    −1, has the rank c.
     """
     num_classes = scores.shape[1]
     column = labels[:, None]
@@ -23,7 +23,7 @@ def label_ranks(scores: Tensor, labels: Tensor) -> Tensor:
 def topk_hits(scores: Tensor, labels: Tensor) -> Tensor:
     """Count the images whose label is the highest, and among the five highest, of the scores.
 
-    As `label_ranks`; the result is int64 (2,) on their device. As the devkit's `eval_flat.m`: a
+    By `label_ranks`; the result is int64 (2,) on their device. As in the devkit's `eval_flat.m`, a
     label either is among the guesses or not. With fewer than five classes all of them are guessed.
     """
     ranks = label_ranks(scores, labels)

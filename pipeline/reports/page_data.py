@@ -129,7 +129,7 @@ def _filters(run: TrackedRun, weights: Path) -> FilterImage | None:
 def _predictions(folder: Path, cluster: Cluster) -> Iterator[PredictedSplit]:
     for path in kept_predictions(folder):
         predictions = read_predictions(path)
-        about = predictions.about
+        about = predictions.metadata
         try:
             store = Store.open(store_folder(cluster, about.data), cluster.cache)
         except UserError:

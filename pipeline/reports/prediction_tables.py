@@ -14,7 +14,7 @@ from pipeline.reports.tables import titled_table
 
 def result_line(predictions: Predictions) -> str:
     """Return the errors of one evaluation with their 95 % intervals, in one line."""
-    about, counts = predictions.about, predictions.counts
+    about, counts = predictions.metadata, predictions.counts
     top1, top5 = (
         wilson_interval(counts.images - hits, counts.images)
         for hits in (counts.top1_hits, counts.top5_hits)

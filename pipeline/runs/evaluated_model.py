@@ -17,7 +17,7 @@ from pipeline.config.protocol import CenterCrop, TestProtocol
 from pipeline.config.recipe import InputConfig, NetworkConfig, Recipe
 from pipeline.config.yaml import Section
 from pipeline.data.store.store import Split
-from pipeline.evaluation.evaluate import EvaluationConfig
+from pipeline.evaluation.evaluation_config import EvaluationConfig
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.torchvision_weights import load_torchvision
 from pipeline.models.weights_file import read_weights

@@ -124,14 +124,3 @@ class _MetricUpload:
                 batch = metrics[start : start + _METRICS_PER_CALL]
                 self._client.log_batch(self._run_id, metrics=batch)
             self._offset = chunk.end
-
-
-def build_tracker(
-    worker_is_first: bool,
-    uri: str,
-    run_id: Callable[[], str],
-    folder: Path,
-    warn: Callable[[str], None] = _LOG.warning,
-) -> SilentTracker:
-    """Return a tracker for the first worker and a silent one for the others."""
-    return Tracker(uri, run_id, folder, warn=warn) if worker_is_first else SilentTracker()

@@ -1,4 +1,4 @@
-"""A training as the command sees it: checks, the tracked run, the workers."""
+"""The command's part of a training: checks, the tracked run, the workers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,21 +47,21 @@ def run_training(
     """Train, or go on training; return None if the run was concluded already.
 
     `start_from` names a trained run, or a file of weights, to start from; a new run is recorded
-    with `command`. Raises `UserError` before any worker starts for all that can be known by then,
-    and `InterruptedByUserError` after Ctrl-C.
+    with `command`. Raises `UserError` before any worker starts for what can be checked by then, and
+    `InterruptedByUserError` after Ctrl-C.
     """
     start = find_initial_weights(cluster.runs_dir, start_from, recipe) if start_from else None
     start_digest = start.digest if start else ""
     folder = name_run(cluster.runs_dir, run_name, recipe, recipe_name, start_digest)
-    uri, before = cluster.tracking.uri, folder.record()
-    if before and before.is_recorded and _is_still_there(before, cluster):
+    uri, record = cluster.tracking.uri, folder.record()
+    if record and record.is_recorded and _is_tracked(record, cluster):
         return None
     refuse_early(recipe, cluster, on_disk=folder.checkpoint_bytes)
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.held():
         store = Store.open(store_folder(cluster, recipe.data.name))
-        if before:
-            _refuse_other_data(folder, before, store)
+        if record:
+            _refuse_other_data(folder, record, store)
         job = TrainingJob(recipe, cluster, folder, uri, start.file if start else None)
         for earlier in (folder.stop_request, folder.errors):
             earlier.unlink(missing_ok=True)
@@ -82,9 +82,9 @@ def run_training(
     return TrainingResult(folder, counts)
 
 
-def conclude(outcome: TrainingResult, uri: str, comparison: str) -> None:
-    """Keep the comparison with the run; from now on there is nothing left to do for it."""
-    folder, record = outcome.folder, outcome.folder.record()
+def conclude(result: TrainingResult, uri: str, comparison: str) -> None:
+    """Store the comparison with the run, and mark the run as complete."""
+    folder, record = result.folder, result.folder.record()
     assert record is not None
     write_atomically(folder.comparison, comparison.encode())
     mlflow_runs.log_files(uri, record.tracking_run_id, [folder.comparison])
@@ -105,7 +105,7 @@ def run_replay(folder: RunFolder, step: int, cluster: Cluster, console: Console)
         )
 
 
-def _is_still_there(record: RunRecord, cluster: Cluster) -> bool:
+def _is_tracked(record: RunRecord, cluster: Cluster) -> bool:
     try:
         return mlflow_runs.is_there(cluster.tracking.uri, record.tracking_run_id)
     except UserError:
@@ -116,7 +116,7 @@ def _is_still_there(record: RunRecord, cluster: Cluster) -> bool:
 
 @contextmanager
 def _concluded(uri: str, run_id: Callable[[], str]) -> Iterator[None]:
-    """Give the MLflow run, if there is one by then, the status that the block's end deserves."""
+    """Set the status of the MLflow run, if there is one by then, by how the block ends."""
     status: mlflow_runs.LastStatus = "FAILED"
     try:
         yield
@@ -124,14 +124,14 @@ def _concluded(uri: str, run_id: Callable[[], str]) -> Iterator[None]:
     except InterruptedByUserError:
         status = "KILLED"
         raise
-    except (KeyboardInterrupt, SystemExit):  # while Ray starts it turns signals into the second
+    except (KeyboardInterrupt, SystemExit):  # Ray turns signals into the second while it starts
         status = "KILLED"
         raise InterruptedByUserError(
             "interrupted; the same command goes on from the last checkpoint"
         ) from None
     finally:
-        if made := run_id():
-            mlflow_runs.finish_run(uri, made, status)
+        if run := run_id():
+            mlflow_runs.finish_run(uri, run, status)
 
 
 def _refuse_other_data(folder: RunFolder, record: RunRecord, store: Store) -> None:

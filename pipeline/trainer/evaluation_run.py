@@ -1,4 +1,4 @@
-"""An evaluation by any protocol: on the workers, and as the command sees it."""
+"""An evaluation by any protocol: the command's part, and that of the workers."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -37,29 +37,30 @@ from pipeline.runtime.errors import UserError
 from pipeline.tracking import mlflow_runs
 from pipeline.tracking.environment import environment_tags
 
-_SECONDS_BETWEEN_NOTES = 30.0
+_SECONDS_BETWEEN_MESSAGES = 30.0
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What every worker is told: which network, on which images, how, and where to keep it."""
+class EvaluationJob:
+    """The job of every worker: which network, on which images, how, and where results go."""
 
-    subject: EvaluatedModel
+    model: EvaluatedModel
     data: Folder
     split: str
     protocol: TestProtocol
     cluster: Cluster
     folder: RunFolder
-    about: PredictionMetadata
+    metadata: PredictionMetadata
 
     @property
     def file(self) -> Path:
-        return predictions_file(self.folder.path, self.about.seen_split, self.about.protocol)
+        metadata = self.metadata
+        return predictions_file(self.folder.path, metadata.qualified_split, metadata.protocol)
 
 
 def run_evaluation(
-    subject: EvaluatedModel,
-    origin: WeightsSource,
+    model: EvaluatedModel,
+    source: WeightsSource,
     data: Folder,
     split: str,
     protocol: TestProtocol,
@@ -67,52 +68,51 @@ def run_evaluation(
     console: Console,
     command: str | None = None,
 ) -> Predictions:
-    """Evaluate `subject` on `split` of the data set in `data`; keep and return its predictions.
+    """Evaluate `model` on `split` of the data set in `data`; store and return its predictions.
 
-    The MLflow run is a child of the one that trained the network, and the same evaluation's
-    repetition goes on with it, with its own `command`. Where labels are unknown nothing is scored.
-    Raises `UserError` for what can be known before any worker starts.
+    The MLflow run is a child of the one that trained the network; a repetition of the same
+    evaluation continues it, with its own `command`. Without known labels nothing is scored. Raises
+    `UserError` for what can be checked before any worker starts.
     """
     refuse_cluster(cluster)
     store = Store.open(data, cluster.cache)
     images = store.split(split)
-    check_contents(images, subject.input)
-    subject.refuse_unfit(len(store.classes))
-    if origin.dataset_digest and data == store_folder(cluster, origin.data):
-        _refuse_other_data(origin, store)
-    said = prediction_metadata(subject, origin, store, split, protocol)
-    origin.folder.path.mkdir(parents=True, exist_ok=True)
-    evaluation = Evaluation(subject, data, split, protocol, cluster, origin.folder, said)
+    check_contents(images, model.input)
+    model.refuse_unfit(len(store.classes))
+    if source.dataset_digest and data == store_folder(cluster, source.data):
+        _refuse_other_data(source, store)
+    metadata = prediction_metadata(model, source, store, split, protocol)
+    source.folder.path.mkdir(parents=True, exist_ok=True)
+    job = EvaluationJob(model, data, split, protocol, cluster, source.folder, metadata)
     with ProgressDisplay(console) as display:
         views = protocol.num_views
         display.show(
             Message(f"{len(images):,} images of {split}, {views} view{'s' * (views > 1)} of each")
         )
-        run_on_workers(evaluate_on_worker, evaluation, display.show)
-    predictions = read_predictions(evaluation.file)
-    track(predictions, evaluation.file, cluster, origin.tracking_run_id, command)
+        run_on_workers(evaluate_on_worker, job, display.show)
+    predictions = read_predictions(job.file)
+    track(predictions, job.file, cluster, source.tracking_run_id, command)
     return predictions
 
 
-def evaluate_on_worker(evaluation: Evaluation, worker: Worker, report: Report) -> Counts:
-    """Evaluate this worker's share, and keep its predictions. A collective call."""
-    cluster, subject = evaluation.cluster, evaluation.subject
-    store = open_data(cluster, evaluation.data)
-    split = store.split(evaluation.split)
-    model = subject.build(len(store.classes))
-    model = to_device(model, worker.device, channels_last=cluster.channels_last)
-    setting = subject.setting(split, evaluation.protocol, cluster)
-    gathered = PredictionWriter(evaluation.file, len(split), worker)
-    share = len(share_of(len(split), worker.rank, worker.world_size))
-    with watched(evaluation, worker, report) as watchdog:
+def evaluate_on_worker(job: EvaluationJob, worker: Worker, report: Report) -> Counts:
+    """Evaluate this worker's share, and store its predictions. A collective call."""
+    store = open_data(job.cluster, job.data)
+    split = store.split(job.split)
+    model = job.model.build(len(store.classes))
+    model = to_device(model, worker.device, channels_last=job.cluster.channels_last)
+    config = job.model.setting(split, job.protocol, job.cluster)
+    writer = PredictionWriter(job.file, len(split), worker)
+    num_images = len(share_of(len(split), worker.rank, worker.world_size))
+    with watched(job, worker, report) as watchdog:
 
-        def watch(batches: Iterable[Batch]) -> Iterator[Batch]:
+        def watch(batches: Iterable[Batch]) -> Iterable[Batch]:
             batches = watchdog.counted(batches)
-            return _noted(batches, share, report) if worker.is_first else iter(batches)
+            return _with_messages(batches, num_images, report) if worker.is_first else batches
 
-        counts = evaluate(model, setting, worker, watch, gathered)
+        counts = evaluate(model, config, worker, watch, writer.add)
         if worker.is_first:
-            gathered.join(split, store.classes, evaluation.about)
+            writer.join(split, store.classes, job.metadata)
     return counts
 
 
@@ -124,33 +124,34 @@ def track(
     command: str | None = None,
 ) -> str:
     """Record an evaluation in MLflow, its predictions as an artifact; return the run's id."""
-    about, uri, experiment = predictions.about, cluster.tracking.uri, cluster.tracking.experiment
+    metadata = predictions.metadata
+    uri, experiment = cluster.tracking.uri, cluster.tracking.experiment
     identity = {
         "kind": "evaluation",
-        "evaluation.run": about.run,
-        "split": about.split,
-        "protocol": about.protocol,
-        "evaluation.data": about.data,
-        "dataset.digest": about.data_digest,
+        "evaluation.run": metadata.run,
+        "split": metadata.split,
+        "protocol": metadata.protocol,
+        "evaluation.data": metadata.data,
+        "dataset.digest": metadata.data_digest,
     }
     if parent_run_id and mlflow_runs.is_there(uri, parent_run_id):
         identity["mlflow.parentRunId"] = parent_run_id
     run_id = mlflow_runs.start_run(
         uri,
         experiment,
-        run_name=f"{about.run} {about.split} {about.protocol}",
+        run_name=f"{metadata.run} {metadata.split} {metadata.protocol}",
         params={
-            "recipe.network.name": about.network,
-            **{f"evaluation.{key}": value for key, value in about.model_dump().items()},
+            "recipe.network.name": metadata.network,
+            **{f"evaluation.{key}": value for key, value in metadata.model_dump().items()},
             **{f"cluster.{key}": value for key, value in flatten(cluster).items()},
         },
         tags={
             **environment_tags(cluster.workers.device),
             **identity,
-            "dataset.name": about.training_data,
-            "dataset.extra": about.extra_data,
-            "ensemble.size": str(about.ensemble_size),
-            "weights.digest": about.weights_digest,
+            "dataset.name": metadata.training_data,
+            "dataset.extra": metadata.extra_data,
+            "ensemble.size": str(metadata.ensemble_size),
+            "weights.digest": metadata.weights_digest,
             **({"command": command} if command else {}),
         },
         existing_run_id=mlflow_runs.run_with_tags(uri, experiment, identity),
@@ -163,33 +164,30 @@ def track(
 
 
 def _metrics(predictions: Predictions) -> dict[str, float]:
-    counts, about = predictions.counts, predictions.about
+    counts, metadata = predictions.counts, predictions.metadata
     # Images of a data set that wasn't trained on are a split of their own.
-    split = about.seen_split if about.is_foreign else about.split
-    prefix = f"eval/{split}/{about.protocol}"
+    split = metadata.qualified_split if metadata.is_foreign else metadata.split
+    prefix = f"eval/{split}/{metadata.protocol}"
     return {f"{prefix}/{name}": value for name, value in counts.metrics.items()}
 
 
-def _noted(batches: Iterable[Batch], share: int, report: Report) -> Iterator[Batch]:
-    """Yield `batches`, and tell now and then how many images of this pass are done."""
-    started = told = time.monotonic()
-    seen = 0
+def _with_messages(batches: Iterable[Batch], num_images: int, report: Report) -> Iterator[Batch]:
+    """Yield `batches`, and report now and then how many of the images of this pass are done."""
+    started = last_report = time.monotonic()
+    done = 0
     for batch in batches:
         yield batch
-        seen += len(batch.indices.unique())
+        done += len(batch.indices.unique())
         now = time.monotonic()
-        if now - told > _SECONDS_BETWEEN_NOTES:
-            told, rate = now, seen / (now - started)
-            report(
-                Message(
-                    f"the first worker has seen {seen:,} of its {share:,}, {rate:,.1f} a second"
-                )
-            )
+        if now - last_report > _SECONDS_BETWEEN_MESSAGES:
+            last_report, rate = now, done / (now - started)
+            text = f"the first worker has done {done:,} of its {num_images:,} images"
+            report(Message(f"{text}, {rate:,.1f} per second"))
 
 
-def _refuse_other_data(origin: WeightsSource, store: Store) -> None:
-    if origin.dataset_digest != store.digest:
+def _refuse_other_data(source: WeightsSource, store: Store) -> None:
+    if source.dataset_digest != store.digest:
         raise UserError(
-            f"run '{origin.folder.name}' belongs to another data set than {store.folder} holds "
+            f"run '{source.folder.name}' belongs to another data set than {store.folder} holds "
             "now; bring that one back, or name the one to evaluate on with --data"
         )

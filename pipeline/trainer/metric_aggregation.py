@@ -1,4 +1,4 @@
-"""What the first worker reports and tracks, added up over all workers."""
+"""Metrics of a training, summed over all workers, reported and tracked by the first."""
 
 import math
 import time
@@ -7,19 +7,21 @@ import torch
 from torch import Tensor
 
 from pipeline.config.recipe import Recipe
+from pipeline.evaluation.metric_sums import MetricSums
 from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Report, StepsReport, ValidationReport, WorkerSpeed
 from pipeline.runtime.distributed import Worker, sum_over_workers
 from pipeline.runtime.errors import TrainingStoppedError
 from pipeline.tracking.tracker import SilentTracker
 from pipeline.training.loop import StepResult
-from pipeline.training.loss_watch import MEND
+from pipeline.training.loss_monitor import REMEDY
 
 
 class MetricAggregator:
-    """Collects the steps since its last report, and tells of them: rank 0 of all, each of its own.
+    """Collects the steps since the last report; reports them, summed over workers, and the speed.
 
-    All take part in the sums.
+    Every worker reports its own speed, the first one everything else. Metrics are tracked by the
+    first too: `tracker` is silent on the others.
     """
 
     def __init__(
@@ -30,98 +32,96 @@ class MetricAggregator:
         self._start()
 
     def _start(self) -> None:
-        self._outcomes: list[StepResult] = []
+        self._results: list[StepResult] = []
         self._started = time.perf_counter()
 
-    def add(self, outcome: StepResult) -> None:
-        self._outcomes.append(outcome)
+    def add(self, result: StepResult) -> None:
+        """Add the result of a step."""
+        self._results.append(result)
 
     def report_steps(self) -> StepsReport:
         """Report and track the steps that were added. A collective call.
 
-        Raises `TrainingStoppedError` on all workers for the first step whose loss or gradient is no
-        finite number.
+        Raises `TrainingStoppedError` on all workers for the first step whose loss or gradient is
+        not finite.
         """
-        progress = self._progress()
-        self._report(self._pace(progress))
+        steps = self._summed_steps()
+        self._report(self._speed(steps))
         if self._worker.is_first:
-            self._report(progress)
-            self._tracker.log(
-                {
-                    "train/loss": progress.loss,
-                    "train/top1_error": progress.top1_error,
-                    "train/top5_error": progress.top5_error,
-                    "train/learning_rate": progress.learning_rate,
-                    "train/gradient_norm": progress.gradient_norm,
-                    "train/images_per_second": progress.images_per_second,
-                    "train/waiting_share": progress.seconds_waiting / progress.seconds,
-                    "train/epochs": progress.epoch + progress.step / progress.num_steps,
-                },
-                step=progress.epoch * self._num_steps + progress.step,
-            )
+            self._report(steps)
+        self._tracker.log(
+            {
+                "train/loss": steps.loss,
+                "train/top1_error": steps.top1_error,
+                "train/top5_error": steps.top5_error,
+                "train/learning_rate": steps.learning_rate,
+                "train/gradient_norm": steps.gradient_norm,
+                "train/images_per_second": steps.images_per_second,
+                "train/waiting_share": steps.seconds_waiting / steps.seconds,
+                "train/epochs": steps.epoch + steps.step / steps.num_steps,
+            },
+            step=steps.epoch * self._num_steps + steps.step,
+        )
         self._start()
-        return progress
-
-    def _refuse_no_number(self, losses: Tensor, gradient_norms: Tensor) -> None:
-        is_bad = ~(losses.isfinite() & gradient_norms.isfinite())
-        if is_bad.any():
-            index = int(is_bad.nonzero()[0])
-            first, loss = self._outcomes[index], losses[index].item()
-            what = "gradient's length" if math.isfinite(loss) else "loss"
-            value = gradient_norms[index].item() if math.isfinite(loss) else loss
-            step = first.epoch * self._num_steps + first.step + 1
-            raise TrainingStoppedError(
-                f"the {what} is {value} at step {step} (learning rate {first.learning_rate:.3g}); "
-                f"{MEND}"
-            )
+        return steps
 
     def report_evaluation(self, epoch: int, counts: Counts) -> None:
-        """Report and track an evaluation after `epoch` epochs; comparison reads the counts."""
+        """Report and track an evaluation after `epoch` epochs."""
         recipe = self._recipe
         split = recipe.data.test_split
         protocol = recipe.evaluation.name(recipe.input.size)
         if self._worker.is_first:
             self._report(ValidationReport(epoch, recipe.epochs, split, protocol, counts))
-            prefix = f"eval/{split}/{protocol}"
-            self._tracker.log(
-                {f"{prefix}/{name}": value for name, value in counts.metrics.items()},
-                step=epoch * self._num_steps,
-            )
+        prefix = f"eval/{split}/{protocol}"
+        self._tracker.log(
+            {f"{prefix}/{name}": value for name, value in counts.metrics.items()},
+            step=epoch * self._num_steps,
+        )
         self._start()
 
-    def _pace(self, progress: StepsReport) -> WorkerSpeed:
-        steps, device = len(self._outcomes), self._worker.device
-        used = 0
-        if device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(device)
-            used = total - free
-        return WorkerSpeed(
-            self._worker.rank, progress.seconds / steps, progress.seconds_waiting / steps, used
-        )
-
-    def _progress(self) -> StepsReport:
-        last = self._outcomes[-1]
-        steps = sum_over_workers(
-            torch.stack(
-                [torch.cat([each.sums, each.gradient_norm[None]]) for each in self._outcomes]
-            ),
-            self._worker,
-        )
-        norms = steps[:, 4] / self._worker.world_size  # the same on all
-        self._refuse_no_number(steps[:, 0], norms)
-        loss, top1_hits, top5_hits, images = steps[:, :4].sum(0).tolist()
+    def _summed_steps(self) -> StepsReport:
+        last = self._results[-1]
+        steps = MetricSums.stack(result.sums for result in self._results).over_workers(self._worker)
+        norms = torch.stack([result.gradient_norm for result in self._results]).double()
+        # The same on all workers; their mean, so that all surely stop at the same step.
+        norms = sum_over_workers(norms, self._worker) / self._worker.world_size
+        self._check_finite(steps.loss, norms)
+        images = steps.images.sum().item()
         seconds = time.perf_counter() - self._started
         return StepsReport(
             epoch=last.epoch,
             epochs=self._recipe.epochs,
             step=last.step + 1,
             num_steps=self._num_steps,
-            loss=loss / images,
-            top1_error=100 * (1 - top1_hits / images),
-            top5_error=100 * (1 - top5_hits / images),
+            loss=steps.loss.sum().item() / images,
+            top1_error=100 * (1 - steps.top1_hits.sum().item() / images),
+            top5_error=100 * (1 - steps.top5_hits.sum().item() / images),
             learning_rate=last.learning_rate,
             gradient_norm=norms.max().item(),
             images_per_second=images / seconds,
             seconds=seconds,
-            seconds_waiting=sum(outcome.seconds_waiting for outcome in self._outcomes),
+            seconds_waiting=sum(result.seconds_waiting for result in self._results),
+        )
+
+    def _check_finite(self, losses: Tensor, gradient_norms: Tensor) -> None:
+        is_bad = ~(losses.isfinite() & gradient_norms.isfinite())
+        if is_bad.any():
+            index = int(is_bad.nonzero()[0])
+            first, loss = self._results[index], losses[index].item()
+            what = "gradient's length" if math.isfinite(loss) else "loss"
+            value = gradient_norms[index].item() if math.isfinite(loss) else loss
+            step = first.epoch * self._num_steps + first.step + 1
+            raise TrainingStoppedError(
+                f"the {what} is {value} at step {step} (learning rate {first.learning_rate:.3g}); "
+                f"{REMEDY}"
+            )
+
+    def _speed(self, steps: StepsReport) -> WorkerSpeed:
+        num_steps, device = len(self._results), self._worker.device
+        used = 0
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            used = total - free
+        return WorkerSpeed(
+            self._worker.rank, steps.seconds / num_steps, steps.seconds_waiting / num_steps, used
         )

@@ -1,7 +1,7 @@
-"""Runs one step of a past training again, alone, to see what was in it.
+"""Runs one step of a past training again, alone, and records what was in it.
 
-The order of images, their crops and what dropout drops are functions of the position, so that the
-newest checkpoint before a step is all it takes to be there again.
+The order of images, their crops and the units that dropout drops are functions of the position, so
+that the newest checkpoint before a step is all that is needed.
 """
 
 from pipeline.launch.events import Report
@@ -10,7 +10,6 @@ from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
 from pipeline.trainer.worker import make_model, restore, training_batches
 from pipeline.training.loop import train_epoch
-from pipeline.training.schedule import Schedule
 from pipeline.training.step_inspection import InspectedStep, StepInspector
 from pipeline.training.train_state import build_train_state
 
@@ -19,42 +18,39 @@ def replay(job: TrainingJob, step: int, worker: Worker, report: Report) -> Inspe
     """Repeat step `step`, from 1 as it is tracked, from the newest checkpoint of its epoch.
 
     One process does the work of all workers, with the same micro-batches. Nothing is written.
-    Raises `UserError` when the run has no such step, or no checkpoint that leads to it.
+    Raises `UserError` if the run has no such step, or no checkpoint that leads to it.
     """
-    recipe, dealing = job.recipe, job.sampler(worker)
-    epoch, number = divmod(step - 1, dealing.num_steps)
+    recipe, sampler = job.recipe, job.sampler(worker)
+    epoch, index = divmod(step - 1, sampler.num_steps)
     if not 0 <= epoch < recipe.epochs:
-        last = recipe.epochs * dealing.num_steps
+        last = recipe.epochs * sampler.num_steps
         raise UserError(f"step {step}: run '{job.folder.name}' has the steps 1 to {last}")
-    learner = build_train_state(recipe, make_model(job, worker))
-    position = restore(job, learner, worker, report, before=(epoch, number))
-    if position.epoch != epoch:
+    train_state = build_train_state(recipe, make_model(job, worker))
+    progress = restore(job, train_state, worker, report, before=(epoch, index))
+    if progress.epoch != epoch:
         raise UserError(
             f"step {step}: no checkpoint of run '{job.folder.name}' leads to it any more; keep "
             "more with --set cluster.saving.checkpoints_to_keep=N"
         )
     record = job.folder.record()
-    if (position.epoch, position.step) == (0, 0) and record and record.start_digest:
+    if (progress.epoch, progress.step) == (0, 0) and record and record.start_digest:
         raise UserError(
             f"step {step}: run '{job.folder.name}' started from weights that it doesn't keep; of "
             "its first epoch only steps after a checkpoint can run again"
         )
     store = job.store()
     split = store.split(recipe.data.train_split)
-    sight = StepInspector(
-        learner.model, learner.optimizer, training_batches(job, dealing, position, worker, report)
-    )
-    for outcome in train_epoch(
-        recipe, learner.model, learner.optimizer, Schedule(recipe.schedule, recipe.epochs),
-        position.plateau, sight, dealing, worker, epoch, position.step,
-    ):  # fmt: skip
-        if outcome.step == number:
+    model, optimizer = train_state.model, train_state.optimizer
+    loader = training_batches(job, sampler, progress, worker, report)
+    inspector = StepInspector(model, optimizer, loader)
+    for result in train_epoch(recipe, model, optimizer, inspector, sampler, worker, progress):
+        if result.step == index:
             break
-        sight.forget()
+        inspector.reset()
     return InspectedStep(
         step=step,
-        learning_rate=outcome.learning_rate,
-        loss=float(outcome.sums[0] / outcome.sums[3]),
-        gradient_norm=sight.gradient_norm,
-        images=sight.images(split.keys, [each.name for each in store.classes]),
+        learning_rate=result.learning_rate,
+        loss=float(result.sums.loss / result.sums.images),
+        gradient_norm=inspector.gradient_norm,
+        images=inspector.images(split.keys, [each.name for each in store.classes]),
     )

@@ -1,6 +1,6 @@
-"""The MLflow run of a training: made before it starts, or when the store is back.
+"""The MLflow run of a training: made before it starts, or once the tracking store is reachable.
 
-The run's folder remembers its id, from where the workers' tracker takes it.
+The run's folder holds its id, from where the workers' tracker takes it.
 """
 
 import threading
@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_TRIES = 5.0
 
 @dataclass(frozen=True)
 class RunRegistration:
-    """What the tracking store is told of a training."""
+    """What is recorded of a training before it starts, in the run's folder and in MLflow."""
 
     folder: RunFolder
     recipe: Recipe
@@ -35,13 +35,13 @@ class RunRegistration:
     command: str | None = None
 
     def prepare(self) -> None:
-        """Write down in the run's folder what is known without the tracking store."""
-        before, start = self.folder.record(), self.start
+        """Write the recipe and the record to the run's folder, without the tracking store."""
+        record, start = self.folder.record(), self.start
         self.folder.write_recipe(self.recipe)
         self.folder.write_record(
             RunRecord(
                 dataset_digest=self.store.digest,
-                tracking_run_id=before.tracking_run_id if before else "",
+                tracking_run_id=record.tracking_run_id if record else "",
                 start_digest=start.digest if start else "",
                 extra_data=start.extra_data(self.store.digest) if start else "none",
                 dataset_name=self.store.name,
@@ -49,9 +49,9 @@ class RunRegistration:
         )
 
     def make(self) -> None:
-        """Make the run, or go on with the one that the folder names; write down its id.
+        """Make the MLflow run, or continue the one that the folder names; record its id.
 
-        Raises `UserError`, within seconds where the store is away.
+        Raises `UserError`, within seconds if the store can't be reached.
         """
         uri, record = self.cluster.tracking.uri, self.folder.record()
         assert record is not None
@@ -78,10 +78,10 @@ class RunRegistration:
 
     def _tags(self, record: RunRecord) -> dict[str, str]:
         recipe, start = self.recipe, self.start
-        started = {"start.from": start.name, "start.digest": start.digest} if start else {}
+        start_tags = {"start.from": start.name, "start.digest": start.digest} if start else {}
         return {
             **environment_tags(self.cluster.workers.device),
-            **started,
+            **start_tags,
             "recipe.digest": digest(recipe.without_expectation()),
             "dataset.name": self.store.name,
             "dataset.digest": self.store.digest,
@@ -91,10 +91,10 @@ class RunRegistration:
 
 
 @contextmanager
-def registered_run(registration: RunRegistration, say: Callable[[str], None]) -> Iterator[None]:
-    """Have the run made, now or while inside.
+def registered_run(registration: RunRegistration, warn: Callable[[str], None]) -> Iterator[None]:
+    """Make the MLflow run, before or during the block.
 
-    Where `tracking.required` is false, a store that is away is tried again every few seconds.
+    Unless `tracking.required`, a store that can't be reached is tried again every few seconds.
     """
     tracking = registration.cluster.tracking
     registration.prepare()
@@ -103,7 +103,9 @@ def registered_run(registration: RunRegistration, say: Callable[[str], None]) ->
     except UserError as error:
         if tracking.required:
             raise
-        say(f"{error}. The training goes on without it; metrics wait in {registration.folder.path}")
+        warn(
+            f"{error}. The training goes on without it; metrics wait in {registration.folder.path}"
+        )
         with in_background("registering", partial(_make_later, registration)):
             yield
     else:

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from pipeline.evaluation.evaluate import NOTHING_KEPT, evaluate
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.prediction_writer import PredictionWriter
 from pipeline.evaluation.predictions import predictions_file
@@ -14,27 +14,28 @@ from pipeline.runtime.distributed import Worker
 
 
 class Validation:
-    """Tests a job's network by its recipe's protocol; the last predictions are for the run."""
+    """Evaluates a job's network by its recipe's protocol; collects the last predictions."""
 
     def __init__(self, job: TrainingJob, worker: Worker, watchdog: Watchdog) -> None:
         recipe = job.recipe
         self._job, self._worker, self._watchdog = job, worker, watchdog
         self._store = job.store()
         split = self._store.split(recipe.data.test_split)
-        self._subject = model_of_recipe(recipe, job.folder.weights)
-        self._setting = self._subject.setting(split, recipe.evaluation, job.cluster)
-        file = predictions_file(job.folder.path, split.name, self._setting.protocol_name)
-        self._gathered = PredictionWriter(file, len(split), worker)
+        self._model = model_of_recipe(recipe, job.folder.weights)
+        self._config = self._model.setting(split, recipe.evaluation, job.cluster)
+        file = predictions_file(job.folder.path, split.name, self._config.protocol_name)
+        self._writer = PredictionWriter(file, len(split), worker)
 
-    def test(self, model: nn.Module, *, is_last: bool) -> Counts:
-        """Evaluate `model`, and gather its predictions if this is the last time. Collective."""
-        keeper = self._gathered if is_last else NOTHING_KEPT
-        return evaluate(model, self._setting, self._worker, self._watchdog.counted, keeper)
+    def run(self, model: nn.Module, epoch: int) -> Counts:
+        """Evaluate `model` after `epoch` epochs. A collective call."""
+        on_scored = self._writer.add if epoch == self._job.recipe.epochs else None
+        return evaluate(model, self._config, self._worker, self._watchdog.counted, on_scored)
 
-    def keep(self) -> None:
-        """Write the last predictions. For the first worker, once the final weights are written."""
-        store, setting, origin = self._store, self._setting, weights_source_of_run(self._job.folder)
-        said = prediction_metadata(
-            self._subject, origin, store, setting.split.name, setting.protocol
+    def write_predictions(self) -> None:
+        """Write the collected predictions. For the first worker, after the final weights."""
+        split, classes = self._config.split, self._store.classes
+        source = weights_source_of_run(self._job.folder)
+        metadata = prediction_metadata(
+            self._model, source, self._store, split.name, self._config.protocol
         )
-        self._gathered.join(setting.split, store.classes, said)
+        self._writer.join(split, classes, metadata)

@@ -1,8 +1,9 @@
-"""One worker of a job: builds every part from the recipe, runs the epochs."""
+"""One worker of a training: builds every part from the recipe, runs the epochs."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -26,214 +27,232 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker, same_on_all_workers
 from pipeline.runtime.errors import InterruptedByUserError
 from pipeline.runtime.storage import write_atomically
-from pipeline.tracking.tracker import SilentTracker, build_tracker
+from pipeline.tracking.tracker import SilentTracker, Tracker
 from pipeline.trainer.metric_aggregation import MetricAggregator
 from pipeline.trainer.validation import Validation
 from pipeline.training.checkpoint import Retention, load_checkpoint, newest_checkpoint
 from pipeline.training.checkpoint_writer import CheckpointWriter, SilentWriter
 from pipeline.training.loop import train_epoch
-from pipeline.training.loss_watch import LossWatch
+from pipeline.training.loss_monitor import LossMonitor
 from pipeline.training.schedule import Schedule
 from pipeline.training.train_state import Progress, TrainState, build_train_state
 
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What a worker has around it while it trains."""
+    """All that a worker trains with, from the checkpoint that it starts from to the last one."""
 
+    job: TrainingJob
     worker: Worker
     report: Report
+    sampler: BatchSampler
+    train_state: TrainState
     watchdog: Watchdog
-    dealing: BatchSampler
-    meter: MetricAggregator
+    stop_signal: StopSignal
     writer: SilentWriter
-    testing: Validation
+    monitor: LossMonitor
+    aggregator: MetricAggregator
+    validation: Validation
 
 
 def train(job: TrainingJob, worker: Worker, report: Report) -> Counts:
-    """Train from wherever the run's folder says, to the end; return the last evaluation.
+    """Train from the state in the run's folder to the end; return the last evaluation.
 
     A collective call: every worker of the job makes it, and all return the same counts, or raise
     `InterruptedByUserError` at the same step, once that is saved.
     """
-    # First, since it may have the data set staged for longer than a watchdog grants. The workers of
-    # a node that is done wait for the others in `restore`, where nothing watches them yet.
-    dealing = job.sampler(worker)
-    model = make_model(job, worker)
-    if job.initial_weights:
-        model.start_from(read_weights(job.initial_weights))
-    learner = build_train_state(job.recipe, model)
-    position = restore(job, learner, worker, report)
-    with worker_context(job, dealing, worker, report) as around:
-        counts = _epochs(job, learner, position, around)
-        if counts is None:  # stopped between the last checkpoint and the weights
-            counts = around.testing.test(learner.final, is_last=True)
-            around.meter.report_evaluation(job.recipe.epochs, counts)
-        around.writer.flush()
+    # First, since it may stage the data set, which takes longer than the watchdog allows. The
+    # workers of a node that is done wait for the others in `restore`, not watched yet.
+    sampler = job.sampler(worker)
+    train_state = build_train_state(job.recipe, make_model(job, worker))
+    progress = restore(job, train_state, worker, report)
+    with worker_context(job, worker, report, sampler, train_state, progress) as context:
+        counts = train_epochs(progress, context)
+        if counts is None:  # interrupted between the last checkpoint and the weights
+            counts = validate(job.recipe.epochs, context)
+        context.writer.flush()
     if worker.is_first:
-        save_weights(learner.final, job.folder)
-        around.testing.keep()
+        save_weights(train_state.eval_model, job.folder)
+        context.validation.write_predictions()
     return counts
 
 
 @contextmanager
 def worker_context(
-    job: TrainingJob, dealing: BatchSampler, worker: Worker, report: Report
+    job: TrainingJob,
+    worker: Worker,
+    report: Report,
+    sampler: BatchSampler,
+    train_state: TrainState,
+    progress: Progress,
 ) -> Iterator[WorkerContext]:
-    """Open what records a training, what saves it and what watches over it."""
-    with (
-        closing(open_tracker(job, worker, report)) as tracker,
-        closing(open_writer(job, worker, report)) as writer,
-        watched(job, worker, report) as watchdog,
-    ):
-        meter = MetricAggregator(job.recipe, dealing.num_steps, worker, report, tracker)
-        testing = Validation(job, worker, watchdog)
-        yield WorkerContext(worker, report, watchdog, dealing, meter, writer, testing)
+    """Open what records a training, what saves it and what watches over it.
+
+    The first worker records and saves; on the others that is silent.
+    """
+    recipe, saving, folder = job.recipe, job.cluster.saving, job.folder
+    tracker, writer = SilentTracker(), SilentWriter()
+    if worker.is_first:
+        warn = partial(_warn, report)
+        tracker = Tracker(job.tracking_uri, folder.tracking_run_id, folder.path, warn=warn)
+        retention = Retention(saving.checkpoints_to_keep, saving.keep_every_epochs)
+        writer = CheckpointWriter(folder.checkpoints, retention, warn)
+    steps_done = progress.epoch * sampler.num_steps + progress.step
+    with closing(tracker), closing(writer), watched(job, worker, report) as watchdog:
+        yield WorkerContext(
+            job,
+            worker,
+            report,
+            sampler,
+            train_state,
+            watchdog,
+            StopSignal(folder, 60 * saving.checkpoint_minutes, worker),
+            writer,
+            LossMonitor(recipe, train_state.model.flat_loss_hint, steps_done),
+            MetricAggregator(recipe, sampler.num_steps, worker, report, tracker),
+            Validation(job, worker, watchdog),
+        )
 
 
-def _epochs(
-    job: TrainingJob, learner: TrainState, position: Progress, around: WorkerContext
-) -> Counts | None:
-    """Train from `position` to the end; return the last evaluation, if there is anything to do."""
-    worker, meter, writer = around.worker, around.meter, around.writer
-    recipe, saving, dealing = job.recipe, job.cluster.saving, around.dealing
+def train_epochs(progress: Progress, context: WorkerContext) -> Counts | None:
+    """Train from `progress` to the end; return the last evaluation, None if no epoch was left."""
+    recipe, worker, sampler = context.job.recipe, context.worker, context.sampler
+    train_state = context.train_state
+    model = in_parallel(train_state.model, worker)
     schedule = Schedule(recipe.schedule, recipe.epochs)
-    steps_done = position.epoch * dealing.num_steps + position.step
-    watch = LossWatch(recipe, learner.model.flat_loss_hint, steps_done)
-    parallel = in_parallel(learner.model, worker)
-    ballot = StopSignal(job.folder, 60 * saving.checkpoint_minutes, worker)
-
     counts = None
-    with closing(training_batches(job, dealing, position, worker, around.report)) as batches:
-        for epoch in range(position.epoch, recipe.epochs):
-            for outcome in train_epoch(
-                recipe, parallel, learner.optimizer, schedule, position.plateau,
-                around.watchdog.counted(batches), dealing, worker, epoch, position.step,
-            ):  # fmt: skip
-                meter.add(outcome)
-                learner.follow()
-                done, asked = outcome.step + 1, ballot.poll()
-                is_last = done == dealing.num_steps
-                every = saving.checkpoint_every_steps
-                is_due = every is not None and done % every == 0
-                saves = asked is StopRequest.STOP or (
-                    (is_due or asked is StopRequest.SAVE) and not is_last
-                )
-                # What is saved has had its loss looked at.
-                if done % saving.log_every_steps == 0 or is_last or saves:
-                    watch.observe(epoch * dealing.num_steps + done, meter.report_steps().loss)
-                if saves:
-                    writer.write(learner.state(Progress(epoch, done, position.plateau)))
-                    ballot.checkpoint_saved()
-                if asked is StopRequest.STOP:
-                    writer.flush()
-                    ballot.close()
-                    raise InterruptedByUserError(
-                        f"stopped as asked, after {epoch} epochs and {done} steps; the same "
-                        "command goes on from there"
-                    )
-            counts = around.testing.test(learner.final, is_last=epoch + 1 == recipe.epochs)
-            meter.report_evaluation(epoch + 1, counts)
-            plateau = schedule.observe(position.plateau, epoch + 1, counts.top1_error)
-            position = Progress(epoch + 1, 0, plateau)
-            writer.write(learner.state(position))
-            ballot.checkpoint_saved()
-    ballot.close()
+    with closing(
+        training_batches(context.job, sampler, progress, worker, context.report)
+    ) as loader:
+        for epoch in range(progress.epoch, recipe.epochs):
+            batches = context.watchdog.counted(loader)
+            for result in train_epoch(
+                recipe, model, train_state.optimizer, batches, sampler, worker, progress
+            ):
+                context.aggregator.add(result)
+                train_state.update_ema()
+                end_step(replace(progress, step=result.step + 1), context)
+            counts = validate(epoch + 1, context)
+            plateau = schedule.observe(progress.plateau, epoch + 1, counts.top1_error)
+            progress = Progress(epoch + 1, 0, plateau)
+            save_progress(progress, context)
+    context.stop_signal.close()
+    return counts
+
+
+def end_step(progress: Progress, context: WorkerContext) -> None:
+    """Report, save, or stop after a step, as the cluster's settings and requests say."""
+    saving, num_steps = context.job.cluster.saving, context.sampler.num_steps
+    request = context.stop_signal.poll()
+    is_last = progress.step == num_steps
+    every = saving.checkpoint_every_steps
+    is_due = every is not None and progress.step % every == 0
+    saves = request is StopRequest.STOP or ((is_due or request is StopRequest.SAVE) and not is_last)
+    # Before saving, so that the loss of what is saved has been checked.
+    if saves or is_last or progress.step % saving.log_every_steps == 0:
+        loss = context.aggregator.report_steps().loss
+        context.monitor.observe(progress.epoch * num_steps + progress.step, loss)
+    if saves:
+        save_progress(progress, context)
+    if request is StopRequest.STOP:
+        context.writer.flush()
+        context.stop_signal.close()
+        raise InterruptedByUserError(
+            f"stopped as asked, after {progress.epoch} epochs and {progress.step} steps; the same "
+            "command goes on from there"
+        )
+
+
+def save_progress(progress: Progress, context: WorkerContext) -> None:
+    """Have a checkpoint written."""
+    context.writer.write(context.train_state.to_checkpoint(progress))
+    context.stop_signal.checkpoint_saved()
+
+
+def validate(epoch: int, context: WorkerContext) -> Counts:
+    """Evaluate after `epoch` epochs, and report it. A collective call."""
+    counts = context.validation.run(context.train_state.eval_model, epoch)
+    context.aggregator.report_evaluation(epoch, counts)
     return counts
 
 
 def make_model(job: TrainingJob, worker: Worker) -> ImageClassifier:
-    """Build the recipe's network with its seed's initial weights, on the worker's device."""
+    """Return the recipe's network on the worker's device, with the weights that it starts from."""
     torch.manual_seed(job.recipe.seed)
     model = build_model(job.recipe.network, job.recipe.input)
-    return to_device(model, worker.device, channels_last=job.cluster.channels_last)
+    model = to_device(model, worker.device, channels_last=job.cluster.channels_last)
+    if job.initial_weights:
+        model.start_from(read_weights(job.initial_weights))
+    return model
 
 
 def in_parallel(model: nn.Module, worker: Worker) -> nn.Module:
-    """Have the gradients of `model` averaged over the workers."""
+    """Return `model` such that its gradients are averaged over the workers."""
     if worker.world_size == 1:
         return model
     devices = [worker.device] if worker.device.type == "cuda" else None
-    # Batch-norm statistics are combined after each step (`pipeline.training.batch_norm`).
+    # Batch-norm statistics are averaged after each step (`pipeline.training.batch_norm`).
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
 
 
 def training_batches(
-    job: TrainingJob, dealing: BatchSampler, position: Progress, worker: Worker, report: Report
+    job: TrainingJob, sampler: BatchSampler, progress: Progress, worker: Worker, report: Report
 ) -> Loader:
-    """Load this worker's micro-batches from `position` to the end of the training."""
+    """Return the loader of this worker's micro-batches, from `progress` to the last epoch."""
     recipe = job.recipe
     images = job.store().split(recipe.data.train_split)
     quarantine, bad_images = None, recipe.data.bad_images
     if isinstance(bad_images, QuarantineBadImages):
         quarantine = Quarantine(
-            job.folder.quarantined, images, bad_images.max_share, lambda text: report(Message(text))
+            job.folder.quarantined, images, bad_images.max_share, partial(_warn, report)
         )
     return build_loader(
         images,
-        training_plan(recipe, images, dealing, worker.rank, position.epoch, position.step),
+        training_plan(recipe, images, sampler, worker.rank, progress.epoch, progress.step),
         recipe.input,
         job.cluster.loading,
         worker.device,
-        max_batch_size=dealing.max_micro_batch_size,
+        max_batch_size=sampler.max_micro_batch_size,
         fill=recipe.augmentation.appearance.fill,
         channels_last=job.cluster.channels_last,
         quarantine=quarantine,
     )
 
 
-def open_tracker(job: TrainingJob, worker: Worker, report: Report) -> SilentTracker:
-    """Record metrics in the run's folder and its MLflow run; in silence on all but rank 0."""
-    return build_tracker(
-        worker.is_first,
-        job.tracking_uri,
-        job.folder.tracking_run_id,
-        job.folder.path,
-        warn=lambda text: report(Message(text)),
-    )
-
-
-def open_writer(job: TrainingJob, worker: Worker, report: Report) -> SilentWriter:
-    """Write checkpoints to the run's folder; none on all but rank 0."""
-    if not worker.is_first:
-        return SilentWriter()
-    saving = job.cluster.saving
-    retention = Retention(saving.checkpoints_to_keep, saving.keep_every_epochs)
-    return CheckpointWriter(
-        job.folder.checkpoints, retention, warn=lambda text: report(Message(text))
-    )
-
-
 def restore(
     job: TrainingJob,
-    learner: TrainState,
+    train_state: TrainState,
     worker: Worker,
     report: Report,
     before: tuple[int, int] | None = None,
 ) -> Progress:
     """Load the newest whole checkpoint of the run, if there is one. A collective call.
 
-    With `before`, an (epoch, step), one that leaves that step still to be done.
+    With `before`, (epoch, step), it is the newest from which that step is still to be done.
     """
     folder = job.folder.checkpoints
     # The first worker chooses, so that all start from the same file.
     newest = None
     if worker.is_first:
-        newest = newest_checkpoint(folder, lambda text: report(Message(text)), before)
+        newest = newest_checkpoint(folder, partial(_warn, report), before)
     name = same_on_all_workers(newest.name if newest else None, worker)
     if name is None:
         return Progress()
-    position = learner.load(load_checkpoint(folder / name, worker.device))
+    progress = train_state.load(load_checkpoint(folder / name, worker.device))
     if worker.is_first:
         number = worker.world_size
         by = f" with {number} worker{'s' * (number > 1)}" if job.cluster.workers.is_elastic else ""
         report(
-            Message(f"goes on{by} after {position.epoch} epochs and {position.step} steps ({name})")
+            Message(f"goes on{by} after {progress.epoch} epochs and {progress.step} steps ({name})")
         )
-    return position
+    return progress
 
 
 def save_weights(model: nn.Module, folder: RunFolder) -> None:
     """Write the final weights; the file appears whole, and marks the run as trained."""
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     write_atomically(folder.weights, to_safetensors(weights))
+
+
+def _warn(report: Report, text: str) -> None:
+    report(Message(text))

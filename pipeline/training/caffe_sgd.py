@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 class CaffeSGD(Optimizer):
     """v ← momentum · v − lr · (gradient + weight_decay · weight), weight ← weight + v.
 
-    Krizhevsky et al. 2012, §5. With the rate inside v, what was gathered at an old rate stays as
-    large as it was when the rate changes; `torch.optim.SGD` would multiply it by the new one. While
-    the rate is the same the two agree. The velocities, 0 at first, are its state.
+    Krizhevsky et al. 2012, §5. With the rate inside v, a velocity keeps its size when the rate
+    changes; `torch.optim.SGD` would multiply it by the new rate. While the rate is the same the two
+    agree. The velocities, 0 at first, are its state.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
@@ -22,9 +22,9 @@ class CaffeSGD(Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient by its velocity."""
         for group in self.param_groups:
-            parameters = [each for each in group["params"] if each.grad is not None]
-            velocities = [self._velocity(each) for each in parameters]
-            gradients = [each.grad for each in parameters]
+            parameters = [p for p in group["params"] if p.grad is not None]
+            velocities = [self._velocity(p) for p in parameters]
+            gradients = [p.grad for p in parameters]
             if decay := group["weight_decay"]:
                 gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
             torch._foreach_mul_(velocities, group["momentum"])

@@ -1,8 +1,20 @@
-"""All that a resumed training needs, as one file that is whole or not there.
+"""Checkpoints: all that a resumed training needs, in one file that is whole or not there.
 
 A checkpoint is written beside its final name, synced and renamed; its name ends in the first 16
-hexadecimal digits of its SHA-256, so that a torn or altered file is known before it is loaded.
-The state of loading is the position `(epoch, step)` alone, and dropout is seeded by it too.
+hexadecimal digits of its SHA-256, so that a torn or altered file is detected before it is loaded.
+The state of data loading is the position `(epoch, step)` alone, which also seeds dropout.
+
+Why three things are our own beside those of Ray Train and MLflow:
+
+- Checkpoints, and their writer (`checkpoint_writer.py`): one that is reported to Ray counts only
+  after its controller's next poll, reporting more often blocks the training, and a training in one
+  process keeps none. Ours count once they are renamed, are verified before they are loaded, survive
+  a full disk, and are read without Ray, on any number of workers, by `ilsvrc replay` too.
+- The metric log (`pipeline/tracking/metric_log.py`): while its server is away MLflow's client
+  blocks, or loses metrics in silence if asynchronous, and a step that a resumed training repeats is
+  stored twice. The log is a queue on disk that outlives outages and kills, with each step once.
+- The heartbeat (`pipeline/launch/heartbeat.py`): Ray starts workers again when a process dies. It
+  doesn't notice one that hangs in reading, or in a collective call over gloo.
 """
 
 import hashlib
@@ -26,9 +38,10 @@ _NAME = re.compile(r"epoch-(\d+)-step-(\d+)\.([0-9a-f]{16})\.pt")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights and momenta after `step` steps of `epoch`, and what the schedule remembers.
+    """Weights and optimizer state after `step` steps of `epoch`, and the state of the schedule.
 
-    `average` is the state of the moving average of the weights; without one it is empty.
+    `average` is the state of the moving average of the weights; without one it is empty. The fields
+    are stored by their names.
     """
 
     epoch: int
@@ -41,24 +54,24 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay: the newest ones, that of the best epoch, that of every k-th epoch."""
+    """Which checkpoints are kept: the newest, that of the best epoch, that of every k-th epoch."""
 
     newest: int
     every_epochs: int | None = None
 
-    def is_kept(self, number: int, path: Path, best_epoch: int) -> bool:
-        """Say so of the checkpoint at `path`, of which `number` newer ones are there."""
+    def is_kept(self, num_newer: int, path: Path, best_epoch: int) -> bool:
+        """Return whether the checkpoint at `path` is kept; there are `num_newer` newer ones."""
         epoch, step = position_of(path)
         every = self.every_epochs
-        return number < self.newest or (
+        return num_newer < self.newest or (
             step == 0 and (epoch == best_epoch or bool(every and epoch % every == 0))
         )
 
 
 def save_checkpoint(folder: Path, state: Checkpoint, retention: Retention) -> Path:
-    """Write `state` to `folder` atomically, then delete the checkpoints that need not stay.
+    """Write `state` to `folder` atomically, then delete the checkpoints that are not kept.
 
-    Raises `DiskFullError` when there is no room, and `UserError` when the folder can't be written;
+    Raises `DiskFullError` if there is no room, and `UserError` if the folder can't be written;
     earlier checkpoints stay.
     """
     buffer = io.BytesIO()
@@ -81,15 +94,14 @@ def save_checkpoint(folder: Path, state: Checkpoint, retention: Retention) -> Pa
             "space"
         )
     write_atomically(path, content)
-    for number, old in enumerate(checkpoints(folder)):
-        if not retention.is_kept(number, old, state.plateau.best_epoch):
+    for num_newer, old in enumerate(checkpoints(folder)):
+        if not retention.is_kept(num_newer, old, state.plateau.best_epoch):
             old.unlink(missing_ok=True)
     return path
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of `folder`, newest first."""
-
     found = [path for path in folder.glob("epoch-*.pt") if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: (*position_of(path), path.stat().st_mtime), reverse=True)
 
@@ -104,9 +116,9 @@ def position_of(path: Path) -> tuple[int, int]:
 def newest_checkpoint(
     folder: Path, warn: Callable[[str], None], before: tuple[int, int] | None = None
 ) -> Path | None:
-    """Return the newest checkpoint that is whole; a damaged one is named to `warn` and passed.
+    """Return the newest checkpoint that is whole; warn of damaged ones and skip them.
 
-    With `before`, an (epoch, step), one that leaves that step still to be done.
+    With `before`, (epoch, step), it is the newest from which that step is still to be done.
     """
     all_damaged = False
     for path in checkpoints(folder):

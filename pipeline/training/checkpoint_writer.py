@@ -1,4 +1,4 @@
-"""Writes checkpoints while the training goes on."""
+"""Writes checkpoints in the background, while the training goes on."""
 
 import threading
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pipeline.training.checkpoint import Checkpoint, Retention, save_checkpoint
 
 
 class SilentWriter:
-    """Writes nothing; what all workers but the first hold."""
+    """Writes nothing: the writer of all workers but the first."""
 
     def write(self, state: Checkpoint) -> None:
         """Do nothing."""
@@ -29,9 +29,9 @@ class SilentWriter:
 class CheckpointWriter(SilentWriter):
     """Writes checkpoints in a thread of its own, one at a time.
 
-    `write` costs the training a copy of the state. While the disk is full the newest state waits
-    and is tried again every `seconds_between_tries`; the training goes on, the last good checkpoint
-    stays, and `warn` is told once.
+    `write` costs the training a copy of the state. While the disk is full, writing the newest state
+    is tried again every `seconds_between_tries`; the training goes on, the last good checkpoint
+    stays, and `warn` is called once.
     """
 
     def __init__(
@@ -54,10 +54,10 @@ class CheckpointWriter(SilentWriter):
         self._thread.start()
 
     def write(self, state: Checkpoint) -> None:
-        """Have `state` written; returns once its tensors may change.
+        """Queue a copy of `state` to be written; its tensors may change afterwards.
 
-        Waits for the checkpoint before, unless that finds no room and gives way to this one.
-        Raises what kept one before from being written, a `UserError` mostly.
+        Waits for the previous checkpoint, unless that finds no room and is replaced by this one.
+        Raises the error with which a previous one could not be written, mostly a `UserError`.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._waiting is None or self._full or self._error)
@@ -69,9 +69,9 @@ class CheckpointWriter(SilentWriter):
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Wait until all is on the disk; raise what keeps it from there, as `write` does.
+        """Wait until all is on the disk; raise the error that prevents it, as `write` does.
 
-        A full disk has `seconds_to_flush` to be given room.
+        `DiskFullError` is raised `seconds_to_flush` after the disk was found full.
         """
         with self._changed:
             while self._waiting is not None and not self._error:
@@ -83,7 +83,7 @@ class CheckpointWriter(SilentWriter):
                 raise self._error
 
     def close(self) -> None:
-        """End the thread, after the checkpoint that it writes."""
+        """End the thread, after the checkpoint that is being written."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -101,12 +101,12 @@ class CheckpointWriter(SilentWriter):
             except DiskFullError as error:
                 if self._await_room(state, error):
                     return
-            except Exception as error:  # raised where it is heard, not in this thread
-                self._over(state, error)
+            except Exception as error:  # raised by the next call of `write` or `flush`
+                self._finish(state, error)
             else:
-                self._over(state)
+                self._finish(state)
 
-    def _over(self, state: Checkpoint, error: Exception | None = None) -> None:
+    def _finish(self, state: Checkpoint, error: Exception | None = None) -> None:
         with self._changed:
             if self._full and error is None:
                 self._warn(f"{self._folder}: there is room again; checkpoints are written")
@@ -116,7 +116,7 @@ class CheckpointWriter(SilentWriter):
             self._changed.notify_all()
 
     def _await_room(self, state: Checkpoint, error: DiskFullError) -> bool:
-        """Pause; return whether the writer was closed meanwhile."""
+        """Wait for the next try; return whether the writer was closed meanwhile."""
         with self._changed:
             if not self._full:
                 self._warn(
@@ -132,14 +132,14 @@ class CheckpointWriter(SilentWriter):
 
 
 def _snapshot(state: Checkpoint) -> Checkpoint:
-    """Copy the tensors of `state` to the CPU."""
+    """Return a copy of `state` on the CPU."""
 
     def copy(value: object) -> object:
         if not isinstance(value, Tensor):
             return value
         # Pinned memory, which PyTorch keeps for the next time, is filled several times faster.
-        kept = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
-        return kept.copy_(value.detach(), non_blocking=True)
+        copied = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+        return copied.copy_(value.detach(), non_blocking=True)
 
     copied = replace(
         state,

@@ -1,4 +1,4 @@
-"""A moving average of the weights, which is what gets evaluated and kept."""
+"""An exponential moving average of the weights, which is then what is evaluated and kept."""
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -7,9 +7,10 @@ from pipeline.config import optimization
 
 
 def build_ema(settings: optimization.EMAConfig | None, model: nn.Module) -> AveragedModel | None:
-    """Follow `model`; `average.update_parameters(model)` after each step adds its state.
+    """Return the average of `model`, or None without settings.
 
-    Batch-norm statistics are averaged along. The average of the first step is that step's weights.
+    `update_parameters(model)` after each step adds its state; batch-norm statistics are averaged
+    along. After the first step the average is that step's weights.
     """
     if settings is None:
         return None

@@ -14,32 +14,31 @@ from torch.optim import Optimizer
 
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.loader import Batch
-from pipeline.data.loading.plans import sample_batches
 from pipeline.data.loading.sampler import BatchSampler
-from pipeline.evaluation.evaluate import autocast
-from pipeline.evaluation.topk import topk_hits
+from pipeline.evaluation.metric_sums import MetricSums
 from pipeline.runtime.distributed import Worker
-from pipeline.training.batch_norm import combine_statistics, evenly_weighted
-from pipeline.training.levenberg_marquardt import LevenbergMarquardt
+from pipeline.runtime.precision import autocast
+from pipeline.training.batch_norm import average_statistics, equal_weight
 from pipeline.training.loss import main_logits, objective, summed_loss
 from pipeline.training.mixup import mix_images
-from pipeline.training.optimizer import set_learning_rate
-from pipeline.training.schedule import PlateauState, Schedule
+from pipeline.training.optimizer import SampledOptimizer, set_learning_rate
+from pipeline.training.schedule import Schedule
+from pipeline.training.train_state import Progress
 
 
 @dataclass(frozen=True)
 class StepResult:
     """What one worker did in one optimizer step.
 
-    `sums` is float64 (4,) on the worker's device: summed loss, top-1 hits, top-5 hits, images.
-    `gradient_norm`, float32 (), is the length of the whole gradient, before it is shortened. Both
-    stay tensors, because reading them would make the GPU wait.
+    `sums`, float64 (), are over the worker's images of the step. `gradient_norm`, float32 (), is
+    that of the whole gradient, before it is clipped. Both stay on the worker's device, because
+    reading them would make the GPU wait.
     """
 
     epoch: int
     step: int
     learning_rate: float
-    sums: Tensor
+    sums: MetricSums
     gradient_norm: Tensor
     seconds_waiting: float
 
@@ -48,40 +47,38 @@ def train_epoch(
     recipe: Recipe,
     model: nn.Module,
     optimizer: Optimizer,
-    schedule: Schedule,
-    plateau: PlateauState,
     batches: Iterator[Batch],
-    dealing: BatchSampler,
+    sampler: BatchSampler,
     worker: Worker,
-    epoch: int,
-    start_step: int = 0,
+    progress: Progress,
 ) -> Iterator[StepResult]:
-    """Take the optimizer steps of one epoch from `start_step`, yielding after each.
+    """Take the optimizer steps that are left of the epoch of `progress`, yielding after each.
 
-    Gradients are the mean over the images of the whole global batch: every micro-batch counts by
-    its images, DDP's mean over workers is undone by the world size.
+    `batches` are this worker's of `training_plan`. Gradients are the mean over the images of the
+    whole global batch: every micro-batch counts by its images, and DDP's mean over workers is
+    undone by the world size.
     """
     model.train()
-    if start_step == 0 and isinstance(optimizer, LevenbergMarquardt):
-        samples = sample_batches(recipe, dealing, worker.rank)
-        optimizer.estimate(recipe.loss, islice(batches, len(samples)), worker)
-    micro_batches = dealing.share(worker.rank)
-    for step in range(start_step, dealing.num_steps):
-        rate = recipe.optimizer.learning_rate * schedule.factor(
-            epoch + step / dealing.num_steps, plateau
-        )
+    if progress.step == 0 and isinstance(optimizer, SampledOptimizer):
+        samples = sampler.sample_batches(recipe.optimizer.num_samples, worker.rank)
+        optimizer.observe_samples(recipe.loss, islice(batches, len(samples)), worker)
+    schedule = Schedule(recipe.schedule, recipe.epochs)
+    micro_batches = sampler.share(worker.rank)
+    for step in range(progress.step, sampler.num_steps):
+        position = progress.epoch + step / sampler.num_steps
+        rate = recipe.optimizer.learning_rate * schedule.factor(position, progress.plateau)
         set_learning_rate(optimizer, rate)
-        share = worker.world_size / dealing.batch_size(step)
-        sums = torch.zeros(4, dtype=torch.float64, device=worker.device)
+        share = worker.world_size / sampler.batch_size(step)
+        sums = MetricSums.zeros(torch.float64, worker.device)
         waiting = 0.0
-        for micro_batch in micro_batches:
+        for index, micro_batch in enumerate(micro_batches):
             started = time.perf_counter()
             batch = next(batches)
             waiting += time.perf_counter() - started
-            _seed_dropout(worker.device, recipe.seed, epoch, step, micro_batch)
+            _seed_generators(worker.device, recipe.seed, progress.epoch, step, micro_batch)
             with (
-                _synchronized(model, is_last=micro_batch == micro_batches[-1]),
-                evenly_weighted(model, micro_batches.index(micro_batch), len(micro_batches)),
+                _synchronized(model, is_last=index + 1 == len(micro_batches)),
+                equal_weight(model, index, len(micro_batches)),
                 autocast(recipe.precision, worker.device),
             ):
                 images, targets = mix_images(
@@ -95,8 +92,8 @@ def train_epoch(
             clip_grads_with_norm_(model.parameters(), recipe.max_gradient_norm, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        combine_statistics(model, len(micro_batches) / dealing.num_micro_batches, worker)
-        yield StepResult(epoch, step, rate, sums, norm, waiting)
+        average_statistics(model, len(micro_batches) / sampler.num_micro_batches, worker)
+        yield StepResult(progress.epoch, step, rate, sums, norm, waiting)
 
 
 def _synchronized(model: nn.Module, is_last: bool) -> AbstractContextManager[object]:
@@ -106,9 +103,11 @@ def _synchronized(model: nn.Module, is_last: bool) -> AbstractContextManager[obj
     return nullcontext()
 
 
-def _seed_dropout(device: torch.device, seed: int, epoch: int, step: int, micro_batch: int) -> None:
-    # A pure function of the position: resuming needs no generator state, and the same micro-batch
-    # drops the same units on any worker.
+def _seed_generators(
+    device: torch.device, seed: int, epoch: int, step: int, micro_batch: int
+) -> None:
+    # For dropout and mixing, a pure function of the position: resuming needs no generator state,
+    # and the same micro-batch drops the same units on any worker.
     mixed = seed
     for part in (epoch, step, micro_batch):
         mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**63
@@ -119,8 +118,7 @@ def _seed_dropout(device: torch.device, seed: int, epoch: int, step: int, micro_
 
 
 @torch.no_grad()
-def _sums(recipe: Recipe, logits: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+def _sums(recipe: Recipe, logits: Tensor, targets: Tensor, labels: Tensor) -> MetricSums:
     # Of mixed images the label is that of the first; mixing leaves the order of labels alone.
-    loss = summed_loss(recipe.loss, logits, targets).reshape(1)
-    images = torch.full_like(loss, len(labels))
-    return torch.cat([loss.double(), topk_hits(logits, labels).double(), images])
+    loss = summed_loss(recipe.loss, logits, targets).double()
+    return MetricSums.of(loss, logits, labels, logits.device)

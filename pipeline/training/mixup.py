@@ -1,4 +1,4 @@
-"""Images mixed with each other and erased in part, on the device, after loading.
+"""Mixup, cutmix and random erasing, on the device, after loading.
 
 torchvision's transforms, which draw from torch's global random state: the loop seeds it by the
 position, so that a seed gives the same mixtures on any number of workers.
@@ -15,11 +15,11 @@ def mix_images(
 ) -> tuple[Tensor, Tensor]:
     """Return images (n, c, h, w) and their targets, labels (n,) or shares of classes (n, c).
 
-    Each micro-batch takes mixup or cutmix, whichever a fair coin says where both are set.
+    Where both are set, each micro-batch takes mixup or cutmix with equal chances.
     """
     if settings is None:
         return images, labels
-    # Here, since it takes as long to import as torch, and most recipes mix nothing.
+    # Imported late: it takes as long as torch, and most recipes mix nothing.
     from torchvision.transforms import v2
 
     kinds: list[v2.Transform] = []

@@ -1,31 +1,43 @@
-"""Which parameters learn how fast and decay how much."""
+"""The optimizer of a recipe: which parameters learn how fast and decay how much."""
 
 from collections.abc import Iterator
+from typing import Protocol, assert_never, runtime_checkable
 
 from torch import nn
 from torch.optim import SGD, Optimizer, RMSprop
 
 from pipeline.config import optimization
+from pipeline.data.loading.loader import Batch
+from pipeline.runtime.distributed import Worker
 from pipeline.training.caffe_sgd import CaffeSGD
 from pipeline.training.levenberg_marquardt import LevenbergMarquardt
 
-_NORMALIZATIONS = (
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LayerNorm,
-)
+_NORMALIZATIONS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def build_optimizer(settings: optimization.Optimizer, model: nn.Module) -> Optimizer:
-    """Make the optimizer, its groups those that learn and decay alike.
+@runtime_checkable
+class SampledOptimizer(Protocol):
+    """An optimizer that looks at images before each epoch, as many as `num_samples` of its config.
 
-    They are weights, biases and normalization parameters; with a rate for every weight, all are one
-    group. A group's `learning_rate_factor` multiplies what the schedule says (AlexNet's original
-    code gives biases twice the rate of weights).
+    They come first in the epoch's batches (`pipeline.data.loading.loader.training_plan`).
+    """
+
+    def observe_samples(
+        self, loss: optimization.LossConfig, batches: Iterator[Batch], worker: Worker
+    ) -> None:
+        """Look at this worker's `batches` of the images. A collective call."""
+
+
+def build_optimizer(settings: optimization.OptimizerConfig, model: nn.Module) -> Optimizer:
+    """Return the optimizer, its parameters in groups that learn and decay alike.
+
+    These are weights, biases and normalization parameters; with a rate for every weight, all are
+    one group. A group's `learning_rate_factor` multiplies the rate of the schedule (AlexNet's
+    original code gives biases twice the rate of weights).
     """
     if isinstance(settings, optimization.LevenbergMarquardtConfig):
-        every = [{"params": list(model.parameters()), "learning_rate_factor": 1.0}]
-        return LevenbergMarquardt(every, settings.learning_rate, settings.damping, model)
+        group = {"params": list(model.parameters()), "learning_rate_factor": 1.0}
+        return LevenbergMarquardt([group], settings.learning_rate, settings.damping, model)
     groups: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "normalization": []}
     for kind, parameter in _kinds(model):
         groups[kind].append(parameter)
@@ -43,34 +55,32 @@ def build_optimizer(settings: optimization.Optimizer, model: nn.Module) -> Optim
         for kind, parameters in groups.items()
         if parameters
     ]
-    if isinstance(settings, optimization.RMSProp):
-        return RMSprop(
-            parts,
-            lr=settings.learning_rate,
-            alpha=settings.smoothing,
-            eps=settings.epsilon,
-            momentum=settings.momentum,
-        )
     rate, momentum = settings.learning_rate, settings.momentum
-    if settings.momentum_form == "rate-inside":
-        return CaffeSGD(parts, rate, momentum)
-    return SGD(parts, rate, momentum, nesterov=settings.nesterov)
+    match settings:
+        case optimization.RMSPropConfig(smoothing=smoothing, epsilon=epsilon):
+            return RMSprop(parts, rate, alpha=smoothing, eps=epsilon, momentum=momentum)
+        case optimization.SGDConfig(momentum_form="rate-inside"):
+            return CaffeSGD(parts, rate, momentum)
+        case optimization.SGDConfig(nesterov=nesterov):
+            return SGD(parts, rate, momentum, nesterov=nesterov)
+        case _:
+            assert_never(settings)
 
 
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
-    """Give every group its share of `learning_rate`, the rate of plain weights."""
+    """Set the rate of every group; `learning_rate` is that of weights."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["learning_rate_factor"]
 
 
 def _kinds(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     # By the module's type and the parameter's shape: names differ between networks.
-    seen: set[nn.Parameter] = set()
+    visited: set[nn.Parameter] = set()  # parameters may be shared
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
-            if parameter in seen:
+            if parameter in visited:
                 continue
-            seen.add(parameter)
+            visited.add(parameter)
             if isinstance(module, _NORMALIZATIONS):
                 yield "normalization", parameter
             else:

@@ -1,4 +1,4 @@
-"""Looks into the steps of a training loop from outside it: batches, logits, gradients."""
+"""The batches, logits and gradients of a step, recorded from outside the training loop."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pipeline.training.loss import main_logits
 
 @dataclass(frozen=True)
 class InspectedImage:
-    """An image of the step: its key, its class's name, and its cross-entropy, without mixing."""
+    """An image of the step: its key, the name of its class, its cross-entropy without mixing."""
 
     key: str
     class_name: str
@@ -37,28 +37,28 @@ class InspectedStep:
 
 
 class StepInspector(Iterator[Batch]):
-    """Looks at the batches, logits and gradients of a step while they pass."""
+    """Passes on `batches`; records them, their logits and gradients since the last reset."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, batches: Iterator[Batch]) -> None:
         self.gradient_norm = 0.0
         self._batches = batches
-        self.forget()
-        model.register_forward_hook(self._see_logits)
-        optimizer.register_step_pre_hook(self._see_gradients)
+        self.reset()
+        model.register_forward_hook(self._record_logits)
+        optimizer.register_step_pre_hook(self._record_gradients)
 
-    def forget(self) -> None:
-        """Begin with the next step."""
-        self._seen: list[tuple[Batch, Tensor]] = []
+    def reset(self) -> None:
+        """Drop what is recorded; the next step begins."""
+        self._recorded: list[tuple[Batch, Tensor]] = []
 
     def __next__(self) -> Batch:
         self._batch = next(self._batches)
         return self._batch
 
     def images(self, keys: Sequence[str], class_names: Sequence[str]) -> tuple[InspectedImage, ...]:
-        """Return what was seen, the worst first, and before it what has no number."""
-        found = [
+        """Return the images of the step: those whose loss is NaN, then from the highest loss."""
+        images = [
             InspectedImage(keys[index], class_names[label], loss)
-            for batch, logits in self._seen
+            for batch, logits in self._recorded
             for index, label, loss in zip(
                 batch.indices.tolist(),
                 batch.labels.tolist(),
@@ -66,12 +66,14 @@ class StepInspector(Iterator[Batch]):
                 strict=True,
             )
         ]
-        return tuple(sorted(found, key=lambda image: (image.loss <= float("inf"), -image.loss)))
+        return tuple(sorted(images, key=lambda image: (image.loss <= float("inf"), -image.loss)))
 
-    def _see_logits(self, model: nn.Module, inputs: object, output: Tensor | WithAuxiliary) -> None:
-        self._seen.append((self._batch, main_logits(output).detach()))
+    def _record_logits(
+        self, model: nn.Module, inputs: object, output: Tensor | WithAuxiliary
+    ) -> None:
+        self._recorded.append((self._batch, main_logits(output).detach()))
 
-    def _see_gradients(self, optimizer: Optimizer, *_: object) -> None:
+    def _record_gradients(self, optimizer: Optimizer, *_: object) -> None:
         gradients = [
             parameter.grad
             for group in optimizer.param_groups

@@ -16,7 +16,7 @@ from pipeline.training.schedule import PlateauState
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is: after `step` steps of `epoch`, and what the schedule remembers."""
+    """How far a training is: after `step` steps of `epoch`, and the state of the schedule."""
 
     epoch: int = 0
     step: int = 0
@@ -25,44 +25,44 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainState:
-    """A network, what its optimizer remembers, and the moving average of its weights, if any."""
+    """A network, its optimizer with its state, and the moving average of the weights, if any."""
 
     model: ImageClassifier
     optimizer: Optimizer
-    average: AveragedModel | None
+    ema: AveragedModel | None
 
     @property
-    def final(self) -> nn.Module:
-        """The network that is evaluated and kept."""
-        return self.average.module if self.average else self.model
+    def eval_model(self) -> nn.Module:
+        """The network that is evaluated and kept: the average where there is one."""
+        return self.ema.module if self.ema else self.model
 
-    def follow(self) -> None:
-        """Add the weights after a step to their average."""
-        if self.average:
-            self.average.update_parameters(self.model)
+    def update_ema(self) -> None:
+        """Add the weights after a step to their average, if there is one."""
+        if self.ema:
+            self.ema.update_parameters(self.model)
 
-    def state(self, position: Progress) -> Checkpoint:
+    def to_checkpoint(self, progress: Progress) -> Checkpoint:
         """Return what a resumed training needs. Its tensors change with the next step."""
         return Checkpoint(
-            epoch=position.epoch,
-            step=position.step,
+            epoch=progress.epoch,
+            step=progress.step,
             model=self.model.state_dict(),
-            average=self.average.state_dict() if self.average else {},
+            average=self.ema.state_dict() if self.ema else {},
             optimizer=self.optimizer.state_dict(),
-            plateau=position.plateau,
+            plateau=progress.plateau,
         )
 
-    def load(self, state: Checkpoint) -> Progress:
-        """Become what was saved; return where that was."""
-        self.model.load_state_dict(state.model)
-        self.optimizer.load_state_dict(state.optimizer)
-        if self.average:
-            self.average.load_state_dict(state.average)
-        return Progress(state.epoch, state.step, state.plateau)
+    def load(self, checkpoint: Checkpoint) -> Progress:
+        """Take over the state of `checkpoint`; return its progress."""
+        self.model.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        if self.ema:
+            self.ema.load_state_dict(checkpoint.average)
+        return Progress(checkpoint.epoch, checkpoint.step, checkpoint.plateau)
 
 
 def build_train_state(recipe: Recipe, model: ImageClassifier) -> TrainState:
-    """Give `model` the recipe's optimizer and average."""
+    """Return `model` with the recipe's optimizer and average."""
     return TrainState(
         model, build_optimizer(recipe.optimizer, model), build_ema(recipe.averaging, model)
     )

@@ -1,9 +1,9 @@
-"""Every image once, whoever holds it; and a refusal when the sum is off."""
+"""Every image is evaluated once, by any number of workers, and a missing one is an error."""
 
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,13 @@ from pipeline.config.protocol import (
 from pipeline.config.recipe import InputConfig
 from pipeline.data.store.store import Split, Store
 from pipeline.evaluation.evaluate import (
-    EvaluationConfig,
-    Scored,
+    ScoredImages,
     count,
     evaluate,
     micronats,
     scored_images,
 )
+from pipeline.evaluation.evaluation_config import EvaluationConfig
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.prediction_writer import PredictionWriter
 from pipeline.evaluation.predictions import PredictionMetadata, Predictions, read_predictions
@@ -51,7 +51,7 @@ PROTOCOLS: dict[str, TestProtocol] = {
 
 
 class Linear(nn.Module):
-    """A network that is quick, and never the same for two pictures."""
+    """A fast network with other logits for every image."""
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -68,8 +68,8 @@ def digits(data_dir: Path) -> Split:
     return Store.open(data_dir / "digits").split("val")
 
 
-class Some:
-    """The first images of a split, as evaluation looks at one."""
+class PartialSplit:
+    """The first images of a split, with what evaluation needs of one."""
 
     def __init__(self, split: Split, num_images: int) -> None:
         self.labels, self.sizes = split.labels[:num_images], split.sizes[:num_images]
@@ -80,44 +80,47 @@ class Some:
         return len(self.labels)
 
 
-def setting_of(
-    split: Split | Some, protocol: TestProtocol, batch_size: int = 64
+def config_of(
+    split: Split | PartialSplit, protocol: TestProtocol, batch_size: int = 64
 ) -> EvaluationConfig:
     loading = LoadingConfig(backend="reference", evaluation_batch_size=batch_size)
     return EvaluationConfig(split, protocol, TINY, "float32", loading, channels_last=False)  # type: ignore[arg-type]
 
 
-def scored_by(setting: EvaluationConfig, rank: int = 0, world_size: int = 1) -> Iterator[Scored]:
+def scored_by(
+    config: EvaluationConfig, rank: int = 0, world_size: int = 1
+) -> Iterator[ScoredImages]:
     worker = Worker(rank, world_size, CPU)
-    return scored_images(Linear().eval(), setting, worker, lambda batches: batches)
+    return scored_images(Linear().eval(), config, worker, lambda batches: batches)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 @settings(max_examples=8, deadline=None)
 @given(num_images=st.integers(1, 24), world_size=st.integers(1, 8), batch_size=st.integers(1, 30))
-def test_any_number_of_workers_counts_what_one_counts(
+def test_any_number_of_workers_counts_the_same(
     digits: Split, name: str, num_images: int, world_size: int, batch_size: int
 ) -> None:
-    some, protocol = Some(digits, num_images), PROTOCOLS[name]
-    total = Counts(0, 0, 0, 0)
-    seen: list[int] = []
+    some, protocol = PartialSplit(digits, num_images), PROTOCOLS[name]
+    parts: list[Counts] = []
+    indices: list[int] = []
     for rank in range(world_size):
-        scored = list(scored_by(setting_of(some, protocol, batch_size), rank, world_size))
+        scored = list(scored_by(config_of(some, protocol, batch_size), rank, world_size))
         images = sum(len(batch.labels) for batch in scored)
-        total += count(scored, images, ALONE)
-        seen += [i for batch in scored for i in batch.indices.tolist()]
-    expected = evaluate(Linear(), setting_of(some, protocol), ALONE)
+        parts.append(count(scored, images, ALONE))
+        indices += [i for batch in scored for i in batch.indices.tolist()]
+    expected = evaluate(Linear(), config_of(some, protocol), ALONE)
+    total = Counts(*np.sum([astuple(part) for part in parts], axis=0).tolist())
     assert total == expected
     assert total.metrics == pytest.approx(expected.metrics, rel=1e-5)
-    assert seen == list(range(num_images))
+    assert indices == list(range(num_images))
 
 
 def test_the_views_of_an_image_are_averaged(digits: Split) -> None:
-    some = Some(digits, 20)
+    some = PartialSplit(digits, 20)
     mirrored = CenterCrop(resize=10, flip=True)
-    (plain,) = scored_by(setting_of(some, CenterCrop(resize=10)))
-    (both,) = scored_by(setting_of(some, mirrored))
-    (logits,) = scored_by(setting_of(some, mirrored.model_copy(update={"average": "logits"})))
+    (plain,) = scored_by(config_of(some, CenterCrop(resize=10)))
+    (both,) = scored_by(config_of(some, mirrored))
+    (logits,) = scored_by(config_of(some, mirrored.model_copy(update={"average": "logits"})))
     assert torch.equal(plain.probabilities, plain.scores.softmax(1))
     other = 2 * logits.scores - plain.scores  # of the mirrored view alone
     expected = (plain.scores.softmax(1) + other.softmax(1)) / 2
@@ -130,73 +133,74 @@ def test_the_views_of_an_image_are_averaged(digits: Split) -> None:
 def test_the_loss_is_the_cross_entropy_of_the_averaged_probabilities(
     digits: Split, flip: bool
 ) -> None:
-    some, protocol = Some(digits, 20), CenterCrop(resize=10, flip=flip)
-    (scored,) = scored_by(setting_of(some, protocol))
+    some, protocol = PartialSplit(digits, 20), CenterCrop(resize=10, flip=flip)
+    (scored,) = scored_by(config_of(some, protocol))
     expected = nll_loss(scored.probabilities.log(), scored.labels)
-    found = evaluate(Linear(), setting_of(some, protocol), ALONE)
+    found = evaluate(Linear(), config_of(some, protocol), ALONE)
     assert found.metrics["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_loss_is_a_number_whatever_a_network_says() -> None:
+def test_the_loss_is_finite_for_any_probabilities() -> None:
     probabilities = torch.tensor([[0.5, 0.5], [0.0, 1.0], [torch.nan, torch.nan], [0.5, 0.5]])
     labels = torch.tensor([1, 0, 1, -1])
     assert int(micronats(probabilities, labels)) == pytest.approx(1e6 * (math.log(2) + 2 * 87.3365))
 
 
-def test_a_missing_image_is_an_error_not_a_number(digits: Split) -> None:
-    scored = list(scored_by(setting_of(Some(digits, 9), WholeImage(), 4)))
+def test_a_missing_image_is_an_error(digits: Split) -> None:
+    scored = list(scored_by(config_of(PartialSplit(digits, 9), WholeImage(), 4)))
     with pytest.raises(RuntimeError, match="9 images of a split of 10"):
         count(scored, 10, ALONE)
 
 
-def test_the_model_is_evaluated_as_such_and_left_as_it_was(digits: Split) -> None:
+def test_the_model_is_in_evaluation_mode_and_then_restored(digits: Split) -> None:
     model = nn.Sequential(nn.Dropout(0.9), nn.Flatten(), nn.Linear(64, 10))
-    once, again = (evaluate(model, setting_of(digits, WholeImage()), ALONE) for _ in range(2))
+    once, again = (evaluate(model, config_of(digits, WholeImage()), ALONE) for _ in range(2))
     assert once == again
     assert model.training
 
 
 @pytest.mark.parametrize(("num_images", "world_size"), [(23, 3), (2, 4)])
-def test_kept_predictions_are_those_counted(
+def test_written_predictions_are_those_counted(
     digits: Split, tmp_path: Path, num_images: int, world_size: int
 ) -> None:
-    some = Some(digits, num_images)
+    some = PartialSplit(digits, num_images)
     protocol = PROTOCOLS["crops"]
-    about = PredictionMetadata(
+    metadata = PredictionMetadata(
         network="linear", training_data="digits", data="digits", data_digest="d", split="val",
         protocol="crops", weights_digest="w", run="run",
     )  # fmt: skip
 
-    def kept(path: Path, world_size: int) -> Predictions:
+    def written(path: Path, world_size: int) -> Predictions:
         workers = [Worker(rank, world_size, CPU) for rank in range(world_size)]
-        gathered = [PredictionWriter(path, num_images, worker) for worker in workers]
-        for rank, one in enumerate(gathered):
-            for scored in scored_by(setting_of(some, protocol, 60), rank, world_size):
-                one.add(scored)
-            one.hand_over()
-        return read_predictions(gathered[0].join(some, (), about))  # type: ignore[arg-type]
+        writers = [PredictionWriter(path, num_images, worker) for worker in workers]
+        for rank, writer in enumerate(writers):
+            for scored in scored_by(config_of(some, protocol, 60), rank, world_size):
+                writer.add(scored)
+        return read_predictions(writers[0].join(some, (), metadata))  # type: ignore[arg-type]
 
-    alone, together = kept(tmp_path / "alone", 1), kept(tmp_path / "together", world_size)
+    alone, together = written(tmp_path / "alone", 1), written(tmp_path / "together", world_size)
     assert replace(alone).digest == together.digest
-    assert alone.counts == evaluate(Linear(), setting_of(some, protocol), ALONE)
+    assert alone.counts == evaluate(Linear(), config_of(some, protocol), ALONE)
     assert alone.keys == digits.keys[:num_images]
     assert np.allclose(alone.probabilities.astype(float).sum(1), 1, atol=5e-3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together"]
 
 
-def test_more_classes_than_a_short_number_counts(digits: Split, tmp_path: Path) -> None:
+def test_more_than_32767_classes(digits: Split, tmp_path: Path) -> None:
     scores = torch.zeros(2, 40_000)
     scores[0, -1] = 1
-    scored = Scored(scores, scores.softmax(1), torch.tensor([39_999, 39_999]), torch.arange(2))
-    gathered = PredictionWriter(tmp_path / "kept", 2, ALONE)
-    gathered.add(scored)
-    about = PredictionMetadata(
+    scored = ScoredImages(
+        scores, scores.softmax(1), torch.tensor([39_999, 39_999]), torch.arange(2)
+    )
+    writer = PredictionWriter(tmp_path / "kept", 2, ALONE)
+    writer.add(scored)
+    metadata = PredictionMetadata(
         network="n", training_data="d", data="d", data_digest="d", split="val", protocol="whole",
         weights_digest="w", run="run",
     )  # fmt: skip
-    some = Some(digits, 2)
+    some = PartialSplit(digits, 2)
     some.labels = scored.labels.numpy()
-    kept = read_predictions(gathered.join(some, (), about))  # type: ignore[arg-type]
+    kept = read_predictions(writer.join(some, (), metadata))  # type: ignore[arg-type]
     assert kept.ranks.tolist() == [0, 39_999]
     assert kept.guesses.tolist() == [[39_999, 0, 1, 2, 3], [0, 1, 2, 3, 4]]
     assert kept.counts == Counts(1, 1, 2)
@@ -209,13 +213,13 @@ def convolutional() -> nn.Module:
     return nn.Sequential(OrderedDict(layers | {"fc": nn.Linear(16, 10)})).eval()
 
 
-def test_dense_passes_and_crops_have_a_half_each(digits: Split) -> None:
+def test_dense_passes_and_crops_have_half_the_weight_each(digits: Split) -> None:
     """Each pass alone, then all together: the mean over two sides, and over that and the crops."""
-    model, some = convolutional(), Some(digits, 7)
+    model, some = convolutional(), PartialSplit(digits, 7)
 
     def probabilities(protocol: TestProtocol) -> Tensor:
         scored = list(
-            scored_images(model, setting_of(some, protocol), ALONE, lambda batches: batches)
+            scored_images(model, config_of(some, protocol), ALONE, lambda batches: batches)
         )
         assert torch.cat([batch.indices for batch in scored]).tolist() == list(range(7))
         return torch.cat([batch.probabilities for batch in scored])
@@ -230,10 +234,10 @@ def test_dense_passes_and_crops_have_a_half_each(digits: Split) -> None:
     torch.testing.assert_close(both, (expected + probabilities(crops)) / 2)
 
 
-def test_what_is_on_the_cpu_is_counted_on_a_gpu() -> None:
-    """By tensors without values, that know their devices: only reading the sums is left undone."""
+def test_scores_on_the_cpu_are_counted_on_a_gpu() -> None:
+    """With tensors that have devices but no values: all but reading the sums is done."""
     scores = torch.eye(4)
-    scored = Scored(scores, scores.softmax(1), torch.arange(4), torch.arange(4))
+    scored = ScoredImages(scores, scores.softmax(1), torch.arange(4), torch.arange(4))
     gpu = Worker(0, 1, torch.device("cuda", 0))
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
@@ -253,14 +257,14 @@ def test_what_is_on_the_cpu_is_counted_on_a_gpu() -> None:
         DenseAndCrops(dense=Dense(resize=(8, 16)), crops=PROTOCOLS["crops"]),
     ],
 )
-def test_a_gpu_counts_what_the_cpu_counts(
+def test_a_gpu_counts_the_same_as_a_cpu(
     digits: Split, tmp_path: Path, protocol: TestProtocol
 ) -> None:
-    some, model = Some(digits, 50), convolutional()
-    expected = evaluate(model, setting_of(some, protocol), ALONE)
+    some, model = PartialSplit(digits, 50), convolutional()
+    expected = evaluate(model, config_of(some, protocol), ALONE)
     gpu = Worker(0, 1, torch.device("cuda", 0))
-    gathered = PredictionWriter(tmp_path / "kept", len(some), gpu)
-    found = evaluate(model.cuda(), setting_of(some, protocol), gpu, keeper=gathered)
+    writer = PredictionWriter(tmp_path / "kept", len(some), gpu)
+    found = evaluate(model.cuda(), config_of(some, protocol), gpu, on_scored=writer.add)
     assert found.images == 50
     assert abs(found.top1_hits - expected.top1_hits) <= 1  # rounding may turn one image
     assert found.metrics["loss"] == pytest.approx(expected.metrics["loss"], rel=1e-2)

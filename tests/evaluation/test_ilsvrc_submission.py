@@ -1,4 +1,4 @@
-"""Files of guesses, and the devkit's scoring of them."""
+"""Submission files, and the devkit's scoring of them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kept import made_of
+from stored_predictions import predictions_of
 
 from pipeline.data.store.manifest import ImageClass
 from pipeline.evaluation.ilsvrc_submission import flat_errors, read_lists, submission
@@ -41,7 +41,7 @@ ids = st.integers(1, 6)
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_scores_are_the_devkits(
+def test_errors_are_those_of_the_devkit(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """Short lines, further columns, repeated guesses, images of several labels."""
@@ -62,7 +62,7 @@ def test_a_line_without_a_guess_is_an_error_of_one_image(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("1\n\n2\n", "line 2: empty"),
         ("1 x\n", "line 1: '1 x'"),
@@ -70,10 +70,10 @@ def test_a_line_without_a_guess_is_an_error_of_one_image(tmp_path: Path) -> None
         ("1\n99999999999999999999\n", "line 2"),
     ],
 )
-def test_other_files_are_refused_by_their_line(tmp_path: Path, text: str, told: str) -> None:
+def test_an_invalid_file_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "pred.txt"
     path.write_text(text)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_lists(path)
     with pytest.raises(UserError, match="can't be read"):
         read_lists(tmp_path / "none.txt")
@@ -84,15 +84,15 @@ def test_an_image_without_a_label_is_named() -> None:
         flat_errors(np.ones((3, 1), np.int64), np.array([[4], [0], [0]]), [1])
 
 
-def test_as_many_lines_as_images_are_needed() -> None:
+def test_another_number_of_lines_is_refused() -> None:
     with pytest.raises(UserError, match="3 lines of guesses and 2 of labels"):
         flat_errors(np.ones((3, 1), np.int64), np.ones((2, 1), np.int64), [1])
 
 
-def test_what_is_submitted_scores_what_was_counted(tmp_path: Path) -> None:
+def test_a_submission_has_the_errors_that_were_counted(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(9, (50,), generator=generator)
-    some = made_of(2 * torch.randn(50, 9, generator=generator), labels)
+    some = predictions_of(2 * torch.randn(50, 9, generator=generator), labels)
     backwards = replace(
         some,
         keys=some.keys[::-1], labels=some.labels[::-1].copy(), ranks=some.ranks[::-1].copy(),
@@ -109,7 +109,7 @@ def test_what_is_submitted_scores_what_was_counted(tmp_path: Path) -> None:
     assert top5 == pytest.approx(some.counts.top5_error / 100)
 
 
-def test_classes_without_ids_can_not_be_submitted() -> None:
-    some = made_of(torch.eye(3), torch.arange(3))
+def test_classes_without_ids_are_refused() -> None:
+    some = predictions_of(torch.eye(3), torch.arange(3))
     with pytest.raises(UserError, match="ILSVRC2012_ID"):
         submission(replace(some, classes=tuple(ImageClass(i, "digit") for i in range(3))))

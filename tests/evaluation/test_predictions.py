@@ -1,4 +1,4 @@
-"""Kept predictions come back as they were, scored as they were, or not at all."""
+"""Stored predictions are read and scored as they were written, or refused."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kept import ABOUT, made_of
+from stored_predictions import METADATA, predictions_of
 
 from pipeline.evaluation.predictions import (
     Predictions,
@@ -22,15 +22,15 @@ from pipeline.runtime.errors import UserError
 def predictions() -> Predictions:
     generator = torch.Generator().manual_seed(0)
     scores = 3 * torch.randn(40, 12, generator=generator)
-    return made_of(scores, torch.randint(12, (40,), generator=generator))
+    return predictions_of(scores, torch.randint(12, (40,), generator=generator))
 
 
-def test_they_come_back_as_they_were(tmp_path: Path) -> None:
+def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = predictions_file(tmp_path, "val", "whole")
     before = predictions()
     write_predictions(before, path)
     after = read_predictions(path)
-    assert (after.keys, after.classes, after.about) == (before.keys, before.classes, ABOUT)
+    assert (after.keys, after.classes, after.metadata) == (before.keys, before.classes, METADATA)
     for name in ("labels", "probabilities", "ranks", "guesses"):
         one, other = getattr(before, name), getattr(after, name)
         assert one.dtype == other.dtype
@@ -40,7 +40,7 @@ def test_they_come_back_as_they_were(tmp_path: Path) -> None:
     assert path.relative_to(tmp_path) == Path("predictions/val.whole.safetensors")
 
 
-def test_a_file_of_shorter_numbers_is_read(tmp_path: Path) -> None:
+def test_an_older_file_of_int16_is_read(tmp_path: Path) -> None:
     """As they were written before there could be more than 32,767 classes."""
     some = predictions()
     short = {name: getattr(some, name).astype(np.int16) for name in ("ranks", "guesses")}
@@ -51,7 +51,7 @@ def test_a_file_of_shorter_numbers_is_read(tmp_path: Path) -> None:
     assert np.array_equal(old.guesses, some.guesses)
 
 
-def test_any_k_is_scored_as_the_scores_were() -> None:
+def test_hits_from_ranks_are_those_from_scores() -> None:
     generator = torch.Generator().manual_seed(1)
     scores = torch.randint(4, (200, 9), generator=generator).float()  # ties are the rule
     labels = torch.randint(9, (200,), generator=generator)
@@ -61,7 +61,7 @@ def test_any_k_is_scored_as_the_scores_were() -> None:
     assert [(ranks < 1).sum(), (ranks < 5).sum()] == topk_hits(scores, labels).tolist()
 
 
-def test_what_rounds_to_the_same_probability_keeps_its_rank() -> None:
+def test_equal_rounded_probabilities_keep_their_ranks() -> None:
     scores = torch.tensor([[0.0, 40.0, 5.0, 4.0]])  # float16 has 0 for the chances of all but one
     assert (scores.softmax(1).half()[0, [0, 2, 3]] == 0).all()
     label = torch.tensor([2])
@@ -89,7 +89,7 @@ def test_one_changed_byte_is_refused(tmp_path: Path, place: int) -> None:
         read_predictions(path)
 
 
-def test_what_is_no_predictions_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_predictions_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "some.safetensors"
     with pytest.raises(UserError, match="ilsvrc evaluate"):
         read_predictions(path)
@@ -99,7 +99,7 @@ def test_what_is_no_predictions_is_refused(tmp_path: Path) -> None:
             read_predictions(path)
 
 
-def test_the_one_that_is_there_is_found_and_several_are_named(tmp_path: Path) -> None:
+def test_the_only_file_is_found_and_several_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no predictions of any split by any protocol"):
         find_predictions(tmp_path, None, None)
     for protocol in ("whole", "flip-256-224"):
@@ -118,13 +118,13 @@ def test_the_one_that_is_there_is_found_and_several_are_named(tmp_path: Path) ->
     assert find_predictions(tmp_path, "val", "whole") == foreign
 
 
-def test_a_split_of_other_data_has_their_name() -> None:
-    def seen(**changed: str) -> tuple[bool, str]:
-        about = ABOUT.model_copy(update=changed)
-        return about.is_foreign, about.seen_split
+def test_a_split_of_other_data_is_qualified_by_their_name() -> None:
+    def described(**changed: str) -> tuple[bool, str]:
+        metadata = METADATA.model_copy(update=changed)
+        return metadata.is_foreign, metadata.qualified_split
 
-    assert seen(training_digest="d" * 64) == (False, "val")
-    assert seen(training_digest="e" * 64) == (True, "ilsvrc2012.val")
-    assert seen() == (False, "ilsvrc2012.val")  # nobody knows what was learnt
-    assert seen(data="photos") == (True, "photos.val")
-    assert seen(training_digest="d" * 64, data="a copy") == (False, "val")
+    assert described(training_digest="d" * 64) == (False, "val")
+    assert described(training_digest="e" * 64) == (True, "ilsvrc2012.val")
+    assert described() == (False, "ilsvrc2012.val")  # the training data are unknown
+    assert described(data="photos") == (True, "photos.val")
+    assert described(training_digest="d" * 64, data="a copy") == (False, "val")

@@ -1,4 +1,4 @@
-"""What the protocols cost, printed: `pytest -m slow tests/evaluation/test_speed.py`."""
+"""The cost of protocols, printed: `pytest -m slow tests/evaluation/test_speed.py`."""
 
 import os
 import statistics
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kept import made_of
+from stored_predictions import predictions_of
 from torch import Tensor, nn
 
 from pipeline.data.loading.loader import Batch
@@ -34,7 +34,7 @@ def network(name: str) -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """So that the time of this thread, which other processes don't change, is all there is."""
+    """Compute in this thread alone, whose time doesn't depend on other processes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -52,7 +52,7 @@ def ratios(first: Callable[[], object], second: Callable[[], object]) -> list[fl
     return [seconds(first) / seconds(second) for _ in range(ROUNDS + 1)][1:]
 
 
-def told(what: str, found: list[float]) -> str:
+def summary(what: str, found: list[float]) -> str:
     return f"\n{what}: {statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
 
 
@@ -68,7 +68,7 @@ def test_ten_crops_against_one(name: str, capsys: pytest.CaptureFixture[str]) ->
         lambda: view_means(model, batch, one, True, "float32"),
     )
     with capsys.disabled():  # five times eight images against forty
-        print(told(f"{name}, network time of ten-crop ÷ center", found))
+        print(summary(f"{name}, network time of ten-crop ÷ center", found))
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ def test_dense_by_shape_against_one_by_one(name: str, capsys: pytest.CaptureFixt
     torch.testing.assert_close(dense(images), alone, rtol=1e-3, atol=1e-3 * float(alone.std()))
     found = ratios(lambda: [dense(image[None]) for image in images], lambda: dense(images))
     with capsys.disabled():
-        print(told(f"{name}, dense at 256, images/s of 16 at once ÷ one by one", found))
+        print(summary(f"{name}, dense at 256, images/s of 16 at once ÷ one by one", found))
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_fifty_thousand_predictions_read_scored_and_averaged(
         generator = torch.Generator().manual_seed(number)
         scores = torch.randn(50_000, 1000, generator=generator)
         labels = torch.randint(1000, (50_000,), generator=torch.Generator().manual_seed(7))
-        write_predictions(made_of(scores, labels), file)
+        write_predictions(predictions_of(scores, labels), file)
     torch.set_num_threads(os.cpu_count() or 1)
 
     def seconds(work: Callable[[], object]) -> float:
@@ -105,5 +105,5 @@ def test_fifty_thousand_predictions_read_scored_and_averaged(
     one = [seconds(lambda: read_predictions(files[0]).counts) for _ in range(ROUNDS)]
     six = [seconds(lambda: ensemble([read_predictions(f) for f in files])) for _ in range(ROUNDS)]
     with capsys.disabled():
-        print(told("seconds to read and score one file", one))
-        print(told("seconds to read six and average them", six))
+        print(summary("seconds to read and score one file", one))
+        print(summary("seconds to read six and average them", six))

@@ -39,7 +39,7 @@ def predictions(split: Split, data_dir: Path) -> Predictions:
         ranks=label_ranks(scores, labels).numpy().astype(np.int32),
         guesses=topk_classes(scores, 5).numpy().astype(np.int32),
         classes=tuple(Store.open(data_dir / "digits").classes),
-        about=about,
+        metadata=about,
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking.mlflow_client import connect, sqlite_file
-from pipeline.tracking.tracker import SilentTracker, Tracker, build_tracker
+from pipeline.tracking.tracker import Tracker
 
 
 def in_store(uri: str, run_id: str, key: str = "loss") -> list[tuple[int, float]]:
@@ -167,15 +167,3 @@ def test_a_store_that_refuses_the_run_gives_one_warning(
     tracker.close()
     (warning,) = caplog.records
     assert "mlflow.db says: " in warning.getMessage()
-
-
-def test_all_workers_but_the_first_track_nothing(store: str, run_id: str, tmp_path: Path) -> None:
-    tracker = build_tracker(False, store, lambda: run_id, tmp_path)
-    tracker.log({"loss": 1.0}, 1)
-    tracker.close()
-    assert type(tracker) is SilentTracker
-    assert not (tmp_path / "metrics.jsonl").exists()
-    first = build_tracker(True, store, lambda: run_id, tmp_path)
-    first.log({"loss": 1.0}, 1)
-    first.close()
-    assert in_store(store, run_id) == [(1, 1.0)]

@@ -1,4 +1,4 @@
-"""Networks evaluated by protocol: a run's, on any workers, and those from elsewhere."""
+"""Evaluation by protocol: of a run's network, on any number of workers, and of external ones."""
 
 import hashlib
 import shutil
@@ -46,7 +46,7 @@ CROPS = Crops(resize=(36,), positions="corners-and-center")
 
 @dataclass(frozen=True)
 class Trained:
-    outcome: TrainingResult
+    result: TrainingResult
     cluster: Cluster
 
 
@@ -62,13 +62,13 @@ def trained(data_dir: Path, tracking_uri: str, tmp_path_factory: pytest.TempPath
             f"tracking={{uri: '{tracking_uri}', experiment: evaluated}}",
         ],
     )
-    outcome = run_training(load_recipe("smoke", ["epochs=1"]), "smoke", cluster, "mine", QUIET)
-    assert outcome
-    return Trained(outcome, cluster)
+    result = run_training(load_recipe("smoke", ["epochs=1"]), "smoke", cluster, "mine", QUIET)
+    assert result
+    return Trained(result, cluster)
 
 
 def evaluated(trained: Trained, protocol: TestProtocol, workers: int = 0) -> Predictions:
-    folder, cluster = trained.outcome.folder, trained.cluster
+    folder, cluster = trained.result.folder, trained.cluster
     some = cluster.workers.model_copy(update={"count": workers})
     return run_evaluation(
         model_of_run(folder),
@@ -84,12 +84,12 @@ def evaluated(trained: Trained, protocol: TestProtocol, workers: int = 0) -> Pre
 def test_an_evaluation_is_a_child_run_with_its_predictions(
     trained: Trained, tracking_uri: str
 ) -> None:
-    own = model_of_run(trained.outcome.folder).protocol
-    assert evaluated(trained, own).counts == trained.outcome.counts
+    own = model_of_run(trained.result.folder).protocol
+    assert evaluated(trained, own).counts == trained.result.counts
     crops = evaluated(trained, CROPS)
     for _ in range(2):  # the same again goes on with the same run
         evaluated(trained, CROPS)
-    parent = trained.outcome.folder.tracking_run_id()
+    parent = trained.result.folder.tracking_run_id()
     children = {
         run.tags["protocol"]: run
         for run in evaluated_runs(tracking_uri, "evaluated")
@@ -104,9 +104,9 @@ def test_an_evaluation_is_a_child_run_with_its_predictions(
     assert child.metrics[f"eval/val/{name}/top1_hits"] == crops.counts.top1_hits
     (file,) = connect(tracking_uri).list_artifacts(child.run_id, "predictions")
     assert file.path == f"predictions/val.{name}.safetensors"
-    kept = read_predictions(trained.outcome.folder.path / file.path)
+    kept = read_predictions(trained.result.folder.path / file.path)
     assert kept.digest == crops.digest
-    assert kept.about.run == "mine"
+    assert kept.metadata.run == "mine"
 
 
 def less_of_digits(folder: Path, name: str) -> Path:
@@ -117,17 +117,17 @@ def less_of_digits(folder: Path, name: str) -> Path:
     return folder
 
 
-def test_other_data_leave_the_runs_own_predictions(
+def test_predictions_of_other_data_have_files_of_their_own(
     trained: Trained, tracking_uri: str, tmp_path: Path
 ) -> None:
-    folder, cluster = trained.outcome.folder, trained.cluster
-    subject = model_of_run(folder)
+    folder, cluster = trained.result.folder, trained.cluster
+    model = model_of_run(folder)
     before = find_predictions(folder.path, "val", "whole")
     content = before.read_bytes()
     for name in ("other", "digits"):  # the last is named as the run's own, and holds others
         place = less_of_digits(tmp_path / name, name)
         found = run_evaluation(
-            subject, weights_source_of_run(folder), place, "val", subject.protocol, cluster, QUIET
+            model, weights_source_of_run(folder), place, "val", model.protocol, cluster, QUIET
         )
         kept = find_predictions(folder.path, f"{name}.val", "whole")
         assert kept.name == f"{name}.val.whole.safetensors"
@@ -140,33 +140,33 @@ def test_other_data_leave_the_runs_own_predictions(
     assert {result.key.training_data for result in measured} == {"digits"}
 
 
-def test_what_a_folder_is_called_makes_no_data_foreign(
+def test_a_renamed_folder_holds_the_same_data(
     data_dir: Path, trained: Trained, tmp_path: Path
 ) -> None:
     shutil.copytree(data_dir / "digits", tmp_path / "data" / "renamed")
     places = {"data_dir": str(tmp_path / "data"), "runs_dir": tmp_path / "runs"}
     cluster = trained.cluster.model_copy(update=places)
     recipe = load_recipe("smoke", ["epochs=1", "data.name=renamed"])
-    outcome = run_training(recipe, "smoke", cluster, "of-renamed", QUIET)
-    assert outcome
-    subject, origin = model_of_run(outcome.folder), weights_source_of_run(outcome.folder)
-    place = store_folder(cluster, origin.data)
-    found = run_evaluation(subject, origin, place, "val", subject.protocol, cluster, QUIET)
-    assert (found.about.training_data, found.about.data) == ("digits", "digits")
-    assert found.about.seen_split == "val"
+    result = run_training(recipe, "smoke", cluster, "of-renamed", QUIET)
+    assert result
+    model, source = model_of_run(result.folder), weights_source_of_run(result.folder)
+    place = store_folder(cluster, source.data)
+    found = run_evaluation(model, source, place, "val", model.protocol, cluster, QUIET)
+    assert (found.metadata.training_data, found.metadata.data) == ("digits", "digits")
+    assert found.metadata.qualified_split == "val"
     # As recorded before the data set's own name was.
-    old = replace(origin, training_data="renamed")
-    again = run_evaluation(subject, old, place, "val", subject.protocol, cluster, QUIET)
-    assert again.about == found.about
+    old = replace(source, training_data="renamed")
+    again = run_evaluation(model, old, place, "val", model.protocol, cluster, QUIET)
+    assert again.metadata == found.metadata
     tracked = evaluated_runs(cluster.tracking.uri, "evaluated")
     (measured,) = measured_from_runs(named_runs(tracked, ["of-renamed"]))
     assert (measured.key.training_data, measured.key.split) == ("digits", "val")
     other = Store.open(less_of_digits(tmp_path / "other", "other"))
-    foreign = prediction_metadata(subject, origin, other, "val", subject.protocol)
-    assert (foreign.training_data, foreign.seen_split) == ("digits", "other.val")
+    foreign = prediction_metadata(model, source, other, "val", model.protocol)
+    assert (foreign.training_data, foreign.qualified_split) == ("digits", "other.val")
 
 
-def test_two_ray_workers_predict_what_one_does(trained: Trained, ray_session: None) -> None:
+def test_two_ray_workers_predict_the_same_as_one(trained: Trained, ray_session: None) -> None:
     alone = evaluated(trained, CROPS)
     together = evaluated(trained, CROPS, workers=2)
     assert together.keys == alone.keys
@@ -175,14 +175,14 @@ def test_two_ray_workers_predict_what_one_does(trained: Trained, ray_session: No
     assert abs(together.probabilities - alone.probabilities).max() < 2e-3
 
 
-def test_the_commands_score_what_is_kept(
+def test_commands_score_stored_predictions(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluated(trained, CROPS)
-    folder = trained.outcome.folder.path / "predictions"
+    folder = trained.result.folder.path / "predictions"
     crops = folder / "val.ten-crop-36-32.safetensors"
 
-    def told(*arguments: str) -> str:
+    def output(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["ilsvrc", *arguments])
         with pytest.raises(SystemExit) as end:
             main()
@@ -190,14 +190,14 @@ def test_the_commands_score_what_is_kept(
         return capsys.readouterr().out
 
     error = read_predictions(crops).counts.top1_error
-    scored = told("predictions", str(crops), "--topk", "1,3", "--count", "2")
+    scored = output("predictions", str(crops), "--topk", "1,3", "--count", "2")
     for part in (f"{error:.2f}", "Taken for", "expected error"):
         assert part in scored
-    beside = told("paired", str(crops), str(crops))
-    assert "0 : 0" in beside
+    compared = output("paired", str(crops), str(crops))
+    assert "0 : 0" in compared
 
 
-def test_an_evaluation_is_not_registered(
+def test_an_evaluation_can_not_be_registered(
     trained: Trained,
     tracking_uri: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -210,8 +210,8 @@ def test_an_evaluation_is_not_registered(
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2
-    told = capsys.readouterr().err
-    assert told == f"ilsvrc: '{name}' is an evaluation of 'mine'; register that one\n"
+    error = capsys.readouterr().err
+    assert error == f"ilsvrc: '{name}' is an evaluation of 'mine'; register that one\n"
 
 
 def packed(source: Path, to: Path) -> None:
@@ -231,38 +231,36 @@ def elsewhere(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def test_weights_from_elsewhere_are_evaluated(
-    elsewhere: Path, trained: Trained, tmp_path: Path
-) -> None:
+def test_external_weights_are_evaluated(elsewhere: Path, trained: Trained, tmp_path: Path) -> None:
     file = elsewhere / "own.safetensors"
-    seen = Preprocessing(resize=72, crop=64)
-    subject = external_model(str(file), "resnet18", None, seen)
-    origin = external_weights_source(subject, tmp_path)
+    preprocessing = Preprocessing(resize=72, crop=64)
+    model = external_model(str(file), "resnet18", None, preprocessing)
+    source = external_weights_source(model, tmp_path)
     place = elsewhere / "photos"
-    found = run_evaluation(subject, origin, place, "val", ten_crop(72), trained.cluster, QUIET)
-    assert found.about.network == "resnet18"
-    assert found.about.run == f"resnet18-{found.about.weights_digest[:8]}"
+    found = run_evaluation(model, source, place, "val", ten_crop(72), trained.cluster, QUIET)
+    assert found.metadata.network == "resnet18"
+    assert found.metadata.run == f"resnet18-{found.metadata.weights_digest[:8]}"
     assert 0 <= found.counts.top1_hits <= len(found)
-    kept = find_predictions(origin.folder.path, "val", None)
+    kept = find_predictions(source.folder.path, "val", None)
     assert kept.name.startswith("photos.val.ten-crop-72-")
     (run,) = named_runs(
         evaluated_runs(trained.cluster.tracking.uri, "evaluated"),
-        [f"{found.about.run} val {found.about.protocol}"],
+        [f"{found.metadata.run} val {found.metadata.protocol}"],
     )
-    assert run.metrics[f"eval/val/{found.about.protocol}/images"] == len(found)
+    assert run.metrics[f"eval/val/{found.metadata.protocol}/images"] == len(found)
 
 
-def test_torchvisions_weights_say_of_its_pictures_what_torchvision_says(
+def test_torchvision_weights_predict_the_same_as_torchvision(
     elsewhere: Path, trained: Trained, tmp_path: Path
 ) -> None:
-    """With torchvision's own transforms and network as the judge."""
+    """Against torchvision's own transforms and network."""
     torch.manual_seed(1)
-    judge = torchvision.models.resnet18(num_classes=2).eval()
-    torch.save(judge.state_dict(), tmp_path / "resnet18.pth")
-    subject = external_model(f"torchvision:{tmp_path / 'resnet18.pth'}", "resnet18", None, None)
-    place, origin = elsewhere / "photos", external_weights_source(subject, tmp_path)
-    found = run_evaluation(subject, origin, place, "val", subject.protocol, trained.cluster, QUIET)
-    see = transforms.Compose(
+    expected_model = torchvision.models.resnet18(num_classes=2).eval()
+    torch.save(expected_model.state_dict(), tmp_path / "resnet18.pth")
+    model = external_model(f"torchvision:{tmp_path / 'resnet18.pth'}", "resnet18", None, None)
+    place, source = elsewhere / "photos", external_weights_source(model, tmp_path)
+    found = run_evaluation(model, source, place, "val", model.protocol, trained.cluster, QUIET)
+    transform = transforms.Compose(
         [
             transforms.Resize(256),
             transforms.CenterCrop(224),
@@ -273,20 +271,20 @@ def test_torchvisions_weights_say_of_its_pictures_what_torchvision_says(
     images = Store.open(place).split("val")
     encoded = (images.encoded(i).tobytes() for i in range(len(images)))
     with torch.inference_mode():
-        seen = torch.stack([see(Image.open(BytesIO(data))) for data in encoded])
-        expected = judge(seen).softmax(1).numpy()
+        inputs = torch.stack([transform(Image.open(BytesIO(data))) for data in encoded])
+        expected = expected_model(inputs).softmax(1).numpy()
     assert expected.std(0).max() > 0.02  # the pictures differ
     assert abs(found.probabilities - expected).max() < 0.002
 
 
-def test_a_declared_order_and_range_reach_the_network() -> None:
-    seen = Preprocessing(
+def test_the_declared_order_and_range_of_colours_are_applied() -> None:
+    preprocessing = Preprocessing(
         mean=(100, 110, 120), std=(1, 2, 3), colors="bgr", value_range=255, resize=64, crop=64
     )
-    assert seen.input.mean == (120, 110, 100)
-    assert seen.input.std == (3, 2, 1)
+    assert preprocessing.input.mean == (120, 110, 100)
+    assert preprocessing.input.std == (3, 2, 1)
     assert Preprocessing().input.mean == pytest.approx((123.675, 116.28, 103.53))
-    assert isinstance(seen.protocol, CenterCrop)
+    assert isinstance(preprocessing.protocol, CenterCrop)
 
 
 MODULE = """
@@ -335,24 +333,26 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_wrong_with_a_module_is_told_with_its_place(
+def test_an_error_in_a_module_is_reported_with_its_place(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    content, colors, told = BROKEN[name]
+    content, colors, message = BROKEN[name]
     (tmp_path / f"{name}.py").write_text(content)
     some = (0.5,) * (1 if colors == "gray" else 3)
-    seen = Preprocessing(mean=some, std=some, colors=colors, resize=32, crop=32)  # type: ignore[arg-type]
-    subject = external_model(None, None, f"{name}:Network", seen)
-    with pytest.raises(UserError, match=told) as raised:
-        subject.refuse_unfit(2)
+    preprocessing = Preprocessing(mean=some, std=some, colors=colors, resize=32, crop=32)  # type: ignore[arg-type]
+    model = external_model(None, None, f"{name}:Network", preprocessing)
+    with pytest.raises(UserError, match=message) as raised:
+        model.refuse_unfit(2)
     assert "\n" not in str(raised.value)
-    if "line" in told:
+    if "line" in message:
         assert str(tmp_path / f"{name}.py") in str(raised.value)
 
 
-def test_weights_of_any_type_have_a_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_of_any_dtype_have_a_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     content = "from torch import nn\ndef {}():\n    return nn.BatchNorm2d(2).to(dtype={})\n"
@@ -360,13 +360,13 @@ def test_weights_of_any_type_have_a_digest(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "of_types.py").write_text(
         "import torch\n" + "".join(content.format(name, f"torch.{name}") for name in names)
     )
-    subjects = [external_model(None, None, f"of_types:{name}", None) for name in names]
-    assert len({subject.weights_digest() for subject in subjects}) == 2
+    models = [external_model(None, None, f"of_types:{name}", None) for name in names]
+    assert len({model.weights_digest() for model in models}) == 2
     layer = torch.nn.BatchNorm2d(2)
     expected = hashlib.sha256()
     for name, value in layer.state_dict().items():
         expected.update(name.encode() + value.numpy().tobytes())
-    assert subjects[0].weights_digest() == expected.hexdigest()
+    assert models[0].weights_digest() == expected.hexdigest()
 
 
 COUNTED = """
@@ -386,9 +386,9 @@ def test_sanity_builds_a_module_once_and_refuses_unknown_labels(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "counted.py").write_text(COUNTED)
-    seen = Preprocessing(mean=(0.5,), std=(0.5,), colors="gray", resize=8, crop=8)
-    subject = external_model(None, None, "counted:network", seen)
-    trials = run_sanity(subject, data_dir / "digits", "val", trained.cluster, QUIET)
+    preprocessing = Preprocessing(mean=(0.5,), std=(0.5,), colors="gray", resize=8, crop=8)
+    model = external_model(None, None, "counted:network", preprocessing)
+    trials = run_sanity(model, data_dir / "digits", "val", trained.cluster, QUIET)
     assert {trial.counts.images for trial in trials} == {899}
     assert (tmp_path / "built").read_text() == "x"
     known = digits_samples(lambda done, total: None)["val"]
@@ -396,10 +396,10 @@ def test_sanity_builds_a_module_once_and_refuses_unknown_labels(
     place = tmp_path / "secret"
     write_store(place, name="secret", classes=DIGIT_CLASSES, splits=secret, source={"kind": "x"})
     with pytest.raises(UserError, match=r"test of secret has images of unknown class.*--split"):
-        run_sanity(subject, place, "test", trained.cluster, QUIET)
+        run_sanity(model, place, "test", trained.cluster, QUIET)
 
 
-def test_a_module_is_evaluated_and_a_wrong_declaration_noticed(
+def test_a_module_is_evaluated_and_a_wrong_declaration_detected(
     trained: Trained,
     tmp_path: Path,
     tracking_uri: str,
@@ -420,21 +420,23 @@ def test_a_module_is_evaluated_and_a_wrong_declaration_noticed(
                 picture.save(tmp_path / "pictures" / part / name / f"{number}.jpg")
     packed(tmp_path / "pictures", tmp_path / "data" / "pictures")
 
-    def told(colors: str, *more: str, module: str = "Red") -> str:
-        seen = f"{{mean: [0, 0, 0], std: [1, 1, 1], colors: {colors}, resize: 32, crop: 32}}"
+    def output(colors: str, *more: str, module: str = "Red") -> str:
+        preprocessing = (
+            f"{{mean: [0, 0, 0], std: [1, 1, 1], colors: {colors}, resize: 32, crop: 32}}"
+        )
         monkeypatch.setattr(
             sys, "argv",
             ["ilsvrc", "evaluate", "--module", f"seeing_red:{module}", "--data", "pictures",
-             "--preprocessing", seen, "--set", "cluster.workers.count=0", *more],
+             "--preprocessing", preprocessing, "--set", "cluster.workers.count=0", *more],
         )  # fmt: skip
         with pytest.raises(SystemExit) as end:
             main()
         assert end.value.code == 0
         return capsys.readouterr().out
 
-    assert "top-1 error 0.00 %" in told("bgr")
-    assert "top-1 error 100.00 %" in told("rgb")
+    assert "top-1 error 0.00 %" in output("bgr")
+    assert "top-1 error 100.00 %" in output("rgb")
     dense = ("--protocol", "dense-40-at-32")
-    assert "top-1 error 0.00 %" in told("bgr", *dense, module="red_on_a_map")
-    assert "no other preprocessing is clearly better" in told("bgr", "--sanity")
-    assert "warning: 'colours swapped' is clearly better" in told("rgb", "--sanity")
+    assert "top-1 error 0.00 %" in output("bgr", *dense, module="red_on_a_map")
+    assert "no other preprocessing is clearly better" in output("bgr", "--sanity")
+    assert "warning: 'colours swapped' is clearly better" in output("rgb", "--sanity")

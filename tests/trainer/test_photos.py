@@ -1,4 +1,4 @@
-"""A folder of real photographs trains AlexNet by the same command."""
+"""AlexNet trains on a folder of real photographs by the same commands."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A step of the past again: the same images, the same loss, and what is wrong with it."""
+"""A replayed step has the same images and the same loss, and shows what is wrong with it."""
 
 import pytest
 import torch
@@ -23,12 +23,14 @@ def ignore(event: Event) -> None:
     pass
 
 
-def again(job: TrainingJob, step: int) -> InspectedStep:
-    return run_on_workers(lambda job, worker, say: replay(job, step, worker, say), job, ignore)
+def replayed_step(job: TrainingJob, step: int) -> InspectedStep:
+    return run_on_workers(
+        lambda job, worker, report: replay(job, step, worker, report), job, ignore
+    )
 
 
 @pytest.mark.parametrize("kind", ["sgd", "diagonal-levenberg-marquardt"])
-def test_a_step_has_the_loss_that_was_tracked(make_job: MakeJob, kind: str) -> None:
+def test_a_replayed_step_has_the_tracked_loss(make_job: MakeJob, kind: str) -> None:
     optimizer = f"optimizer={{kind: {kind}, learning_rate: 0.002}}"
     job = make_job("run", ["epochs=2", optimizer], [*SAVING_OFTEN, "saving.checkpoints_to_keep=9"])
     run_on_workers(train, job, ignore)
@@ -37,7 +39,7 @@ def test_a_step_has_the_loss_that_was_tracked(make_job: MakeJob, kind: str) -> N
     )
     tracked = {metric.step: metric.value for metric in history}
     for step in (16, 24, 27, 30):
-        replayed = again(job, step)
+        replayed = replayed_step(job, step)
         assert replayed.loss == tracked[step]
         assert replayed.gradient_norm > 0
         losses = [image.loss for image in replayed.images]
@@ -47,7 +49,7 @@ def test_a_step_has_the_loss_that_was_tracked(make_job: MakeJob, kind: str) -> N
     assert replay_table(replayed).row_count == 10
 
 
-def test_markup_in_a_key_is_only_a_key() -> None:
+def test_markup_in_a_key_is_printed_as_it_is() -> None:
     images = (InspectedImage("cats/photo[copy]", "cats [all]", 2.5),)
     console = Console(width=80)
     with console.capture() as shown:
@@ -57,26 +59,26 @@ def test_markup_in_a_key_is_only_a_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "complaint"),
+    ("step", "message"),
     [(0, "has the steps 1 to 30"), (31, "has the steps 1 to 30"), (20, "leads to it any more")],
 )
-def test_what_is_not_there_is_said(make_job: MakeJob, step: int, complaint: str) -> None:
+def test_a_step_that_can_not_be_replayed_is_refused(
+    make_job: MakeJob, step: int, message: str
+) -> None:
     job = make_job("run", ["epochs=2"], SAVING_OFTEN)
     run_on_workers(train, job, ignore)
-    with pytest.raises(UserError, match=complaint):
-        again(job, step)
+    with pytest.raises(UserError, match=message):
+        replayed_step(job, step)
 
 
-def test_a_gpu_that_is_not_there_is_said(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_gpu_is_reported(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     job = make_job(cluster=["workers.count=0", "workers.device=gpu"])
     with pytest.raises(UserError, match="CUDA finds none here; use --on laptop"):
-        again(job, 1)
+        replayed_step(job, 1)
 
 
-def test_a_loss_that_is_no_number_is_named_and_never_saved(make_job: MakeJob) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training_and_is_never_saved(make_job: MakeJob) -> None:
     # A report that comes late all the same names the step, and nothing bad is saved before it.
     job = make_job(
         "run",
@@ -90,6 +92,6 @@ def test_a_loss_that_is_no_number_is_named_and_never_saved(make_job: MakeJob) ->
     for path in checkpoints(job.folder.checkpoints):
         weights = load_checkpoint(path, torch.device("cpu")).model.values()
         assert all(bool(each.isfinite().all()) for each in weights)
-    replayed = again(job, step)
+    replayed = replayed_step(job, step)
     assert not replayed.loss < float("inf")
     assert not replayed.images[0].loss < float("inf")

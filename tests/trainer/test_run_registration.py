@@ -1,4 +1,4 @@
-"""A tracking store that is away at the start: the training goes on, and is recorded once."""
+"""Without the tracking store at the start, the training runs and is recorded once, later."""
 
 import threading
 from pathlib import Path
@@ -40,26 +40,26 @@ def losses(uri: str) -> list[int]:
     return [one.step for one in connect(uri).get_metric_history(run.run_id, "train/loss")]
 
 
-def test_a_store_that_comes_late_gets_everything_once(away: Path) -> None:
+def test_a_store_that_is_late_gets_every_metric_once(away: Path) -> None:
     recipe, cluster = job()
     threading.Timer(0.5, away.mkdir).start()
-    outcome = run_training(recipe, "smoke", cluster, "mine", QUIET)
-    assert outcome
-    assert outcome.counts.images == 899
+    result = run_training(recipe, "smoke", cluster, "mine", QUIET)
+    assert result
+    assert result.counts.images == 899
     assert losses(cluster.tracking.uri) == list(range(1, 31))
 
 
-def test_a_store_that_stays_away_gets_everything_by_the_same_command(
+def test_running_the_command_again_delivers_to_a_store_that_was_away(
     away: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(Tracker.__init__.__kwdefaults__, "seconds_to_close", 0.5)
     recipe, cluster = job()
     console = Console(record=True, width=400)
-    outcome = run_training(recipe, "smoke", cluster, "mine", console)
-    assert outcome
-    assert outcome.folder.tracking_run_id() == ""
+    result = run_training(recipe, "smoke", cluster, "mine", console)
+    assert result
+    assert result.folder.tracking_run_id() == ""
     assert "The training goes on without it; metrics wait in" in console.export_text()
-    weights = outcome.folder.weights.read_bytes()
+    weights = result.folder.weights.read_bytes()
 
     monkeypatch.undo()
     monkeypatch.chdir(away.parent)
@@ -67,12 +67,12 @@ def test_a_store_that_stays_away_gets_everything_by_the_same_command(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", cluster.tracking.uri)
     again = run_training(recipe, "smoke", cluster, "mine", QUIET)
     assert again
-    assert again.counts == outcome.counts
+    assert again.counts == result.counts
     assert again.folder.weights.read_bytes() == weights
     assert losses(cluster.tracking.uri) == list(range(1, 31))
 
 
-def test_a_store_that_is_required_stops_the_command(away: Path) -> None:
+def test_a_missing_store_that_is_required_is_an_error(away: Path) -> None:
     cluster = load_cluster("laptop", IN_PROCESS)
     with pytest.raises(UserError, match=r"tracking store .*mlflow\.db can't be written"):
         run_training(job()[0], "smoke", cluster, "mine", QUIET)

@@ -1,4 +1,4 @@
-"""Random faults over a small training, by the real command: the end is that of an undisturbed one.
+"""Random faults in a small training, by the real command: the result is that without faults.
 
 `make soak` injects 200; with the seed that is printed, the same ones at the same steps.
 """
@@ -31,7 +31,7 @@ KINDS = ("a worker", "SIGUSR1 to a worker", "the driver", "all", "SIGTERM", "tea
 
 
 @pytest.mark.timeout(300 + 150 * FAULTS)  # a fault costs a command's start, of tens of seconds
-def test_random_faults_change_nothing(workspace: Path) -> None:
+def test_random_faults_do_not_change_the_result(workspace: Path) -> None:
     seed = int(os.environ.get("ILSVRC_SOAK_SEED", time.time_ns() % 10**6))
     print(f"ILSVRC_SOAK_FAULTS={FAULTS} ILSVRC_SOAK_SEED={seed}")
     calm, disturbed = workspace / "calm", workspace / "disturbed"
@@ -42,9 +42,9 @@ def test_random_faults_change_nothing(workspace: Path) -> None:
     assert done.returncode == 0, done.stderr
 
     shared = set(Path("/dev/shm").iterdir())
-    chance = random.Random(seed)
-    steps = sorted(chance.sample(range(1, EPOCHS * STEPS - STEPS), FAULTS))
-    faults = chance.sample(KINDS * FAULTS, FAULTS)
+    generator = random.Random(seed)
+    steps = sorted(generator.sample(range(1, EPOCHS * STEPS - STEPS), FAULTS))
+    faults = generator.sample(KINDS * FAULTS, FAULTS)
     open_faults = list(zip(steps, faults, strict=True))
     sessions = []
     while True:
@@ -53,7 +53,7 @@ def test_random_faults_change_nothing(workspace: Path) -> None:
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
         while open_faults and _await_step(disturbed, open_faults[0][0], process):
-            time.sleep(chance.uniform(0, 0.2))
+            time.sleep(generator.uniform(0, 0.2))
             step, fault = open_faults.pop(0)
             print(f"step {step}: {fault}, seen at {_steps_done(disturbed)}")
             if _inject(fault, process, disturbed):
@@ -62,7 +62,7 @@ def test_random_faults_change_nothing(workspace: Path) -> None:
         _, errors = process.communicate(timeout=300)
         if process.returncode == 0:
             break
-        # A command that was told before it listened ends by the signal itself.
+        # A command that gets a signal before it handles signals ends by it.
         assert process.returncode in (1, 130, -signal.SIGKILL, -signal.SIGTERM), errors
         assert "Traceback" not in errors
 
@@ -86,7 +86,7 @@ def test_random_faults_change_nothing(workspace: Path) -> None:
 
 
 def _inject(fault: str, process: "subprocess.Popen[str]", place: Path) -> bool:
-    """Do the harm; return whether the command ends by it."""
+    """Inject the fault; return whether the command ends by it."""
     members = [one for one in psutil.process_iter() if _session_of(one) == process.pid]
     if fault in ("a worker", "SIGUSR1 to a worker"):
         workers = [one for one in members if _is_worker(one)]
@@ -118,8 +118,8 @@ def _is_worker(process: psutil.Process) -> bool:
 
 
 def _steps_done(place: Path) -> int:
-    journal = place / "runs" / "mine" / "metrics.jsonl"
-    return journal.read_bytes().count(b"train/loss") if journal.exists() else 0
+    metrics = place / "runs" / "mine" / "metrics.jsonl"
+    return metrics.read_bytes().count(b"train/loss") if metrics.exists() else 0
 
 
 def _await_step(place: Path, step: int, process: "subprocess.Popen[str]") -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from small_jobs import MakeJob
+from small_jobs import MakeJob, tracked_losses
 
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
@@ -36,7 +36,7 @@ def largest_difference(first: TrainingJob, second: TrainingJob) -> float:
     return max((ours[name] - theirs[name]).abs().max().item() for name in ours)
 
 
-class PlugPulledError(Exception):
+class SimulatedCrashError(Exception):
     pass
 
 
@@ -48,9 +48,9 @@ def train_until(job: TrainingJob, num_reports: int) -> None:
         nonlocal left
         left -= isinstance(event, StepsReport)
         if left == 0:
-            raise PlugPulledError
+            raise SimulatedCrashError
 
-    with pytest.raises(PlugPulledError):
+    with pytest.raises(SimulatedCrashError):
         run_on_workers(train, job, report)
 
 
@@ -76,7 +76,7 @@ def test_a_resumed_training_is_bit_identical(make_job: MakeJob, more: list[str])
     assert (steps[0].epoch, steps[0].step) > (0, 1)  # it did go on, not start again
 
 
-def test_what_ended_before_its_weights_were_written_is_tested_and_kept_again(
+def test_a_training_killed_before_its_weights_are_written_is_evaluated_again(
     make_job: MakeJob,
 ) -> None:
     job = make_job("run", ["epochs=1"], IN_PROCESS)
@@ -89,7 +89,7 @@ def test_what_ended_before_its_weights_were_written_is_tested_and_kept_again(
     assert read_predictions(predictions).digest == before
 
 
-def test_a_seed_fixes_the_result_and_another_changes_it(make_job: MakeJob) -> None:
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(make_job: MakeJob) -> None:
     jobs = [
         make_job(f"{number}", [f"seed={seed}", "epochs=1"], IN_PROCESS)
         for number, seed in enumerate((3, 3, 4))
@@ -100,7 +100,7 @@ def test_a_seed_fixes_the_result_and_another_changes_it(make_job: MakeJob) -> No
     assert largest_difference(jobs[0], jobs[2]) > 1e-3
 
 
-def test_the_backends_train_the_same_network(make_job: MakeJob) -> None:
+def test_loading_by_dali_and_by_pil_gives_the_same_losses(make_job: MakeJob) -> None:
     # DALI and PIL differ by fractions of a grey level, which the losses must hardly notice.
     losses = []
     for backend in ("dali", "reference"):
@@ -112,7 +112,7 @@ def test_the_backends_train_the_same_network(make_job: MakeJob) -> None:
 
 
 @pytest.mark.parametrize("more", [[], [SECOND_ORDER]], ids=["plain", "second-order"])
-def test_two_ray_workers_compute_the_steps_of_one(
+def test_two_ray_workers_compute_the_same_steps_as_one(
     make_job: MakeJob, ray_session: None, more: list[str]
 ) -> None:
     alone = make_job("alone", ["epochs=2", *more], IN_PROCESS)
@@ -130,23 +130,24 @@ def test_two_ray_workers_compute_the_steps_of_one(
     (kept,) = map(read_predictions, kept_predictions(together.folder.path))
     assert (kept.hits(1), kept.hits(5), len(kept)) == (counts.top1_hits, counts.top5_hits, 899)
     digest = hashlib.sha256(together.folder.weights.read_bytes()).hexdigest()
-    assert (kept.about.run, kept.about.weights_digest) == ("together", digest)
+    assert (kept.metadata.run, kept.metadata.weights_digest) == ("together", digest)
     assert {event.rank for event in events if isinstance(event, WorkerStarted)} == {0, 1}
-    paces = [event for event in events if isinstance(event, WorkerSpeed)]
-    assert {pace.rank for pace in paces} == {0, 1}
-    assert all(0 < pace.waiting_seconds < pace.step_seconds for pace in paces)
+    assert [step for step, _ in tracked_losses(together)] == [15, 30]  # by the first worker alone
+    speeds = [event for event in events if isinstance(event, WorkerSpeed)]
+    assert {speed.rank for speed in speeds} == {0, 1}
+    assert all(0 < speed.waiting_seconds < speed.step_seconds for speed in speeds)
 
 
-def test_a_complete_training_is_left_alone_and_a_run_keeps_to_its_recipe(
+def test_a_complete_run_is_not_trained_again_nor_with_another_recipe(
     workspace: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
     recipe = load_recipe("smoke", ["epochs=1"])
     cluster = load_cluster("laptop", ["workers.count=0", "tracking.experiment=complete"])
-    outcome = run_training(recipe, "smoke", cluster, "mine", Console(quiet=True))
-    assert outcome is not None
-    conclude(outcome, tracking_uri, "| result |")
-    before = {path: path.stat().st_mtime_ns for path in outcome.folder.path.rglob("*")}
+    result = run_training(recipe, "smoke", cluster, "mine", Console(quiet=True))
+    assert result is not None
+    conclude(result, tracking_uri, "| result |")
+    before = {path: path.stat().st_mtime_ns for path in result.folder.path.rglob("*")}
     assert run_training(recipe, "smoke", cluster, "mine", Console(quiet=True)) is None
     other = load_recipe("smoke", ["epochs=2"])
     with pytest.raises(UserError, match=r"run 'mine' was made with epochs=1, not 2.*--run"):
@@ -162,7 +163,7 @@ def test_a_complete_training_is_left_alone_and_a_run_keeps_to_its_recipe(
     }  # fmt: skip
 
 
-def test_old_checkpoints_go_and_the_last_is_the_end(make_job: MakeJob) -> None:
+def test_old_checkpoints_are_deleted_and_the_last_is_kept(make_job: MakeJob) -> None:
     job = make_job("kept", ["epochs=2"], [*IN_PROCESS, "saving.checkpoints_to_keep=2"])
     run_on_workers(train, job, ignore)
     names = [path.name for path in checkpoints(job.folder.checkpoints)]
@@ -170,7 +171,7 @@ def test_old_checkpoints_go_and_the_last_is_the_end(make_job: MakeJob) -> None:
     assert names[0].startswith("epoch-0002-step-000000")
 
 
-def test_the_average_is_what_is_kept(make_job: MakeJob) -> None:
+def test_the_moving_average_is_saved_as_the_weights(make_job: MakeJob) -> None:
     plain = make_job("plain", ["epochs=1"], IN_PROCESS)
     averaged = make_job("averaged", ["epochs=1", "averaging={decay: 0.9}"], IN_PROCESS)
     for job in (plain, averaged):
@@ -185,17 +186,17 @@ def test_the_average_is_what_is_kept(make_job: MakeJob) -> None:
     assert all(torch.equal(value, state.model[name]) for name, value in now.model.items())
 
 
-def test_a_flat_loss_stops_two_workers_once(make_job: MakeJob) -> None:
+def test_a_flat_loss_stops_two_workers_without_retries(make_job: MakeJob) -> None:
     slow = ["optimizer.learning_rate=1e-9", "flat_loss_steps=10", "network.initialization=glorot"]
     job = make_job("flat", slow, ["saving.log_every_steps=5", "workers.max_failures=3"])
     events: list[Event] = []
     with pytest.raises(TrainingStoppedError, match="flat loss"):
         run_on_workers(train, job, events.append)
-    seen = [event.step for event in events if isinstance(event, StepsReport)]
-    assert seen == [5, 10]  # one attempt, not four
+    steps = [event.step for event in events if isinstance(event, StepsReport)]
+    assert steps == [5, 10]  # one attempt, not four
 
 
-def test_the_staged_copy_is_what_is_read(make_job: MakeJob, tmp_path: Path) -> None:
+def test_a_staged_copy_is_read_in_place_of_the_data_set(make_job: MakeJob, tmp_path: Path) -> None:
     plain = make_job("plain", ["epochs=1"], IN_PROCESS)
     staged = make_job("staged", ["epochs=1"], [*IN_PROCESS, f"stage_to={tmp_path}/local"])
     for job in (plain, staged):
@@ -204,7 +205,7 @@ def test_the_staged_copy_is_what_is_read(make_job: MakeJob, tmp_path: Path) -> N
     assert largest_difference(plain, staged) == 0
 
 
-def test_a_resumed_training_grows_its_images_as_the_undisturbed(make_job: MakeJob) -> None:
+def test_a_resumed_training_with_growing_images_is_bit_identical(make_job: MakeJob) -> None:
     growing = [
         "network={name: resnet18, num_classes: 10}",
         "input.size=40",

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not used; earlier ones survive every failure."""
+"""Checkpoints are read whole or not at all; earlier ones survive every failure."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ from pipeline.training.schedule import PlateauState
 
 def some_state(epoch: int, step: int) -> Checkpoint:
     model = nn.Linear(3, 2)
-    optimizer = build_optimizer(optimization.SGD(learning_rate=0.1), model)
+    optimizer = build_optimizer(optimization.SGDConfig(learning_rate=0.1), model)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     average = {"n_averaged": torch.tensor(3), "module.weight": torch.ones(2, 3)}
@@ -39,20 +39,20 @@ def some_state(epoch: int, step: int) -> Checkpoint:
     return Checkpoint(epoch, step, model.state_dict(), average, optimizer.state_dict(), plateau)
 
 
-def test_everything_comes_back(tmp_path: Path) -> None:
+def test_a_checkpoint_loads_as_it_was_saved(tmp_path: Path) -> None:
     state = some_state(3, 7)
     loaded = load_checkpoint(save_checkpoint(tmp_path, state, Retention(2)), torch.device("cpu"))
     assert (loaded.epoch, loaded.step, loaded.plateau) == (3, 7, state.plateau)
     assert all(torch.equal(loaded.model[name], state.model[name]) for name in state.model)
     assert torch.equal(loaded.average["module.weight"], state.average["module.weight"])
     momentum = [entry["momentum_buffer"] for entry in state.optimizer["state"].values()]
-    again = [entry["momentum_buffer"] for entry in loaded.optimizer["state"].values()]
+    loaded_momentum = [entry["momentum_buffer"] for entry in loaded.optimizer["state"].values()]
     assert len(momentum) == 2
-    assert all(map(torch.equal, momentum, again))
+    assert all(map(torch.equal, momentum, loaded_momentum))
     assert loaded.optimizer["param_groups"] == state.optimizer["param_groups"]
 
 
-def test_the_newest_by_position_stay(tmp_path: Path) -> None:
+def test_the_newest_by_position_are_kept(tmp_path: Path) -> None:
     for position in ((0, 5), (1, 0), (0, 10), (1, 5)):
         save_checkpoint(tmp_path, some_state(*position), Retention(2))
     kept = [load_checkpoint(path, torch.device("cpu")) for path in checkpoints(tmp_path)]
@@ -64,7 +64,7 @@ def test_the_newest_by_position_stay(tmp_path: Path) -> None:
     ("retention", "expected"),
     [(Retention(1), [8, 3]), (Retention(2, every_epochs=4), [8, 7, 4, 3])],
 )
-def test_the_best_and_every_kth_epoch_stay(
+def test_the_best_and_every_kth_epoch_are_kept(
     tmp_path: Path, retention: Retention, expected: list[int]
 ) -> None:
     for epoch in range(1, 9):
@@ -74,7 +74,7 @@ def test_the_best_and_every_kth_epoch_stay(
 
 
 @pytest.mark.parametrize("damage", ["torn", "flipped", "empty"])
-def test_a_damaged_newest_one_is_named_and_passed(tmp_path: Path, damage: str) -> None:
+def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(tmp_path: Path, damage: str) -> None:
     good = save_checkpoint(tmp_path, some_state(1, 0), Retention(5))
     bad = save_checkpoint(tmp_path, some_state(2, 0), Retention(5))
     content = bytearray(bad.read_bytes())
@@ -89,17 +89,17 @@ def test_a_damaged_newest_one_is_named_and_passed(tmp_path: Path, damage: str) -
     assert "the training starts anew" in warnings[-1]
 
 
-def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+def test_a_missing_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "nothing", pytest.fail) is None
 
 
-def test_a_foreign_file_is_left_alone(tmp_path: Path) -> None:
+def test_other_files_are_not_deleted(tmp_path: Path) -> None:
     (tmp_path / "epoch-best.pt").write_bytes(b"mine")
     save_checkpoint(tmp_path, some_state(1, 0), Retention(2))
     assert (tmp_path / "epoch-best.pt").read_bytes() == b"mine"
 
 
-def test_a_place_below_a_file_is_said_in_one_line(tmp_path: Path) -> None:
+def test_writing_below_a_file_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     reason = os.strerror(errno.ENOTDIR)
     with pytest.raises(UserError, match=f"file/more: can't be written: {reason}"):
@@ -107,7 +107,7 @@ def test_a_place_below_a_file_is_said_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("small_disk", [64], indirect=True)
-def test_a_full_disk_keeps_the_last_good_one(small_disk: Path) -> None:
+def test_a_full_disk_keeps_the_last_checkpoint(small_disk: Path) -> None:
     good = save_checkpoint(small_disk, some_state(1, 0), Retention(2))
     large = some_state(2, 0)
     large.model["more"] = torch.zeros(100_000)
@@ -119,7 +119,7 @@ def test_a_full_disk_keeps_the_last_good_one(small_disk: Path) -> None:
     assert newest_checkpoint(small_disk, pytest.fail) == good
 
 
-def test_a_kill_at_any_moment_leaves_only_whole_ones(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
     writer = (
         "import sys, torch\n"
         "from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""Checkpoints are written beside the training; a full disk costs it nothing but their age."""
+"""Checkpoints are written in the background; a full disk only delays them."""
 
 import threading
 from contextlib import closing
@@ -31,7 +31,7 @@ def positions(folder: Path) -> list[int]:
     return [position_of(path)[0] for path in checkpoints(folder)]
 
 
-def test_the_state_is_that_of_the_moment(tmp_path: Path) -> None:
+def test_the_state_is_copied_when_write_is_called(tmp_path: Path) -> None:
     weights = torch.zeros(1_000_000)
     with closing(CheckpointWriter(tmp_path, Retention(9), pytest.fail)) as writer:
         for epoch in range(4):
@@ -45,14 +45,14 @@ def test_the_state_is_that_of_the_moment(tmp_path: Path) -> None:
         assert state.optimizer["state"][0]["m"].unique().tolist() == [state.epoch]
 
 
-def test_closing_finishes_what_is_being_written(tmp_path: Path) -> None:
+def test_closing_finishes_the_checkpoint_being_written(tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path, Retention(9), pytest.fail)
     writer.write(state_of(torch.zeros(1_000_000), 1))
     writer.close()
     assert positions(tmp_path) == [1]
 
 
-def test_what_can_never_be_written_is_said_by_the_next_call(tmp_path: Path) -> None:
+def test_an_error_of_writing_is_raised_by_the_next_call(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with closing(CheckpointWriter(tmp_path / "file", Retention(2), pytest.fail)) as writer:
         writer.write(state_of(torch.zeros(3), 0))
@@ -66,7 +66,7 @@ def test_a_full_disk_is_waited_for_and_the_newest_state_written(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once a newer state waits, the ones before it are given up; no call waits for room."""
-    told: list[str] = []
+    warnings: list[str] = []
     newest_is_tried = threading.Event()
 
     def save(folder: Path, state: Checkpoint, retention: Retention) -> Path:
@@ -80,7 +80,7 @@ def test_a_full_disk_is_waited_for_and_the_newest_state_written(
     monkeypatch.setattr(checkpoint_writer, "save_checkpoint", save)
     folder, other = small_disk / "run", small_disk / "somebody's"
     with closing(
-        CheckpointWriter(folder, Retention(2), told.append, seconds_between_tries=0.02)
+        CheckpointWriter(folder, Retention(2), warnings.append, seconds_between_tries=0.02)
     ) as writer:
         writer.write(state_of(torch.zeros(10_000), 0))
         writer.flush()
@@ -93,15 +93,15 @@ def test_a_full_disk_is_waited_for_and_the_newest_state_written(
         writer.flush()
     assert positions(folder) == [3, 0]
     assert load_checkpoint(checkpoints(folder)[0], CPU).model["w"][0] == 3
-    assert len(told) == 2
-    assert "The training goes on; its checkpoint is tried again every 0.02 s" in told[0]
-    assert told[1].endswith("there is room again; checkpoints are written")
+    assert len(warnings) == 2
+    assert "The training goes on; its checkpoint is tried again every 0.02 s" in warnings[0]
+    assert warnings[1].endswith("there is room again; checkpoints are written")
 
 
-def test_a_disk_that_stays_full_ends_the_waiting(small_disk: Path) -> None:
-    told: list[str] = []
+def test_flush_fails_on_a_disk_that_stays_full(small_disk: Path) -> None:
+    warnings: list[str] = []
     writer = CheckpointWriter(
-        small_disk, Retention(2), told.append, seconds_between_tries=0.02, seconds_to_flush=0.1
+        small_disk, Retention(2), warnings.append, seconds_between_tries=0.02, seconds_to_flush=0.1
     )
     writer.write(state_of(torch.zeros(1_000_000), 0))
     with pytest.raises(DiskFullError, match=r"needs 8\.0 MB and 1\.0 MB are free"):
@@ -111,26 +111,26 @@ def test_a_disk_that_stays_full_ends_the_waiting(small_disk: Path) -> None:
     assert list(small_disk.iterdir()) == []
 
 
-def test_room_is_not_promised_when_another_error_follows(
+def test_another_error_after_a_full_disk_gives_no_warning_of_room(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    is_told = threading.Event()
+    warnings: list[str] = []
+    is_warned = threading.Event()
 
     def warn(text: str) -> None:
-        told.append(text)
-        is_told.set()
+        warnings.append(text)
+        is_warned.set()
 
     folder, other = small_disk / "run", small_disk / "somebody's"
     # Nothing is tried, and nothing is in the folder, until there is a newer state.
     writer = CheckpointWriter(folder, Retention(2), warn, seconds_between_tries=3600)
     other.write_bytes(bytes(900_000))
     writer.write(state_of(torch.zeros(50_000), 0))
-    assert is_told.wait(60)
+    assert is_warned.wait(60)
     folder.rmdir()
     folder.write_bytes(b"")  # a file in the folder's place
     writer.write(state_of(torch.zeros(50_000), 1))
     with pytest.raises(UserError, match=f"{folder}: can't be made"):
         writer.flush()
     writer.close()
-    assert len(told) == 1
+    assert len(warnings) == 1

@@ -1,4 +1,4 @@
-"""Second derivatives against those that autograd takes, and against the appendix's own sums."""
+"""Second derivatives against those of autograd, and against the sums of the paper's appendix."""
 
 from collections.abc import Callable
 
@@ -46,7 +46,9 @@ def exact_diagonal(
     ],
     ids=["cross-entropy", "map", "smoothed", "pooled"],
 )
-def test_the_last_layers_are_exact(loss: optimization.LossConfig, layers: list[nn.Module]) -> None:
+def test_derivatives_of_the_last_layers_are_exact(
+    loss: optimization.LossConfig, layers: list[nn.Module]
+) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*layers)
     images, labels = 0.1 * torch.randn(5, 1, 3, 4), torch.tensor([0, 1, 2, 3, 3])
@@ -58,7 +60,7 @@ def test_the_last_layers_are_exact(loss: optimization.LossConfig, layers: list[n
         assert found[parameter].min() >= 0
 
 
-def test_relu_lets_pass_what_it_lets_pass() -> None:
+def test_derivatives_pass_through_relu() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 6), nn.ReLU(inplace=True), nn.Linear(6, 2, bias=False))
     with torch.no_grad():
@@ -69,7 +71,7 @@ def test_relu_lets_pass_what_it_lets_pass() -> None:
     torch.testing.assert_close(found[model[0].weight], expected)
 
 
-def test_the_layers_of_lenet5_pass_them_backward_by_squares() -> None:
+def test_derivatives_pass_through_the_layers_of_lenet5() -> None:
     """Jacobians, squared entry by entry, and f'(a)²: the sums of the appendix, written out."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -114,7 +116,7 @@ def test_the_layers_of_lenet5_pass_them_backward_by_squares() -> None:
     assert len(found) == len(list(model.parameters()))
 
 
-def test_images_add_up() -> None:
+def test_derivatives_are_summed_over_images() -> None:
     torch.manual_seed(0)
     layers = chain_of(lenet5(10))
     images, labels = torch.randn(6, 1, 32, 32), torch.arange(6)
@@ -127,7 +129,7 @@ def test_images_add_up() -> None:
 
 
 @pytest.mark.parametrize("name", ["lenet5", "lenet5_modern", "mnist1d_conv", "mnist1d_dense"])
-def test_networks_that_are_a_chain_are_taken(name: str) -> None:
+def test_networks_that_are_a_chain_are_accepted(name: str) -> None:
     model = NETWORKS[name](10)
     shape = model.input_shape
     images = torch.randn(2, 1, *(shape.size,) * shape.dimensions)
@@ -137,7 +139,7 @@ def test_networks_that_are_a_chain_are_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "odd"),
+    ("make", "problem"),
     [
         (lambda: NETWORKS["resnet18"](10), "which those of ResNet are not"),
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.Dropout()), "layer 1 is Dropout"),
@@ -145,6 +147,9 @@ def test_networks_that_are_a_chain_are_taken(name: str) -> None:
     ],
     ids=["residual", "dropout", "nested"],
 )
-def test_other_networks_are_refused(make: Callable[[], nn.Module], odd: str) -> None:
-    with torch.device("meta"), pytest.raises(UserError, match=f"{odd}; use optimizer.kind: sgd"):
+def test_other_networks_are_refused(make: Callable[[], nn.Module], problem: str) -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(UserError, match=f"{problem}; use optimizer.kind: sgd"),
+    ):
         chain_of(make())

@@ -1,4 +1,4 @@
-"""The moving average of weights, by hand."""
+"""The moving average of weights, against values computed by hand."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from pipeline.config.optimization import EMAConfig
 from pipeline.training.ema import build_ema
 
 
-def test_the_first_step_is_taken_whole_and_the_others_by_their_share() -> None:
+def test_the_average_starts_at_the_first_step_and_then_decays() -> None:
     model = nn.BatchNorm1d(1)
     average = build_ema(EMAConfig(decay=0.9), model)
     assert average is not None
@@ -22,11 +22,11 @@ def test_the_first_step_is_taken_whole_and_the_others_by_their_share() -> None:
     assert model.weight.item() == 3.0
 
 
-def test_no_section_no_average() -> None:
+def test_without_settings_there_is_no_average() -> None:
     assert build_ema(None, nn.Linear(1, 1)) is None
 
 
-def test_its_state_comes_back() -> None:
+def test_a_loaded_average_continues_as_the_saved_one() -> None:
     model = nn.Linear(2, 2)
     first, second = (build_ema(EMAConfig(decay=0.5), nn.Linear(2, 2)) for _ in range(2))
     assert first is not None

@@ -1,4 +1,4 @@
-"""One epoch of the loop: what is counted, what is averaged, what a seed fixes."""
+"""One epoch of the loop: its gradients, its sums, and what a seed determines."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from pipeline.data.loading.sampler import BatchSampler
 from pipeline.runtime.distributed import Worker
 from pipeline.training.loop import StepResult, train_epoch
 from pipeline.training.optimizer import build_optimizer
-from pipeline.training.schedule import PlateauState, Schedule
+from pipeline.training.train_state import Progress
 
 ALONE = Worker(0, 1, torch.device("cpu"))
 IMAGES = torch.randn(50, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -43,29 +43,18 @@ def small_network(dropout: float = 0.0) -> nn.Module:
 def run_epoch(
     recipe: Recipe, model: nn.Module, *, epoch: int = 0, start_step: int = 0
 ) -> list[StepResult]:
-    dealing = BatchSampler(
+    sampler = BatchSampler(
         len(IMAGES), recipe.batch.global_batch_size, recipe.batch.num_micro_batches, 1
     )
 
     def batches() -> Iterator[Batch]:
-        for step in range(start_step, dealing.num_steps):
-            for indices in dealing.micro_batches(np.arange(len(IMAGES)), step, 0):
+        for step in range(start_step, sampler.num_steps):
+            for indices in sampler.micro_batches(np.arange(len(IMAGES)), step, 0):
                 chosen = torch.from_numpy(indices)
                 yield Batch(IMAGES[chosen], LABELS[chosen], chosen)
 
-    outcomes = train_epoch(
-        recipe,
-        model,
-        build_optimizer(recipe.optimizer, model),
-        Schedule(recipe.schedule, recipe.epochs),
-        PlateauState(),
-        batches(),
-        dealing,
-        ALONE,
-        epoch,
-        start_step,
-    )
-    return list(outcomes)
+    optimizer, progress = build_optimizer(recipe.optimizer, model), Progress(epoch, start_step)
+    return list(train_epoch(recipe, model, optimizer, batches(), sampler, ALONE, progress))
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -95,25 +84,25 @@ def test_the_gradient_is_the_mean_over_the_global_batch() -> None:
 
 def test_each_step_counts_its_images_and_hits() -> None:
     model = small_network()
-    outcomes = run_epoch(recipe_with(12, 4), model)
-    assert [outcome.step for outcome in outcomes] == [0, 1, 2, 3, 4]
-    assert [outcome.sums[3].item() for outcome in outcomes] == [10] * 5
-    loss, top1_hits, top5_hits, images = outcomes[0].sums.tolist()
-    fresh = small_network()(IMAGES[:10])
-    expected = nn.functional.cross_entropy(fresh, LABELS[:10], reduction="sum").item()
-    assert loss == pytest.approx(expected, rel=1e-5)
-    assert top1_hits == (fresh.argmax(1) == LABELS[:10]).sum()
-    assert top1_hits <= top5_hits <= images
+    results = run_epoch(recipe_with(12, 4), model)
+    assert [result.step for result in results] == [0, 1, 2, 3, 4]
+    assert [result.sums.images.item() for result in results] == [10] * 5
+    sums = results[0].sums
+    logits = small_network()(IMAGES[:10])
+    expected = nn.functional.cross_entropy(logits, LABELS[:10], reduction="sum").item()
+    assert sums.loss.item() == pytest.approx(expected, rel=1e-5)
+    assert sums.top1_hits == (logits.argmax(1) == LABELS[:10]).sum()
+    assert sums.top5_hits == (logits.topk(5).indices == LABELS[:10, None]).sum()
 
 
 @pytest.mark.parametrize("limit", ["null", "0.1"])
-def test_the_gradients_length_is_that_before_it_is_shortened(limit: str) -> None:
+def test_the_reported_gradient_norm_is_that_before_clipping(limit: str) -> None:
     model, twin = small_network(), small_network()
     before = weights(model)
-    (outcome,) = run_epoch(recipe_with(50, 50, f"max_gradient_norm={limit}"), model)
+    (result,) = run_epoch(recipe_with(50, 50, f"max_gradient_norm={limit}"), model)
     (nn.functional.cross_entropy(twin(IMAGES), LABELS)).backward()
     gradient = torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None])
-    assert outcome.gradient_norm.item() == pytest.approx(gradient.norm().item(), rel=1e-5)
+    assert result.gradient_norm.item() == pytest.approx(gradient.norm().item(), rel=1e-5)
     assert gradient.norm() > 0.1
     step = (before - weights(model) - 0.1 * 1e-3 * before).norm().item()
     expected = 0.1 * (gradient.norm().item() if limit == "null" else 0.1)
@@ -122,18 +111,20 @@ def test_the_gradients_length_is_that_before_it_is_shortened(limit: str) -> None
 
 def test_dropout_is_a_function_of_the_position() -> None:
     recipe = recipe_with(10, 5, "optimizer.learning_rate=1e-9")
-    first, again = small_network(0.5), small_network(0.5)
-    losses = [outcome.sums[0].item() for outcome in run_epoch(recipe, first)]
+    first, second = small_network(0.5), small_network(0.5)
+    losses = [result.sums.loss.item() for result in run_epoch(recipe, first)]
     torch.manual_seed(999)  # whatever the generator's state was before
-    rest = [outcome.sums[0].item() for outcome in run_epoch(recipe, again, start_step=3)]
+    rest = [result.sums.loss.item() for result in run_epoch(recipe, second, start_step=3)]
     assert losses[3:] == pytest.approx(rest, rel=1e-6)
-    other_epoch = [outcome.sums[0].item() for outcome in run_epoch(recipe, again, epoch=1)]
+    other_epoch = [result.sums.loss.item() for result in run_epoch(recipe, second, epoch=1)]
     assert other_epoch != pytest.approx(losses, rel=1e-3)
 
 
 def test_label_smoothing_reaches_the_loss() -> None:
-    plain = run_epoch(recipe_with(50, 50), small_network())[0].sums[0]
-    smooth = run_epoch(recipe_with(50, 50, "loss.label_smoothing=0.2"), small_network())[0].sums[0]
+    plain = run_epoch(recipe_with(50, 50), small_network())[0].sums.loss
+    smooth = run_epoch(recipe_with(50, 50, "loss.label_smoothing=0.2"), small_network())[
+        0
+    ].sums.loss
     logits = small_network()(IMAGES)
     expected = nn.functional.cross_entropy(logits, LABELS, label_smoothing=0.2, reduction="sum")
     assert smooth.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -141,28 +132,28 @@ def test_label_smoothing_reaches_the_loss() -> None:
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights() -> None:
-    seen = []
+    dtypes = []
     model = small_network()
-    model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    model[1].register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     exact = small_network()
     run_epoch(recipe_with(10, 10, "precision=bfloat16"), model)
     run_epoch(recipe_with(10, 10), exact)
-    assert set(seen) == {torch.bfloat16}
+    assert set(dtypes) == {torch.bfloat16}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     torch.testing.assert_close(weights(model), weights(exact), rtol=0, atol=5e-3)
 
 
 def test_the_learning_rate_follows_the_schedule_within_the_epoch() -> None:
     recipe = recipe_with(10, 10, "schedule={kind: poly, power: 1.0}", "epochs=2")
-    rates = [outcome.learning_rate for outcome in run_epoch(recipe, small_network(), epoch=1)]
+    rates = [result.learning_rate for result in run_epoch(recipe, small_network(), epoch=1)]
     assert rates == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01])
 
 
-def test_two_workers_weigh_their_images_alike() -> None:
+def test_the_mean_of_ddp_over_workers_is_undone() -> None:
     # DDP divides the sum of the workers' gradients by their number; the loop undoes it.
-    lone, one_of_two = small_network(), small_network()
+    alone, one_of_two = small_network(), small_network()
     recipe = recipe_with(50, 25)
-    dealing = BatchSampler(50, 50, 2, 1)
+    sampler, worker = BatchSampler(50, 50, 2, world_size=2), replace(ALONE, world_size=2)
     chosen = torch.arange(25)
     half = iter([Batch(IMAGES[chosen], LABELS[chosen], chosen)])
     optimizer = torch.optim.SGD(one_of_two.parameters(), lr=0.0)
@@ -170,16 +161,12 @@ def test_two_workers_weigh_their_images_alike() -> None:
         group["learning_rate_factor"] = 1.0
     gradients: list[torch.Tensor] = []
     one_of_two[1].weight.register_hook(gradients.append)
-    step = train_epoch(
-        recipe, one_of_two, optimizer, Schedule(recipe.schedule, 1), PlateauState(), half,
-        replace(dealing, world_size=2), replace(ALONE, world_size=2), 0,
-    )  # fmt: skip
-    next(step)
-    nn.functional.cross_entropy(lone(IMAGES[:25]), LABELS[:25]).backward()
-    torch.testing.assert_close(gradients[0], lone[1].weight.grad, rtol=1e-4, atol=1e-7)
+    next(train_epoch(recipe, one_of_two, optimizer, half, sampler, worker, Progress()))
+    nn.functional.cross_entropy(alone(IMAGES[:25]), LABELS[:25]).backward()
+    torch.testing.assert_close(gradients[0], alone[1].weight.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_gradients_are_shortened_to_the_given_norm() -> None:
+def test_gradients_are_clipped_to_the_given_norm() -> None:
     recipe = recipe_with(50, 50, "max_gradient_norm=0.01", "optimizer.weight_decay=0")
     model, before = small_network(), small_network()
     run_epoch(recipe, model)
@@ -189,11 +176,33 @@ def test_gradients_are_shortened_to_the_given_norm() -> None:
 
 def test_mixing_reaches_the_network_and_the_loss() -> None:
     recipe = recipe_with(50, 50, "mixing={mixup_alpha: 1.0}")
-    seen = []
+    images_seen = []
     model = small_network()
-    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    (outcome,) = run_epoch(recipe, model)
-    assert not torch.equal(seen[0], IMAGES)
+    model.register_forward_pre_hook(lambda module, inputs: images_seen.append(inputs[0]))
+    (result,) = run_epoch(recipe, model)
+    assert not torch.equal(images_seen[0], IMAGES)
     plain = run_epoch(recipe_with(50, 50), small_network())[0]
-    assert outcome.sums[0] != plain.sums[0]
-    assert outcome.sums[3] == 50
+    assert result.sums.loss != plain.sums.loss
+    assert result.sums.images == 50
+
+
+@pytest.mark.parametrize(("start_step", "expected"), [(0, [0, 1, 2, 3, 4]), (1, [])])
+def test_an_optimizer_sees_its_samples_before_an_epochs_first_step(
+    start_step: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = "optimizer={kind: diagonal-levenberg-marquardt, learning_rate: 0.1, num_samples: 5}"
+    recipe, model, sampler = recipe_with(25, 25, kind), small_network(), BatchSampler(50, 25, 1, 1)
+    model[3] = nn.ReLU()  # curvatures of dropout are unknown
+    optimizer = build_optimizer(recipe.optimizer, model)
+    samples: list[int] = []
+
+    def observe_samples(loss: object, batches: Iterator[Batch], worker: Worker) -> None:
+        samples.extend(index for batch in batches for index in batch.indices.tolist())
+
+    monkeypatch.setattr(optimizer, "observe_samples", observe_samples)
+    orders = [torch.tensor(expected)] * bool(expected) + [torch.arange(50)[25 * start_step :][:25]]
+    batches = iter([Batch(IMAGES[order], LABELS[order], order) for order in orders])
+    progress = Progress(0, start_step)
+    next(train_epoch(recipe, model, optimizer, batches, sampler, ALONE, progress))
+    assert samples == expected
+    assert next(batches, None) is None

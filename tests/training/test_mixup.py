@@ -1,4 +1,4 @@
-"""Mixed images are what their targets say they are."""
+"""Mixed images and their targets agree."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ IMAGES = VALUES[:, None, None, None].expand(4, 3, 16, 16).contiguous()
 LABELS = torch.arange(4)
 
 
-def test_without_a_section_nothing_is_touched() -> None:
+def test_without_settings_nothing_is_mixed() -> None:
     images, targets = mix_images(None, 4, IMAGES, LABELS)
     assert images is IMAGES
     assert targets is LABELS
@@ -45,7 +45,7 @@ def test_a_seed_gives_the_same_mixture() -> None:
     assert not torch.equal(mix_images(settings, 4, IMAGES, LABELS)[0], first[0])
 
 
-def test_both_kinds_have_their_turn() -> None:
+def test_mixup_and_cutmix_are_equally_frequent() -> None:
     torch.manual_seed(0)
     settings = MixupConfig(mixup_alpha=1.0, cutmix_alpha=1.0)
     pasted = 0
@@ -55,7 +55,7 @@ def test_both_kinds_have_their_turn() -> None:
     assert 30 < pasted < 70
 
 
-def test_erasing_leaves_labels_and_the_given_images_alone() -> None:
+def test_erasing_changes_neither_labels_nor_the_given_images() -> None:
     torch.manual_seed(0)
     ones = torch.ones(64, 3, 16, 16)
     labels = torch.arange(64)

@@ -1,4 +1,4 @@
-"""Each parameter in one group, chosen by what it belongs to."""
+"""Parameter groups, and the steps of each optimizer against its formula."""
 
 import pytest
 import torch
@@ -8,21 +8,21 @@ from pipeline.config import optimization
 from pipeline.data.loading.loader import Batch
 from pipeline.models.zoo import NETWORKS
 from pipeline.runtime.distributed import Worker
-from pipeline.training.optimizer import build_optimizer, set_learning_rate
+from pipeline.training.optimizer import SampledOptimizer, build_optimizer, set_learning_rate
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_groups_are_a_partition(name: str) -> None:
+def test_every_parameter_is_in_one_group(name: str) -> None:
     with torch.device("meta"):
         model = NETWORKS[name](num_classes=10)
-    optimizer = build_optimizer(optimization.SGD(learning_rate=0.1), model)
+    optimizer = build_optimizer(optimization.SGDConfig(learning_rate=0.1), model)
     grouped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(grouped) == len(set(grouped)) == len(list(model.parameters()))
 
 
-def test_decay_and_rates_follow_the_kind() -> None:
+def test_decay_and_rate_depend_on_the_kind_of_parameter() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
-    settings = optimization.SGD(
+    settings = optimization.SGDConfig(
         learning_rate=0.1, weight_decay=5e-4, decay="weights", bias_learning_rate_factor=2
     )
     optimizer = build_optimizer(settings, model)
@@ -40,11 +40,11 @@ def test_decay_and_rates_follow_the_kind() -> None:
 
 def test_decay_all_decays_everything() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    optimizer = build_optimizer(optimization.SGD(learning_rate=0.1, weight_decay=1e-4), model)
+    optimizer = build_optimizer(optimization.SGDConfig(learning_rate=0.1, weight_decay=1e-4), model)
     assert {group["weight_decay"] for group in optimizer.param_groups} == {1e-4}
 
 
-def test_a_dropped_rate_arrives_as_the_form_of_the_momentum_says() -> None:
+def test_both_forms_of_momentum_follow_their_formula_when_the_rate_drops() -> None:
     # AlexNet §5: v <- 0.9 v - 0.0005 lr w - lr g; w <- w + v. And PyTorch's, with the rate outside.
     def inside(w: float, v: float, rate: float, gradient: float) -> tuple[float, float]:
         v = 0.9 * v - 5e-4 * rate * w - rate * gradient
@@ -59,7 +59,7 @@ def test_a_dropped_rate_arrives_as_the_form_of_the_momentum_says() -> None:
     for form, by_hand in (("rate-inside", inside), ("rate-outside", outside)):
         layer = nn.Linear(1, 1, bias=False)
         nn.init.constant_(layer.weight, 2.0)
-        settings = optimization.SGD(learning_rate=0.01, weight_decay=5e-4, momentum_form=form)
+        settings = optimization.SGDConfig(learning_rate=0.01, weight_decay=5e-4, momentum_form=form)
         optimizer = build_optimizer(settings, layer)
         w, v = 2.0, 0.0
         for rate, gradient in steps:
@@ -72,24 +72,24 @@ def test_a_dropped_rate_arrives_as_the_form_of_the_momentum_says() -> None:
     assert len(ends) == 2
 
 
-def test_the_rate_inside_is_on_its_way_again_from_a_checkpoint() -> None:
+def test_velocities_with_the_rate_inside_are_restored() -> None:
     layer = nn.Linear(2, 1)
-    settings = optimization.SGD(learning_rate=0.1, momentum_form="rate-inside")
+    settings = optimization.SGDConfig(learning_rate=0.1, momentum_form="rate-inside")
     optimizer = build_optimizer(settings, layer)
     layer(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    again = build_optimizer(settings, layer)
-    again.load_state_dict(optimizer.state_dict())
+    restored = build_optimizer(settings, layer)
+    restored.load_state_dict(optimizer.state_dict())
     before = layer.weight.detach().clone()
-    set_learning_rate(again, 0.0)
-    again.step()
+    set_learning_rate(restored, 0.0)
+    restored.step()
     torch.testing.assert_close(layer.weight.detach(), before - 0.9 * 0.1)
 
 
-def test_rmsprop_steps_as_its_formula() -> None:
+def test_rmsprop_follows_its_formula() -> None:
     layer = nn.Linear(1, 1, bias=False)
     nn.init.constant_(layer.weight, 2.0)
-    settings = optimization.RMSProp(learning_rate=0.1, weight_decay=0.01)
+    settings = optimization.RMSPropConfig(learning_rate=0.1, weight_decay=0.01)
     optimizer = build_optimizer(settings, layer)
     w, square, v = 2.0, 0.0, 0.0
     for gradient in (3.0, -1.0):
@@ -102,7 +102,7 @@ def test_rmsprop_steps_as_its_formula() -> None:
         assert layer.weight.item() == pytest.approx(w, rel=1e-6)
 
 
-def test_a_weight_of_much_curvature_takes_small_steps() -> None:
+def test_levenberg_marquardt_follows_its_formula() -> None:
     """LeCun et al. 1998, eq. 21, for one weight: E = -log p of two classes, logits w x and 0."""
     model = nn.Sequential(nn.Linear(1, 2, bias=False))
     nn.init.zeros_(model[0].weight)
@@ -110,7 +110,8 @@ def test_a_weight_of_much_curvature_takes_small_steps() -> None:
     optimizer = build_optimizer(settings, model)
     images, labels = torch.tensor([[1.0], [4.0], [4.0]]), torch.tensor([0, 0, 1])
     batches = (Batch(images[rows], labels[rows], torch.tensor(rows)) for rows in ([0], [1, 2]))
-    optimizer.estimate(optimization.LossConfig(), batches, Worker(0, 1, torch.device("cpu")))
+    assert isinstance(optimizer, SampledOptimizer)
+    optimizer.observe_samples(optimization.LossConfig(), batches, Worker(0, 1, torch.device("cpu")))
     curvature = 0.25 * (1 + 16 + 16) / 3  # p (1 - p) x²
     found = optimizer.state[model[0].weight]["curvature"]
     torch.testing.assert_close(found, torch.full((2, 1), curvature))
@@ -121,6 +122,6 @@ def test_a_weight_of_much_curvature_takes_small_steps() -> None:
     expected = -0.02 / (0.1 + curvature) * torch.tensor([[3.0], [-1.0]])
     torch.testing.assert_close(model[0].weight.detach(), expected)
 
-    again = build_optimizer(settings, model)
-    again.load_state_dict(optimizer.state_dict())
-    assert torch.equal(again.state[model[0].weight]["curvature"], found)
+    restored = build_optimizer(settings, model)
+    restored.load_state_dict(optimizer.state_dict())
+    assert torch.equal(restored.state[model[0].weight]["curvature"], found)

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.boxes import resized
-from pipeline.config.optimization import LevenbergMarquardtConfig
 from pipeline.config.protocol import BoxProtocol
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.sampler import BatchSampler, epoch_order
@@ -19,13 +18,6 @@ from pipeline.data.loading.views import (
     whole_views,
 )
 from pipeline.data.store.store import Split
-
-
-def sample_batches(recipe: Recipe, sampler: BatchSampler, rank: int) -> list[NDArray[np.int64]]:
-    """Return the places in an epoch's order that its optimizer looks at first, if at any."""
-    if isinstance(recipe.optimizer, LevenbergMarquardtConfig):
-        return sampler.sample_batches(recipe.optimizer.num_samples, rank)
-    return []
 
 
 def training_plan(
@@ -41,7 +33,7 @@ def training_plan(
     Before the first step of an epoch come those that the optimizer looks at. Epochs follow one
     another without a break, so that loading ahead never stops between them.
     """
-    samples = sample_batches(recipe, sampler, rank)
+    samples = sampler.sample_batches(recipe.optimizer.num_samples, rank)
     for epoch in range(start_epoch, recipe.epochs):
         order = epoch_order(recipe.seed, epoch, sampler.num_images)
         first_step = start_step if epoch == start_epoch else 0

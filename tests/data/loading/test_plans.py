@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from photographs import Pack, photo_samples
 
 from pipeline.config.augmentation import RandomResizedCrop
-from pipeline.config.optimization import SGD, Constant, LevenbergMarquardtConfig
+from pipeline.config.optimization import ConstantSchedule, LevenbergMarquardtConfig, SGDConfig
 from pipeline.config.protocol import CenterCrop
 from pipeline.config.recipe import BatchConfig, DataConfig, InputConfig, NetworkConfig, Recipe
 from pipeline.data.loading.plans import dense_plan, evaluation_plan, share_of, training_plan
@@ -25,8 +25,8 @@ RECIPE = Recipe(
     augmentation=RandomResizedCrop(),
     evaluation=CENTER,
     batch=BatchConfig(global_batch_size=16, micro_batch_size=2),
-    optimizer=SGD(learning_rate=0.1),
-    schedule=Constant(),
+    optimizer=SGDConfig(learning_rate=0.1),
+    schedule=ConstantSchedule(),
     epochs=3,
 )
 

@@ -1,4 +1,4 @@
-"""Predictions made of scores, as an evaluation would keep them."""
+"""Predictions of given scores, as an evaluation would store them."""
 
 import numpy as np
 from torch import Tensor
@@ -7,7 +7,7 @@ from pipeline.data.store.manifest import ImageClass
 from pipeline.evaluation.predictions import PredictionMetadata, Predictions
 from pipeline.evaluation.topk import label_ranks, topk_classes
 
-ABOUT = PredictionMetadata(
+METADATA = PredictionMetadata(
     network="resnet18",
     training_data="ilsvrc2012",
     data="ilsvrc2012",
@@ -19,7 +19,7 @@ ABOUT = PredictionMetadata(
 )
 
 
-def made_of(scores: Tensor, labels: Tensor) -> Predictions:
+def predictions_of(scores: Tensor, labels: Tensor) -> Predictions:
     """Return the predictions of logits (n, c); class c has the ILSVRC2012_ID 1000 − c."""
     num_images, num_classes = scores.shape
     return Predictions(
@@ -29,5 +29,5 @@ def made_of(scores: Tensor, labels: Tensor) -> Predictions:
         ranks=label_ranks(scores, labels).numpy().astype(np.int32),
         guesses=topk_classes(scores, 5).numpy().astype(np.int32),
         classes=tuple(ImageClass(i, f"n{i:08d}", "a, b", 1000 - i) for i in range(num_classes)),
-        about=ABOUT,
+        metadata=METADATA,
     )
