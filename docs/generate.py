@@ -77,7 +77,7 @@ def recipes_table() -> str:
                 first_sentence(path),
                 f"{errors}<br>`{expect.protocol}`" if expect else "",
                 f"{num_steps(recipe):,}",
-                f"`{training_command(path).removeprefix('ilsvrc train ')}`",
+                training_command(path),
             )
         )
     heads = ("Recipe, and its network", "Paper", "Expected, by", "Steps", "`ilsvrc train …`")
@@ -111,10 +111,11 @@ def num_steps(recipe: Recipe) -> int:
 
 
 def training_command(recipe: Path) -> str:
-    """Return the first command of a recipe's comment that trains it."""
-    found = re.search(r"ilsvrc train [^\n&]+", recipe.read_text(encoding="utf-8"))
+    """Return what stands behind `ilsvrc train` in a recipe's comment, name and options."""
+    found = re.search(r"ilsvrc train (\w+) *([^\n&]*)", recipe.read_text(encoding="utf-8"))
     assert found, f"{recipe} names no command"
-    return found[0].strip()
+    name, options = found.groups()
+    return f"`{name}`" + f"<br>`{options.strip()}`" * bool(options)
 
 
 def networks_table() -> str:
@@ -254,8 +255,14 @@ def function(name: str) -> str:
     """Return the signature and the docstring of what stands at a dotted name."""
     found = pydoc.locate(name)
     assert callable(found), f"{name}: no such function or class"
-    module, _, short = name.rpartition(".")
-    return f"```text\n{module}\n{short}{inspect.signature(found)}\n```\n\n{inspect.getdoc(found)}"
+    signature = str(inspect.signature(found)).replace("'", "")
+    signature = re.sub(r"(?:\b[a-z_]\w*\.)+(?=[A-Z])", "", signature)
+    signature = re.sub(r"= <.*?>+(?=[,)])", "= …", signature)
+    short = ".".join(re.findall(r"[A-Z]\w*|\w+$", name))
+    if len(short + signature) > 80:
+        signature = re.sub(r"\((.*)\)", r"(\n    \1,\n)", signature)
+        signature = re.sub(r", (?=\w+:)", ",\n    ", signature)
+    return f"`{name}`\n\n```python\n{short}{signature}\n```\n\n{inspect.getdoc(found)}"
 
 
 def _replace(directive: re.Match[str]) -> str:

@@ -43,6 +43,8 @@ def test_every_shown_command_parses_and_its_recipe_and_values_are_valid(name: st
         if words[0] != "ilsvrc":
             continue
         given = parse(words).params
+        if name == "docs/adding.md":  # its values are those of kinds that its diffs add
+            continue
         recipe, cluster = given.get("recipe"), given.get("on", "laptop")
         if recipe and not PLACEHOLDER.fullmatch(recipe) and not cluster.endswith(".yaml"):
             known = cluster if not PLACEHOLDER.fullmatch(cluster) else "laptop"
