@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow soak check jobs lint imports audit types benchmark up down image clean
+.PHONY: help setup demo test test-slow soak check docs jobs lint imports audit types benchmark up down image clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,17 @@ audit: $(READY)  ## Look up known vulnerabilities of the pinned versions (needs 
 
 types: $(READY)  ## Check types
 	$(BIN)/mypy
+
+# What builds the documentation is installed when it is first built.
+DOCS := $(VENV)/.docs
+$(DOCS): $(READY)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode \
+		--constraint constraints.txt --group docs
+	@touch $@
+
+docs: $(DOCS)  ## Build the documentation into build/docs, its links checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/docs/index.html"
 
 check: lint imports types test  ## All checks and the tests
 

@@ -1,0 +1,55 @@
+"""The pages of the documentation as the tests read them: texts, code blocks, commands."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+
+_BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of code: its language, "" where none is named, and its text."""
+
+    language: str
+    text: str
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(text: str) -> list[Block]:
+    return [Block(language, content) for _, language, content in _BLOCK.findall(text)]
+
+
+def without_blocks(text: str) -> str:
+    return _BLOCK.sub("", text)
+
+
+def shell_commands(text: str) -> list[list[str]]:
+    """Return the commands of a page's shell blocks as words, comments and outputs left out."""
+    found = []
+    for block in blocks(text):
+        if block.language not in ("", "sh", "console"):
+            continue
+        lines = block.text.replace("\\\n", " ").splitlines()
+        if block.language == "console":  # but for commands that are shown with their error
+            lines = [
+                line.removeprefix("$ ")
+                for line, after in zip_longest(lines, lines[1:], fillvalue="")
+                if line.startswith("$ ") and not after.startswith("ilsvrc: ")
+            ]
+        for line in lines:
+            found += [
+                shlex.split(part)
+                for part in re.split(r"\s&&\s", line.partition("  #")[0].strip())
+                if re.match(r"(ilsvrc|make|python|pytest|\S*/pytest|\S*/python|OMP\S*) ", part)
+            ]
+    return found

@@ -1,0 +1,23 @@
+"""The examples of docs/python.md run, and print what the page shows."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import pytest
+from pages import blocks, text_of
+
+
+def test_the_examples_print_what_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    page = [block for block in blocks(text_of("docs/python.md")) if block.language]
+    names: dict[str, object] = {}
+    for example, shown in zip(page[::2], page[1::2], strict=True):
+        assert (example.language, shown.language) == ("python", "text")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(example.text, "docs/python.md", "exec"), names)
+        assert printed.getvalue() == shown.text
