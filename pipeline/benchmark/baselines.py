@@ -80,7 +80,7 @@ def augmentation_of(bench: Bench) -> v2.Compose:
             steps = [v2.Resize((size, size)), moved]
         case _:
             steps = _as_in_the_test(recipe.evaluation, size)
-    if getattr(recipe.augmentation, "flip", False):
+    if recipe.augmentation.appearance.flip:
         steps.append(v2.RandomHorizontalFlip())
     return v2.Compose(steps)
 

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from pipeline.config.cluster import Cluster, WorkersConfig
-from pipeline.config.protocol import is_dense
+from pipeline.config.protocol import BoxProtocol
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.loader import check_contents
 from pipeline.data.loading.sampler import BatchSampler
@@ -89,7 +89,7 @@ def _network(recipe: Recipe, cluster: Cluster) -> str:
         )
     build_optimizer(recipe.optimizer, model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if is_dense(recipe.evaluation):
+    if not isinstance(recipe.evaluation, BoxProtocol):
         fully_convolutional(model, recipe.input.size)
     return f"{recipe.network.name}, {parameters:,} parameters"
 

@@ -277,13 +277,13 @@ def _test_split(origin: "WeightsSource") -> str:
 
 
 def _protocol(name: str | None, subject: "EvaluatedModel") -> "TestProtocol":
-    from pipeline.config.protocol import protocol_called
+    from pipeline.config.protocol import parse_protocol
 
     if name is None:
         return subject.protocol
     if subject.input.dimensions == 1:
         raise UserError(f"--protocol {name}: signals are seen as they are; leave it out")
-    return protocol_called(name, subject.input.size, subject.protocol, subject.trained_sides)
+    return parse_protocol(name, subject.input.size, subject.protocol, subject.trained_sides)
 
 
 def _kept(cluster: Cluster, run: str, split: str | None, protocol: str | None) -> "Predictions":

@@ -184,7 +184,7 @@ def model_of_recipe(recipe: Recipe, weights: Path) -> EvaluatedModel:
         weights=weights,
         network=recipe.network,
         precision=recipe.precision,
-        trained_sides=recipe.trained_sides,
+        trained_sides=recipe.augmentation.trained_sides,
     )
 
 

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from pipeline.checks.preflight import refuse_cluster
 from pipeline.config.cluster import Cluster, Folder
-from pipeline.config.protocol import TestProtocol, num_views
+from pipeline.config.protocol import TestProtocol
 from pipeline.config.yaml import flatten
-from pipeline.data.loading.loader import Batch, check_contents, share_of
+from pipeline.data.loading.loader import Batch, check_contents
+from pipeline.data.loading.plans import share_of
 from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.metrics import Counts
@@ -82,7 +83,7 @@ def run_evaluation(
     origin.folder.path.mkdir(parents=True, exist_ok=True)
     evaluation = Evaluation(subject, data, split, protocol, cluster, origin.folder, said)
     with ProgressDisplay(console) as display:
-        views = num_views(protocol)
+        views = protocol.num_views
         display.show(
             Message(f"{len(images):,} images of {split}, {views} view{'s' * (views > 1)} of each")
         )

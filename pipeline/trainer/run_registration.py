@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pipeline.config.cluster import Cluster
-from pipeline.config.protocol import protocol_name
 from pipeline.config.recipe import Recipe
 from pipeline.config.yaml import digest, flatten
 from pipeline.data.store.store import Store
@@ -85,7 +84,7 @@ class RunRegistration:
             "dataset.name": self.store.name,
             "dataset.digest": self.store.digest,
             "dataset.extra": record.extra_data,
-            "protocol": protocol_name(recipe.evaluation, recipe.input.size),
+            "protocol": recipe.evaluation.name(recipe.input.size),
         }
 
 

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config.recipe import QuarantineBadImages
-from pipeline.data.loading.loader import Loader, build_loader, training_plan
+from pipeline.data.loading.loader import Loader, build_loader
+from pipeline.data.loading.plans import training_plan
 from pipeline.data.loading.quarantine import Quarantine
 from pipeline.data.loading.sampler import BatchSampler
-from pipeline.data.loading.views import fill_of
 from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Message, Report
 from pipeline.launch.heartbeat import Watchdog
@@ -176,7 +176,7 @@ def training_batches(
         job.cluster.loading,
         worker.device,
         max_batch_size=dealing.max_micro_batch_size,
-        fill=fill_of(recipe.augmentation),
+        fill=recipe.augmentation.appearance.fill,
         channels_last=job.cluster.channels_last,
         quarantine=quarantine,
     )

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.config.cluster import LoadingConfig
-from pipeline.config.protocol import CenterCrop, SingleView, TestProtocol, WholeImage, smallest_side
+from pipeline.config.protocol import CenterCrop, SingleView, TestProtocol, WholeImage
 from pipeline.config.recipe import InputConfig, Recipe
 from pipeline.data.loading.loader import Batch, build_loader
 from pipeline.data.loading.views import evaluation_views
@@ -121,7 +121,7 @@ def _one_view(protocol: TestProtocol, size: int) -> SingleView:
         case CenterCrop():
             return protocol.model_copy(update={"flip": False})
         case _:
-            return CenterCrop(resize=smallest_side(protocol, size))
+            return CenterCrop(resize=protocol.smallest_side(size))
 
 
 def _filters(specimen: VisualizedModel) -> NamedImage:

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
-from pipeline.config.protocol import CenterCrop, protocol_name
+from pipeline.config.protocol import CenterCrop
 from pipeline.config.recipe import read_recipe
 from pipeline.config.yaml import validate
 from pipeline.models.zoo import NETWORKS
@@ -103,7 +103,7 @@ def test_every_protocol_has_a_known_form() -> None:
         if resized_and_cropped := re.fullmatch(r"center-(\d+)-(\d+)", protocol):
             resize, size = map(int, resized_and_cropped.groups())
             assert resize >= size
-            assert protocol_name(CenterCrop(resize=resize), size) == protocol
+            assert CenterCrop(resize=resize).name(size) == protocol
         if not re.fullmatch(PROTOCOL_FORMS[0], protocol):
             assert protocol_words(protocol) != protocol
 
