@@ -67,7 +67,7 @@ class Appearance:
 
 
 class _AugmentationKind(Section):
-    """What every kind has; a kind overrides what holds for it."""
+    """Base of all kinds, with defaults that a kind overrides."""
 
     @property
     def appearance(self) -> Appearance:

@@ -74,30 +74,30 @@ def dali_inputs(split: Split, views: Views, input: InputConfig) -> DaliInputs:
 
     Only pixels inside the image can be decoded; the rest of a support is filled afterwards.
     """
-    each = views.boxes_per_image
-    images = views.images[::each]
+    num_boxes = views.boxes_per_image
+    images = views.images[::num_boxes]
     sizes = split.sizes[images].astype(np.int64)
     lows, sides = views.support[:, :2], views.support[:, 2:]
-    low = lows.reshape(-1, each, 2).min(axis=1)
-    high = (lows + sides).reshape(-1, each, 2).max(axis=1)
+    low = lows.reshape(-1, num_boxes, 2).min(axis=1)
+    high = (lows + sides).reshape(-1, num_boxes, 2).max(axis=1)
     start = np.clip(low, 0, sizes - 1)
     end = np.clip(high, start + 1, sizes)
-    boxes = views.boxes.reshape(-1, each, 4)
+    boxes = views.boxes.reshape(-1, num_boxes, 4)
     box_starts = (boxes[..., :2] - low[:, None]).astype(np.float32)
     box_ends = (boxes[..., :2] - low[:, None] + boxes[..., 2:]).astype(np.float32)
-    lighting = views.lighting[::each, : input.num_channels]
+    lighting = views.lighting[::num_boxes, : input.num_channels]
     return DaliInputs(
         encoded=split.encoded_batch(images.tolist()),
         start=start.astype(np.int32),
         shape=(end - start).astype(np.int32),
         size=np.full((len(images), 2), views.shape, dtype=np.float32),
         mean=np.array(input.mean, dtype=np.float32) - lighting,
-        mirror=views.flips[::each].astype(np.int32),
+        mirror=views.flips[::num_boxes].astype(np.int32),
         support_start=(low - start).astype(np.int32),
         support_shape=(high - low).astype(np.int32),
         boxes=tuple(
             np.ascontiguousarray(edges[:, box])
-            for box in range(each)
+            for box in range(num_boxes)
             for edges in (box_starts, box_ends)
         ),
     )

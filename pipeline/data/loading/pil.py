@@ -45,13 +45,13 @@ class PilImages:
 
     def __next__(self) -> Tensor:
         views = next(self._views)
-        each = views.boxes_per_image
-        encoded = self._split.encoded_batch(views.images[::each].tolist())
+        num_boxes = views.boxes_per_image
+        encoded = self._split.encoded_batch(views.images[::num_boxes].tolist())
         images = np.stack(
             [
                 self._view(image, views, row)
                 for number, image in enumerate(map(self._decoded, encoded))
-                for row in range(number * each, (number + 1) * each)
+                for row in range(number * num_boxes, (number + 1) * num_boxes)
             ]
         )
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)

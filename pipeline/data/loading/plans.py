@@ -39,7 +39,7 @@ def training_plan(
     """Yield the views of each micro-batch of worker `rank`, from (epoch, step) to the last epoch.
 
     Before the first step of an epoch come those that the optimizer looks at. Epochs follow one
-    another without a seam, so that loading ahead never stops between them.
+    another without a break, so that loading ahead never stops between them.
     """
     samples = sample_batches(recipe, sampler, rank)
     for epoch in range(start_epoch, recipe.epochs):
@@ -93,11 +93,11 @@ def dense_plan(
     share = share_of(len(split), rank, world_size)
     shapes = resized(split.sizes[share].astype(np.int64), side)
     for shape in np.unique(shapes, axis=0):
-        alike = share[(shapes == shape).all(axis=1)]
+        same_shape = share[(shapes == shape).all(axis=1)]
         num_images = dense_images_per_batch(int(shape.prod()), size, batch_size)
         height, width = shape.tolist()
-        for start in range(0, len(alike), num_images):
-            images = alike[start : start + num_images]
+        for start in range(0, len(same_shape), num_images):
+            images = same_shape[start : start + num_images]
             yield whole_views((height, width), images, split.sizes[images])
 
 

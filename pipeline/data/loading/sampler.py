@@ -68,9 +68,9 @@ class BatchSampler:
 
     def share(self, rank: int) -> range:
         """Return which of the micro-batches of a step worker `rank` computes."""
-        each, more = divmod(self.num_micro_batches, self.world_size)
-        start = rank * each + min(rank, more)
-        return range(start, start + each + (rank < more))
+        each, remainder = divmod(self.num_micro_batches, self.world_size)
+        start = rank * each + min(rank, remainder)
+        return range(start, start + each + (rank < remainder))
 
     @property
     def max_micro_batch_size(self) -> int:

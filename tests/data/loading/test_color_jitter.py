@@ -31,11 +31,11 @@ def view(augmentation: RandomResizedCrop, count: int = 8, seed: int = 0, epoch: 
     return training_views(augmentation, CenterCrop(), 32, np.arange(count), sizes, seed, epoch)
 
 
-# Each step on one picture, float64 (3, h, w) in 0–1, after `datasets/transforms.lua`.
+# Each step on one image, float64 (3, h, w) in 0–1, after `datasets/transforms.lua`.
 
 
-def grayscale(picture: NDArray[Any]) -> NDArray[Any]:
-    red, green, blue = picture
+def grayscale(image: NDArray[Any]) -> NDArray[Any]:
+    red, green, blue = image
     return np.stack([0.299 * red + 0.587 * green + 0.114 * blue] * 3)
 
 
@@ -43,16 +43,16 @@ def blend(first: NDArray[Any], second: NDArray[Any], alpha: float) -> NDArray[An
     return first * alpha + (1 - alpha) * second
 
 
-def brighten(picture: NDArray[Any], alpha: float) -> NDArray[Any]:
-    return blend(picture, np.zeros_like(picture), alpha)
+def brighten(image: NDArray[Any], alpha: float) -> NDArray[Any]:
+    return blend(image, np.zeros_like(image), alpha)
 
 
-def contrast(picture: NDArray[Any], alpha: float) -> NDArray[Any]:
-    return blend(picture, np.full_like(picture, grayscale(picture)[0].mean()), alpha)
+def contrast(image: NDArray[Any], alpha: float) -> NDArray[Any]:
+    return blend(image, np.full_like(image, grayscale(image)[0].mean()), alpha)
 
 
-def saturate(picture: NDArray[Any], alpha: float) -> NDArray[Any]:
-    return blend(picture, grayscale(picture), alpha)
+def saturate(image: NDArray[Any], alpha: float) -> NDArray[Any]:
+    return blend(image, grayscale(image), alpha)
 
 
 STEPS = (brighten, contrast, saturate)
@@ -62,14 +62,14 @@ STEPS = (brighten, contrast, saturate)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_jitter_is_fbs_in_every_order(order: tuple[int, ...], layout: torch.memory_format) -> None:
     views = view(JITTERED)
-    pictures = np.random.default_rng(0).random((8, 3, 32, 32))
+    images = np.random.default_rng(0).random((8, 3, 32, 32))
     mean, std = (np.array(v).reshape(3, 1, 1) for v in (INPUT.mean, INPUT.std))
     shifts = views.lighting[:, :, None, None]
-    normalized = torch.from_numpy((255 * pictures + shifts - mean) / std).float()
+    normalized = torch.from_numpy((255 * images + shifts - mean) / std).float()
     ours = jitter_colors(normalized.contiguous(memory_format=layout), views, INPUT)
     assert ours.is_contiguous(memory_format=layout)
-    for i, picture in enumerate(pictures):
-        expected = picture
+    for i, image in enumerate(images):
+        expected = image
         for step in order:
             expected = STEPS[step](expected, float(views.color_jitter[i, step]))
         lit = expected + shifts[i] / 255
@@ -77,7 +77,7 @@ def test_jitter_is_fbs_in_every_order(order: tuple[int, ...], layout: torch.memo
 
 
 def test_pillow_has_the_same_three_steps() -> None:
-    """Pillow clamps, and rounds to whole grey levels: in a dull picture up to 1.5 of them."""
+    """Pillow clamps, and rounds to whole grey levels: in a dull image up to 1.5 of them."""
     pixels = np.random.default_rng(1).integers(80, 170, (32, 32, 3), np.uint8)
     views = replace(view(JITTERED, 1), lighting=np.zeros((1, 3), dtype=np.float32))
     grey_levels = InputConfig(size=32, mean=(0, 0, 0), std=(1, 1, 1))
