@@ -1,6 +1,7 @@
 """A tracking store that is away at the start: the training goes on, and is recorded once."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,18 @@ def losses(uri: str) -> list[int]:
 
 def test_a_store_that_comes_late_gets_everything_once(away: Path) -> None:
     recipe, cluster = job()
-    threading.Timer(0.5, away.mkdir).start()
-    outcome = run_training(recipe, "smoke", cluster, "mine", QUIET)
+
+    def come_late() -> None:
+        while not (cluster.runs_dir / "mine" / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        away.mkdir()
+
+    late = threading.Thread(target=come_late, daemon=True)
+    late.start()
+    console = Console(record=True, width=400)
+    outcome = run_training(recipe, "smoke", cluster, "mine", console)
+    late.join()
+    assert "The training goes on without it; metrics wait in" in console.export_text()
     assert outcome
     assert outcome.counts.images == 899
     assert losses(cluster.tracking.uri) == list(range(1, 31))
