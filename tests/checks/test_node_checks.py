@@ -66,7 +66,7 @@ def differing_node(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while sum(node["Alive"] for node in ray.nodes()) < 2:
         assert time.monotonic() < deadline
         assert process.poll() is None
@@ -84,7 +84,8 @@ def test_what_differs_on_one_node_fails_its_checks(cluster: Cluster) -> None:
     assert "isn't shared, it sees 1 of 2 nodes' files" in checks["shared storage"].message
     assert "'digits' is another data set than on the other" in checks["data everywhere"].message
     if FAKETIME.exists():
-        assert "its clock is 3,600 s ahead" in checks["clocks"].message
+        # As far as it surely is: less by the half of what the quickest answer took.
+        assert re.search(r"its clock is 3,(600|59\d) s ahead", checks["clocks"].message)
     assert re.match(r"2 workers, 0.247 MB in [\d.]+ ms: [\d.]+ GB/s", checks["all-reduce"].message)
     assert not list(cluster.runs_dir.iterdir())
 

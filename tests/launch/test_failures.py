@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,6 +23,7 @@ from benchmarks.recovery_time import worker_processes
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.data.store.store import Store
+from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Event, Message, Report, StepsReport, WorkerStarted
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob, watched
@@ -38,6 +40,22 @@ ILSVRC = Path(sys.executable).with_name("ilsvrc")
 
 def ignore(event: Event) -> None:
     pass
+
+
+def train_held_at(epoch: int, step: int) -> Callable[[TrainingJob, Worker, Report], Counts]:
+    """Return a training that waits after this step, until there is `free` in the run's folder."""
+
+    # Defined inside, so that it travels to the workers by value.
+    def train_held(job: TrainingJob, worker: Worker, report: Report) -> Counts:
+        def hold(event: Event) -> None:
+            report(event)
+            if isinstance(event, StepsReport) and (event.epoch, event.step) == (epoch, step):
+                while not (job.folder.path / "free").exists():
+                    time.sleep(0.05)
+
+        return train(job, worker, hold)
+
+    return train_held
 
 
 def test_a_users_mistake_on_any_worker_comes_back_as_itself(
@@ -70,8 +88,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_tracked_twice(
     make_job: MakeJob, ray_session: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     job = make_job(
-        # Events come late, and later on a busy machine: there must be enough left to do.
-        recipe=["epochs=5"],
+        recipe=["epochs=3"],
         cluster=[
             "workers.max_failures=1",
             "saving.checkpoint_every_steps=4",
@@ -79,52 +96,64 @@ def test_a_killed_worker_is_replaced_and_nothing_is_tracked_twice(
         ],
     )
     events: list[Event] = []
+    free = job.folder.path / "free"
 
     def kill_one_in_the_second_epoch(event: Event) -> None:
         events.append(event)
         if isinstance(event, StepsReport) and (event.epoch, event.step) == (1, 6):
-            victims = worker_processes()
-            if len(victims) == 2 and not [one for one in events if isinstance(one, Message)]:
-                victims[1].kill()
+            if not free.exists():
+                _, victim = worker_processes()
+                victim.kill()
+            free.touch()
 
-    counts = run_on_workers(train, job, kill_one_in_the_second_epoch)
+    counts = run_on_workers(train_held_at(1, 6), job, kill_one_in_the_second_epoch)
     assert counts.images == 899
     notes = [event.text for event in events if isinstance(event, Message)]
     lost, goes_on = notes
     assert lost == "a worker was lost; all start again"
-    assert re.match(r"goes on after [1-4] epochs", goes_on)
+    assert goes_on.startswith("goes on after 1 epochs")
     assert capfd.readouterr().out == ""  # neither Ray nor a worker is heard
     history = connect(job.tracking_uri).get_metric_history(
         job.folder.tracking_run_id(), "train/loss"
     )
-    assert [metric.step for metric in history] == list(range(1, 76))
+    assert [metric.step for metric in history] == list(range(1, 46))
 
 
 def test_a_worker_that_hangs_is_ended_and_the_training_goes_on(
     make_job: MakeJob, ray_session: None
 ) -> None:
     job = make_job(
-        recipe=["epochs=5"],
-        cluster=["workers.max_failures=1", "workers.hang_seconds=6", "saving.log_every_steps=1"],
+        recipe=["epochs=3"],
+        cluster=[
+            "workers.max_failures=1",
+            "workers.hang_seconds=6",
+            "saving.checkpoint_every_steps=4",  # it waits for the epoch's to be written
+            "saving.log_every_steps=1",
+        ],
     )
     notes: list[str] = []
+    free = job.folder.path / "free"
 
     def suspend_one_in_the_second_epoch(event: Event) -> None:
         if isinstance(event, Message):
             notes.append(event.text)
-        if isinstance(event, StepsReport) and (event.epoch, event.step) == (1, 1) and not notes:
-            workers = worker_processes()
-            workers[-1].suspend()
+        if isinstance(event, StepsReport) and (event.epoch, event.step) == (1, 6):
+            if not free.exists():
+                _, hung = worker_processes()
+                hung.suspend()
+            free.touch()
 
-    counts = run_on_workers(train, job, suspend_one_in_the_second_epoch)
+    counts = run_on_workers(train_held_at(1, 6), job, suspend_one_in_the_second_epoch)
     assert counts.images == 899
     ended, again = notes
-    assert re.match(
+    told = re.match(
         r"no batch was taken for 6 s; the slowest is worker [01], after \d+ batches \(the others: "
-        r"\d+\), last heard of [5-9] s ago\. All workers are ended",
+        r"\d+\), last heard of (\d+) s ago\. All workers are ended",
         ended,
     )
-    assert re.match(r"goes on after [1-4] epochs", again)
+    assert told
+    assert int(told[1]) >= 5
+    assert again.startswith("goes on after 1 epochs")
     assert not list(job.folder.path.glob("stacks-*"))  # those of the hang make place for the next
 
 
@@ -203,7 +232,7 @@ def test_ctrl_c_then_the_same_command_goes_on_to_the_end(workspace: Path) -> Non
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("epoch 2/6"):
+        if line.startswith("epoch 1/6  val"):
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
             break
     _, errors = process.communicate(timeout=120)
@@ -239,12 +268,12 @@ def test_ctrl_c_twice_ends_even_what_hangs(workspace: Path) -> None:
     hung, _ = [one for one in psutil.process_iter() if _is_worker_of(one, process.pid)]
     hung.suspend()
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(2)
+    said = "SIGINT: stopping after this step, with a checkpoint; once more stops at once"
+    assert any(said in line for line in process.stdout)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
-    assert "SIGINT: stopping after this step, with a checkpoint; once more stops at once" in output
     assert errors.strip().splitlines()[-1].startswith("ilsvrc: interrupted")
     _await_end_of_children(process.pid)
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,12 +76,13 @@ def test_a_schedulers_signal_saves_a_checkpoint_and_stops(
     for line in process.stdout:
         if line.startswith("epoch 2/30"):
             process.send_signal(number)
-            signaled = time.monotonic()
             break
     output, errors = process.communicate(timeout=120)
-    assert time.monotonic() - signaled < 30
     assert process.returncode == 130, errors
-    assert f"{number.name}: stopping after this step, with a checkpoint; within 30 s" in output
+    said = f"{number.name}: stopping after this step, with a checkpoint; within 30 s"
+    _, was_said, after = output.partition(said)
+    assert was_said
+    assert after.count("\nepoch ") <= 2  # where the step was an epoch's last, its two lines
     assert "stopped as asked, after" in errors.replace("\n", " ")
     assert list((workspace / "runs" / "mine" / "checkpoints").glob("*.pt"))
 

@@ -23,7 +23,7 @@ ILSVRC = Path(sys.executable).with_name("ilsvrc")
 
 def test_submit_trains_here_is_listed_and_stops(workspace: Path) -> None:
     command = [str(ILSVRC), "submit", "smoke", "--on", "laptop", "--seeds", "3"]
-    command += ["--set", "epochs=60", "--set", "cluster.workers.count=0"]
+    command += ["--set", "epochs=600", "--set", "cluster.workers.count=0"]
     environment = {**os.environ, "COLUMNS": "200"}
     process = subprocess.Popen(
         command, cwd=workspace, env=environment, text=True,
@@ -31,7 +31,7 @@ def test_submit_trains_here_is_listed_and_stops(workspace: Path) -> None:
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("epoch 2/60"):
+        if line.startswith("epoch 2/600"):
             break
     cluster = load_cluster("laptop")
     runs, tracking = LocalRuns(cluster), cluster.tracking
@@ -39,7 +39,7 @@ def test_submit_trains_here_is_listed_and_stops(workspace: Path) -> None:
     assert job.state == "running"
     _await_two_epochs(tracking.uri, job.run)
     known = training_progress(tracking.uri, tracking.experiment, {job.run})[job.run]
-    assert 1 <= known.epochs_done < known.epochs == 60
+    assert 1 <= known.epochs_done < known.epochs == 600
     assert known.images_per_second
     assert known.seconds_left
     assert known.top5_error is not None

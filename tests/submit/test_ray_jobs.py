@@ -10,6 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import yaml
 from kubernetes_server import KubernetesServer
@@ -58,7 +59,13 @@ def test_a_job_is_stopped_with_a_checkpoint_and_the_same_submit_ends_it(
     ((job, run),) = re.findall(r"job (raysubmit_\w+): run (smoke-\w+)\n", done.stdout)
     metrics = tmp_path / "runs" / run / "metrics.jsonl"
     _await(lambda: metrics.exists() and "top5_error" in metrics.read_text())
+    place = f"cluster.runs_dir={tmp_path / 'runs'}"
+    (training,) = [
+        one for one in psutil.process_iter(["cmdline"]) if place in (one.info["cmdline"] or ())
+    ]
+    training.suspend()  # or it may be over before the command has started
     done = ilsvrc("jobs", "stop", run, *on_ray)
+    training.resume()
     assert f"job {job} is asked to stop: it saves and ends within 120 s" in done.stdout, done.stderr
     words = ilsvrc("jobs", "logs", job, "--follow", *on_ray).stdout
     (step,) = re.findall(r"stopped as asked, after (\d+ epochs and \d+ steps)", words)

@@ -1,6 +1,7 @@
 """Without the tracking store at the start, the training runs and is recorded once, later."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,18 @@ def losses(uri: str) -> list[int]:
 
 def test_a_store_that_is_late_gets_every_metric_once(away: Path) -> None:
     recipe, cluster = job()
-    threading.Timer(0.5, away.mkdir).start()
-    result = run_training(recipe, "smoke", cluster, "mine", QUIET)
+
+    def come_late() -> None:
+        while not (cluster.runs_dir / "mine" / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        away.mkdir()
+
+    late = threading.Thread(target=come_late, daemon=True)
+    late.start()
+    console = Console(record=True, width=400)
+    result = run_training(recipe, "smoke", cluster, "mine", console)
+    late.join()
+    assert "The training goes on without it; metrics wait in" in console.export_text()
     assert result
     assert result.counts.images == 899
     assert losses(cluster.tracking.uri) == list(range(1, 31))
