@@ -41,13 +41,12 @@ class ColorJitter(Section):
     contrast: Fraction
     saturation: Fraction
 
+    num_random: ClassVar[int] = 3
+
     def factors(self, numbers: Floats) -> NDArray[np.float32]:
         """Return the factors, float32 (n, 3), made of numbers (n, 3) uniform in [0, 1)."""
         strengths = np.array([self.brightness, self.contrast, self.saturation])
         return (1 + (2 * numbers - 1) * strengths).astype(np.float32)
-
-
-NO_COLOR_JITTER = ColorJitter(brightness=0, contrast=0, saturation=0)
 
 
 @dataclass(frozen=True)
@@ -238,7 +237,7 @@ class RandomResizedCrop(RandomBoxes):
         Integer boxes, the first of ten tries that fits, else the largest centre crop of an allowed
         ratio.
         """
-        shares, ratios = np.split(numbers[:, 2:], 2, axis=1)  # (n, tries) each
+        shares, ratios = numbers[:, 2 : 2 + _AREA_TRIES], numbers[:, 2 + _AREA_TRIES :]
         area = sizes.prod(axis=1, keepdims=True) * (
             self.min_area + shares * (self.max_area - self.min_area)
         )

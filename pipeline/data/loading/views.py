@@ -12,12 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.augmentation import (
-    NO_COLOR_JITTER,
-    Augmentation,
-    NoAugmentation,
-    ProgressiveResizing,
-)
+from pipeline.config.augmentation import Augmentation, NoAugmentation, ProgressiveResizing
 from pipeline.config.boxes import Floats, Integers, Shape, filter_support, whole_image
 from pipeline.config.protocol import BoxProtocol, TestProtocol
 from pipeline.data.loading.lighting import pca_lighting
@@ -28,7 +23,6 @@ from pipeline.data.loading.philox import uniforms
 _FLIP = 0
 _LIGHTING = slice(1, 5)
 _CROP = 5
-_NUM_JITTER = 3
 
 
 @dataclass(frozen=True)
@@ -123,10 +117,14 @@ def training_views(
         return evaluation_views(protocol, size, images, sizes, shown_size)
     shape = (shown_size or size,) * 2
     image_sizes = sizes.astype(np.int64)
-    jitter_column = _CROP + augmentation.num_random
-    numbers = uniforms(seed, epoch, images, jitter_column + _NUM_JITTER)
-    boxes = augmentation.boxes(size, image_sizes, numbers[:, _CROP:jitter_column])
     look = augmentation.appearance
+    jitter_column = _CROP + augmentation.num_random
+    num_columns = jitter_column + (look.color_jitter.num_random if look.color_jitter else 0)
+    numbers = uniforms(seed, epoch, images, num_columns)
+    boxes = augmentation.boxes(size, image_sizes, numbers[:, _CROP:jitter_column])
+    color_jitter = np.ones((len(images), 3), dtype=np.float32)
+    if look.color_jitter:
+        color_jitter = look.color_jitter.factors(numbers[:, jitter_column:])
     return Views(
         shape=shape,
         images=images,
@@ -134,7 +132,7 @@ def training_views(
         support=augmentation.support(boxes, shape, image_sizes),
         flips=(numbers[:, _FLIP] < 0.5) & look.flip,
         lighting=pca_lighting(numbers[:, _LIGHTING], look.color_noise, look.color_components),
-        color_jitter=(look.color_jitter or NO_COLOR_JITTER).factors(numbers[:, jitter_column:]),
+        color_jitter=color_jitter,
     )
 
 
