@@ -1,4 +1,4 @@
-"""AlexNet against the paper's text: sizes of its layers, how they start, where windows end."""
+"""AlexNet against the paper's text: sizes of its layers, initial weights, padding at the edges."""
 
 import math
 
@@ -70,7 +70,7 @@ STARTS = [
 @pytest.mark.parametrize(
     ("constructor", "stds", "biases"), STARTS, ids=lambda x: getattr(x, "__name__", str(x)[:40])
 )
-def test_weights_start_as_published(
+def test_initial_weights_are_the_published_ones(
     constructor: Constructor, stds: tuple[float, ...], biases: tuple[float, ...]
 ) -> None:
     torch.manual_seed(0)
@@ -102,7 +102,7 @@ def test_last_windows_run_over_the_right_and_bottom_edge(network: AlexNet) -> No
     torch.testing.assert_close(respond(image)[0, :, 54, 54], corner.detach())
 
 
-def test_the_two_groups_meet_in_layer_3_only(network: AlexNet) -> None:
+def test_only_layer_3_joins_the_two_groups(network: AlexNet) -> None:
     groups = [layer.groups for layer in weighted(network) if isinstance(layer, nn.Conv2d)]
     assert groups == [1, 2, 1, 2, 2]
 

@@ -1,4 +1,4 @@
-"""DenseNet against Table 1, its published start, and itself with activations computed again."""
+"""DenseNet against Table 1, its published initial weights, and itself with recomputation."""
 
 import math
 import subprocess
@@ -29,7 +29,7 @@ def test_stages_have_the_sizes_of_table_1() -> None:
     assert outputs["bn5"] == (1024, 7, 7)
 
 
-def test_growth_of_48_is_in_every_block() -> None:
+def test_every_block_of_densenet161_has_a_growth_of_48() -> None:
     with torch.device("meta"):
         layers = profile_model(densenet161(1000), (3, 224, 224)).layers
     outputs = {layer.name: layer.output_shape for layer in layers}
@@ -48,7 +48,7 @@ def test_growth_of_48_is_in_every_block() -> None:
         ),
     ],
 )
-def test_weights_start_as_published(name: str) -> None:
+def test_initial_weights_are_the_published_ones(name: str) -> None:
     torch.manual_seed(0)
     model = NETWORKS[name](10)
     assert isinstance(model, DenseNet)
@@ -71,7 +71,7 @@ def small() -> DenseNet:
     return DenseNet(8, (2, 3, 2, 2), num_classes=3, num_channels=3)
 
 
-def test_computing_again_changes_no_number() -> None:
+def test_recomputing_changes_no_number() -> None:
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     kept, again = small(), small()
     again.recompute = True
@@ -102,7 +102,7 @@ def bytes_kept(model: nn.Module) -> int:
     return sum(kept.values())
 
 
-def test_computing_again_keeps_as_little_as_torchvision() -> None:
+def test_recomputing_stores_as_little_as_torchvision() -> None:
     model = DenseNet(8, (6, 6, 6, 6), num_classes=3, num_channels=3)
     everything = bytes_kept(model)
     model.recompute = True
@@ -126,7 +126,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.slow
-def test_a_step_on_32_images_takes_as_little_memory_as_torchvision() -> None:
+def test_a_recomputing_step_takes_as_little_memory_as_torchvision() -> None:
     peaks = [
         int(subprocess.check_output([sys.executable, "-c", STEP, whose]))
         for whose in ("ours", "torchvision")

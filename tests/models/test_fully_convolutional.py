@@ -77,7 +77,7 @@ def by_brute_force(model: nn.Module, images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.inference_mode()
-def test_one_square_is_the_network_itself(name: str) -> None:
+def test_one_square_gives_the_networks_own_logits(name: str) -> None:
     model = network(name)
     images = torch.randn(1, 3, SIZE, SIZE)
     logits = fully_convolutional(model, SIZE)(images)
@@ -89,7 +89,7 @@ def test_one_square_is_the_network_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.inference_mode()
-def test_every_square_of_a_larger_image_where_no_border_matters(name: str) -> None:
+def test_every_square_of_a_larger_image_gives_its_logits_without_border_effects(name: str) -> None:
     """With kernels that see only their centre, all positions must agree: the same grid of squares.
 
     Every stride, pooling, window and weight of the last layers is in it; borders aren't.
@@ -108,7 +108,7 @@ def test_every_square_of_a_larger_image_where_no_border_matters(name: str) -> No
 
 @pytest.mark.parametrize("name", ["alexnet", pytest.param("vgg_a", marks=pytest.mark.slow)])
 @torch.inference_mode()
-def test_whole_kernels_agree_exactly_without_padding(name: str) -> None:
+def test_without_padding_every_square_gives_its_logits(name: str) -> None:
     """Convolutions as they are, but for their padding; the square grows by what they then take."""
     model = copy.deepcopy(network(name))
     for layer in model.modules():
@@ -141,7 +141,7 @@ def smallest_square(model: nn.Module) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.inference_mode()
-def test_how_far_borders_go(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_border_effects_are_measured(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The squares' zero padding is what differs. Its share of the logits' spread over squares and
     classes is printed; random weights make it larger than trained ones would.
     """
@@ -154,7 +154,7 @@ def test_how_far_borders_go(name: str, capsys: pytest.CaptureFixture[str]) -> No
     assert share.max() > 0
 
 
-def test_what_has_no_last_layers_of_that_kind_is_refused() -> None:
+def test_a_network_with_other_last_layers_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
     with pytest.raises(UserError, match="choose a protocol of crops"):
         fully_convolutional(model, 32)

@@ -1,4 +1,4 @@
-"""GoogLeNet against Table 1, Caffe's replica, and torchvision's once its kernels are mended."""
+"""GoogLeNet against Table 1, Caffe's replica, and torchvision's with 5×5 kernels."""
 
 import math
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def test_stem_normalizes_where_caffe_does(profile: ModelProfile, network: GoogLe
     assert dropouts == [0.7, 0.7, 0.4]
 
 
-def test_auxiliary_logits_are_there_in_training_only() -> None:
+def test_auxiliary_logits_are_returned_in_training_only() -> None:
     with torch.device("meta"):
         network = googlenet(7)
         images = torch.empty(2, 3, 224, 224)
@@ -96,7 +96,7 @@ def test_auxiliary_logits_are_there_in_training_only() -> None:
     ("number", "unseen"),
     [(0, ["4b", "4c", "4d", "4e", "5a", "5b"]), (1, ["4e", "5a", "5b"])],
 )
-def test_auxiliary_classifiers_see_4a_and_4d(number: int, unseen: list[str]) -> None:
+def test_auxiliary_classifiers_are_on_4a_and_4d(number: int, unseen: list[str]) -> None:
     with torch.device("meta"):
         network = googlenet(7).train()
         network(torch.empty(2, 3, 224, 224)).auxiliary[number].sum().backward()
@@ -106,7 +106,7 @@ def test_auxiliary_classifiers_see_4a_and_4d(number: int, unseen: list[str]) -> 
 
 
 @pytest.mark.parametrize("constructor", [googlenet, googlenet_bn])
-def test_weights_start_as_caffes(constructor: Callable[[int], GoogLeNet]) -> None:
+def test_initial_weights_are_caffes(constructor: Callable[[int], GoogLeNet]) -> None:
     torch.manual_seed(0)
     for name, layer in constructor(1000).named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -125,7 +125,7 @@ def test_weights_start_as_caffes(constructor: Callable[[int], GoogLeNet]) -> Non
             assert (layer.bias == (0.0 if gives_logits else 0.2)).all(), name
 
 
-def test_batch_norm_takes_the_place_of_response_norm_and_biases() -> None:
+def test_batch_norm_replaces_response_norm_and_biases() -> None:
     with torch.device("meta"):
         network = googlenet_bn(1000)
     kinds = [type(module) for module in network.modules()]
@@ -134,7 +134,7 @@ def test_batch_norm_takes_the_place_of_response_norm_and_biases() -> None:
     assert all(m.bias is None for m in network.modules() if isinstance(m, nn.Conv2d))
 
 
-def test_logits_equal_torchvisions_with_its_kernels_mended() -> None:
+def test_logits_equal_torchvisions_with_5x5_kernels() -> None:
     """torchvision's network has 3×3 for the paper's 5×5, 2×2 in one pool, another epsilon."""
     torch.manual_seed(0)
     theirs = torchvision.models.GoogLeNet(num_classes=20, init_weights=False)

@@ -57,7 +57,7 @@ def test_auxiliary_logits_equal_torchvisions(ours: InceptionV3, theirs: nn.Modul
         assert_nearly_equal(ours.eval().auxiliary(features), theirs.eval().AuxLogits(features))
 
 
-def test_auxiliary_classifier_sees_6e_in_training_only() -> None:
+def test_the_auxiliary_classifier_is_on_6e_in_training_only() -> None:
     with torch.device("meta"):
         network = inception_v3(7).train()
         trained = network(torch.empty(2, 3, 299, 299))
@@ -70,7 +70,7 @@ def test_auxiliary_classifier_sees_6e_in_training_only() -> None:
 
 
 @pytest.mark.slow
-def test_in_training_all_logits_equal_torchvisions_and_every_parameter_learns(
+def test_in_training_all_logits_equal_torchvisions_and_every_parameter_has_a_gradient(
     ours: InceptionV3, theirs: nn.Module
 ) -> None:
     ours.train().dropout.eval()
@@ -103,7 +103,7 @@ def test_parameters_are_the_known_ones_with_and_without_the_auxiliary_classifier
     assert total - auxiliary == 23_834_568
 
 
-def test_grids_have_the_sizes_of_the_paper() -> None:
+def test_maps_have_the_sizes_of_the_paper() -> None:
     with torch.device("meta"):
         network = inception_v3(1000).eval()
         sizes: dict[str, tuple[int, ...]] = {}
@@ -128,7 +128,7 @@ def test_grids_have_the_sizes_of_the_paper() -> None:
     }
 
 
-def test_weights_start_as_the_authors(fresh: InceptionV3) -> None:
+def test_initial_weights_are_the_authors(fresh: InceptionV3) -> None:
     stds = {"fc": 0.01, "auxiliary.conv2.conv": 0.01, "auxiliary.fc": 0.001}
     for name, layer in fresh.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -23,7 +23,7 @@ def test_layers_have_the_sizes_of_figure_2() -> None:
     assert counts == [156, 2416, 48_120, 10_164, 850]
 
 
-def test_weights_start_for_relu() -> None:
+def test_initial_weights_suit_relu() -> None:
     torch.manual_seed(0)
     for layer in lenet5_modern(10).modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -58,7 +58,7 @@ def test_the_paper_counts_these_connections(published: nn.Sequential) -> None:
     assert total + digit_bitmaps().numel() == 340_908
 
 
-def test_a_map_of_c3_sees_the_maps_of_table_1(published: nn.Sequential) -> None:
+def test_a_map_of_c3_is_connected_to_the_maps_of_table_1(published: nn.Sequential) -> None:
     for map_of_s2 in range(6):
         maps = torch.zeros(1, 6, 14, 14)
         silence = published[4](maps)
@@ -74,7 +74,7 @@ def test_subsampling_sums_four_values() -> None:
     assert layer(torch.arange(4.0).reshape(1, 1, 2, 2)).item() == 3.0 * 6 + 0.5
 
 
-def test_the_drawings_look_like_digits() -> None:
+def test_the_bitmaps_show_digits() -> None:
     rows = digit_bitmaps().reshape(10, 12, 7)
     assert rows.unique().tolist() == [-1, 1]
     one = ["".join(".#"[int(pixel > 0)] for pixel in row) for row in rows[1]]
@@ -82,7 +82,7 @@ def test_the_drawings_look_like_digits() -> None:
     assert len(rows.unique(dim=0)) == 10
 
 
-def test_the_nearest_drawing_has_the_highest_logit(published: nn.Sequential) -> None:
+def test_the_nearest_bitmap_has_the_highest_logit(published: nn.Sequential) -> None:
     codes = digit_bitmaps()
     logits = published[-1](codes)
     assert logits.argmax(dim=1).tolist() == list(range(10))
@@ -95,7 +95,7 @@ def test_squashing_keeps_plus_and_minus_one(published: nn.Sequential) -> None:
     torch.testing.assert_close(squashed, torch.tensor([-1.0, 0.0, 1.0]), atol=1e-4, rtol=0)
 
 
-def test_a_map_of_c3_is_the_convolution_of_what_it_sees(published: nn.Sequential) -> None:
+def test_a_map_of_c3_is_the_convolution_of_its_input_maps(published: nn.Sequential) -> None:
     layer, maps = published[4], torch.randn(2, 6, 14, 14)
     kernels = iter(layer.weight)
     for made, row in enumerate(TABLE_I):
@@ -104,7 +104,7 @@ def test_a_map_of_c3_is_the_convolution_of_what_it_sees(published: nn.Sequential
         torch.testing.assert_close(layer(maps)[:, made : made + 1], expected, atol=1e-6, rtol=1e-5)
 
 
-def test_weights_start_within_their_bounds(published: nn.Sequential) -> None:
+def test_initial_weights_are_within_their_bounds(published: nn.Sequential) -> None:
     inputs = [(published[0], 25), (published[2], 4), (published[8], 400), (published[11], 120)]
     for layer, fan_in in inputs:
         values = torch.cat([parameter.flatten() for parameter in layer.parameters()])
@@ -115,7 +115,7 @@ def test_weights_start_within_their_bounds(published: nn.Sequential) -> None:
         assert values.std().item() == pytest.approx(expected, rel=5 * 0.45 / len(values) ** 0.5)
 
 
-def test_weights_of_c3_start_by_what_their_map_sees(published: nn.Sequential) -> None:
+def test_initial_weights_of_c3_depend_on_the_inputs_of_their_map(published: nn.Sequential) -> None:
     layer = published[4]
     fan_in = torch.tensor([25.0 * len(row) for row in TABLE_I])
     in_bounds = (

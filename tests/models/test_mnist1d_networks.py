@@ -1,4 +1,4 @@
-"""The networks for MNIST-1D: the lecture's sizes, and how they start."""
+"""The networks for MNIST-1D: the lecture's sizes, and initial weights."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def test_the_dense_network_has_as_many_units() -> None:
 
 
 @pytest.mark.parametrize("constructor", [mnist1d_conv, mnist1d_dense])
-def test_weights_start_for_relu(constructor: Callable[[int], SignalClassifier]) -> None:
+def test_initial_weights_suit_relu(constructor: Callable[[int], SignalClassifier]) -> None:
     torch.manual_seed(0)
     for layer in constructor(10).layers:
         if isinstance(layer, nn.Conv1d | nn.Linear):

@@ -1,4 +1,4 @@
-"""The layer table: counted by hand on small networks, and the network left as it was."""
+"""The layer table: counted by hand on small networks, and the network left unchanged."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ class Twice(nn.Module):
         return self.norm(self.convolution(self.convolution(x)))
 
 
-def test_a_small_network_by_hand() -> None:
+def test_the_profile_of_a_small_network_equals_a_count_by_hand() -> None:
     profile = profile_model(Twice(), (4, 5, 6))
     multiply_adds = 4 * 5 * 6 * (2 * 3 * 3)
     windows = (Window(kernel=3, padding=(1, 1)),) * 2
@@ -100,7 +100,7 @@ class Function(nn.Module):
     ],
     ids=["pooling", "slice", "method", "layer"],
 )
-def test_what_an_unknown_part_sees_is_refused_and_not_guessed(
+def test_an_unknown_function_or_layer_is_refused(
     function: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
     with pytest.raises(NotImplementedError, match="known"):
@@ -118,7 +118,7 @@ def test_depths_are_the_papers(name: str, depth: int) -> None:
         assert profile_model(network, network.input_shape.published).depth == depth
 
 
-def test_the_network_is_left_as_it_was() -> None:
+def test_the_network_is_left_unchanged() -> None:
     model = Twice()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     profile_model(model, (4, 8, 8))

@@ -1,4 +1,4 @@
-"""Receptive fields and jumps against what a gradient says, for every network with convolutions.
+"""Receptive fields and jumps against gradients, for every network with convolutions.
 
 The networks run for real, on a strip longer than any field: the pixels that have a gradient from
 one position of a map are those that it sees.
@@ -61,7 +61,7 @@ class End(nn.Module):
 
 
 def replacement(layer: nn.Module) -> nn.Module:
-    """Return a layer that sees as much, has a gradient wherever it sees, and costs little."""
+    """Return a layer of the same field, with a gradient in all of it, that costs little."""
     match layer:
         case nn.Conv1d() | nn.Conv2d():
             return EqualWeights(layer)
@@ -75,8 +75,8 @@ def replacement(layer: nn.Module) -> nn.Module:
     return layer
 
 
-class Seeing:
-    """A network made to show by gradients what its maps see along one axis of the input."""
+class GradientProbe:
+    """Measures receptive fields by gradients, along one axis of a network's input."""
 
     def __init__(self, name: str, axis: int, receptive_field: int, jump: int) -> None:
         with torch.device("meta"):
@@ -127,24 +127,24 @@ def profile_of(name: str) -> ModelProfile:
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_the_last_map_sees_as_far_as_its_gradient_reaches(name: str) -> None:
+def test_the_field_of_the_last_map_is_that_of_its_gradient(name: str) -> None:
     profile = profile_of(name)
     jump = jump_of_last_map(profile)
-    seeing = Seeing(name, 0, profile.receptive_field[0], jump)
-    first, last = seeing.support(seeing.last_map)
+    probe = GradientProbe(name, 0, profile.receptive_field[0], jump)
+    first, last = probe.support(probe.last_map)
     assert (last - first + 1,) * len(profile.receptive_field) == profile.receptive_field
-    beside, _ = seeing.support(seeing.last_map, beside=1)
+    beside, _ = probe.support(probe.last_map, beside=1)
     assert beside - first == jump
 
 
 @pytest.mark.parametrize(("name", "axis"), LAYER_BY_LAYER)
-def test_every_map_sees_as_far_as_its_gradient_reaches(name: str, axis: int) -> None:
+def test_the_field_of_every_map_is_that_of_its_gradient(name: str, axis: int) -> None:
     profile = profile_of(name)
-    seeing = Seeing(name, axis, profile.receptive_field[axis], jump_of_last_map(profile))
+    probe = GradientProbe(name, axis, profile.receptive_field[axis], jump_of_last_map(profile))
     for layer in profile.layers:
         if layer.kind in JOINING or all(window.kernel == 1 for window in layer.windows):
             continue  # the last map is in the other test, and 1×1 is seen by what comes after
-        first, last = seeing.support(seeing.maps[layer.name])
+        first, last = probe.support(probe.maps[layer.name])
         assert last - first + 1 == layer.receptive_field[axis], layer.name
 
 
@@ -168,7 +168,7 @@ KNOWN = {
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_last_maps_see_what_is_known(name: str) -> None:
+def test_fields_of_last_maps_are_the_known_ones(name: str) -> None:
     assert set(profile_of(name).receptive_field) == {KNOWN[name]}
 
 
@@ -184,12 +184,12 @@ def test_last_maps_see_what_is_known(name: str) -> None:
         ("mnist1d_dense", {"layers.0": 1, "layers.1": 40, "layers.7": 40}),
     ],
 )  # fmt: skip
-def test_layers_see_what_they_do_by_hand(name: str, known: dict[str, int]) -> None:
+def test_fields_of_layers_equal_a_count_by_hand(name: str, known: dict[str, int]) -> None:
     fields = {layer.name: layer.receptive_field for layer in profile_of(name).layers}
     assert {layer: set(fields[layer]) for layer in known} == {k: {v} for k, v in known.items()}
 
 
-def test_sides_of_a_kernel_count_for_their_own_axis() -> None:
+def test_each_side_of_a_kernel_counts_for_its_own_axis() -> None:
     layers = {layer.name: layer for layer in profile_of("inception_v3").layers}
     before = layers["mixed_6b.conv7x7.0.conv"].receptive_field[0]
     lying = layers["mixed_6b.conv7x7.1.conv"]
@@ -198,7 +198,7 @@ def test_sides_of_a_kernel_count_for_their_own_axis() -> None:
     assert layers["mixed_6b.conv7x7.2.conv"].receptive_field == (before + 6 * 16,) * 2
 
 
-def test_windows_follow_each_other() -> None:
+def test_windows_are_applied_one_after_another() -> None:
     axis = AxisField(100).after(Window(kernel=3, stride=2, padding=(0, 3)), 51)
     assert axis == AxisField(51, first=0, last=2, jump=2)
     dilated = axis.after(Window(kernel=3, padding=(2, 2), dilation=2), 51)
@@ -206,7 +206,7 @@ def test_windows_follow_each_other() -> None:
     assert dilated.receptive_field == 11
 
 
-def test_branches_with_other_centres_see_more_than_each() -> None:
+def test_branches_with_different_centres_have_a_larger_field_together() -> None:
     left, right = AxisField(10, first=-4, last=0), AxisField(10, first=0, last=2)
     assert merge_branches([left, right]).receptive_field == 7
     with pytest.raises(ValueError, match="other sizes or jumps"):
@@ -216,6 +216,6 @@ def test_branches_with_other_centres_see_more_than_each() -> None:
 @pytest.mark.parametrize(
     "layer", [nn.AdaptiveAvgPool2d(2), nn.Conv2d(1, 1, 3, padding="same")], ids=str
 )
-def test_a_layer_without_plain_numbers_is_refused(layer: nn.Module) -> None:
+def test_adaptive_pooling_to_a_map_and_padding_by_name_are_refused(layer: nn.Module) -> None:
     with pytest.raises(NotImplementedError):
         windows_of(layer, (8, 8))

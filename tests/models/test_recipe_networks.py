@@ -1,4 +1,4 @@
-"""Every recipe that ships names a network of the zoo, gives it what it takes, and deals evenly."""
+"""Every recipe names a network of the zoo, fits its input, and divides evenly among workers."""
 
 from pathlib import Path
 

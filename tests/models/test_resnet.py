@@ -13,7 +13,7 @@ from pipeline.models.torchvision_weights import load_torchvision
 from pipeline.models.zoo import NETWORKS
 
 
-def test_batch_norm_learns_as_torchvisions() -> None:
+def test_batch_norm_statistics_equal_torchvisions() -> None:
     """The momentum of its moving averages included."""
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18(num_classes=20)
@@ -27,7 +27,7 @@ def test_batch_norm_learns_as_torchvisions() -> None:
     assert (got - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_the_place_of_the_stride_is_all_that_sets_v1_5_apart() -> None:
+def test_v1_5_differs_in_the_place_of_the_stride_only() -> None:
     def strides(network: ResNet) -> list[tuple[str, tuple[int, ...]]]:
         return [
             (name, module.stride)
@@ -63,15 +63,15 @@ def test_stages_have_the_sizes_of_table_1() -> None:
     ]
 
 
-IN_MOMENTS = ["resnet18", "resnet50"]
+FAST = ["resnet18", "resnet50"]
 FAMILY = [name for name in NETWORKS if name.startswith(("resnet", "plain"))]
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name in IN_MOMENTS else pytest.mark.slow) for name in FAMILY],
+    [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FAMILY],
 )
-def test_weights_start_as_published(name: str) -> None:
+def test_initial_weights_are_the_published_ones(name: str) -> None:
     torch.manual_seed(0)
     for layer, module in NETWORKS[name](1000).named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

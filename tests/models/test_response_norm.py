@@ -16,7 +16,7 @@ def pytorch_norm(size: int, alpha: float, k: float) -> nn.Module:
     return nn.LocalResponseNorm(size, alpha=alpha, beta=0.75, k=k)
 
 
-def test_the_formula_by_hand() -> None:
+def test_values_equal_the_formula() -> None:
     a = noise(1, 6, 1, 1, scale=10, dtype=torch.float64)
     got = ResponseNorm(size=5, alpha=0.3, k=2.0)(a).flatten()
     values = a.flatten().tolist()
@@ -26,7 +26,7 @@ def test_the_formula_by_hand() -> None:
         assert got[i].item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_formula_within_a_map_by_hand() -> None:
+def test_values_within_a_map_equal_the_formula() -> None:
     a = noise(1, 2, 4, 3, scale=10, dtype=torch.float64)
     got = SameMapNorm(size=3, alpha=0.3, k=1.0)(a)
     for channel, y, x in ((0, 0, 0), (1, 2, 1), (0, 3, 2)):
@@ -56,7 +56,7 @@ def test_gradients_equal_finite_differences() -> None:
     assert torch.autograd.gradcheck(ResponseNorm(size=5, alpha=0.5, k=2.0), a)
 
 
-def test_channels_last_comes_out_as_it_went_in() -> None:
+def test_the_memory_format_is_kept() -> None:
     a = noise(2, 8, 4, 4, scale=20)
     norm = ResponseNorm(alpha=0.1)
     got = norm(a.to(memory_format=torch.channels_last))
@@ -82,7 +82,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     assert torch.equal(ours.grad, exact.grad.to(dtype))
 
 
-def test_an_even_window_has_no_centre() -> None:
+def test_an_even_window_is_refused() -> None:
     with pytest.raises(ValueError, match="odd"):
         ResponseNorm(size=4)
 
@@ -103,7 +103,7 @@ def test_compiling_keeps_values_and_gradients(backend: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_the_gpu_agrees() -> None:
+def test_values_on_a_gpu_equal_those_on_a_cpu() -> None:
     a = noise(2, 96, 8, 8, scale=30)
     ours, theirs = a.clone().requires_grad_(), a.cuda().requires_grad_()
     norm = ResponseNorm()

@@ -1,4 +1,4 @@
-"""torchvision's weights give torchvision's logits; what isn't its weights is refused by name."""
+"""torchvision's weights give torchvision's logits; others are refused by the layer's name."""
 
 import pickle
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.runtime.errors import UserError
 
 # The smallest input that each family takes; VGG's is fixed.
 SIZES = {"resnet": 64, "densenet": 64, "vgg": 224, "inception": 299}
-IN_MOMENTS = ["resnet18", "resnet50_v1_5", "densenet121", "vgg_a", "vgg_a_bn", "inception_v3"]
+FAST = ["resnet18", "resnet50_v1_5", "densenet121", "vgg_a", "vgg_a_bn", "inception_v3"]
 
 
 def their_network(name: str, num_classes: int = 5) -> nn.Module:
@@ -36,10 +36,7 @@ def their_network(name: str, num_classes: int = 5) -> nn.Module:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in IN_MOMENTS else pytest.mark.slow)
-        for name in COUNTERPARTS
-    ],
+    [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in COUNTERPARTS],
 )
 def test_logits_equal_torchvisions(name: str) -> None:
     theirs = their_network(name)
@@ -52,7 +49,7 @@ def test_logits_equal_torchvisions(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COUNTERPARTS)
-def test_every_weight_has_a_place_of_its_shape(name: str) -> None:
+def test_every_weight_is_loaded(name: str) -> None:
     with torch.device("meta"):
         theirs = getattr(torchvision.models, COUNTERPARTS[name])
         weights = theirs(**{"init_weights": False} if name == "inception_v3" else {}).state_dict()
@@ -81,7 +78,7 @@ def test_files_of_either_format_are_read_in_any_order(tmp_path: Path, suffix: st
     )
 
 
-def test_old_files_name_densenets_layers_with_a_dot_and_count_no_batches() -> None:
+def test_names_in_old_files_of_densenet_are_converted() -> None:
     weights = their_network("densenet121").state_dict()
     old = {
         key.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): value
@@ -94,7 +91,7 @@ def test_old_files_name_densenets_layers_with_a_dot_and_count_no_batches() -> No
     assert torch.equal(ours["block2.2.bn1.weight"], theirs)
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_weights_that_do_not_fit_are_refused_with_the_layers_name() -> None:
     weights = dict(their_network("resnet18").state_dict())
     with pytest.raises(UserError, match=r"torchvision has no network like .googlenet"):
         load_torchvision("googlenet", weights)
@@ -132,6 +129,6 @@ def test_a_file_that_is_not_weights_is_refused(tmp_path: Path, content: str) -> 
         load_torchvision("resnet18", file)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.pth: can't be read"):
         load_torchvision("resnet18", tmp_path / "none.pth")

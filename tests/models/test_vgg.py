@@ -1,4 +1,4 @@
-"""VGG against Table 1: counts, initial weights, what A gives to deeper networks."""
+"""VGG against Table 1: counts, initial weights, initialization of deeper networks from A."""
 
 import math
 from collections.abc import Callable
@@ -100,14 +100,16 @@ def assert_normal(layer: nn.Conv2d | nn.Linear, std: float) -> None:
     assert not layer.bias.any()
 
 
-def test_weights_start_as_documented(trained_a: VGG) -> None:
+def test_initial_weights_are_the_documented_ones(trained_a: VGG) -> None:
     for layer in weighted(trained_a).values():
         assert_normal(layer, std=0.01)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("constructor", [vgg_a_lrn, vgg_b, vgg_c, vgg16, vgg19])
-def test_deeper_networks_start_as_documented(constructor: Callable[[int], VGG]) -> None:
+def test_initial_weights_of_deeper_networks_are_the_documented_ones(
+    constructor: Callable[[int], VGG],
+) -> None:
     torch.manual_seed(0)
     for layer in weighted(constructor(NUM_CLASSES)).values():
         assert_normal(layer, std=0.01)
@@ -115,7 +117,7 @@ def test_deeper_networks_start_as_documented(constructor: Callable[[int], VGG]) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("constructor", [vgg_a_bn, vgg_b_bn, vgg16_bn, vgg19_bn])
-def test_weights_beside_batch_norm_start_as_torchvisions(
+def test_initial_weights_with_batch_norm_are_torchvisions(
     constructor: Callable[[int], VGG],
 ) -> None:
     torch.manual_seed(0)
@@ -144,7 +146,7 @@ def test_a_deeper_network_starts_from_a(trained_a: VGG, deeper: Callable[[int], 
             assert (layer.bias == 7).all(), name
 
 
-def test_batch_norm_goes_with_its_convolution() -> None:
+def test_batch_norm_is_copied_with_its_convolution() -> None:
     with torch.device("meta"):
         a, network = vgg_a_bn(NUM_CLASSES), vgg16_bn(NUM_CLASSES)
     a.to_empty(device="cpu")
@@ -158,7 +160,7 @@ def test_batch_norm_goes_with_its_convolution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (lambda: vgg_a(10), r"fc8\.weight is \(10, 4096\), in the network to train \(1000, 4096\)"),
         (lambda: vgg_a(1000, 1), r"conv1_1\.weight is \(64, 1, 3, 3\)"),
@@ -167,8 +169,10 @@ def test_batch_norm_goes_with_its_convolution() -> None:
         (lambda: nn.Sequential(), r"this lacks conv1_1\.bias"),
     ],
 )
-def test_weights_that_are_not_as_fit_are_refused(given: Callable[[], nn.Module], told: str) -> None:
+def test_weights_other_than_those_of_a_are_refused(
+    given: Callable[[], nn.Module], message: str
+) -> None:
     with torch.device("meta"):
         network, weights = vgg16(1000), given().state_dict()
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             start_from_a(network, weights)

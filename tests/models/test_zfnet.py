@@ -17,7 +17,7 @@ def test_maps_have_the_sizes_of_figure_3() -> None:
     ]  # fmt: skip
 
 
-def test_weights_start_at_a_hundredth_and_biases_at_0() -> None:
+def test_initial_weights_have_a_deviation_of_0_01_and_biases_are_0() -> None:
     torch.manual_seed(0)
     for name, parameter in zfnet(10).named_parameters():
         if name.endswith("bias"):

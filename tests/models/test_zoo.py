@@ -1,4 +1,4 @@
-"""The hard questions, asked of every network: published counts, shapes, gradients, modes."""
+"""Tests of every network: published counts, shapes, gradients, modes."""
 
 import copy
 import math
@@ -72,7 +72,7 @@ PUBLISHED = {
 NUM_CLASSES = 7
 BATCH = 2
 # The others are made of the same blocks, or costly, and run in `make test-slow`.
-IN_MOMENTS = [
+FAST = [
     "lenet5",
     "lenet5_modern",
     "alexnet",
@@ -93,8 +93,7 @@ IN_MOMENTS = [
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=[] if name in IN_MOMENTS else pytest.mark.slow)
-        for name in NETWORKS
+        pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in NETWORKS
     ],
 )
 def network(request: pytest.FixtureRequest) -> ImageClassifier:
@@ -175,7 +174,7 @@ def test_every_parameter_gets_a_gradient_and_the_first_loss_is_near_chance(
     assert without == []
 
 
-def test_modes_differ_only_where_there_is_dropout_or_batch_norm(network: ImageClassifier) -> None:
+def test_modes_differ_only_with_dropout_or_batch_norm(network: ImageClassifier) -> None:
     images = images_for(network)
     modal = any(isinstance(module, nn.Dropout | nn.BatchNorm2d) for module in network.modules())
     with torch.no_grad():
@@ -184,7 +183,7 @@ def test_modes_differ_only_where_there_is_dropout_or_batch_norm(network: ImageCl
     assert torch.equal(training, testing) == (not modal)
 
 
-def test_what_is_saved_is_loaded(network: ImageClassifier, tmp_path: Path) -> None:
+def test_saved_weights_are_loaded(network: ImageClassifier, tmp_path: Path) -> None:
     images = images_for(network)
     file = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), file)
@@ -196,7 +195,7 @@ def test_what_is_saved_is_loaded(network: ImageClassifier, tmp_path: Path) -> No
         assert torch.equal(again.eval()(images), network.eval()(images))
 
 
-def test_testing_is_repeatable_and_each_image_stands_alone(network: ImageClassifier) -> None:
+def test_testing_is_repeatable_and_independent_of_the_batch(network: ImageClassifier) -> None:
     images = images_for(network)
     network.eval()
     with torch.no_grad():
@@ -219,7 +218,7 @@ def test_channels_last_changes_only_rounding(network: ImageClassifier) -> None:
     assert_nearly_equal(got, expected)
 
 
-def test_bfloat16_autocast_stays_near(network: ImageClassifier) -> None:
+def test_bfloat16_autocast_changes_logits_by_less_than_3_percent(network: ImageClassifier) -> None:
     images = images_for(network, batch=1)
     network.eval()
     with torch.no_grad():
@@ -230,21 +229,23 @@ def test_bfloat16_autocast_stays_near(network: ImageClassifier) -> None:
     assert (got - expected).norm() < 0.03 * expected.norm()
 
 
-def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_network_is_refused_with_similar_names() -> None:
     with pytest.raises(UserError, match=r"network 'resnet19' is not known; near are:.*resnet18"):
         build_model(recipe.NetworkConfig(name="resnet19", num_classes=10), rgb(224))
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "told"),
+    ("name", "size", "message"),
     [
         ("lenet5_modern", 28, "images of 32×32"),
         ("alexnet", 227, "images of 224×224"),
         ("resnet18", 31, "images of at least 32×32"),
     ],
 )
-def test_a_size_the_network_cannot_take_is_refused(name: str, size: int, told: str) -> None:
-    with torch.device("meta"), pytest.raises(UserError, match=told):
+def test_a_size_that_a_network_does_not_accept_is_refused(
+    name: str, size: int, message: str
+) -> None:
+    with torch.device("meta"), pytest.raises(UserError, match=message):
         build_model(recipe.NetworkConfig(name=name, num_classes=10), rgb(size))
 
 
@@ -272,7 +273,7 @@ def test_an_option_that_a_network_lacks_is_refused() -> None:
         ("vgg16_bn", "published", "optimizer"),
     ],
 )
-def test_the_likely_cause_of_a_flat_loss_is_one_that_the_network_has(
+def test_the_hint_for_a_flat_loss_fits_the_network(
     name: str, initialization: Literal["published", "glorot"], cause: str
 ) -> None:
     network = recipe.NetworkConfig(name=name, num_classes=10, initialization=initialization)
@@ -309,7 +310,7 @@ def test_lecuns_initial_weights_have_the_deviation_of_their_fan_in() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_any_number_of_channels_is_taken(name: str) -> None:
+def test_any_number_of_channels_is_accepted(name: str) -> None:
     with torch.device("meta"):
         model = NETWORKS[name](3, 2).eval()
         shape = model.input_shape
@@ -318,7 +319,7 @@ def test_any_number_of_channels_is_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "size"), [("alexnet", 224), ("resnet18", 32), ("resnet50", 65)])
-def test_what_is_accepted_runs(name: str, size: int) -> None:
+def test_accepted_sizes_run(name: str, size: int) -> None:
     with torch.device("meta"):
         model = build_model(recipe.NetworkConfig(name=name, num_classes=3), rgb(size))
         assert model(torch.empty(2, 3, size, size)).shape == (2, 3)

@@ -15,7 +15,7 @@ def rendered(network: str | None) -> str:
     return out.getvalue()
 
 
-def test_all_fit_80_columns_and_no_figure_is_cut() -> None:
+def test_all_tables_fit_80_columns_and_no_figure_is_cut() -> None:
     text = rendered(None)
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
@@ -24,7 +24,7 @@ def test_all_fit_80_columns_and_no_figure_is_cut() -> None:
             assert error is None or f" {error} " in text
 
 
-def test_a_network_comes_alone_and_in_ensembles_with_its_members() -> None:
+def test_a_networks_results_include_its_ensembles_with_their_members() -> None:
     text = rendered("alexnet")
     assert "ilsvrc2012 test, ten-crop-square-256-224: 10 crops (224 of the centre 256)" in text
     flat = " ".join(text.split())
@@ -34,6 +34,6 @@ def test_a_network_comes_alone_and_in_ensembles_with_its_members() -> None:
     assert {result.network for result in results_of("vgg_c")} == {"vgg_c", "vgg_c, vgg16, vgg19"}
 
 
-def test_an_unknown_network_is_said_with_those_there_are() -> None:
+def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"nothing is published of 'lenet9'; there are: .*lenet5"):
         results_of("lenet9")

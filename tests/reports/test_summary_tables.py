@@ -65,7 +65,7 @@ def test_every_network_fits_and_no_figure_is_cut(zoo: ZooSummary, width: int) ->
     assert figures(text) == figures(rendered(zoo, 10_000))
 
 
-def test_a_pipe_gets_lines_as_long_as_they_need_to_be() -> None:
+def test_lines_in_a_pipe_are_not_wrapped() -> None:
     lines = printed("googlenet").splitlines()
     (row,) = [line for line in lines if line.startswith(" inception_5b.conv5x5.conv ")]
     assert row.split() == [
@@ -77,7 +77,7 @@ def test_a_pipe_gets_lines_as_long_as_they_need_to_be() -> None:
     assert "test: 13,378,280" in text
 
 
-def test_columns_of_ones_are_left_out_and_said() -> None:
+def test_columns_of_ones_are_left_out_and_mentioned() -> None:
     assert "dilation and groups: 1 throughout" in " ".join(printed("vgg16").split())
     alexnet = printed("alexnet")
     assert "g groups; dilation: 1 throughout" in " ".join(alexnet.split())
@@ -129,7 +129,7 @@ def test_other_inputs_and_channels_are_described() -> None:
                        "3x224x224000000000000")],
     ],
 )  # fmt: skip
-def test_an_input_that_cannot_be_is_refused(name: str, text: str, message: str) -> None:
+def test_an_impossible_input_is_refused(name: str, text: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"--input {text}: ")) as refused:
         summarize_model(name, text)
     assert message in str(refused.value)
@@ -145,7 +145,7 @@ def test_an_input_that_cannot_be_is_refused(name: str, text: str, message: str) 
         (["lenet5", "--classes", "11"], "10 digits"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], message: str) -> None:
+def test_a_mistake_is_reported_in_one_line(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError) as refused:
         CliRunner().invoke(app, ["describe", *arguments], catch_exceptions=False)
     assert message in str(refused.value)

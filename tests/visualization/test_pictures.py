@@ -142,7 +142,7 @@ def test_filters_need_a_convolution_over_images() -> None:
         first_layer_filters(nn.Linear(2, 3))
 
 
-def test_filters_are_read_from_a_file_alone_whatever_its_order(tmp_path: Path) -> None:
+def test_filters_are_read_from_a_file_in_any_order(tmp_path: Path) -> None:
     model = NETWORKS["densenet121"](2)  # of whose names "conv" isn't the first
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
     filters = read_filters(tmp_path / "weights.safetensors", model)

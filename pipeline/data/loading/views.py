@@ -23,7 +23,6 @@ from pipeline.data.loading.philox import uniforms
 _FLIP = 0
 _LIGHTING = slice(1, 5)
 _CROP = 5
-_NUM_JITTER = 3
 
 
 @dataclass(frozen=True)
