@@ -28,7 +28,7 @@ os.environ.update(
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a fit ends 3 s sooner than with 2 s
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # a node that has just gone is waited for
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # also waits for a node that just left
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leave CUDA_VISIBLE_DEVICES to the user
     }
     | os.environ
@@ -47,19 +47,19 @@ if _may_need_token():
 
 @contextmanager
 def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
-    """Have Ray up; one that was up before in this process is used as it is and left running.
+    """Connect to Ray while inside; a Ray that this process uses already is used and left running.
 
     A local one offers `num_cpus`, whatever the machine has. Output of its workers and Ray's own
-    messages are shown only if RAY_LOG_TO_DRIVER is 1. Raises `UserError` where there is
-    no Ray at `address`.
+    messages are shown only if RAY_LOG_TO_DRIVER is 1. Raises `UserError` where there is no Ray at
+    `address`.
     """
     import ray
 
     if ray.is_initialized():
         yield
     elif address == LOCAL:
-        _remove_what_killed_ones_left()
-        # Not below TMPDIR, which may be too long for the names of Ray's sockets.
+        _remove_leftover_folders()
+        # Not below TMPDIR, whose path may be too long for Ray's sockets.
         folder = tempfile.mkdtemp(prefix=f"ilsvrc-{os.getpid()}-", dir="/tmp")
         try:
             _start(address, num_cpus=num_cpus, _temp_dir=folder)
@@ -67,7 +67,7 @@ def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
         finally:
             ray.shutdown()
             _remove(Path(folder))
-            _remove_what_killed_ones_left()
+            _remove_leftover_folders()
     else:
         _start(address)
         try:
@@ -81,18 +81,18 @@ def _start(address: str, **options: object) -> None:
 
     is_shown = os.environ.get("RAY_LOG_TO_DRIVER", "0").lower() in ("1", "true")  # as Ray reads it
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    mend = "start it with `ray start --head`, or set cluster.workers.ray_address"
+    fix = "start it with `ray start --head`, or set cluster.workers.ray_address"
     try:
         if host and port.isdecimal():  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=5).close()
-            mend = "it listens: set RAY_AUTH_TOKEN_PATH to a file that holds its token"
+            fix = "it listens: set RAY_AUTH_TOKEN_PATH to a file that holds its token"
         with nullcontext() if is_shown else _without_ray_messages():
             ray.init(
                 address=address, log_to_driver=is_shown, logging_level=logging.ERROR, **options
             )
     except (OSError, ValueError) as error:
         first_line = (str(error).strip().splitlines() or [""])[0]
-        raise UserError(f"Ray at '{address}' can't be joined: {first_line}; {mend}") from None
+        raise UserError(f"Ray at '{address}' can't be joined: {first_line}; {fix}") from None
 
 
 @contextmanager
@@ -112,10 +112,11 @@ def _without_ray_messages() -> Iterator[None]:
         worker.listen_error_messages = listen
 
 
-def _remove_what_killed_ones_left() -> None:
+def _remove_leftover_folders() -> None:
+    """Remove the folders of this user's processes that were killed."""
     for folder in Path("/tmp").glob("ilsvrc-*-*"):
         owner = re.fullmatch(r"ilsvrc-(\d+)-\w+", folder.name)
-        with suppress(FileNotFoundError):  # another command may be at it as well
+        with suppress(FileNotFoundError):  # another command may remove it too
             if (
                 owner
                 and folder.stat().st_uid == os.getuid()
@@ -125,7 +126,7 @@ def _remove_what_killed_ones_left() -> None:
 
 
 def _remove(folder: Path) -> None:
-    # Ray's last processes write until they end, also into what is just being removed.
+    # Ray's last processes write into the folder until they end, while it is being removed.
     deadline = time.monotonic() + 10
     while folder.exists():
         shutil.rmtree(folder, ignore_errors=True)
