@@ -76,7 +76,7 @@ class Images:
         if len(set(keys)) < len(keys):
             key = Counter(keys).most_common(1)[0][0]
             raise UserError(f"{files[keys.index(key)]}: {key} is there twice; remove or rename one")
-        offsets, sizes, labels = np.array(numbers, np.int64).reshape(-1, 3).T.copy()
+        offsets, sizes, labels = np.frombuffer(numbers, np.int64).reshape(-1, 3).T.copy()
         return Images(keys, files, offsets, sizes, labels)
 
     def __len__(self) -> int:
