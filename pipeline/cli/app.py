@@ -20,18 +20,18 @@ from pipeline.cli import (
     report_commands,
     submit_commands,
 )
-from pipeline.cli.console import console_for_tables, say
+from pipeline.cli.console import console_for_tables, one_line_errors, say
 from pipeline.cli.options import (
     Assignments,
     ClusterAssignments,
     ClusterName,
     RecipeName,
     StartFrom,
-    load_job,
     load_only_cluster,
+    load_training,
 )
 from pipeline.config.recipe import Expectation
-from pipeline.runtime.errors import InterruptedByUserError, UserError, WorkerFailedError
+from pipeline.runtime.errors import UserError
 
 app = typer.Typer(
     help="Train and reproduce ImageNet's classic networks.",
@@ -63,7 +63,7 @@ def train(
     from pipeline.tracking.queries import tracked_run
     from pipeline.trainer.driver import conclude, run_training
 
-    what, where = load_job(recipe, on, set_)
+    what, where = load_training(recipe, on, set_)
     console = Console()
     outcome = run_training(what, Path(recipe).stem, where, run, console, start_from)
     if outcome is None:
@@ -164,25 +164,16 @@ for panel, commands in {
         report_commands.register,
     ),
     "Networks": (describe, report_commands.visualize),
-    "Speed": (
-        benchmark_commands.benchmark,
-        benchmark_commands.benchmark_store,
-        benchmark_commands.benchmark_protection,
-    ),
+    "Speed": (benchmark_commands.benchmark,),
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 
 
 def main() -> None:
-    """Run the command; what went wrong is one line on stderr, a user's mistake exit code 2."""
-    try:
+    """Run the command."""
+    with one_line_errors():
         app()
-    except (UserError, WorkerFailedError, InterruptedByUserError) as error:
-        console = Console(stderr=True)
-        console.print("[red]ilsvrc:[/]", end=" ")
-        say(console, str(error))
-        sys.exit(error.exit_code)
 
 
 def _expectation(expect: Expectation) -> str:
