@@ -18,7 +18,15 @@ from pipeline.config.augmentation import (
 )
 from pipeline.config.optimization import EMAConfig, LossConfig, Optimizer, Schedule
 from pipeline.config.protocol import TestProtocol, num_views, smallest_side
-from pipeline.config.yaml import Fraction, Section, find_config_file, override, read_yaml, validate
+from pipeline.config.yaml import (
+    Fraction,
+    Section,
+    digest,
+    find_config_file,
+    override,
+    read_yaml,
+    validate,
+)
 from pipeline.runtime.errors import UserError
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -227,6 +235,11 @@ class Recipe(Section):
                 if getattr(self, section).kind != kind:
                     raise ValueError(f"input.dimensions: 1 needs {section}: {{kind: {kind}}}")
         return self
+
+
+def default_run_name(stem: str, recipe: Recipe) -> str:
+    """Return the name of a run that is given none: its recipe's file and digest."""
+    return f"{stem}-{digest(recipe.without_expectation())[:8]}"
 
 
 def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:

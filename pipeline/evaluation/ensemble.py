@@ -14,11 +14,16 @@ from pipeline.runtime.errors import UserError
 _ROWS_AT_ONCE = 4096
 
 
-def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = None) -> Predictions:
+def ensemble(
+    members: Sequence[Predictions],
+    weights: Sequence[float] | None = None,
+    protocol: str | None = None,
+) -> Predictions:
     """Average the members' probabilities, by `weights` that are then made to add up to 1.
 
     What one network says of an image is averaged over its views before, so that this is what the
-    networks would say together, but for the rounding of kept probabilities to float16. Raises
+    networks would say together, but for the rounding of kept probabilities to float16. `protocol`
+    names what members of different sizes have in common ("dense-3-scales"). Raises
     `UserError` where images, labels or classes differ, a member comes twice, or weights are none.
     """
     if len(members) < 2:
@@ -53,7 +58,7 @@ def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = N
         ranks=ranks,
         guesses=guesses,
         classes=first.classes,
-        about=_about([member.about for member in members], shares.tolist()),
+        about=_about([member.about for member in members], shares.tolist(), protocol),
     )
 
 
@@ -69,7 +74,9 @@ def _refuse_repeats(members: Sequence[PredictionMetadata]) -> None:
         seen[key] = member.run
 
 
-def _about(members: Sequence[PredictionMetadata], shares: Sequence[float]) -> PredictionMetadata:
+def _about(
+    members: Sequence[PredictionMetadata], shares: Sequence[float], protocol: str | None
+) -> PredictionMetadata:
     """Say what an ensemble is; what is not the same in all members is joined with +."""
     equal = len(set(shares)) == 1
     names = [
@@ -84,12 +91,14 @@ def _about(members: Sequence[PredictionMetadata], shares: Sequence[float]) -> Pr
     def joined(field: str) -> str:
         return "+".join(sorted({str(getattr(member, field)) for member in members}))
 
+    is_one = len({member.protocol for member in members}) == 1
+    by = joined("protocol") if is_one or protocol is None else protocol
     return members[0].model_copy(
         update={
             "network": _networks({member.network for member in members}),
             "training_data": joined("training_data"),
             "training_digest": "+".join(sorted({m.training_digest for m in members} - {""})),
-            "protocol": joined("protocol") + ("" if equal else "-weighted"),
+            "protocol": by + ("" if equal else "-weighted"),
             "extra_data": joined("extra_data"),
             "weights_digest": digest,
             "run": f"ensemble-{digest[:8]}",
@@ -101,7 +110,7 @@ def _about(members: Sequence[PredictionMetadata], shares: Sequence[float]) -> Pr
 
 def _networks(names: set[str]) -> str:
     """Name the networks as the published ensembles do."""
-    *others, last = sorted(names)
+    *others, last = sorted(names, key=lambda name: name.replace("_", " "))  # vgg_c before vgg16
     if len(others) == 1:
         return f"{others[0]} and {last}"
     return ", ".join([*others, last])

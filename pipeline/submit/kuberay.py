@@ -1,14 +1,15 @@
-"""What Kubernetes is asked for: a RayJob for a training, a RayCluster to work on by hand."""
+"""Manifests for Kubernetes: a RayJob for a training, a RayCluster to work on by hand."""
 
 import hashlib
 import re
 import shlex
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from pipeline.config.cluster import Cluster
 from pipeline.config.engine import KubeRay
-from pipeline.config.yaml import read_yaml
+from pipeline.config.yaml import find_config_file, read_yaml
 from pipeline.submit.job_engine import SubmittedTraining
 from pipeline.submit.manifests import to_documents
 
@@ -22,26 +23,59 @@ _DOCUMENTS = "/etc/ilsvrc"
 _NAME_LENGTH = 40  # KubeRay adds words, and services may have 63 letters
 
 
+@dataclass(frozen=True)
+class MountedDocument:
+    """A document of a ConfigMap: its key there, and its path in the folder where it is mounted."""
+
+    key: str
+    path: str
+    content: dict[str, Any]
+
+
+def mounted_documents(training: SubmittedTraining) -> list[MountedDocument]:
+    """Return the training's documents as they are here, but for comments: not the image's.
+
+    The recipe or job comes first, then the cluster, then the recipes of a job.
+    """
+    file, cluster = training.document_file, training.cluster_file
+    content = read_yaml(file)
+    recipes = []
+    if training.job:
+        paths = {
+            path: f"recipes/{number}/{path.name}"
+            for number, path in enumerate(training.recipe_files)
+        }
+        recipes = [
+            MountedDocument(f"recipe-{number}", paths[path], read_yaml(path))
+            for number, path in enumerate(paths)
+        ]
+        for group in content["trainings"]:
+            path = find_config_file(group["recipe"], "recipes")
+            group["recipe"] = f"{_DOCUMENTS}/{paths[path]}"
+    return [
+        MountedDocument("job" if training.job else "recipe", file.name, content),
+        MountedDocument("cluster", f"clusters/{cluster.name}", read_yaml(cluster)),
+        *recipes,
+    ]
+
+
 def documents_of(training: SubmittedTraining, engine: KubeRay) -> Manifest:
-    """The training's recipe and cluster as they are here, but for comments: not the image's."""
-    name = object_name(training)
+    """Return the ConfigMap of a training's documents."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(name, engine, training.run),
-        "data": {
-            "recipe": to_documents([read_yaml(training.recipe_file)]),
-            "cluster": to_documents([read_yaml(training.cluster_file)]),
-        },
+        "metadata": _metadata(object_name(training), engine, training.run),
+        "data": {one.key: to_documents([one.content]) for one in mounted_documents(training)},
     }
 
 
 def ray_job(training: SubmittedTraining, engine: KubeRay) -> Manifest:
-    """A Ray cluster for the time of one training, started again where it fails."""
+    """Return a Ray cluster for the time of one training, which is started again if it fails."""
     name, cluster = object_name(training), training.cluster
-    recipe, place = training.recipe_file.name, training.cluster_file.name
-    arguments = training.arguments(f"{_DOCUMENTS}/{recipe}", f"{_DOCUMENTS}/clusters/{place}")
-    items = [{"key": "recipe", "path": recipe}, {"key": "cluster", "path": f"clusters/{place}"}]
+    mounted = mounted_documents(training)
+    document, place = (f"{_DOCUMENTS}/{one.path}" for one in mounted[:2])
+    arguments = training.arguments(document, place)
+    items = [{"key": one.key, "path": one.path} for one in mounted]
     documents = {"name": "documents", "configMap": {"name": name, "items": items}}
     spec = _cluster_spec(cluster, engine)
     head = spec["headGroupSpec"]["template"]["spec"]
@@ -70,7 +104,7 @@ def ray_job(training: SubmittedTraining, engine: KubeRay) -> Manifest:
 
 
 def ray_cluster(name: str, cluster: Cluster, engine: KubeRay) -> Manifest:
-    """A Ray cluster that stays until it is deleted."""
+    """Return a Ray cluster that stays until it is deleted."""
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "RayCluster",
@@ -80,9 +114,9 @@ def ray_cluster(name: str, cluster: Cluster, engine: KubeRay) -> Manifest:
 
 
 def object_name(training: SubmittedTraining) -> str:
-    """The run's name as Kubernetes takes names: small letters, a letter first, digits, `-`.
+    """Return a Kubernetes name for the run: small letters, a letter first, digits, `-`.
 
-    Its digest tells apart what is alike when cut.
+    A digest distinguishes names that are alike when cut.
     """
     digest = hashlib.sha256(training.run.encode()).hexdigest()[:8]
     words = re.sub(r"[^a-z0-9]+", "-", training.run.lower()).lstrip("-0123456789")

@@ -75,7 +75,7 @@ class RayJobs:
         client = self._client()
         with self._reaching():
             if follow:
-                yield from _in_turn(lambda: client.tail_job_logs(job.id))
+                yield from _synchronous(lambda: client.tail_job_logs(job.id))
             else:
                 yield client.get_job_logs(job.id)
 
@@ -85,8 +85,10 @@ class RayJobs:
         return f"it saves and ends within {self._engine.stop_seconds} s"
 
     def _request(self, training: SubmittedTraining) -> dict[str, Any]:
+        for file in training.recipe_files:
+            within_tree(file, file.name)
         arguments = training.arguments(
-            within_tree(training.recipe_file, training.recipe_name),
+            within_tree(training.document_file, training.document),
             within_tree(training.cluster_file, training.cluster_name),
         )
         # Ray gives a job that is stopped 3 seconds, which may be less than a checkpoint takes.
@@ -107,7 +109,7 @@ class RayJobs:
         with self._reaching():
             from ray.job_submission import JobSubmissionClient
 
-            for module in ("dashboard_sdk", "job.sdk"):  # they tell what they upload
+            for module in ("dashboard_sdk", "job.sdk"):  # they log what they upload
                 logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.ERROR)
             return JobSubmissionClient(self._engine.address)
 
@@ -151,7 +153,7 @@ def _reason(job: Any) -> str:
     return "" if job.status in ("RUNNING", "SUCCEEDED") else (job.message or "").partition("\n")[0]
 
 
-def _in_turn(make: Callable[[], AsyncIterator[Item]]) -> Iterator[Item]:
+def _synchronous(make: Callable[[], AsyncIterator[Item]]) -> Iterator[Item]:
     """Yield what an asynchronous iterator yields."""
     loop = asyncio.new_event_loop()
     try:

@@ -42,11 +42,13 @@ def run_training(
     run_name: str | None,
     console: Console,
     start_from: str | None = None,
+    job_name: str | None = None,
 ) -> TrainingResult | None:
     """Train, or go on training; return None if the run was concluded already.
 
-    `start_from` names a trained run, or a file of weights, to start from. Raises `UserError` before
-    any worker starts for all that can be known by then, and `InterruptedByUserError` after Ctrl-C.
+    `start_from` names a trained run, or a file of weights, to start from; `job_name` is the job
+    that the training belongs to. Raises `UserError` before any worker starts for all that can be
+    known by then, and `InterruptedByUserError` after Ctrl-C.
     """
     start = find_initial_weights(cluster.runs_dir, start_from, recipe) if start_from else None
     start_digest = start.digest if start else ""
@@ -64,7 +66,7 @@ def run_training(
         for earlier in (folder.stop_request, folder.errors):
             earlier.unlink(missing_ok=True)
         remove_what_killed_ones_left(folder)
-        registration = RunRegistration(folder, recipe, cluster, store, start)
+        registration = RunRegistration(folder, recipe, cluster, store, start, job_name)
         with _concluded(uri, folder.tracking_run_id):
             with ProgressDisplay(console) as display:
                 display.show(Message(f"run {folder.name} in {folder.path}"))

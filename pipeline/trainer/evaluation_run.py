@@ -1,7 +1,7 @@
 """An evaluation by any protocol: on the workers, and as the command sees it."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
 from pipeline.tracking import mlflow_runs
 from pipeline.tracking.environment import environment_tags
+from pipeline.tracking.queries import tracked_run
 
 _SECONDS_BETWEEN_NOTES = 30.0
 
@@ -115,18 +116,18 @@ def evaluate_on_worker(evaluation: Evaluation, worker: Worker, report: Report) -
 
 
 def track(
-    predictions: Predictions, file: Path, cluster: Cluster, parent_run_id: str | None = None
+    predictions: Predictions,
+    file: Path,
+    cluster: Cluster,
+    parent_run_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Record an evaluation in MLflow, its predictions as an artifact; return the run's id."""
+    """Record an evaluation in MLflow, its predictions as an artifact; return the run's id.
+
+    `tags` are for the run besides those of the evaluation.
+    """
     about, uri, experiment = predictions.about, cluster.tracking.uri, cluster.tracking.experiment
-    identity = {
-        "kind": "evaluation",
-        "evaluation.run": about.run,
-        "split": about.split,
-        "protocol": about.protocol,
-        "evaluation.data": about.data,
-        "dataset.digest": about.data_digest,
-    }
+    identity = _identity(about)
     if parent_run_id and mlflow_runs.is_there(uri, parent_run_id):
         identity["mlflow.parentRunId"] = parent_run_id
     run_id = mlflow_runs.start_run(
@@ -145,6 +146,7 @@ def track(
             "dataset.extra": about.extra_data,
             "ensemble.size": str(about.ensemble_size),
             "weights.digest": about.weights_digest,
+            **(tags or {}),
         },
         existing_run_id=mlflow_runs.run_with_tags(uri, experiment, identity),
     )
@@ -153,6 +155,25 @@ def track(
     mlflow_runs.log_files(uri, run_id, [file], PREDICTIONS)
     mlflow_runs.finish_run(uri, run_id, "FINISHED")
     return run_id
+
+
+def is_tracked(about: PredictionMetadata, cluster: Cluster) -> bool:
+    """Whether MLflow has this evaluation, with all that `track` records."""
+    uri = cluster.tracking.uri
+    run_id = mlflow_runs.run_with_tags(uri, cluster.tracking.experiment, _identity(about))
+    return run_id is not None and tracked_run(uri, run_id).status == "FINISHED"
+
+
+def _identity(about: PredictionMetadata) -> dict[str, str]:
+    """Return the tags by which an evaluation is found again."""
+    return {
+        "kind": "evaluation",
+        "evaluation.run": about.run,
+        "split": about.split,
+        "protocol": about.protocol,
+        "evaluation.data": about.data,
+        "dataset.digest": about.data_digest,
+    }
 
 
 def _metrics(predictions: Predictions) -> dict[str, float]:
