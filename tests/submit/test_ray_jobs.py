@@ -21,6 +21,7 @@ from pipeline.submit.job_engine import SubmittedJob
 from pipeline.submit.kubernetes_api import KubernetesJobs
 from pipeline.submit.ray_jobs import RayJobs
 from pipeline.submit.submit import read_trainings
+from pipeline.submit.working_tree import PROJECT
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
 
@@ -76,6 +77,23 @@ def test_a_job_is_stopped_with_a_checkpoint_and_the_same_submit_ends_it(
     assert newest[1:4] == [run, "finished", "20.00/20"]
     assert newest[5] == re.findall(r"top-5 error ([\d.]+) %", done.stdout)[-1]
     assert before[:3] == [job, run, "stopped"]
+
+
+def test_a_job_of_two_trainings_ends_with_their_ensemble(
+    ilsvrc: Command, on_ray: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    done = ilsvrc("submit", "jobs/smoke.yaml", *on_ray, "--follow")
+    assert done.returncode == 0, done.stderr
+    runs = re.findall(r"job raysubmit_\w+: run (smoke-\w+)\n", done.stdout)
+    assert len(set(runs)) == 2
+    assert done.stdout.count("899 images of val, 1 view of each") == 2  # by `center`
+    assert done.stdout.count("ensemble of 2") == 1
+    for run in runs:
+        (folder,) = (tmp_path / "runs").glob(run)
+        assert len(list((folder / "predictions").iterdir())) == 2
+    listed = ilsvrc("jobs", "list", *on_ray).stdout
+    assert all(re.search(rf"{run} +finished", listed) for run in runs)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.submit.job_engine import SubmittedJob
 from pipeline.submit.slurm import SlurmJobs
 from pipeline.submit.submit import find_job, read_job, read_trainings
+from pipeline.submit.working_tree import PROJECT
 from pipeline.tracking.queries import evaluated_runs, named_runs
 
 pytestmark = pytest.mark.slurm
@@ -91,21 +92,16 @@ def test_a_job_is_an_array_whose_last_training_makes_the_ensemble(
     slurm: SlurmCluster, on_slurm: list[str], tmp_path: Path
 ) -> None:
     """Both nodes train at the same time, and share one MLflow run of the job."""
-    file = tmp_path / "two.yaml"
-    file.write_text(
-        "trainings: [{recipe: smoke, set: {epochs: 1}, seeds: [0, 1]}]\n"
-        "evaluate: [center]\nensemble: [whole]\n"
-    )
-    trainings = read_job(str(file), "slurm", on_slurm)
+    trainings = read_job(f"{PROJECT}/jobs/smoke.yaml", "slurm", on_slurm)
     jobs = jobs_of(on_slurm)
-    submitted = jobs.submit(trainings, "ilsvrc submit two.yaml …")
+    submitted = jobs.submit(trainings, "ilsvrc submit jobs/smoke.yaml …")
     assert [job.id.partition("_")[2] for job in submitted] == ["0", "1"]
     await_(lambda: {state_of(job, jobs) for job in submitted} == {"finished"})
     words = ["".join(jobs.logs(job, follow=False)) for job in submitted]
     (last,) = [text for text in words if "ensemble of 2" in text]
     assert all(training.run in last for training in trainings)
     uri = load_cluster("slurm", on_slurm).tracking.uri
-    found = named_runs(evaluated_runs(uri, "ilsvrc"), ["two"])
+    found = named_runs(evaluated_runs(uri, "ilsvrc"), ["smoke"])
     assert len(found) == 2 + 2 + 1  # trainings, evaluations by `center`, the ensemble
     assert len({run.tags["mlflow.parentRunId"] for run in found if not run.parent}) == 1
 
