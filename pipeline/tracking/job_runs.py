@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.config.cluster import Cluster
-from pipeline.runtime.storage import held
+from pipeline.runtime.storage import file_lock
 from pipeline.tracking.mlflow_runs import finish_run, run_with_tags, start_run
 from pipeline.tracking.queries import JOB, JOB_PREFIX, KIND
 
@@ -16,7 +16,7 @@ def start_job_run(cluster: Cluster, job_name: str, note: str = "") -> str:
     """
     uri, experiment = cluster.tracking.uri, cluster.tracking.experiment
     identity = {KIND: JOB, "job": job_name}
-    with held(job_lock(cluster, job_name)):
+    with file_lock(job_lock(cluster, job_name)):
         return start_run(
             uri,
             experiment,

@@ -25,7 +25,7 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.runs.weights_source import weights_source_of_run
 from pipeline.runtime.background import in_background
 from pipeline.runtime.errors import InterruptedByUserError, UserError
-from pipeline.runtime.storage import held
+from pipeline.runtime.storage import file_lock
 from pipeline.tracking.job_runs import job_lock, job_tags, start_job_run
 from pipeline.tracking.mlflow_runs import tag_run
 from pipeline.trainer.evaluation_run import is_tracked, run_evaluation, track
@@ -64,7 +64,7 @@ def evaluate_ensembles(job: Job, cluster: Cluster) -> list[Predictions] | None:
     None where some training is not evaluated yet: the last one to be makes the ensembles.
     """
     job_run_id = start_job_run(cluster, job.name)
-    with held(job_lock(cluster, job.name)):
+    with file_lock(job_lock(cluster, job.name)):
         files = [
             _predictions_file(member, protocol, cluster)
             for member in job.members
