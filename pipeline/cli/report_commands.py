@@ -1,4 +1,4 @@
-"""The commands that compare, publish, report and show: parse, call one function each."""
+"""The commands that compare, report and draw: parse, call one function each."""
 
 import re
 from pathlib import Path
@@ -50,14 +50,14 @@ def compare(
     from pipeline.tracking.measured_runs import measured_from_runs
     from pipeline.tracking.queries import evaluated_runs, named_runs
 
-    asked = asked_for(with_) if with_ else []
+    numbers = asked_for(with_) if with_ else []
     tracking = load_cluster(on).tracking
     found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
     results = measured_from_runs(named_runs(found, runs))
     console = Console()
-    if asked:
-        for result in asked:
-            say(console, "\n".join(answers(result, results)))
+    if numbers:
+        for number in numbers:
+            say(console, "\n".join(answers(number, results)))
         return
     for table in comparison_tables(results):
         console.print(table)
@@ -114,7 +114,7 @@ def register(
     tracking = load_cluster(on).tracking
     runs = evaluated_runs(tracking.uri, experiment or tracking.experiment)
     found = named_runs(runs, [run])
-    training = next((one for one in found if not one.parent), None)
+    training = next((one for one in found if one.name == run and not one.parent), None)
     if training is None:
         evaluated = found[0].tags.get("evaluation.run", "another run")
         raise UserError(f"'{run}' is an evaluation of '{evaluated}'; register that one")
@@ -155,10 +155,10 @@ def visualize(
     cluster = load_cluster(on)
     folder = find_run(cluster.runs_dir, run)
     with progress("looking") as shown:
-        specimen = load_trained_model(folder, cluster, split)
-        sheet = draw(specimen, what, layer, _numbers(units), images, shown)
-    (path,) = keep_pictures(folder, cluster.tracking.uri, [sheet])
-    say(Console(), f"{path}, {sheet.picture.width}×{sheet.picture.height} pixels")
+        model = load_trained_model(folder, cluster, split)
+        drawing = draw(model, what, layer, _numbers(units), images, shown)
+    (path,) = keep_pictures(folder, cluster.tracking.uri, [drawing])
+    say(Console(), f"{path}, {drawing.picture.width}×{drawing.picture.height} pixels")
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -148,6 +148,11 @@ def _members(document: JobDocument) -> Iterator[JobMember]:
                 name: protocol_called(name, size, own, sides)
                 for name in (*document.evaluate, *document.ensemble)
             }
+            for name, protocol in by_name.items():
+                if recipe.input.dimensions == 1 and protocol != own:
+                    raise UserError(
+                        f"{group.recipe} is tested on whole signals only; leave out {name}"
+                    )
             protocols = [own, *by_name.values()]
             yield JobMember(
                 group.recipe,

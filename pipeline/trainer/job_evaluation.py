@@ -85,7 +85,9 @@ def evaluate_ensembles(job: Job, cluster: Cluster) -> list[Predictions] | None:
     return [*found.values(), *averages]
 
 
-def record_ensemble(average: Predictions, cluster: Cluster, tags: Mapping[str, str]) -> Path:
+def record_ensemble(
+    average: Predictions, cluster: Cluster, tags: Mapping[str, str] | None = None
+) -> Path:
     """Keep the predictions of an ensemble in its own folder and in MLflow; return their file."""
     about = average.about
     file = predictions_file(cluster.runs_dir / about.run, about.seen_split, about.protocol)

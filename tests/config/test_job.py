@@ -66,6 +66,10 @@ MISTAKES = {
         "{trainings: [{recipe: smoke}], evaluate: [ten-crops]}",
         r"mine\.yaml: .*ten-crops: no such protocol of 32-pixel input; there are: .*ten-crop",
     ),
+    "a protocol of images for signals": (
+        "{trainings: [{recipe: mnist1d_conv}], ensemble: [center]}",
+        r"mine\.yaml: mnist1d_conv is tested on whole signals only; leave out center",
+    ),
     "the same training twice": (
         "trainings: [{recipe: smoke, seeds: [0, 0]}]",
         r"mine\.yaml: run smoke-\w+ is there twice; change its seed or a value",

@@ -85,7 +85,7 @@ def test_every_engine_takes_every_job(path: Path, engine: str, render: Render) -
             assert all(run in text for run in runs)
 
 
-def test_a_mounted_job_has_the_same_runs_as_the_one_here(
+def test_a_job_mounted_by_kuberay_makes_the_same_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, render: Render
 ) -> None:
     """What KubeRay mounts names its recipes by their paths there."""
@@ -107,7 +107,7 @@ def test_a_mounted_job_has_the_same_runs_as_the_one_here(
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
-def test_what_a_job_measures_has_the_keys_of_what_it_is_to_meet(path: Path) -> None:
+def test_a_job_measures_the_published_results_that_it_expects(path: Path) -> None:
     job = load_job(str(path))
     measured = measured_keys(job)
     assert job.document.expect or path.stem == "smoke"
@@ -153,7 +153,7 @@ def predictions_of(member: JobMember, protocol: TestProtocol) -> Predictions:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_an_example_of_the_docs_is_what_its_command_renders(path: Path, render: Render) -> None:
+def test_each_example_in_the_docs_is_what_its_command_renders(path: Path, render: Render) -> None:
     text = path.read_text(encoding="utf-8")
     (command,) = [line[2:] for line in text.splitlines()[:2] if line.startswith("# ilsvrc submit")]
     assert render(shlex.split(command)) == text, f"`make jobs` renders it again: {command}"

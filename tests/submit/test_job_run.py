@@ -41,7 +41,7 @@ def job_file(workspace: Path) -> str:
     return "two.yaml"
 
 
-def test_a_job_trains_evaluates_averages_and_is_held_against_what_it_is_to_meet(
+def test_a_job_trains_evaluates_averages_and_compares_with_the_expected_results(
     job_file: str,
 ) -> None:
     done = ilsvrc("submit", job_file, "--on", "laptop", *HERE)
@@ -93,7 +93,7 @@ def test_a_job_trains_evaluates_averages_and_is_held_against_what_it_is_to_meet(
         assert all(run in listed.output for run in runs)
 
 
-def test_the_last_training_concludes_the_job_whichever_that_is(job_file: str) -> None:
+def test_whichever_training_ends_last_concludes_the_job(job_file: str) -> None:
     first, second = (member.run for member in load_job(job_file).members)
     done = ilsvrc("jobs", "run", job_file, *HERE, "--run", second)
     assert "job two: the last of its 2 trainings concludes it" in done.output
@@ -108,7 +108,7 @@ def test_the_last_training_concludes_the_job_whichever_that_is(job_file: str) ->
     assert {first, second} < {run.name for run in found}
 
 
-def test_an_evaluation_ends_when_its_run_is_asked_to_stop(tmp_path: Path) -> None:
+def test_an_evaluation_stops_at_the_runs_stop_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     threading.Timer(0.3, folder.stop_request.touch).start()
     with pytest.raises(InterruptedByUserError, match="goes on"), _interrupted_on_request(folder):
@@ -118,14 +118,14 @@ def test_an_evaluation_ends_when_its_run_is_asked_to_stop(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("option", "value"), [("--seeds", "0-3"), ("--set", "epochs=1"), ("--start-from", "mine")]
 )
-def test_what_a_job_says_itself_is_not_said_by_options(
+def test_options_that_belong_in_the_job_file_are_refused(
     job_file: str, option: str, value: str
 ) -> None:
     with pytest.raises(UserError, match=rf"{option} {value}: two\.yaml is a job; say it there"):
         ilsvrc("submit", job_file, "--on", "laptop", option, value)
 
 
-def test_a_result_that_nobody_published_is_refused_before_anything_runs(workspace: Path) -> None:
+def test_an_expected_result_that_is_not_published_is_refused(workspace: Path) -> None:
     text = JOB.replace("SVC (γ = 0.001)", "1-NN").replace("protocol: whole", "protocol: center")
     (workspace / "mine.yaml").write_text(text)
     with pytest.raises(

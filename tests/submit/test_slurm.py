@@ -1,4 +1,4 @@
-"""Trainings as jobs of a real Slurm: two nodes, preemption, and what its commands say."""
+"""Trainings and jobs on a real Slurm: two nodes, arrays, preemption, errors."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def submit(of_cluster: list[str], *of_recipe: str, seeds: tuple[int, ...] = ()) 
     return jobs_of(of_cluster).submit(trainings, "ilsvrc submit smoke …")[-1]
 
 
-def test_a_preempted_training_saves_waits_and_goes_on(
+def test_a_preempted_training_saves_is_queued_again_and_goes_on(
     slurm: SlurmCluster, on_slurm: list[str], tmp_path: Path
 ) -> None:
     job = submit([*on_slurm, "engine.options={nodelist: n0}"], "epochs=30")
@@ -69,7 +69,7 @@ def test_a_preempted_training_saves_waits_and_goes_on(
     assert state_of(job, jobs) == "finished"
 
 
-def test_an_array_of_seeds_and_a_stop(
+def test_a_member_of_an_array_of_seeds_can_be_stopped(
     slurm: SlurmCluster, on_slurm: list[str], tmp_path: Path
 ) -> None:
     submit([*on_slurm, "engine.options={nodelist: n1}"], "epochs=300", seeds=(3, 7))
@@ -127,7 +127,7 @@ def test_a_preempted_evaluation_is_queued_again_and_goes_on(
     assert words.count("144 views of each") == 2
 
 
-def test_what_slurm_refuses_is_told(on_slurm: list[str]) -> None:
+def test_slurms_refusal_is_shown_with_its_remedy(on_slurm: list[str]) -> None:
     with pytest.raises(UserError, match=r"sbatch says: .*set engine\.partition"):
         submit([*on_slurm, "engine.partition=nowhere"])
     assert "nowhere" not in str(jobs_of(on_slurm).jobs())
@@ -135,7 +135,7 @@ def test_what_slurm_refuses_is_told(on_slurm: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_nodes_train_as_one_and_go_on_after_preemption(
+def test_two_nodes_compute_what_one_computes_preemption_included(
     slurm: SlurmCluster, on_slurm: list[str], tmp_path: Path, mlflow_server: str, data_dir: Path
 ) -> None:
     two = "workers={count: 2, device: cpu, ray_address: auto}"
