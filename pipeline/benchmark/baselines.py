@@ -76,20 +76,21 @@ def augmentation_of(bench: Bench) -> v2.Compose:
     """
     recipe, size = bench.recipe, bench.recipe.input.size
     match recipe.augmentation:
-        case RandomResizedCrop(min_area=least, max_area=most, max_aspect_ratio=ratio, flip=flip):
+        case RandomResizedCrop(min_area=least, max_area=most, max_aspect_ratio=ratio):
             steps = [v2.RandomResizedCrop(size, (least, most), (1 / ratio, ratio))]
-        case ScaleJitter(min_side=least, max_side=most, flip=flip):
+        case ScaleJitter(min_side=least, max_side=most):
             steps = [v2.RandomShortestSize(list(range(least, most + 1))), v2.RandomCrop(size)]
-        case AlexNetCrop(resize=side, flip=flip):
+        case AlexNetCrop(resize=side):
             steps = [v2.Resize(side), v2.CenterCrop(side), v2.RandomCrop(size)]
         case RandomAffine(max_shift=shift, min_scale=least, max_scale=most, fill=fill):
             affine = v2.RandomAffine(0, (shift, shift), (least, most), fill=fill)
-            steps, flip = [v2.Resize((size, size)), affine], False
+            steps = [v2.Resize((size, size)), affine]
         case NoAugmentation():
-            steps, flip = _evaluation_transforms(recipe.evaluation, size), False
+            steps = _evaluation_transforms(recipe.evaluation, size)
         case _:
             assert_never(recipe.augmentation)
-    return v2.Compose([*steps, v2.RandomHorizontalFlip()] if flip else steps)
+    flips = [v2.RandomHorizontalFlip()] if recipe.augmentation.appearance.flip else []
+    return v2.Compose([*steps, *flips])
 
 
 def worker_counts(num_threads: int) -> list[int]:

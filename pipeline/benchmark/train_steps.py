@@ -11,9 +11,9 @@ from torch import nn
 from pipeline.benchmark.timing import TimedTask
 from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import Recipe
-from pipeline.data.loading.loader import Batch, Loader, build_loader, training_plan
+from pipeline.data.loading.loader import Batch, Loader, build_loader
+from pipeline.data.loading.plans import training_plan
 from pipeline.data.loading.sampler import BatchSampler
-from pipeline.data.loading.views import fill_of
 from pipeline.data.store.store import Split
 from pipeline.models.classifier import to_device
 from pipeline.models.zoo import build_model
@@ -53,7 +53,7 @@ def open_loader(bench: Bench) -> Loader:
         bench.loading,
         bench.device,
         max_batch_size=sampler.max_micro_batch_size,
-        fill=fill_of(recipe.augmentation),
+        fill=recipe.augmentation.appearance.fill,
         channels_last=bench.channels_last,
     )
 

@@ -1,4 +1,4 @@
-"""The links between the workers of a training, measured as gradients will use them."""
+"""The links between the workers of a training, measured by an all-reduce of its gradients' size."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ from pipeline.config.recipe import Recipe
 from pipeline.launch.events import Report
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob, watched
-from pipeline.planning.workload import model_on_paper
+from pipeline.planning.workload import meta_model
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError, WorkerFailedError
@@ -22,32 +22,33 @@ _ROUNDS = 5
 
 
 def check_links(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
-    """Have the workers of a training add up gradients, and say how fast that went."""
-    workers = cluster.workers
-    if workers.fewest == 1:
+    """Time an all-reduce of the gradients' size between the workers of a training."""
+    num_workers = cluster.workers.fewest
+    if num_workers == 1:
         return Check("all-reduce", True, "one worker has nothing to exchange")
-    brief = workers.with_count(workers.fewest).model_copy(
-        update={"max_failures": 0, "hang_seconds": 20}
+    limits = {"max_failures": 0, "hang_seconds": 20}
+    workers = cluster.workers.with_count(num_workers).model_copy(update=limits)
+    job = TrainingJob(
+        recipe, cluster.model_copy(update={"workers": workers}), RunFolder(folder), ""
     )
-    job = TrainingJob(recipe, cluster.model_copy(update={"workers": brief}), RunFolder(folder), "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        size, seconds = run_on_workers(_add_up, job, lambda event: None)
+        size, seconds = run_on_workers(_time_all_reduce, job, lambda event: None)
     except (UserError, WorkerFailedError, OSError) as error:
         return Check("all-reduce", False, str(error))
-    # As NCCL's tests count: what each link carried, whatever the number of workers.
-    bandwidth = 2 * (brief.fewest - 1) / brief.fewest * size / seconds
+    # "Bus bandwidth" of nccl-tests: the rate of each link, whatever the number of workers.
+    bandwidth = 2 * (num_workers - 1) / num_workers * size / seconds
     return Check(
         "all-reduce",
         True,
-        f"{brief.fewest} workers, {size / 1e6:.3g} MB in {seconds * 1e3:,.1f} ms: "
+        f"{num_workers} workers, {size / 1e6:.3g} MB in {seconds * 1e3:,.1f} ms: "
         f"{bandwidth / 1e9:.2g} GB/s each",
     )
 
 
-def _add_up(job: TrainingJob, worker: Worker, report: Report) -> tuple[int, float]:
+def _time_all_reduce(job: TrainingJob, worker: Worker, report: Report) -> tuple[int, float]:
     """Return the bytes and the median seconds of one all-reduce. A collective call."""
-    parameters = sum(value.numel() for value in model_on_paper(job.recipe).parameters())
+    parameters = sum(value.numel() for value in meta_model(job.recipe).parameters())
     buffer = torch.zeros(min(parameters, _LARGEST_BUFFER // 4), device=worker.device)
     seconds = []
     with watched(job, worker, report) as watchdog:
@@ -57,7 +58,7 @@ def _add_up(job: TrainingJob, worker: Worker, report: Report) -> tuple[int, floa
             torch.distributed.all_reduce(buffer)
             _synchronize(worker)
             seconds.append(time.perf_counter() - started)
-    return 4 * buffer.numel(), statistics.median(seconds[1:])  # the first one connects
+    return 4 * buffer.numel(), statistics.median(seconds[1:])  # the first one includes connecting
 
 
 def _synchronize(worker: Worker) -> None:

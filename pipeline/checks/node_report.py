@@ -1,4 +1,4 @@
-"""What one node of a cluster says of itself; everything here runs on that node."""
+"""The report of one node of a cluster; everything here runs on that node."""
 
 import hashlib
 import os
@@ -23,23 +23,23 @@ _SAMPLED_IMAGES = 32  # of each split
 
 
 @dataclass(frozen=True)
-class Question:
-    """What to look at; `mark` is the file that this node leaves for the others to find."""
+class NodeInspection:
+    """What to inspect; `marker` is the file that this node writes for the others to find."""
 
     recipe: Recipe
     cluster: Cluster
-    mark: Path
+    marker: Path
     environment: dict[str, str]
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """One node as it sees itself.
+    """The state of one node.
 
     CUDA versions are 1000 × major + 10 × minor, as CUDA has them; `driver_cuda` is 0 without a
     driver. Memories are in bytes; `gpu_memory` is all that the smallest GPU has. A `…_problem` is
-    empty where there is none. `data_digest` covers what the data set says of itself, and the bytes
-    of some of its images.
+    empty where there is none. `data_digest` covers the data set's own digest, and the bytes of some
+    of its images.
     """
 
     software: str
@@ -56,14 +56,14 @@ class NodeReport:
     tracking_problem: str
 
 
-def inspect_node(question: Question) -> NodeReport:
-    """Look at this node; nothing that is wrong raises."""
-    os.environ.update(question.environment)
-    recipe, cluster = question.recipe, question.cluster
-    num_gpus, gpu_memory, driver_cuda = _driver()
+def inspect_node(inspection: NodeInspection) -> NodeReport:
+    """Return this node's report; problems are reported, not raised."""
+    os.environ.update(inspection.environment)
+    recipe, cluster = inspection.recipe, inspection.cluster
+    num_gpus, gpu_memory, driver_cuda = _query_driver()
     dali, dali_cuda = dali_versions()
-    torch_cuda = _as_number(torch.version.cuda or "0.0")
-    storage_problem = _leave(question.mark)
+    torch_cuda = _cuda_number(torch.version.cuda or "0.0")
+    storage_problem = _write_marker(inspection.marker)
     folder = store_folder(cluster, recipe.data.name)
     data_digest, data_problem = "", ""
     try:
@@ -78,7 +78,7 @@ def inspect_node(question: Question) -> NodeReport:
         needed_cuda=max(torch_cuda, dali_cuda),
         cpus=len(os.sched_getaffinity(0)),
         free_memory=psutil.virtual_memory().available,
-        free_storage=0 if storage_problem else shutil.disk_usage(question.mark.parent).free,
+        free_storage=0 if storage_problem else shutil.disk_usage(inspection.marker.parent).free,
         storage_problem=storage_problem,
         data_digest=data_digest,
         data_problem=data_problem,
@@ -86,8 +86,8 @@ def inspect_node(question: Question) -> NodeReport:
     )
 
 
-def marks_in(folder: Path) -> list[str]:
-    """Return the names of the marks that this node sees."""
+def markers_in(folder: Path) -> list[str]:
+    """Return the names of the marker files that this node sees."""
     return sorted(path.name for path in folder.glob("mark-*"))
 
 
@@ -96,12 +96,12 @@ def node_clock() -> float:
     return time.time()
 
 
-def _leave(mark: Path) -> str:
+def _write_marker(marker: Path) -> str:
     try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.write_bytes(b"ilsvrc")
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_bytes(b"ilsvrc")
     except OSError as error:
-        return f"{mark.parent.parent}: can't be written: {error.strerror}"
+        return f"{marker.parent.parent}: can't be written: {error.strerror}"
     return ""
 
 
@@ -123,8 +123,8 @@ def _tracking_problem(uri: str) -> str:
     return ""
 
 
-def _driver() -> tuple[int, int, int]:
-    """Return how many GPUs there are, the smallest one's bytes, the driver's CUDA version; or 0."""
+def _query_driver() -> tuple[int, int, int]:
+    """Return the number of GPUs, the smallest one's bytes, and the driver's CUDA version; or 0."""
     try:
         import pynvml
     except ImportError:
@@ -138,6 +138,6 @@ def _driver() -> tuple[int, int, int]:
         return 0, 0, 0
 
 
-def _as_number(version: str) -> int:
+def _cuda_number(version: str) -> int:
     major, minor = version.split(".")[:2]
     return 1000 * int(major) + 10 * int(minor)

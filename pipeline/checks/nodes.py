@@ -1,4 +1,4 @@
-"""The nodes of a cluster, each asked by a Ray task on it at the same time."""
+"""The nodes of a cluster, all inspected at the same time by a Ray task on each."""
 
 import math
 import time
@@ -7,85 +7,93 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.checks.node_report import NodeReport, Question, inspect_node, marks_in, node_clock
+from pipeline.checks.node_report import (
+    NodeInspection,
+    NodeReport,
+    inspect_node,
+    markers_in,
+    node_clock,
+)
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
 from pipeline.launch.ray_train import credentials
 from pipeline.runtime.errors import UserError
 
-_PATIENCE = 40  # seconds, for a node to answer
+_TIMEOUT = 40  # seconds, for a node to answer
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node: its name for people, Ray's GPUs and CPUs there, its report, and its clock.
+    """One node: its name to show, Ray's GPUs and CPUs there, its report, and its clock.
 
-    `sees` are the marks that it found; `skew` is its clock minus this one's, as near as it is sure.
+    `markers` are the marker files that it sees; `clock_skew` is its clock minus this one's, or the
+    part of it that is certain, in seconds.
     """
 
     name: str
     gpus: int
     cpus: float
     report: NodeReport
-    sees: tuple[str, ...]
-    skew: float
+    markers: tuple[str, ...]
+    clock_skew: float
 
 
-def ask_nodes(recipe: Recipe, cluster: Cluster, folder: Path) -> list[Node]:
-    """Have every node look at itself, leave a mark in `folder`, and say which marks it sees.
+def inspect_nodes(recipe: Recipe, cluster: Cluster, folder: Path) -> list[Node]:
+    """Have every node report, write a marker to `folder`, and list the markers that it sees.
 
-    Raises `UserError` that names a node which doesn't answer, or can't.
+    Raises `UserError` that names a node which doesn't answer, or fails.
     """
     import ray
 
-    there = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-    addresses = [node["NodeManagerAddress"] for node in there.values()]
+    alive = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    addresses = [node["NodeManagerAddress"] for node in alive.values()]
     names = {
         node_id: address if addresses.count(address) == 1 else f"{address} ({node_id[:6]})"
-        for node_id, address in zip(there, addresses, strict=True)
+        for node_id, address in zip(alive, addresses, strict=True)
     }
-    reports: dict[str, NodeReport] = _on_every(
-        names, inspect_node, lambda node_id: Question(
-            recipe, cluster, folder / f"mark-{node_id[:12]}", credentials()
-        ),
-    )  # fmt: skip
-    sees: dict[str, list[str]] = _on_every(names, marks_in, lambda node_id: folder)
+
+    def inspection(node_id: str) -> NodeInspection:
+        marker = folder / f"mark-{node_id[:12]}"
+        return NodeInspection(recipe, cluster, marker, credentials())
+
+    reports: dict[str, NodeReport] = _call_on_each(names, inspect_node, inspection)
+    markers: dict[str, list[str]] = _call_on_each(names, markers_in, lambda node_id: folder)
     return [
         Node(
             name=name,
-            gpus=int(there[node_id]["Resources"].get("GPU", 0)),
-            cpus=there[node_id]["Resources"].get("CPU", 0),
+            gpus=int(alive[node_id]["Resources"].get("GPU", 0)),
+            cpus=alive[node_id]["Resources"].get("CPU", 0),
             report=reports[node_id],
-            sees=tuple(sees[node_id]),
-            skew=_skew(node_id, name),
+            markers=tuple(markers[node_id]),
+            clock_skew=_clock_skew(node_id, name),
         )
         for node_id, name in names.items()
     ]
 
 
-def _on_every(
-    names: Mapping[str, str], function: Callable[..., Any], question: Callable[[str], object]
+def _call_on_each(
+    names: Mapping[str, str], function: Callable[..., Any], argument: Callable[[str], object]
 ) -> dict[str, Any]:
-    """Call `function` once on each node, at the same time; `UserError` names who is silent."""
+    """Call `function` on all nodes at the same time; `UserError` names those that don't answer."""
     import ray
 
-    asked = {_on(node_id, function, question(node_id)): node_id for node_id in names}
-    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_PATIENCE)
-    if silent:
-        raise _silent(", ".join(names[asked[task]] for task in silent))
-    answers = {}
-    for task in answered:
+    tasks = {_submit(node_id, function, argument(node_id)): node_id for node_id in names}
+    finished, pending = ray.wait(list(tasks), num_returns=len(tasks), timeout=_TIMEOUT)
+    if pending:
+        raise _no_answer(", ".join(names[tasks[task]] for task in pending))
+    results = {}
+    for task in finished:
         try:
-            answers[asked[task]] = ray.get(task)
+            results[tasks[task]] = ray.get(task)
         except ray.exceptions.RayError as error:
             what = str(error).strip().splitlines()[-1]
             raise UserError(
-                f"{names[asked[task]]}: {what}; the same project and packages must be on every node"
+                f"{names[tasks[task]]}: {what}; the same project and packages must be on every node"
             ) from None
-    return answers
+    return results
 
 
-def _on(node_id: str, function: Callable[..., Any], *arguments: object) -> Any:
+def _submit(node_id: str, function: Callable[..., Any], *arguments: object) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -94,24 +102,24 @@ def _on(node_id: str, function: Callable[..., Any], *arguments: object) -> Any:
     return task.options(scheduling_strategy=place).remote(*arguments)
 
 
-def _skew(node_id: str, name: str) -> float:
-    """Return how far a node's clock is from this one's at least; the quickest of three answers."""
+def _clock_skew(node_id: str, name: str) -> float:
+    """Return by how much a node's clock differs at least; by the fastest of three calls."""
     import ray
 
     answers = []
     for _ in range(3):
         before = time.time()
         try:
-            there = ray.get(_on(node_id, node_clock), timeout=_PATIENCE)
+            its_time = ray.get(_submit(node_id, node_clock), timeout=_TIMEOUT)
         except ray.exceptions.RayError:
-            raise _silent(name) from None
+            raise _no_answer(name) from None
         after = time.time()
-        answers.append((after - before, there - (before + after) / 2))
-    took, skew = min(answers)
-    return math.copysign(max(0.0, abs(skew) - took / 2), skew)
+        answers.append((after - before, its_time - (before + after) / 2))
+    round_trip, skew = min(answers)
+    return math.copysign(max(0.0, abs(skew) - round_trip / 2), skew)
 
 
-def _silent(names: str) -> UserError:
+def _no_answer(names: str) -> UserError:
     return UserError(
-        f"{names}: no answer in {_PATIENCE} s; is the node up, and has it room for a process?"
+        f"{names}: no answer in {_TIMEOUT} s; is the node up, and has it room for a process?"
     )

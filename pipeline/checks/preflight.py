@@ -1,4 +1,4 @@
-"""What can be known before any worker starts."""
+"""Checks before any worker starts."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from pipeline.config.cluster import Cluster, WorkersConfig
-from pipeline.config.protocol import is_dense
+from pipeline.config.protocol import BoxProtocol
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.loader import check_contents
 from pipeline.data.loading.sampler import BatchSampler
@@ -20,13 +20,14 @@ from pipeline.models.fully_convolutional import fully_convolutional
 from pipeline.planning.hardware import read_hardware
 from pipeline.planning.workload import (
     checkpoint_bytes,
-    model_on_paper,
+    meta_model,
     training_bytes,
     weight_bytes,
 )
 from pipeline.runtime.distributed import device_here
 from pipeline.runtime.errors import UserError
-from pipeline.tracking.mlflow_runs import check_recordable, is_file
+from pipeline.tracking.mlflow_client import sqlite_file
+from pipeline.tracking.mlflow_runs import check_recordable
 from pipeline.training.optimizer import build_optimizer
 
 TRAINING = ("network", "data set", "batch", "machine", "memory", "storage", "tracking")
@@ -34,7 +35,7 @@ TRAINING = ("network", "data set", "batch", "machine", "memory", "storage", "tra
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at: its name, whether it is right, and what was seen or how to mend it."""
+    """The result of one check: its message says what was found, or what is wrong and its mend."""
 
     name: str
     passed: bool
@@ -44,11 +45,11 @@ class Check:
 def preflight(
     recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING, on_disk: int = 0
 ) -> Iterator[Check]:
-    """Look at all that a job needs, one check after the other; none raises.
+    """Yield the checks of these names, in order; never raises.
 
     `on_disk` is how many bytes the checkpoints of this run take already.
     """
-    looks: dict[str, Callable[[Recipe, Cluster], str]] = {
+    checks: dict[str, Callable[[Recipe, Cluster], str]] = {
         "network": _network,
         "data set": _data,
         "batch": _batch,
@@ -59,7 +60,7 @@ def preflight(
     }
     for name in names:
         try:
-            yield Check(name, True, looks[name](recipe, cluster))
+            yield Check(name, True, checks[name](recipe, cluster))
         except UserError as error:
             yield Check(name, False, str(error))
 
@@ -67,29 +68,29 @@ def preflight(
 def refuse_early(
     recipe: Recipe, cluster: Cluster, names: tuple[str, ...] = TRAINING, on_disk: int = 0
 ) -> None:
-    """Raise the first thing that `preflight` finds wrong."""
+    """Raise `UserError` with the message of the first check of `preflight` that fails."""
     for check in preflight(recipe, cluster, names, on_disk):
         if not check.passed:
             raise UserError(check.message)
 
 
 def refuse_cluster(cluster: Cluster) -> None:
-    """Raise `UserError` where `cluster` can't be had here, or can't record."""
+    """Raise `UserError` where this machine lacks what `cluster` needs, or tracking can't work."""
     _machine(cluster)
     _tracking(cluster)
 
 
 def _network(recipe: Recipe, cluster: Cluster) -> str:
-    model = model_on_paper(recipe)
+    model = meta_model(recipe)
     smallest = training_size(recipe.input.size, recipe.resizing, epoch=0)
-    if not model.input_shape.takes(smallest, recipe.input.dimensions):
+    if not model.input_shape.accepts(smallest, recipe.input.dimensions):
         raise UserError(
             f"recipe: {recipe.network.name} can't take images of {smallest}×{smallest}, the "
             f"resizing.start_size; it takes {model.input_shape}: change or leave out resizing"
         )
     build_optimizer(recipe.optimizer, model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if is_dense(recipe.evaluation):
+    if not isinstance(recipe.evaluation, BoxProtocol):
         fully_convolutional(model, recipe.input.size)
     return f"{recipe.network.name}, {parameters:,} parameters"
 
@@ -103,8 +104,10 @@ def _data(recipe: Recipe, cluster: Cluster) -> str:
             f"{recipe.network.num_classes}; add --set network.num_classes={classes}"
         )
     sizes = []
-    for key in ("train_split", "test_split"):
-        name = getattr(recipe.data, key)
+    for key, name in {
+        "train_split": recipe.data.train_split,
+        "test_split": recipe.data.test_split,
+    }.items():
         if name not in store.split_names:
             raise UserError(
                 f"{store.folder} has no split '{name}' (data.{key}); "
@@ -115,7 +118,7 @@ def _data(recipe: Recipe, cluster: Cluster) -> str:
             raise UserError(f"{store.folder}: split '{name}' has no images; prepare it again")
         if (split.labels < 0).any():
             raise UserError(
-                f"{store.folder}: nobody knows the labels of split '{name}' (data.{key}); choose "
+                f"{store.folder}: the labels of split '{name}' are unknown (data.{key}); choose "
                 "another"
             )
         check_contents(split, recipe.input)
@@ -126,35 +129,35 @@ def _data(recipe: Recipe, cluster: Cluster) -> str:
 def _batch(recipe: Recipe, cluster: Cluster) -> str:
     store = Store.open(store_folder(cluster, recipe.data.name))
     images = store.split_manifest(recipe.data.train_split)
-    dealing = BatchSampler.of(recipe.batch, images.num_images, cluster.workers.most)
-    fewest, most = len(dealing.share(dealing.world_size - 1)), len(dealing.share(0))
+    sampler = BatchSampler.of(recipe.batch, images.num_images, cluster.workers.most)
+    fewest, most = len(sampler.share(sampler.world_size - 1)), len(sampler.share(0))
     each = f"{fewest}" if fewest == most else f"{fewest} or {most}, which is uneven,"
     return (
-        f"{dealing.num_steps:,} steps an epoch, {each} micro-batch{'es' * (most > 1)} of "
-        f"{recipe.batch.micro_batch_size} for each of {dealing.world_size} workers"
+        f"{sampler.num_steps:,} steps an epoch, {each} micro-batch{'es' * (most > 1)} of "
+        f"{recipe.batch.micro_batch_size} for each of {sampler.world_size} workers"
     )
 
 
 def _machine(cluster: Cluster) -> str:
     workers = cluster.workers
     if not workers.are_on_this_machine:
-        return f"{_number(workers)} workers, for Ray at '{workers.ray_address}' to place"
+        return f"{_worker_count(workers)} workers, for Ray at '{workers.ray_address}' to place"
     device = device_here(workers.device)
     if workers.are_in_process:
         return "this process"
     key = f"--set cluster.workers.{'min' if workers.is_elastic else 'count'}"
-    wanted, there = workers.fewest * workers.cpus, os.cpu_count() or 1
-    if wanted > there:
+    needed, available = workers.fewest * workers.cpus, os.cpu_count() or 1
+    if needed > available:
         raise UserError(
-            f"{workers.fewest} workers of {workers.cpus} CPUs need {wanted}, this machine has "
-            f"{there}; add {key}={max(1, there // workers.cpus)}"
+            f"{workers.fewest} workers of {workers.cpus} CPUs need {needed}, this machine has "
+            f"{available}; add {key}={max(1, available // workers.cpus)}"
         )
     gpus = torch.cuda.device_count()
     if device.type == "cuda" and workers.fewest > gpus:
         raise UserError(
             f"{workers.fewest} workers need a GPU each, this machine has {gpus}; add {key}={gpus}"
         )
-    return f"{_number(workers)} workers of {workers.cpus} CPUs, {there} there"
+    return f"{_worker_count(workers)} workers of {workers.cpus} CPUs, {available} there"
 
 
 def _memory(recipe: Recipe, cluster: Cluster) -> str:
@@ -165,27 +168,27 @@ def _memory(recipe: Recipe, cluster: Cluster) -> str:
     needed = training_bytes(recipe)
     if workers.gpu and not is_here:
         device = read_hardware().device(workers.gpu)
-        there, what = device.memory.value * 1e9, f"the cluster's {device.title}"
+        available, what = device.memory.value * 1e9, f"the cluster's {device.title}"
     elif workers.device == "gpu":
         gpu = device_here(workers.device)
-        there, what = torch.cuda.get_device_properties(gpu).total_memory, "a GPU here"
+        available, what = torch.cuda.get_device_properties(gpu).total_memory, "a GPU here"
     else:
-        needed, there = needed * workers.fewest, psutil.virtual_memory().total
+        needed, available = needed * workers.fewest, psutil.virtual_memory().total
         what = "this machine"
-    if needed > there:
-        raise UserError(too_large(recipe, needed, f"{what} has {there / 1e9:.1f} GB"))
-    return f"at least {needed / 1e9:.1f} GB, {what} has {there / 1e9:.1f} GB"
+    if needed > available:
+        raise UserError(too_large(recipe, needed, f"{what} has {available / 1e9:.1f} GB"))
+    return f"at least {needed / 1e9:.1f} GB, {what} has {available / 1e9:.1f} GB"
 
 
-def too_large(recipe: Recipe, needed: float, there: str) -> str:
-    """Say that a training takes `needed` bytes at least, what is `there`, and how to mend it."""
+def too_large(recipe: Recipe, needed: float, available: str) -> str:
+    """Return the message for a training that needs `needed` bytes, more than is `available`."""
     return (
-        f"{recipe.network.name} takes at least {needed / 1e9:.1f} GB to train, {there}; lower "
+        f"{recipe.network.name} takes at least {needed / 1e9:.1f} GB to train, {available}; lower "
         f"batch.micro_batch_size ({recipe.batch.micro_batch_size})"
     )
 
 
-def _number(workers: WorkersConfig) -> str:
+def _worker_count(workers: WorkersConfig) -> str:
     return f"{workers.fewest} to {workers.most}" if workers.is_elastic else f"{workers.most}"
 
 
@@ -212,16 +215,16 @@ def _storage(on_disk: int, recipe: Recipe, cluster: Cluster) -> str:
 
 
 def bytes_needed(recipe: Recipe, cluster: Cluster) -> int:
-    """Return how much room a run's checkpoints and weights take at most."""
+    """Return how many bytes a run's checkpoints and weights take at most."""
     saving = cluster.saving
-    spread = recipe.epochs // saving.keep_every_epochs if saving.keep_every_epochs else 0
-    # The best one, and one that is being written; then come the final weights.
-    num_checkpoints = saving.checkpoints_to_keep + spread + 2
+    spaced = recipe.epochs // saving.keep_every_epochs if saving.keep_every_epochs else 0
+    # Two more: the best one, and the one that is being written.
+    num_checkpoints = saving.checkpoints_to_keep + spaced + 2
     return num_checkpoints * checkpoint_bytes(recipe) + weight_bytes(recipe)
 
 
 def _tracking(cluster: Cluster) -> str:
-    if not cluster.workers.are_on_this_machine and is_file(cluster.tracking.uri):
+    if not cluster.workers.are_on_this_machine and sqlite_file(cluster.tracking.uri):
         raise UserError(
             "several machines can't share a sqlite file; set MLFLOW_TRACKING_URI or "
             "cluster.tracking.uri to a tracking server"

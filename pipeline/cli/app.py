@@ -5,6 +5,7 @@ answers at once.
 """
 
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -104,4 +105,4 @@ for panel, commands in {
 def main() -> None:
     """Run the command."""
     with one_line_errors():
-        app()
+        app(obj=sys.argv[1:])

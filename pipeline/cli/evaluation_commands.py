@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from pipeline.cli.command_line import command_line
 from pipeline.cli.console import say
 from pipeline.cli.options import ClusterAssignments, load_only_cluster
 from pipeline.config.cluster import Cluster, Folder, as_folder, load_cluster
@@ -38,6 +39,7 @@ ProtocolName = Annotated[
 
 
 def evaluate(
+    context: typer.Context,
     run: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run's name, or its folder.")
     ] = None,
@@ -103,8 +105,8 @@ def evaluate(
         console.print(trials_table(trials))
         say(console, trials_verdict(trials))
         return
-    chosen = _protocol(protocol, model)
-    predictions = run_evaluation(model, source, folder, split, chosen, cluster, console)
+    chosen, command = _protocol(protocol, model), command_line(context.obj)
+    predictions = run_evaluation(model, source, folder, split, chosen, cluster, console, command)
     if (predictions.labels < 0).any():
         say(console, f"{split} has unknown labels; `ilsvrc submission` writes the predictions")
     else:
@@ -145,6 +147,7 @@ def predictions(
 
 
 def ensemble(
+    context: typer.Context,
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN …", help="As `predictions` has.")],
     weights: Annotated[
         str | None,
@@ -165,7 +168,7 @@ def ensemble(
         raise UserError(f"--weights {weights}: write numbers, as 0.5,0.25,0.25") from None
     cluster = load_cluster(on)
     found = average([_predictions(cluster, run, split, protocol) for run in runs], shares)
-    file = record_ensemble(found, cluster)
+    file = record_ensemble(found, cluster, command_line(context.obj))
     if (found.labels >= 0).all():
         say(Console(), result_line(found))
     say(Console(), f"predictions of {found.about.ensemble_size} networks in {file}")
@@ -273,13 +276,13 @@ def _test_split(source: "WeightsSource") -> str:
 
 
 def _protocol(name: str | None, model: "EvaluatedModel") -> "TestProtocol":
-    from pipeline.config.protocol import protocol_called
+    from pipeline.config.protocol import parse_protocol
 
     if name is None:
         return model.protocol
     if model.input.dimensions == 1:
         raise UserError(f"--protocol {name}: signals are seen as they are; leave it out")
-    return protocol_called(name, model.input.size, model.protocol, model.trained_sides)
+    return parse_protocol(name, model.input.size, model.protocol, model.trained_sides)
 
 
 def _predictions(

@@ -46,18 +46,18 @@ def compare(
 ) -> None:
     """Put the runs of an experiment beside the published results of the same protocol."""
     from pipeline.reports.comparison import comparison_tables
-    from pipeline.reports.published_number import answers, asked_for
+    from pipeline.reports.published_number import explain_number, find_published
     from pipeline.tracking.measured_runs import measured_from_runs
     from pipeline.tracking.queries import evaluated_runs, named_runs
 
-    numbers = asked_for(with_) if with_ else []
+    numbers = find_published(with_) if with_ else []
     tracking = load_cluster(on).tracking
     found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
     results = measured_from_runs(named_runs(found, runs))
     console = Console()
     if numbers:
         for number in numbers:
-            say(console, "\n".join(answers(number, results)))
+            say(console, "\n".join(explain_number(number, results)))
         return
     for table in comparison_tables(results):
         console.print(table)
@@ -150,15 +150,15 @@ def visualize(
     """Draw what a trained network has learned, as a PNG in the run's folder and in MLflow."""
     from pipeline.runs.run_folder import find_run
     from pipeline.visualization.pictures import draw
-    from pipeline.visualization.trained_model import keep_pictures, load_trained_model
+    from pipeline.visualization.trained_model import load_trained_model, store_image
 
     cluster = load_cluster(on)
     folder = find_run(cluster.runs_dir, run)
     with progress("looking") as shown:
-        model = load_trained_model(folder, cluster, split)
-        drawing = draw(model, what, layer, _numbers(units), images, shown)
-    (path,) = keep_pictures(folder, cluster.tracking.uri, [drawing])
-    say(Console(), f"{path}, {drawing.picture.width}×{drawing.picture.height} pixels")
+        visualized = load_trained_model(folder, cluster, split)
+        drawn = draw(visualized, what, layer, _numbers(units), images, shown)
+    path = store_image(folder, cluster.tracking.uri, drawn)
+    say(Console(), f"{path}, {drawn.image.width}×{drawn.image.height} pixels")
 
 
 def _numbers(text: str | None) -> list[int] | None:
@@ -181,7 +181,7 @@ def report(
     """Write an experiment as one page: results, curves, costs, how to repeat each run."""
     from pipeline.reports.page import build_page
     from pipeline.reports.page_data import load_page_data
-    from pipeline.visualization.trained_model import keep_figures
+    from pipeline.visualization.trained_model import store_figures
 
     cluster = load_cluster(on)
     uri = cluster.tracking.uri
@@ -194,6 +194,6 @@ def report(
     page = build_page(experiment, load_page_data(uri, experiment, runs, cluster))
     write_atomically(to.absolute(), page.html.encode())
     for run_id, figures in page.figures.items():
-        keep_figures(uri, run_id, figures)
+        store_figures(uri, run_id, figures)
     number = len(page.figures)
     say(Console(), f"{to}, {len(page.html) / 1e6:.1f} MB, {number} run{'s' * (number != 1)}")

@@ -84,7 +84,7 @@ def submit(
         return
     if cluster.engine.kind == "local":
         for arguments in local_commands(trainings):
-            context.find_root().command.main(arguments, standalone_mode=False)
+            context.find_root().command.main(arguments, standalone_mode=False, obj=arguments)
         return
     refuse_unfit(trainings)
     submitted = engine.submit(trainings, command)
@@ -108,7 +108,7 @@ def _trainings(
 ) -> list["SubmittedTraining"]:
     """Read what to submit, a recipe or a job; `UserError` for what is wrong before any work."""
     from pipeline.config.job import is_job
-    from pipeline.reports.expected_results import published_results
+    from pipeline.reports.expected_results import find_expected
     from pipeline.submit.submit import read_job, read_seeds, read_trainings
 
     of_trainings = of_recipe(assignments)
@@ -126,7 +126,7 @@ def _trainings(
             raise UserError(f"{option} {value}: {document} is a job; say it there")
     trainings = read_job(document, on, of_cluster(assignments))
     assert trainings[0].job is not None
-    published_results(trainings[0].job.document.expect)
+    find_expected(trainings[0].job.document.expect)
     return trainings
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pipeline.cli.command_line import command_line
 from pipeline.cli.console import say
 from pipeline.cli.options import (
     Assignments,
@@ -22,6 +23,7 @@ from pipeline.config.recipe import Expectation, Recipe
 
 
 def train(
+    context: typer.Context,
     recipe: RecipeName,
     on: ClusterName = "laptop",
     set_: Assignments = None,
@@ -37,10 +39,11 @@ def train(
 ) -> None:
     """Train a network, or go on where the same training stopped."""
     what, where = load_training(recipe, on, set_)
-    _train(what, Path(recipe).stem, where, run, start_from)
+    _train(what, Path(recipe).stem, where, run, command_line(context.obj), start_from)
 
 
 def run_job(
+    context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="A job, as jobs/resnet152.yaml.")],
     on: ClusterName = "laptop",
     set_: ClusterAssignments = None,
@@ -52,19 +55,21 @@ def run_job(
     """Train and evaluate a job here, one training after the other; the last one concludes it."""
     from pipeline.config.job import load_job
     from pipeline.reports.comparison import comparison_tables
-    from pipeline.reports.expected_results import expected_lines, published_results
+    from pipeline.reports.expected_results import expected_lines, find_expected
     from pipeline.results.measured import measured_from_predictions
     from pipeline.runs.run_folder import RunFolder
     from pipeline.tracking.job_runs import finish_job_run
     from pipeline.trainer.job_evaluation import evaluate_ensembles, evaluate_member
 
     job, cluster, console = load_job(file), load_only_cluster(on, set_), Console()
-    expected = published_results(job.document.expect)
+    command = command_line(context.obj)
+    expected = find_expected(job.document.expect)
     for member in job.members if run is None else [job.member(run)]:
         RunFolder(cluster.runs_dir / member.run).stop_request.unlink(missing_ok=True)
-        _train(member.recipe, Path(member.recipe_name).stem, cluster, member.run, job=job.name)
-        evaluate_member(job, member, cluster, console)
-    predictions = evaluate_ensembles(job, cluster)
+        name = Path(member.recipe_name).stem
+        _train(member.recipe, name, cluster, member.run, command, job_name=job.name)
+        evaluate_member(job, member, cluster, console, command)
+    predictions = evaluate_ensembles(job, cluster, command)
     if predictions is None:
         say(console, f"job {job.name}: the last of its {len(job.members)} trainings concludes it")
         return
@@ -98,8 +103,9 @@ def _train(
     recipe_name: str,
     cluster: Cluster,
     run: str | None,
+    command: str | None,
     start_from: str | None = None,
-    job: str | None = None,
+    job_name: str | None = None,
 ) -> None:
     """Train, and show the result beside the published ones."""
     from pipeline.reports.comparison import comparison_markdown, comparison_tables
@@ -108,7 +114,7 @@ def _train(
     from pipeline.trainer.driver import conclude, run_training
 
     console = Console()
-    result = run_training(recipe, recipe_name, cluster, run, console, start_from, job)
+    result = run_training(recipe, recipe_name, cluster, run, console, start_from, command, job_name)
     if result is None:
         say(console, "this training is complete; `ilsvrc compare` shows its result")
         return

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, PositiveInt
 
-from pipeline.config.protocol import TestProtocol, protocol_called
+from pipeline.config.protocol import TestProtocol, parse_protocol
 from pipeline.config.recipe import Recipe, Seed, default_run_name, load_recipe
 from pipeline.config.yaml import Section, find_config_file, read_yaml, validate
 from pipeline.runtime.errors import UserError
@@ -143,9 +143,10 @@ def _members(document: JobDocument) -> Iterator[JobMember]:
     for group in document.trainings:
         for assignments in group.assignments():
             recipe = load_recipe(group.recipe, list(assignments))
-            own, size, sides = recipe.evaluation, recipe.input.size, recipe.trained_sides
+            own, size = recipe.evaluation, recipe.input.size
+            sides = recipe.augmentation.trained_sides
             by_name = {
-                name: protocol_called(name, size, own, sides)
+                name: parse_protocol(name, size, own, sides)
                 for name in (*document.evaluate, *document.ensemble)
             }
             for name, protocol in by_name.items():

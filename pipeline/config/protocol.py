@@ -1,16 +1,28 @@
-"""Test protocols: how an image is shown to a network, and how what it says is averaged.
+"""Test protocols: how an image is shown to a network, and how the outputs are averaged.
+
+A kind of protocol is one class: its keys in a recipe, its boxes and its name. To add one, write its
+class, add it to `BoxProtocol`, and its names to the tables that read names back.
 
 A protocol's name at an input size is what results are tracked and compared under; the published
-numbers (`published.yaml`) use the same names. `protocol_called` knows the short names of the papers
-as well. Crops become boxes in `pipeline.data.loading.boxes`; dense protocols show whole images.
+numbers (`published.yaml`) use the same names. `parse_protocol` knows the short names of the papers
+as well.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, Self, assert_never
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal, Self
 
+import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
+from pipeline.config.boxes import (
+    Floats,
+    Integers,
+    center_offset,
+    crop_of_resized,
+    resized,
+    whole_image,
+)
 from pipeline.config.yaml import Section, read_mapping, validate
 from pipeline.runtime.errors import UserError
 
@@ -27,12 +39,26 @@ class WholeImage(Section):
 
     kind: Literal["whole"] = "whole"
 
+    flip: ClassVar[bool] = False
+    average: ClassVar[Average] = "probabilities"
+    num_boxes: ClassVar[int] = 1
+    num_views: ClassVar[int] = 1
+
+    def smallest_side(self, size: int) -> int:
+        return size
+
+    def boxes(self, size: int, sizes: Integers) -> list[Floats]:
+        return [whole_image(sizes)]
+
+    def name(self, size: int) -> str:
+        return "whole"
+
 
 class CenterCrop(Section):
     """Shorter side to `resize` (longer side rounded down), then the centre square of input size.
 
-    `squash` makes both sides `resize`, as Caffe's AlexNet was tested; `flip` adds the mirrored
-    view.
+    VGG §3.2. `squash` makes both sides `resize`, as Caffe's AlexNet was tested; `flip` adds the
+    mirrored view.
     """
 
     kind: Literal["center"] = "center"
@@ -40,6 +66,26 @@ class CenterCrop(Section):
     squash: bool = False
     flip: bool = False
     average: Average = "probabilities"
+
+    num_boxes: ClassVar[int] = 1
+
+    @property
+    def num_views(self) -> int:
+        return 1 + self.flip
+
+    def smallest_side(self, size: int) -> int:
+        return self.resize
+
+    def boxes(self, size: int, sizes: Integers) -> list[Floats]:
+        resized_sizes = (
+            np.full_like(sizes, self.resize) if self.squash else resized(sizes, self.resize)
+        )
+        offsets = center_offset(resized_sizes, size)
+        return [crop_of_resized(offsets, size, resized_sizes, sizes)]
+
+    def name(self, size: int) -> str:
+        crop = f"{'flip' if self.flip else 'center'}{'-squash' * self.squash}"
+        return f"{crop}-{self.resize}-{size}{_suffix(self.average)}"
 
 
 class Crops(Section):
@@ -62,13 +108,76 @@ class Crops(Section):
     def num_boxes(self) -> int:
         match self.positions:
             case "center":
-                each = 1
+                positions = 1
             case "corners-and-center":
-                each = 5
-            case grid:
-                each = grid * grid
+                positions = 5
+            case per_side:
+                positions = per_side * per_side
         areas = 3 if self.of == "three-squares" else 1
-        return len(self.resize) * areas * (each + self.stretched)
+        return len(self.resize) * areas * (positions + self.stretched)
+
+    @property
+    def num_views(self) -> int:
+        return self.num_boxes * (1 + self.flip)
+
+    def smallest_side(self, size: int) -> int:
+        return min(self.resize)
+
+    def boxes(self, size: int, sizes: Integers) -> list[Floats]:
+        boxes = []
+        for side in self.resize:
+            resized_sizes = resized(sizes, side)
+            pixel = sizes / resized_sizes
+            for start, extent in self._areas(side, resized_sizes):
+                boxes += [
+                    crop_of_resized(start + offset, size, resized_sizes, sizes)
+                    for offset in self._offsets(size, extent)
+                ]
+                if self.stretched:
+                    boxes.append(np.concatenate([start * pixel, extent * pixel], axis=1))
+        return boxes
+
+    def _areas(self, side: int, resized_sizes: Integers) -> list[tuple[Integers, Integers]]:
+        """Return the offset and the extent, each (n, 2), of every area that crops are cut from."""
+        zero = np.zeros_like(resized_sizes)
+        square = np.full_like(resized_sizes, side)
+        center = center_offset(resized_sizes, side)
+        match self.of:
+            case "image":
+                return [(zero, resized_sizes)]
+            case "center-square":
+                return [(center, square)]
+            case "three-squares":  # left, centre and right, or top, centre and bottom
+                return [(start, square) for start in (zero, center, resized_sizes - side)]
+
+    def _offsets(self, size: int, extent: Integers) -> list[Integers]:
+        """Return the offsets (n, 2) of crops of `size` within areas of `extent` (n, 2)."""
+        center, last = center_offset(extent, size), extent - size
+        match self.positions:
+            case "center":
+                return [center]
+            case "corners-and-center":
+                return [last * (0, 0), last * (0, 1), center, last * (1, 0), last * (1, 1)]
+            case per_side:
+                steps = np.linspace(0, 1, per_side)
+                return [np.rint(last * (y, x)).astype(np.int64) for y in steps for x in steps]
+
+    def name(self, size: int) -> str:
+        plain = self.model_copy(update={"average": "probabilities"})
+        sides = _joined(self.resize)
+        if plain == GOOGLE_144:
+            name = f"google-144{_at(size)}"
+        elif plain == ten_crop(self.resize[0]):
+            name = f"ten-crop-{sides}-{size}"
+        elif plain == ten_crop(self.resize[0], "center-square"):
+            name = f"ten-crop-square-{sides}-{size}"
+        elif plain == grid(*self.resize):
+            name = f"grid-{self.num_views}-{sides}{_at(size)}"
+        else:
+            options = f"{'-stretched' * self.stretched}{'-mirrored' * self.flip}"
+            crops = f"crops-{self.num_views}-of-{self.of}-{self.positions}{options}"
+            name = f"{crops}-{sides}-{size}"
+        return name + _suffix(self.average)
 
 
 class Dense(Section):
@@ -83,6 +192,17 @@ class Dense(Section):
     flip: bool = True
     average: Average = "probabilities"
 
+    @property
+    def num_views(self) -> int:
+        return len(self.resize) * (1 + self.flip)
+
+    def smallest_side(self, size: int) -> int:
+        return min(self.resize)
+
+    def name(self, size: int) -> str:
+        mirroring = "" if self.flip else "-unmirrored"
+        return f"dense-{_joined(self.resize)}{mirroring}{_at(size)}{_suffix(self.average)}"
+
 
 class DenseAndCrops(Section):
     """The mean of what a dense protocol and crops give, one half each (VGG §4.3)."""
@@ -91,16 +211,29 @@ class DenseAndCrops(Section):
     dense: Dense
     crops: Crops
 
+    average: ClassVar[Average] = "probabilities"
+
     @model_validator(mode="after")
     def _averages_probabilities(self) -> Self:
         if "logits" in (self.dense.average, self.crops.average):
             raise ValueError("dense-and-crops averages probabilities; leave out average: logits")
         return self
 
+    @property
+    def num_views(self) -> int:
+        return self.dense.num_views + self.crops.num_views
 
-TestProtocol = Annotated[
-    WholeImage | CenterCrop | Crops | Dense | DenseAndCrops, Field(discriminator="kind")
-]
+    def smallest_side(self, size: int) -> int:
+        return min(self.dense.smallest_side(size), self.crops.smallest_side(size))
+
+    def name(self, size: int) -> str:
+        if self == dense_and_grid(*self.crops.resize):
+            return f"dense-and-grid-{_joined(self.crops.resize)}{_at(size)}"
+        return f"{self.dense.name(size)}-and-{self.crops.name(size)}"
+
+
+BoxProtocol = WholeImage | CenterCrop | Crops
+TestProtocol = Annotated[BoxProtocol | Dense | DenseAndCrops, Field(discriminator="kind")]
 SingleView = WholeImage | CenterCrop
 
 
@@ -114,99 +247,67 @@ def grid(*sides: int) -> Crops:
     return Crops(resize=sides, positions=5)
 
 
-GOOGLE_144 = Crops(  # GoogLeNet §7
+def dense_and_grid(*sides: int) -> DenseAndCrops:
+    """Dense and 5 × 5 crops, one half each, at each side (VGG §4.3)."""
+    return DenseAndCrops(dense=Dense(resize=sides), crops=grid(*sides))
+
+
+GOOGLE_144: Crops = Crops(  # GoogLeNet §7
     resize=(256, 288, 320, 352), of="three-squares", positions="corners-and-center", stretched=True
 )
-MULTI_SCALE = Dense(resize=(224, 256, 384, 480, 640))  # ResNet §3.4
+MULTI_SCALE: Dense = Dense(resize=(224, 256, 384, 480, 640))  # ResNet §3.4
+
+# Short names, from the network's own centre crop and from the three sides that VGG tests at.
+_SHORT_NAMES: dict[str, Callable[[CenterCrop, tuple[int, int, int]], TestProtocol]] = {
+    "whole": lambda center, sides: WholeImage(),
+    "center": lambda center, sides: center,
+    "center-squash": lambda center, sides: CenterCrop(resize=center.resize, squash=True),
+    "flip": lambda center, sides: center.model_copy(update={"flip": True}),
+    "ten-crop": lambda center, sides: ten_crop(center.resize),
+    "ten-crop-square": lambda center, sides: ten_crop(center.resize, "center-square"),
+    "dense": lambda center, sides: Dense(resize=sides[1:2]),
+    "dense-3-scales": lambda center, sides: Dense(resize=sides),
+    "vgg-150": lambda center, sides: grid(*sides),
+    "dense-and-vgg-150": lambda center, sides: dense_and_grid(*sides),
+    "google-144": lambda center, sides: GOOGLE_144,
+    "multi-scale": lambda center, sides: MULTI_SCALE,
+}
+
+_N = r"[1-9][0-9]*"
+_SIDES = rf"({_N}(?:-{_N})*)"
+_AT = rf"(?:-at-{_N})?"
+
+# Whole names. One is accepted only if the protocol made of it has that name: the numbers of views
+# and the input size are checked so.
+_NAME_PATTERNS: dict[str, Callable[[re.Match[str]], TestProtocol | None]] = {
+    rf"(center|flip)(-squash)?-({_N})-{_N}": lambda found: CenterCrop(
+        resize=int(found[3]), squash=bool(found[2]), flip=found[1] == "flip"
+    ),
+    rf"ten-crop-({_N})-{_N}": lambda found: ten_crop(int(found[1])),
+    rf"ten-crop-square-({_N})-{_N}": lambda found: ten_crop(int(found[1]), "center-square"),
+    rf"grid-{_N}-{_SIDES}{_AT}": lambda found: grid(*_split(found[1])),
+    rf"google-144{_AT}": lambda found: GOOGLE_144,
+    rf"crops-{_N}-of-(image|center-square|three-squares)"
+    rf"-(center|corners-and-center|[2-9]|[1-9][0-9]+)(-stretched)?(-mirrored)?"
+    rf"-{_SIDES}-{_N}": lambda found: Crops(
+        resize=_split(found[5]),
+        of=found[1],
+        positions=int(found[2]) if found[2].isdecimal() else found[2],
+        stretched=bool(found[3]),
+        flip=bool(found[4]),
+    ),
+    rf"dense-{_SIDES}(-unmirrored)?{_AT}": lambda found: Dense(
+        resize=_split(found[1]), flip=not found[2]
+    ),
+    rf"dense-and-grid-{_SIDES}{_AT}": lambda found: dense_and_grid(*_split(found[1])),
+    r"(dense-.+?)-and-(.+)": lambda found: _of_both(_match(found[1]), _match(found[2])),
+}
 
 
-def num_views(protocol: TestProtocol) -> int:
-    """Return how many views of an image a protocol averages; a whole image at a side is one."""
-    match protocol:
-        case WholeImage():
-            return 1
-        case CenterCrop(flip=flip):
-            return 1 + flip
-        case Crops(flip=flip):
-            return protocol.num_boxes * (1 + flip)
-        case Dense(resize=sides, flip=flip):
-            return len(sides) * (1 + flip)
-        case DenseAndCrops(dense=dense, crops=crops):
-            return num_views(dense) + num_views(crops)
-        case _:
-            assert_never(protocol)
-
-
-def is_dense(protocol: TestProtocol) -> bool:
-    """Whether a network must be made fully convolutional for it."""
-    return isinstance(protocol, Dense | DenseAndCrops)
-
-
-def smallest_side(protocol: TestProtocol, size: int) -> int:
-    """Return the smallest shorter side that crops of `size` are cut from."""
-    match protocol:
-        case WholeImage():
-            return size
-        case CenterCrop(resize=resize):
-            return resize
-        case Crops(resize=sides) | Dense(resize=sides):
-            return min(sides)
-        case DenseAndCrops(dense=dense, crops=crops):
-            return min(*dense.resize, *crops.resize)
-        case _:
-            assert_never(protocol)
-
-
-def protocol_name(protocol: TestProtocol, size: int) -> str:
-    """Name a protocol at an input size: "whole", "center-256-224", "google-144"."""
-    if getattr(protocol, "average", "") == "logits":
-        plain = protocol.model_copy(update={"average": "probabilities"})
-        return f"{protocol_name(plain, size)}-logits"
-    at = "" if size == _PUBLISHED_SIZE else f"-at-{size}"
-    match protocol:
-        case WholeImage():
-            return "whole"
-        case CenterCrop(resize=resize, squash=squash, flip=flip):
-            return f"{'flip' if flip else 'center'}{'-squash' * squash}-{resize}-{size}"
-        case Crops():
-            return _name_of_crops(protocol, size, at)
-        case Dense(resize=sides, flip=flip):
-            return f"dense-{_joined(sides)}{'' if flip else '-unmirrored'}{at}"
-        case DenseAndCrops(dense=dense, crops=crops):
-            return _name_of_both(dense, crops, size, at)
-        case _:
-            assert_never(protocol)
-
-
-def _name_of_crops(crops: Crops, size: int, at: str) -> str:
-    sides = _joined(crops.resize)
-    if crops == GOOGLE_144:
-        return f"google-144{at}"
-    if len(crops.resize) == 1 and crops == ten_crop(crops.resize[0]):
-        return f"ten-crop-{sides}-{size}"
-    if len(crops.resize) == 1 and crops == ten_crop(crops.resize[0], "center-square"):
-        return f"ten-crop-square-{sides}-{size}"
-    if crops == grid(*crops.resize):
-        return f"grid-{num_views(crops)}-{sides}{at}"
-    words = [f"crops-{num_views(crops)}-of", crops.of, str(crops.positions)]
-    words += ["stretched"] * crops.stretched + ["mirrored"] * crops.flip
-    return "-".join([*words, sides, str(size)])
-
-
-def _name_of_both(dense: Dense, crops: Crops, size: int, at: str) -> str:
-    if dense == Dense(resize=crops.resize) and crops == grid(*crops.resize):
-        return f"dense-and-grid-{_joined(crops.resize)}{at}"
-    return f"{protocol_name(dense, size)}-and-{protocol_name(crops, size)}"
-
-
-def _joined(sides: tuple[int, ...]) -> str:
-    return "-".join(map(str, sides))
-
-
-def protocol_called(
+def parse_protocol(
     text: str, size: int, tested: TestProtocol, trained_sides: tuple[int, int] | None = None
 ) -> TestProtocol:
-    """Return the protocol that a user calls `text`, for a network of input `size`.
+    """Return the protocol that `text` names, for a network of input `size`.
 
     `text` is a short name, a whole one ("ten-crop-256-224", "dense-256-384-512"), or a mapping in
     YAML ("{kind: crops, resize: [256, 288], positions: 3}"); "-logits" at a name's end averages
@@ -215,101 +316,71 @@ def protocol_called(
     of dense tests. Raises `UserError`.
     """
     if text.lstrip().startswith("{"):
-        return _fitting(_of_mapping(text), text, size)
-    name = text.removesuffix("-logits")
-    short = _short_names(size, tested, trained_sides)
-    found = short.get(name) or _of_whole_name(name, size)
-    if found is None:
-        raise UserError(
-            f"--protocol {text}: no such protocol of {size}-pixel input; there are: "
-            f"{', '.join(short)}, names as center-256-224, or a mapping as {{kind: crops, resize: "
-            "[256, 288], positions: 3}"
-        )
-    if name != text:
-        if not hasattr(found, "average"):
-            raise UserError(f"--protocol {text}: {name} has no logits to average")
-        found = found.model_copy(update={"average": "logits"})
-    return _fitting(found, text, size)
-
-
-def _short_names(
-    size: int, tested: TestProtocol, trained_sides: tuple[int, int] | None
-) -> Mapping[str, TestProtocol]:
-    center = tested if isinstance(tested, CenterCrop) else CenterCrop(resize=size * 8 // 7)
-    resize = center.resize
-    small, large = trained_sides or (resize, resize)
-    # VGG §3.2: trained at a fixed side S, or at sides drawn from a range.
-    middle = (small + large) // 2
-    three = (small, middle, large) if small < large else (max(1, small - 32), small, small + 32)
-    return {
-        "whole": WholeImage(),
-        "center": center,
-        "center-squash": CenterCrop(resize=resize, squash=True),
-        "flip": center.model_copy(update={"flip": True}),
-        "ten-crop": ten_crop(resize),
-        "ten-crop-square": ten_crop(resize, "center-square"),
-        "dense": Dense(resize=(middle,)),
-        "dense-3-scales": Dense(resize=three),
-        "vgg-150": grid(*three),
-        "dense-and-vgg-150": DenseAndCrops(dense=Dense(resize=three), crops=grid(*three)),
-        "google-144": GOOGLE_144,
-        "multi-scale": MULTI_SCALE,
-    }
-
-
-def _of_whole_name(name: str, size: int) -> TestProtocol | None:
-    """Read a name back: that of the protocol, among those which its words allow, that has it."""
-    candidates = _candidates(name, size)
-    return next((one for one in candidates if protocol_name(one, size) == name), None)
-
-
-_CROPS = re.compile(
-    r"crops-\d+-of-(image|center-square|three-squares)-"
-    r"(center|corners-and-center|[2-9]|[1-9]\d+)(-stretched)?(-mirrored)?((?:-[1-9]\d*)+)-\d+"
-)
-
-
-def _candidates(name: str, size: int) -> Iterator[TestProtocol]:
-    words = name.removesuffix(f"-at-{size}").split("-")
-    sides = tuple(int(word) for word in words if word.isdecimal())
-    for length, start in ((len(sides), 0), (len(sides) - 1, 0), (len(sides) - 1, 1)):
-        chosen = sides[start : start + length]
-        if not chosen or 0 in chosen:
-            continue
-        yield from (CenterCrop(resize=chosen[0], squash=s, flip=f) for s in (0, 1) for f in (0, 1))
-        yield ten_crop(chosen[0])
-        yield ten_crop(chosen[0], "center-square")
-        yield grid(*chosen)
-        yield GOOGLE_144
-        yield from (Dense(resize=chosen, flip=flip) for flip in (True, False))
-        yield DenseAndCrops(dense=Dense(resize=chosen), crops=grid(*chosen))
-    if found := _CROPS.fullmatch(name):
-        of, positions, stretched, mirrored, each = found.groups()
-        content = {
-            "resize": [int(side) for side in each[1:].split("-")],
-            "of": of,
-            "positions": int(positions) if positions.isdecimal() else positions,
-            "stretched": bool(stretched),
-            "flip": bool(mirrored),
-        }
-        yield Crops.model_validate(content)
-    one, both, other = name.partition("-and-")
-    dense, crops = (_of_whole_name(part, size) if both else None for part in (one, other))
-    if isinstance(dense, Dense) and isinstance(crops, Crops):
-        yield DenseAndCrops(dense=dense, crops=crops)
+        content = {"protocol": read_mapping(text, "--protocol")}
+        protocol = validate(_Choice, content, "--protocol").protocol
+    else:
+        protocol = _named(text, size, tested, trained_sides)
+    side = protocol.smallest_side(size)
+    if side < size:
+        raise UserError(f"--protocol {text}: a side of {side} is smaller than the input, {size}")
+    return protocol
 
 
 class _Choice(Section):
     protocol: TestProtocol
 
 
-def _of_mapping(text: str) -> TestProtocol:
-    content = {"protocol": read_mapping(text, "--protocol")}
-    return validate(_Choice, content, "--protocol").protocol
+def _named(
+    text: str, size: int, tested: TestProtocol, trained_sides: tuple[int, int] | None
+) -> TestProtocol:
+    name = text.removesuffix("-logits")
+    protocol = _match(name)
+    if name in _SHORT_NAMES:
+        center = tested if isinstance(tested, CenterCrop) else CenterCrop(resize=size * 8 // 7)
+        small, large = trained_sides or (center.resize, center.resize)
+        # VGG §3.2: trained at a fixed side S, or at sides drawn from a range.
+        three = (max(1, small - 32), small, small + 32)
+        if small < large:
+            three = (small, (small + large) // 2, large)
+        protocol = _SHORT_NAMES[name](center, three)
+    elif protocol is None or protocol.name(size) != name:
+        raise UserError(
+            f"--protocol {text}: no such protocol of {size}-pixel input; there are: "
+            f"{', '.join(_SHORT_NAMES)}, names as center-256-224, or a mapping as {{kind: crops, "
+            "resize: [256, 288], positions: 3}"
+        )
+    if name == text:
+        return protocol
+    if "average" not in type(protocol).model_fields:
+        raise UserError(f"--protocol {text}: {name} has no logits to average")
+    return protocol.model_copy(update={"average": "logits"})
 
 
-def _fitting(protocol: TestProtocol, text: str, size: int) -> TestProtocol:
-    side = smallest_side(protocol, size)
-    if side < size:
-        raise UserError(f"--protocol {text}: a side of {side} is smaller than the input, {size}")
-    return protocol
+def _match(name: str) -> TestProtocol | None:
+    """Return the protocol of the first pattern of whole names that `name` matches."""
+    for pattern, build in _NAME_PATTERNS.items():
+        if found := re.fullmatch(pattern, name):
+            return build(found)
+    return None
+
+
+def _of_both(dense: TestProtocol | None, crops: TestProtocol | None) -> DenseAndCrops | None:
+    if isinstance(dense, Dense) and isinstance(crops, Crops):
+        return DenseAndCrops(dense=dense, crops=crops)
+    return None
+
+
+def _split(sides: str) -> tuple[int, ...]:
+    return tuple(int(side) for side in sides.split("-"))
+
+
+def _joined(sides: tuple[int, ...]) -> str:
+    return "-".join(map(str, sides))
+
+
+def _at(size: int) -> str:
+    return "" if size == _PUBLISHED_SIZE else f"-at-{size}"
+
+
+def _suffix(average: Average) -> str:
+    return "-logits" if average == "logits" else ""

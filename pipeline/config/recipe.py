@@ -9,15 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from pipeline.config.augmentation import (
-    AlexNetCrop,
-    Augmentation,
-    MixupConfig,
-    ProgressiveResizing,
-    ScaleJitter,
-)
+from pipeline.config.augmentation import Augmentation, MixupConfig, ProgressiveResizing
 from pipeline.config.optimization import EMAConfig, LossConfig, Optimizer, Schedule
-from pipeline.config.protocol import TestProtocol, num_views, smallest_side
+from pipeline.config.protocol import TestProtocol
 from pipeline.config.yaml import (
     Fraction,
     Section,
@@ -188,36 +182,32 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _crops_fit(self) -> Self:
         size = self.input.size
+        trained_side, _ = self.augmentation.trained_sides or (size, size)
         for section, side in (
-            ("evaluation.resize", smallest_side(self.evaluation, size)),
-            ("augmentation.resize", getattr(self.augmentation, "resize", size)),
-            ("augmentation.min_side", getattr(self.augmentation, "min_side", size)),
+            ("evaluation.resize", self.evaluation.smallest_side(size)),
+            ("the smallest side of augmentation", trained_side),
         ):
             if side < size:
                 raise ValueError(f"{section} ({side}) is smaller than input.size ({size})")
-        for key, mend in (("color_noise", "set it to 0"), ("color_jitter", "leave it out")):
-            if self.input.color == "gray" and getattr(self.augmentation, key, None):
-                raise ValueError(f"augmentation.{key} needs input.color: rgb; {mend}")
+        return self
+
+    @model_validator(mode="after")
+    def _only_colors_vary_in_color(self) -> Self:
+        if self.input.color == "gray":
+            if self.augmentation.appearance.color_noise:
+                raise ValueError("augmentation.color_noise needs input.color: rgb; set it to 0")
+            if self.augmentation.appearance.color_jitter:
+                raise ValueError("augmentation.color_jitter needs input.color: rgb; leave it out")
         return self
 
     @model_validator(mode="after")
     def _trains_on_one_view(self) -> Self:
         is_box = self.evaluation.kind in ("whole", "center")
-        if self.augmentation.kind == "none" and not (is_box and num_views(self.evaluation) == 1):
+        if self.augmentation.kind == "none" and not (is_box and self.evaluation.num_views == 1):
             raise ValueError(
                 "augmentation: {kind: none} needs evaluation of kind whole or center, unmirrored"
             )
         return self
-
-    @property
-    def trained_sides(self) -> tuple[int, int] | None:
-        """The smallest and the largest shorter side trained at, where there are such."""
-        match self.augmentation:
-            case ScaleJitter(min_side=small, max_side=large):
-                return small, large
-            case AlexNetCrop(resize=side):
-                return side, side
-        return None
 
     @model_validator(mode="after")
     def _targets_can_be_mixed(self) -> Self:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.cluster import LoadingConfig
-from pipeline.config.protocol import TestProtocol, num_views, protocol_name
+from pipeline.config.protocol import TestProtocol
 from pipeline.config.recipe import InputConfig
-from pipeline.data.loading.loader import Batch, build_loader, share_of
+from pipeline.data.loading.loader import Batch, build_loader
+from pipeline.data.loading.plans import share_of
 from pipeline.data.loading.views import shifted
 from pipeline.data.store.store import Split
 from pipeline.evaluation.metrics import Counts
@@ -41,7 +42,7 @@ class EvaluationConfig:
 
     @property
     def protocol_name(self) -> str:
-        return protocol_name(self.protocol, self.input.size)
+        return self.protocol.name(self.input.size)
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def scored_images(
     One pass is scored batch by batch; the averages of several are there at the end, on the CPU,
     which has room for all of a share.
     """
-    averages_logits = num_views(setting.protocol) == 1 or _averages_logits(setting.protocol)
+    averages_logits = setting.protocol.num_views == 1 or setting.protocol.average == "logits"
     todo = passes(
         setting.protocol,
         setting.input.size,
@@ -170,10 +171,6 @@ def scored_images(
     assert total is not None  # each pass sees every image
     labels = torch.from_numpy(setting.split.labels)[share]
     yield _scored(total, averages_logits, labels, share)
-
-
-def _averages_logits(protocol: TestProtocol) -> bool:
-    return getattr(protocol, "average", "probabilities") == "logits"
 
 
 def _scored(means: Tensor, averages_logits: bool, labels: Tensor, indices: Tensor) -> Scored:

@@ -4,19 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
-from pipeline.config.protocol import (
-    CenterCrop,
-    Crops,
-    Dense,
-    DenseAndCrops,
-    TestProtocol,
-    WholeImage,
-)
-from pipeline.data.loading.loader import (
-    dense_images_a_batch,
+from pipeline.config.protocol import BoxProtocol, Dense, DenseAndCrops, TestProtocol
+from pipeline.data.loading.plans import (
+    dense_images_per_batch,
     dense_plan,
     evaluation_plan,
-    images_a_batch,
+    images_per_batch,
 )
 from pipeline.data.loading.views import Views
 from pipeline.data.store.store import Split
@@ -48,9 +41,9 @@ def passes(
     of a dense protocol its own.
     """
     dealt = (split, rank, world_size, batch_size)
+    if isinstance(protocol, BoxProtocol):
+        return [_of_boxes(protocol, size, *dealt)]
     match protocol:
-        case WholeImage() | CenterCrop() | Crops():
-            return [_of_boxes(protocol, size, *dealt)]
         case Dense():
             return _of_sides(protocol, size, *dealt)
         case DenseAndCrops(dense=dense, crops=crops):
@@ -61,7 +54,7 @@ def passes(
 
 
 def _of_boxes(
-    protocol: WholeImage | CenterCrop | Crops,
+    protocol: BoxProtocol,
     size: int,
     split: Split,
     rank: int,
@@ -71,9 +64,9 @@ def _of_boxes(
 ) -> Pass:
     return Pass(
         views=evaluation_plan(protocol, size, split, rank, world_size, batch_size),
-        max_images=images_a_batch(protocol, batch_size),
-        boxes_per_image=protocol.num_boxes if isinstance(protocol, Crops) else 1,
-        flip=getattr(protocol, "flip", False),
+        max_images=images_per_batch(protocol, batch_size),
+        boxes_per_image=protocol.num_boxes,
+        flip=protocol.flip,
         weight=weight,
     )
 
@@ -90,7 +83,7 @@ def _of_sides(
     return [
         Pass(
             views=dense_plan(side, size, split, rank, world_size, batch_size),
-            max_images=dense_images_a_batch(side * side, size, batch_size),
+            max_images=dense_images_per_batch(side * side, size, batch_size),
             flip=protocol.flip,
             is_dense=True,
             weight=total_weight / len(protocol.resize),

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_safetensors
 
-from pipeline.data.loading.loader import share_of
+from pipeline.data.loading.plans import share_of
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.store import Split
 from pipeline.evaluation.evaluate import PredictionSink, Scored

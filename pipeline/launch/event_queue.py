@@ -1,4 +1,4 @@
-"""Carries what workers tell to the driver. Light, since Ray gives it a process of its own."""
+"""Carries events from the workers to the driver. Light, since Ray gives it a process of its own."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 
 
 class EventQueue:
-    """Holds events until the driver takes them, and the mistake that ends all attempts."""
+    """Holds events until the driver takes them, and the error that ends all attempts.
+
+    Not `ray.util.queue`, whose `put` waits for an answer and which holds no such error.
+    """
 
     def __init__(self) -> None:
         self._events: list[Any] = []
-        self._mistake: UserError | None = None
+        self._error: UserError | None = None
 
     def put(self, event: Any) -> None:
         self._events.append(event)
@@ -26,11 +29,11 @@ class EventQueue:
         events, self._events = self._events, []
         return events
 
-    def note_mistake(self, mistake: UserError) -> None:
-        self._mistake = mistake
+    def set_error(self, error: UserError) -> None:
+        self._error = error
 
-    def mistake(self) -> UserError | None:
-        return self._mistake
+    def error(self) -> UserError | None:
+        return self._error
 
 
 @contextmanager
@@ -39,19 +42,19 @@ def event_queue(show: Callable[[Any], None]) -> Iterator["ActorHandle[Any]"]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # On the driver's own node, so that no other one's end is the end of the news.
+    # On the driver's own node, so that the loss of another node never ends it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(EventQueue).remote()
+    queue = ray.remote(num_cpus=0, scheduling_strategy=here)(EventQueue).remote()
 
     def deliver(is_over: threading.Event) -> None:
         over = False
         while not over:
             over = is_over.wait(0.3)  # one last round after the end
-            for event in ray.get(actor.take.remote()):
+            for event in ray.get(queue.take.remote()):
                 show(event)
 
     try:
         with in_background("events", deliver, patience=10):
-            yield actor
+            yield queue
     finally:
-        ray.kill(actor)
+        ray.kill(queue)

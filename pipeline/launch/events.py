@@ -1,4 +1,4 @@
-"""What workers tell the driver while they work."""
+"""The events that workers send to the driver."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,23 +43,23 @@ class ValidationReport:
 
 @dataclass(frozen=True)
 class Message:
-    """Something a person should read."""
+    """A line of text for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class WorkerStarted:
-    """A worker begins, for the first time or again."""
+    """A worker starts, for the first time or again after a failure."""
 
     rank: int
 
 
 @dataclass(frozen=True)
 class WorkerSpeed:
-    """How a worker fared since its last report; seconds are means over its steps.
+    """A worker's mean seconds of a step since its last report, and how many of them it waited.
 
-    `gpu_bytes` are in use on its GPU, by whomever; 0 on a CPU.
+    `gpu_bytes` is the memory in use on its GPU, by all processes; 0 on a CPU.
     """
 
     rank: int
@@ -70,7 +70,7 @@ class WorkerSpeed:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """A sign of life: the worker runs, and has taken so many batches."""
+    """Says that the worker runs, and how many batches it has taken."""
 
     rank: int
     batches: int
@@ -78,7 +78,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class WorkerHung:
-    """A worker that took no batch for so many seconds ends itself; its stacks are in `folder`."""
+    """A worker took no batch for `seconds` and ends itself; its stacks are in `folder`."""
 
     rank: int
     seconds: float

@@ -1,4 +1,4 @@
-"""The training as a person watches it: live in a terminal, plain lines anywhere else."""
+"""Shows a training's progress: live bars in a terminal, plain lines anywhere else."""
 
 import time
 from types import TracebackType
@@ -14,12 +14,12 @@ from pipeline.launch.events import Event, Message, StepsReport, ValidationReport
 
 
 class ProgressDisplay:
-    """Shows events; a context manager, since a live display must be taken down."""
+    """Shows events; a context manager, since a live display must be stopped."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._started = time.monotonic()
-        self._first: tuple[float, float] | None = None
+        self._first_report: tuple[float, float] | None = None  # time, epochs done
         self._bars = Bars(
             TextColumn("{task.description:>6}"), BarColumn(), MofNCompleteColumn(), console=console
         )
@@ -85,14 +85,14 @@ class ProgressDisplay:
             )
 
     def _time_left(self, event: StepsReport) -> str:
-        # From this start on, since a resumed training did its first part in another life.
+        # At the speed of this process: a resumed training did its first epochs in an earlier one.
         done = event.epoch + event.step / event.num_steps
         now = time.monotonic()
-        if self._first is None:
-            self._first = (now, done)
+        if self._first_report is None:
+            self._first_report = (now, done)
             rate = done / (now - self._started) if done and not event.epoch else 0.0
         else:
-            since, before = self._first
+            since, before = self._first_report
             rate = (done - before) / (now - since) if now > since else 0.0
         if rate <= 0:
             return ""

@@ -1,12 +1,13 @@
-"""Shows a training at Ray's metrics endpoints, for Prometheus; `docker/grafana` draws it.
+"""Exports a training's metrics for Prometheus by Ray's endpoints; `docker/grafana` draws them.
 
-The driver hears of all workers and is the one process that sets the gauges. Ray writes `ray_`
-before each name, and serves them as text on the driver's node (`MetricsExportPort`, `ray.nodes()`).
+The driver receives the events of all workers and is the one process that sets the gauges. Ray
+writes `ray_` before each name, and serves them as text on the driver's node (`MetricsExportPort` of
+`ray.nodes()`).
 """
 
 from pipeline.launch.events import Event, StepsReport, WorkerSpeed, WorkerStarted
 
-# By name: what it is, and the tags that tell its series apart.
+# By name: the description, and the tags of its series.
 GAUGES = {
     "ilsvrc_images_per_second": ("Training images per second, of all workers", ("run",)),
     "ilsvrc_epoch": ("Epochs done, with the part of the current one", ("run",)),
@@ -29,7 +30,7 @@ class PrometheusMetrics:
             for name, (description, tags) in GAUGES.items()
         }
 
-    def hear(self, event: Event) -> None:
+    def update(self, event: Event) -> None:
         match event:
             case WorkerStarted(rank=0):
                 self._starts += 1

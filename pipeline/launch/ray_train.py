@@ -1,4 +1,4 @@
-"""Runs a function on the workers of a cluster: by Ray Train, or in this very process."""
+"""Runs a function on the workers of a cluster: by Ray Train, or in this process."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Work = TypeVar("Work", bound=WorkerJob)
 
-# What all workers raise at the same step, so that none is to be tried again.
-_ENDS = (TrainingStoppedError, InterruptedByUserError)
+# All workers raise these at the same step; they are final, so the workers don't start again.
+_FINAL = (TrainingStoppedError, InterruptedByUserError)
 _SCRATCH = ".ray-"
 
 
@@ -49,49 +49,45 @@ def run_on_workers(
     """Call `function` on every worker of the job's cluster and return what rank 0 returned.
 
     Events of the workers reach `show` in this process. A `UserError` of a worker is raised again
-    here, and is not tried again. Any other failure of a worker leaves its traceback in the run's
-    folder and becomes a `WorkerFailedError` that names the file. A function that `stops_on_request`
-    is asked to by signals (`launch.stop_signal`); it raises `InterruptedByUserError` when it
-    did.
+    here, without another attempt. Any other failure of a worker leaves its traceback in the run's
+    folder and becomes a `WorkerFailedError` that names the file. Where `stops_on_request`, signals
+    request that `function` stops (`launch.stop_signal`); it then raises `InterruptedByUserError`.
     """
     workers = job.cluster.workers
-
-    def asking() -> AbstractContextManager[None]:
-        if not stops_on_request:
-            return nullcontext()
-        return stop_on_signals(job.folder, workers.grace_seconds, lambda text: show(Message(text)))
-
+    stop_signals = (
+        stop_on_signals(job.folder, workers.grace_seconds, lambda text: show(Message(text)))
+        if stops_on_request
+        else nullcontext()
+    )
     if workers.are_in_process:
-        with asking():
-            return _in_this_process(function, job, show)
-    with ray_session(workers.ray_address), event_queue(_hearing(job, show)) as box:
-        _refuse_too_few(workers)
-        with asking():  # Ray catches signals while it starts
-            return _fit(function, job, box)
+        with stop_signals:
+            return _run_in_this_process(function, job, show)
+    with ray_session(workers.ray_address), event_queue(_event_handler(job, show)) as queue:
+        _refuse_too_few_resources(workers)
+        with stop_signals:  # not earlier: Ray catches signals while it starts
+            return _fit(function, job, queue)
 
 
-def remove_what_killed_ones_left(folder: RunFolder) -> None:
-    """Remove the scratch of drivers that were killed. For who holds `folder`: others may live."""
+def remove_stale_scratch(folder: RunFolder) -> None:
+    """Remove the scratch of drivers that were killed. Only for the holder of `folder`'s lock."""
     for stale in folder.path.glob(f"{_SCRATCH}*"):
         shutil.rmtree(stale, ignore_errors=True)
 
 
-def _hearing(job: WorkerJob, show: Report) -> Report:
-    """Return what hears the workers: the gauges all, `show` what a person should be told."""
-    roll_call, gauges = (
-        HeartbeatMonitor(job.cluster.workers.is_elastic),
-        PrometheusMetrics(job.folder.name),
-    )
+def _event_handler(job: WorkerJob, show: Report) -> Report:
+    """Return a function that exports events to Prometheus and shows the user's part of them."""
+    monitor = HeartbeatMonitor(job.cluster.workers.is_elastic)
+    metrics = PrometheusMetrics(job.folder.name)
 
-    def hear(event: Event) -> None:
-        gauges.hear(event)
-        if told := roll_call.hear(event):
-            show(told)
+    def handle(event: Event) -> None:
+        metrics.update(event)
+        if shown := monitor.filter(event):
+            show(shown)
 
-    return hear
+    return handle
 
 
-def _in_this_process(
+def _run_in_this_process(
     function: Callable[[Work, Worker, Report], Result], job: Work, show: Report
 ) -> Result:
     device = device_here(job.cluster.workers.device)
@@ -99,37 +95,37 @@ def _in_this_process(
         return function(job, Worker(0, 1, device), show)
 
 
-def _refuse_too_few(workers: WorkersConfig) -> None:
+def _refuse_too_few_resources(workers: WorkersConfig) -> None:
     # Ray Train itself would wait for ever.
     import ray
 
-    there = ray.cluster_resources()
-    wanted = {
+    available = ray.cluster_resources()
+    needed = {
         "CPU": workers.fewest * workers.cpus,
         "GPU": workers.fewest if workers.device == "gpu" else 0,
     }
-    for kind, number in wanted.items():
-        if number > there.get(kind, 0):
+    for kind, number in needed.items():
+        if number > (has := available.get(kind, 0)):
             raise UserError(
-                f"{workers.fewest} workers need {number} {kind}s, Ray has {there.get(kind, 0):g}; "
+                f"{workers.fewest} workers need {number} {kind}s, Ray has {has:g}; "
                 f"lower cluster.workers.{'min' if workers.is_elastic else 'count'}"
             )
 
 
 def _fit(
-    function: Callable[[Work, Worker, Report], Result], job: Work, box: "ActorHandle[Any]"
+    function: Callable[[Work, Worker, Report], Result], job: Work, queue: "ActorHandle[Any]"
 ) -> Result:
     from ray import train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers, network = job.cluster.workers, job.cluster.network
-    # Nobody takes this machine's own Ray a node away, and the watcher costs it an actor.
+    # A Ray on this machine alone loses no node to preemption, and the watcher costs an actor.
     watches = "0" if workers.are_on_this_machine else "1"
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", watches)
     # Ray wants a place that all machines share; the run's folder is one.
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=job.folder.path) as scratch:
         trainer = TorchTrainer(
-            partial(_enter, function, job, box, credentials()),
+            partial(_run_worker, function, job, queue, credentials()),
             torch_config=TorchConfig(
                 init_method=network.rendezvous, timeout_s=network.timeout_seconds
             ),
@@ -148,20 +144,20 @@ def _fit(
                 storage_path=scratch,
                 failure_config=train.FailureConfig(max_failures=workers.max_failures),
                 logging_config=train.LoggingConfig(log_level="ERROR"),
-                worker_runtime_env={"env_vars": _network_device(network.interface)},
+                worker_runtime_env={"env_vars": _interface_variables(network.interface)},
             ),
         )
         try:
-            returned = _in_a_thread(lambda: trainer.fit().return_value)
+            returned = _call_in_thread(lambda: trainer.fit().return_value)
         except train.TrainingFailedError as error:
-            raise _explained(error, job) from None
+            raise _worker_error(error, job) from None
     if isinstance(returned, UserError | InterruptedByUserError):
         raise returned
     return returned
 
 
-def _in_a_thread(function: Callable[[], Result]) -> Result:
-    """Call `function` while this thread hears signals, which Ray would take for itself."""
+def _call_in_thread(function: Callable[[], Result]) -> Result:
+    """Call `function` in a thread, so that this one gets the signals, which Ray would catch."""
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -170,72 +166,74 @@ def _in_a_thread(function: Callable[[], Result]) -> Result:
         except BaseException as error:
             future.set_exception(error)
 
-    # A daemon: when Ctrl-C ends the waiting, nobody waits for it.
+    # A daemon, so that it does not keep the process alive after Ctrl-C.
     threading.Thread(target=run, name="fit", daemon=True).start()
     while not future.done():
         wait([future], timeout=0.2)
     return future.result()
 
 
-def _network_device(interface: str | None) -> dict[str, str]:
-    """What NCCL and gloo read when they start."""
+def _interface_variables(interface: str | None) -> dict[str, str]:
+    """Return the environment variables that NCCL and gloo read when they start."""
     names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
     return dict.fromkeys(names, interface) if interface else {}
 
 
 def credentials() -> dict[str, str]:
-    """Return what a Ray that was up before can't know of this process's environment."""
+    """Return this process's variables that workers of a Ray that was up before would lack."""
     return {key: value for key, value in os.environ.items() if key.startswith(("MLFLOW_", "AWS_"))}
 
 
-def _enter(
+def _run_worker(
     function: Callable[[Work, Worker, Report], Result],
     job: Work,
-    box: "ActorHandle[Any]",
+    queue: "ActorHandle[Any]",
     environment: dict[str, str],
 ) -> Result | Exception:
-    """Be one worker of Ray Train: the only code that asks Ray who it is."""
+    """Run `function` as one worker of Ray Train: the only code that asks Ray for its rank."""
     os.environ.update(environment)
     import ray
     from ray import train
     from ray.train.torch import get_device
 
-    if mistake := ray.get(box.mistake.remote()):
-        return mistake  # of an earlier attempt; all workers see it
+    if earlier_error := ray.get(queue.error.remote()):
+        return earlier_error  # of the attempt before; all workers get it
 
     context = train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
 
     def report(event: Event) -> None:
-        box.put.remote(event)
+        queue.put.remote(event)
 
     report(WorkerStarted(worker.rank))
     try:
         with watch_preemption(job.folder):
             return function(job, worker, report)
-    except _ENDS as error:
-        return error  # Ray would try what is raised again
+    except _FINAL as error:
+        return error  # for what is raised Ray would start the workers again
     except UserError as error:
         # The others wait for this worker, so that it must fail; the next attempt ends at once.
-        ray.get(box.note_mistake.remote(error))
+        ray.get(queue.set_error.remote(error))
         raise
 
 
-def _explained(error: Exception, job: WorkerJob) -> Exception:
-    failures = getattr(error, "worker_failures", {})
+def _worker_error(error: Exception, job: WorkerJob) -> Exception:
+    """Return the `UserError` that ended a worker, or a `WorkerFailedError` in its place."""
+    from ray import train
+
+    failures = error.worker_failures if isinstance(error, train.WorkerGroupError) else {}
     for failure in failures.values():
-        for cause in (failure, getattr(failure, "cause", None), failure.__cause__):
-            if isinstance(cause, UserError):
-                return cause
+        if isinstance(failure, UserError):
+            return failure
     job.folder.errors.write_text(str(error), encoding="utf-8")  # Ray's text has the tracebacks
-    first = min(failures.values(), key=_is_collateral, default=error)
+    first = min(failures.values(), key=_is_lost_connection, default=error)
     return WorkerFailedError(
-        f"a worker failed: {type(first).__name__}: {_first_line(first)}; the whole story is in "
+        f"a worker failed: {type(first).__name__}: {_first_line(first)}; the traceback is in "
         f"{job.folder.errors}"
     )
 
 
-def _is_collateral(failure: Exception) -> bool:
+def _is_lost_connection(failure: Exception) -> bool:
     # When one worker goes, the others lose their connection to it.
     return any(word in str(failure) for word in ("onnection", "NCCL", "Gloo", "gloo"))
 

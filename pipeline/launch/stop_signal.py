@@ -1,9 +1,9 @@
-"""Asks a training, from outside, to save a checkpoint or to stop after its next step.
+"""Requests to a running training: save a checkpoint, or stop after the next step.
 
-Who asks leaves a file in the run's folder, which the first worker looks for after each step; that
-works from any machine that shares the folder. Signals to the command ask to stop: Ctrl-C once,
-SIGTERM and SIGUSR1, which schedulers send before they take a machine away. SIGUSR1 to a worker, and
-the notice that its node is to go, ask too (`pipeline.launch.preemption`).
+A request is a file in the run's folder, which the first worker looks for after each step; that
+works from any machine that shares the folder. Signals to the command request a stop: Ctrl-C once,
+SIGTERM and SIGUSR1, which schedulers send before they take a machine away. So do SIGUSR1 to a
+worker, and the notice that its node will be preempted (`pipeline.launch.preemption`).
 """
 
 import os
@@ -29,7 +29,7 @@ _OF_SCHEDULERS = (signal.SIGTERM, signal.SIGUSR1)
 def stop_on_signals(
     folder: RunFolder, grace_seconds: float, say: Callable[[str], None]
 ) -> Iterator[None]:
-    """Have the first signal ask the run to stop, and the second raise `KeyboardInterrupt`.
+    """Have the first signal request a stop of the run, and the second raise `KeyboardInterrupt`.
 
     A scheduler, unlike a person, does not wait: `grace_seconds` after its signal the second one is
     sent here. Outside the main thread, where signals can't be caught, nothing is done.
@@ -37,19 +37,19 @@ def stop_on_signals(
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    patience = threading.Timer(grace_seconds, os.kill, (os.getpid(), signal.SIGINT))
-    patience.daemon = True
+    deadline = threading.Timer(grace_seconds, os.kill, (os.getpid(), signal.SIGINT))
+    deadline.daemon = True
 
-    heard = False
+    is_requested = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal heard
-        if heard:
+        nonlocal is_requested
+        if is_requested:
             raise KeyboardInterrupt
-        heard = True
+        is_requested = True
         folder.stop_request.touch()
         if number in _OF_SCHEDULERS:
-            patience.start()
+            deadline.start()
             rest = f"within {grace_seconds:g} s"
         else:
             rest = "once more stops at once"
@@ -60,13 +60,13 @@ def stop_on_signals(
     try:
         yield
     finally:
-        patience.cancel()
+        deadline.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 class StopRequest(IntEnum):
-    """What all workers are to do after a step; the strongest wish wins."""
+    """What all workers must do after a step."""
 
     NOTHING = 0
     SAVE = 1
@@ -74,11 +74,11 @@ class StopRequest(IntEnum):
 
 
 class StopSignal:
-    """Tells all workers after the same step what somebody asked for.
+    """Gives all workers the same request after the same step.
 
-    Besides who leaves a file, time asks: `seconds_between_saves` after the last checkpoint for
-    another. Workers agree in the background, while the next step is computed, and so learn of it a
-    step late, at no cost.
+    Requests are files in the run's folder; in addition, a checkpoint is requested
+    `seconds_between_saves` after the last one. Workers exchange the request in the background,
+    while the next step is computed, and so receive it a step late, at no cost.
     """
 
     def __init__(self, folder: RunFolder, seconds_between_saves: float, worker: Worker) -> None:
@@ -88,43 +88,41 @@ class StopSignal:
             torch.distributed.new_group(backend="gloo") if worker.world_size > 1 else None
         )
         self._pending: tuple[torch.distributed.Work, Tensor] | None = None
-        self.saved()
+        self.checkpoint_saved()
 
-    def result(self) -> StopRequest:
-        """What to do now. A collective call, to be made after every step."""
+    def poll(self) -> StopRequest:
+        """Return what to do now. A collective call, to be made after every step."""
         if self._group is None:
-            return self._wish()
-        before = self._result()
-        vote = torch.tensor(self._wish().value if self._worker.is_first else 0)
-        work = torch.distributed.all_reduce(vote, group=self._group, async_op=True)
+            return self._requested()
+        received = self._receive()
+        value = torch.tensor(self._requested().value if self._worker.is_first else 0)
+        work = torch.distributed.all_reduce(value, group=self._group, async_op=True)
         assert work is not None
-        self._pending = work, vote
-        return before
+        self._pending = work, value
+        return received
 
-    def saved(self) -> None:
+    def checkpoint_saved(self) -> None:
         """Note that a checkpoint is being written now."""
         self._last_save = time.monotonic()
         if self._worker.is_first:
             self._folder.save_request.unlink(missing_ok=True)
 
-    def end(self) -> None:
-        """Wait for the last vote, so that no worker leaves while another still votes."""
-        self._result()
+    def close(self) -> None:
+        """Wait for the last exchange, so that no worker leaves while another is still in it."""
+        self._receive()
 
-    def _wish(self) -> StopRequest:
+    def _requested(self) -> StopRequest:
         if self._folder.stop_request.exists():
             return StopRequest.STOP
-        overdue = time.monotonic() - self._last_save > self._every
-        return (
-            StopRequest.SAVE
-            if overdue or self._folder.save_request.exists()
-            else StopRequest.NOTHING
-        )
+        is_overdue = time.monotonic() - self._last_save > self._every
+        if is_overdue or self._folder.save_request.exists():
+            return StopRequest.SAVE
+        return StopRequest.NOTHING
 
-    def _result(self) -> StopRequest:
+    def _receive(self) -> StopRequest:
         if self._pending is None:
             return StopRequest.NOTHING
-        work, vote = self._pending
+        work, value = self._pending
         self._pending = None
         work.wait()
-        return StopRequest(int(vote))
+        return StopRequest(int(value))

@@ -1,4 +1,4 @@
-"""What every worker of a job is told, and what any work on workers begins with."""
+"""What every worker of a job is given, and what any work on workers begins with."""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from pipeline.runtime.distributed import Worker
 
 
 class WorkerJob(Protocol):
-    """What any work on workers says: on which cluster, and the folder that all of them see."""
+    """What any job on workers has: its cluster, and a folder that all workers see."""
 
     @property
     def cluster(self) -> Cluster: ...
@@ -30,19 +30,19 @@ class WorkerJob(Protocol):
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What every worker is told: what to train, where, in which run, from which weights."""
+    """A training as every worker gets it; `initial_weights` is a file to start from, if any."""
 
     recipe: Recipe
     cluster: Cluster
     folder: RunFolder
     tracking_uri: str
-    start: Path | None = None
+    initial_weights: Path | None = None
 
     def store(self) -> Store:
         """Open the data set of the recipe."""
         return open_data(self.cluster, store_folder(self.cluster, self.recipe.data.name))
 
-    def dealing(self, worker: Worker) -> BatchSampler:
+    def sampler(self, worker: Worker) -> BatchSampler:
         images = self.store().split_manifest(self.recipe.data.train_split)
         return BatchSampler.of(self.recipe.batch, images.num_images, worker.world_size)
 

@@ -5,10 +5,10 @@ Two groups where the paper has two GPUs, response normalization, overlapping poo
 
 - `alexnet` is the paper's text, with its α of 10⁻⁴ before the normalization's sum of squares.
 - `alexnet_code` is the network whose errors the paper reports, as its code ran in 2012.
-- `alexnet_caffe` starts as Caffe's replica (bvlc_alexnet) does.
+- `alexnet_caffe` has the initial weights of Caffe's replica (bvlc_alexnet).
 - `alexnet_one_tower` has no groups: 62,378,344 parameters.
 - `alexnet_std003`, `alexnet_bias01` and `alexnet_std003_bias01` are the paper's network with one or
-  both of the things that make it learn more easily: 0.03 as in the code, 0.1 as in Caffe.
+  both of the changes that make it learn more easily: 0.03 as in the code, 0.1 as in Caffe.
 
 The caption of the paper's Figure 2 counts 253,440 neurons in the first layer. It has
 55·55·96 = 290,400; 253,440 = 55·48·96 has the maps of one GPU in place of a side.
@@ -25,7 +25,7 @@ from pipeline.models.response_norm import ResponseNorm, SameMapNorm
 
 @dataclass(frozen=True)
 class InitialValues:
-    """Where weights and biases start; the paper's values (§5)."""
+    """Standard deviations of the initial weights, and the initial biases; the paper's (§5)."""
 
     std: float = 0.01
     std_of_conv3_to_5: float = 0.01
@@ -40,9 +40,9 @@ _ALPHA_OF_CODE = 1e-4
 
 
 class AlexNet(ImageClassifier):
-    """Five convolutions, three fully connected layers, which run in the order they are listed in.
+    """Five convolutions, three fully connected layers, run in the order in which they are listed.
 
-    Dropout doubles what it keeps in training, where the paper halves everything in testing.
+    Dropout doubles what it keeps in training, where the paper halves all activations in testing.
     """
 
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
@@ -51,28 +51,28 @@ class AlexNet(ImageClassifier):
         self,
         num_classes: int,
         num_channels: int,
-        start: InitialValues,
+        initial: InitialValues,
         *,
         groups: int = 2,
         alpha: float = _ALPHA,
         k: float = 2.0,
-        as_the_code: bool = False,
+        as_code: bool = False,
     ) -> None:
         super().__init__()
         # 224 is no whole number of strides: the windows of the last column and row run 3 pixels
         # over the right and bottom edge (cuda-convnet rounds up), where it is 0.
         self.edge = nn.ZeroPad2d((0, 3, 0, 3))  # (n, c, 227, 227)
         self.conv1 = nn.Conv2d(num_channels, 96, 11, stride=4)  # (n, 96, 55, 55)
-        if not as_the_code:
+        if not as_code:
             self.relu1 = nn.ReLU(inplace=True)
         self.norm1 = ResponseNorm(size=5, alpha=alpha, k=k)
         self.pool1 = nn.MaxPool2d(3, stride=2)  # (n, 96, 27, 27)
-        if as_the_code:  # the first normalization sees negative values too
+        if as_code:  # the first normalization has negative inputs too
             self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=groups)
         self.relu2 = nn.ReLU(inplace=True)
         self.norm2 = ResponseNorm(size=5, alpha=alpha, k=k)
-        if as_the_code:
+        if as_code:
             self.map_norm2 = SameMapNorm(size=5, alpha=1e-3, k=1.0)
         self.pool2 = nn.MaxPool2d(3, stride=2)  # (n, 256, 13, 13)
         self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
@@ -90,10 +90,10 @@ class AlexNet(ImageClassifier):
         self.relu7 = nn.ReLU(inplace=True)
         self.dropout7 = nn.Dropout(0.5)
         self.fc8 = nn.Linear(4096, num_classes)
-        self._initialize(start)
-        if start.bias == 1:
-            self.when_flat = (
-                "likely its initial biases of 1 drown the images, as Caffe's authors found; try "
+        self._initialize(initial)
+        if initial.bias == 1:
+            self.flat_loss_hint = (
+                "likely its initial biases of 1 outweigh the images, as Caffe's authors found; try "
                 "biases of 0.1 (network.name: alexnet_bias01 is alexnet with them)"
             )
 
@@ -103,15 +103,15 @@ class AlexNet(ImageClassifier):
             x = layer(x)
         return x
 
-    def _initialize(self, start: InitialValues) -> None:
+    def _initialize(self, initial: InitialValues) -> None:
         for layer in (self.conv1, self.fc8):
-            fill_normal(layer, start.std)
-        fill_normal(self.conv2, start.std, start.bias)
-        fill_normal(self.conv3, start.std_of_conv3_to_5)
+            fill_normal(layer, initial.std)
+        fill_normal(self.conv2, initial.std, initial.bias)
+        fill_normal(self.conv3, initial.std_of_conv3_to_5)
         for layer in (self.conv4, self.conv5):
-            fill_normal(layer, start.std_of_conv3_to_5, start.bias)
+            fill_normal(layer, initial.std_of_conv3_to_5, initial.bias)
         for layer in (self.fc6, self.fc7):
-            fill_normal(layer, start.std_of_fc6_and_fc7, start.bias)
+            fill_normal(layer, initial.std_of_fc6_and_fc7, initial.bias)
 
 
 def alexnet(num_classes: int, num_channels: int = 3) -> AlexNet:
@@ -122,25 +122,25 @@ def alexnet(num_classes: int, num_channels: int = 3) -> AlexNet:
 def alexnet_code(num_classes: int, num_channels: int = 3) -> AlexNet:
     """As the original code's configuration 145, whose logged errors are the paper's.
 
-    Layers 3 to 5 start with a deviation of 0.03, the normalizations' α is a fifth of the paper's,
-    the first comes before the ReLU, and another one, within each map, after the second. That one's
-    k is 1, which cuda-convnet fixes.
+    Layers 3 to 5 are initialized with a deviation of 0.03, the normalizations' α is a fifth of the
+    paper's, the first comes before the ReLU, and another one, within each map, after the second.
+    Its k is 1, which cuda-convnet fixes.
     """
-    start = InitialValues(std_of_conv3_to_5=0.03)
-    return AlexNet(num_classes, num_channels, start, alpha=_ALPHA_OF_CODE, as_the_code=True)
+    initial = InitialValues(std_of_conv3_to_5=0.03)
+    return AlexNet(num_classes, num_channels, initial, alpha=_ALPHA_OF_CODE, as_code=True)
 
 
 def alexnet_caffe(num_classes: int, num_channels: int = 3) -> AlexNet:
     """As Caffe's bvlc_alexnet: biases 0.1, since 1 "gave flat loss", fc6 and fc7 from 0.005², k 1.
 
-    Caffe crops 227 pixels; here the last three come from the edge, as in the paper's network.
+    Caffe crops 227 pixels; here the last three come from the padding, as in the paper's network.
     """
-    start = InitialValues(std_of_fc6_and_fc7=0.005, bias=0.1)
-    return AlexNet(num_classes, num_channels, start, alpha=_ALPHA_OF_CODE, k=1.0)
+    initial = InitialValues(std_of_fc6_and_fc7=0.005, bias=0.1)
+    return AlexNet(num_classes, num_channels, initial, alpha=_ALPHA_OF_CODE, k=1.0)
 
 
 def alexnet_one_tower(num_classes: int, num_channels: int = 3) -> AlexNet:
-    """The paper's network on one GPU of today: every layer sees all maps of the one before."""
+    """The paper's network on one GPU of today: every layer is connected to all maps before it."""
     return AlexNet(num_classes, num_channels, InitialValues(), groups=1)
 
 

@@ -1,7 +1,7 @@
 """DenseNet-BC (Huang, Liu, van der Maaten, Weinberger, CVPR 2017): Table 1.
 
-Every layer of a dense block sees the concatenation of all before it. "B": a 1×1 convolution to 4k
-channels comes first; "C": a transition halves the channels. k is the growth rate.
+The input of each layer of a dense block is the concatenation of all before it. "B": a 1×1
+convolution to 4k channels comes first; "C": a transition halves the channels. k is the growth rate.
 
 As the authors' code: the last batch norm and its ReLU come before the global pooling.
 """
@@ -37,19 +37,19 @@ class DenseLayer(nn.Module):
                 *features,
                 use_reentrant=False,
                 preserve_rng_state=False,
-                context_fn=lambda: (nullcontext(), _counted_already(self.bn1)),
+                context_fn=lambda: (nullcontext(), _statistics_kept(self.bn1)),
             )
         else:
             x = self._bottleneck(*features)
         return self.conv2(self.relu2(self.bn2(x)))
 
     def _bottleneck(self, *features: Tensor) -> Tensor:
-        # Quadratic in the number of layers to keep, and cheap to compute again.
+        # Its memory is quadratic in the number of layers, and it is cheap to compute again.
         return self.conv1(self.relu1(self.bn1(torch.cat(features, dim=1))))
 
 
 class DenseBlock(nn.Sequential):
-    """`num_layers` layers that add `growth` channels each to what comes in."""
+    """`num_layers` layers, each of which adds `growth` channels to its input."""
 
     def __init__(self, num_layers: int, in_channels: int, growth: int) -> None:
         super().__init__(*(DenseLayer(in_channels + i * growth, growth) for i in range(num_layers)))
@@ -62,7 +62,7 @@ class DenseBlock(nn.Sequential):
 
 
 class Transition(nn.Sequential):
-    """Half as many channels, half the height and width."""
+    """Halves the channels, the height and the width."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -75,8 +75,8 @@ class Transition(nn.Sequential):
 class DenseNet(ImageClassifier):
     """A stem, four dense blocks with transitions between, global average pooling.
 
-    `recompute` keeps no concatenation and no normalized copy of one for the backward pass, so that
-    memory grows with the number of layers and not with its square (Pleiss et al. 2017).
+    `recompute` stores no concatenations and no normalized copies of them for the backward pass, so
+    that memory grows with the number of layers and not with its square (Pleiss et al. 2017).
     """
 
     input_shape = InputShape(num_channels=3, size=224, min_size=32)
@@ -137,8 +137,8 @@ class DenseNet(ImageClassifier):
 
 
 @contextmanager
-def _counted_already(norm: nn.BatchNorm2d) -> Iterator[None]:
-    """Compute `norm` once more without counting its batch a second time."""
+def _statistics_kept(norm: nn.BatchNorm2d) -> Iterator[None]:
+    """Run `norm` again on the same batch without updating its statistics a second time."""
     momentum, norm.momentum = norm.momentum, 0.0
     try:
         yield

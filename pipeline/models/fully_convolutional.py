@@ -1,14 +1,15 @@
-"""A network that sees squares of one size, made to see whole images of any size at once.
+"""A network for squares of one size, applied to whole images of any size at once.
 
 Sermanet et al. (OverFeat, ICLR 2014, §3.5), VGG §3.2, ResNet §3.4: fully connected layers become
 convolutions, and a global pooling a sliding one, so that a larger image gives a map of logits, one
 for each place of the network's own square on it. Weights are shared, not copied.
 
-A map's position is what the network says of the square there but for the borders: inside a larger
-image, convolutions see pixels where the square alone has zero padding.
+The logits at a position equal the network's on the square there except for border effects: inside
+a larger image, convolutions read pixels where the square alone has zero padding.
 """
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +21,20 @@ from pipeline.runtime.errors import UserError
 def fully_convolutional(model: nn.Module, size: int) -> nn.Module:
     """Return `model`, in evaluation mode, as a map from images to logits at every position.
 
-    Images are float (n, c, h, w), each side at least `size`, which is the side of the squares that
-    the network was trained on; logits are (n, num_classes, positions down, positions across). On
-    images of `size` there is one position, with the network's own logits. Raises `UserError` for a
-    network whose last layers aren't convolutions or poolings, then `Flatten`, then `Linear`.
+    Images are float (n, c, h, w), each side at least `size`, the side of the squares that the
+    network was trained on; logits are (n, num_classes, positions down, positions across). Images of
+    `size` have one position, with the network's own logits. Raises `UserError` for a network whose
+    last layers aren't convolutions or poolings, then `Flatten`, then `Linear`.
     """
     if not any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
         raise _no_map(model)
-    dense = copy.copy(model)  # the same parameters; what is replaced is a child of the top
+    dense = copy.copy(model)  # shares the parameters; only direct children are replaced
     dense._modules = dict(model._modules)
-    seen = _inputs_of_last_layers(model, size)
+    input_shapes = _inputs_of_last_layers(model, size)
     replaced = {
-        name: _sliding(layer, seen[name])
+        name: _sliding(layer, input_shapes[name])
         for name, layer in model.named_children()
-        if name in seen and isinstance(layer, nn.AdaptiveAvgPool2d | nn.Flatten | nn.Linear)
+        if name in input_shapes and isinstance(layer, nn.AdaptiveAvgPool2d | nn.Flatten | nn.Linear)
     }
     if not any(isinstance(layer, nn.Conv2d) for layer in replaced.values()):
         raise _no_map(model)
@@ -48,15 +49,15 @@ def _no_map(model: nn.Module) -> UserError:
 
 
 def _inputs_of_last_layers(model: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
-    """Return what the top's children after the last map see, by their names, for one square.
+    """Return the shapes of the inputs of the direct children, by their names, for one square.
 
-    A layer after `Flatten` is told the shape of the map that was flattened until the first
-    `Linear`, which joins its positions; from there on maps have one position.
+    For the first `Linear` after `Flatten`, which joins the positions, it is the shape of the map
+    before it was flattened; for later ones, of a map with one position.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     flattened: list[tuple[int, ...]] = []
 
-    def look(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], name: str) -> None:
         shape = tuple(inputs[0].shape[1:])
         if isinstance(layer, nn.Flatten):
             flattened.append(shape)
@@ -65,7 +66,7 @@ def _inputs_of_last_layers(model: nn.Module, size: int) -> dict[str, tuple[int, 
         shapes[name] = shape
 
     handles = [
-        layer.register_forward_pre_hook(lambda layer, inputs, name=name: look(name, layer, inputs))
+        layer.register_forward_pre_hook(partial(record, name=name))
         for name, layer in model.named_children()
     ]
     first = next(model.parameters())
@@ -80,14 +81,14 @@ def _inputs_of_last_layers(model: nn.Module, size: int) -> dict[str, tuple[int, 
 
 
 def _sliding(layer: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """Return what does to every window of a map what `layer` does to one map of `shape`."""
+    """Return a layer that applies `layer`, which takes maps of `shape`, to every such window."""
     if isinstance(layer, nn.Flatten):
         return nn.Identity()
     if isinstance(layer, nn.AdaptiveAvgPool2d):
         return nn.AvgPool2d((shape[1], shape[2]), stride=1)
     assert isinstance(layer, nn.Linear)
     channels, height, width = shape
-    with torch.device("meta"):  # the weights that are there are taken
+    with torch.device("meta"):  # no new weights are allocated
         convolution = nn.Conv2d(
             channels, layer.out_features, (height, width), bias=layer.bias is not None
         )

@@ -1,7 +1,7 @@
 """GoogLeNet (Szegedy et al., CVPR 2015): Table 1, with two auxiliary classifiers (§5).
 
 What the paper leaves open is taken from Caffe's replica, bvlc_googlenet: where response
-normalization stands, its k of 1, pools that round up, and how the weights start. torchvision's
+normalization is applied, its k of 1, pools that round up, and the initial weights. torchvision's
 `googlenet` is another network: batch norm, 3×3 kernels in place of the 5×5, dropout 0.2.
 """
 
@@ -71,7 +71,7 @@ class Inception(nn.Module):
 
 
 class GoogLeNetAuxiliary(nn.Sequential):
-    """Classifies a layer in the middle, so that the gradient gets there (§5); for training only."""
+    """Classifies a layer in the middle, so that the gradient reaches it (§5); for training only."""
 
     def __init__(self, in_channels: int, num_classes: int, *, batch_norm: bool) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class GoogLeNet(ImageClassifier):
     In training mode it returns `WithAuxiliary`, the classifier on 4a first, then the one on 4d.
     """
 
-    # An auxiliary classifier's fc1 sees 4×4.
+    # fc1 of the auxiliary classifiers takes 4×4 maps.
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
 
     def __init__(self, num_classes: int, num_channels: int, *, batch_norm: bool) -> None:

@@ -1,6 +1,6 @@
 """Inception-v3 (Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, CVPR 2016).
 
-The paper draws the modules (Figs. 5–8, 10) but not all their sizes. Those are from the authors'
+The paper shows the modules (Figs. 5–8, 10) but not all their sizes. Those are from the authors'
 TensorFlow code, and so are the names: `mixed_5b` to `mixed_7c`. Unlike there, and as in
 torchvision, batch norm has a scale γ, average pools count their padding as zeros, and dropout is
 0.5, not 0.2.
@@ -12,7 +12,7 @@ from pipeline.models.classifier import ImageClassifier, InputShape, WithAuxiliar
 
 
 class ConvBN(nn.Sequential):
-    """A convolution without bias, batch norm, ReLU. `same`: height and width stay."""
+    """A convolution without bias, batch norm, ReLU. `same`: height and width are kept."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class InceptionV3(ImageClassifier):
     In training mode it returns `WithAuxiliary`.
     """
 
-    # With less than 299 the auxiliary classifier's 5×5 convolution has no room.
+    # Below 299 the map is smaller than the auxiliary classifier's 5×5 convolution.
     input_shape = InputShape(num_channels=3, size=299, min_size=299)
 
     def __init__(self, num_classes: int, num_channels: int) -> None:

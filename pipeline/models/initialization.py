@@ -1,4 +1,4 @@
-"""How weights start, where more than one family starts them so."""
+"""Weight initializations that more than one family uses."""
 
 import math
 from typing import Protocol, runtime_checkable
@@ -11,7 +11,7 @@ Weighted = nn.Conv1d | nn.Conv2d | nn.Linear
 
 @runtime_checkable
 class HasFans(Protocol):
-    """A layer whose units differ in how many values they take in."""
+    """A layer whose units differ in their number of inputs."""
 
     @property
     def fans(self) -> tuple[Tensor, Tensor]:
@@ -20,7 +20,7 @@ class HasFans(Protocol):
 
 
 def fill_normal(layer: Weighted, std: float, bias: float = 0.0) -> None:
-    """Draw the weights from N(0, std²) and set every bias, where there are biases, to `bias`."""
+    """Draw the weights from N(0, std²) and set the biases, if there are any, to `bias`."""
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.constant_(layer.bias, bias)
@@ -32,10 +32,10 @@ def he_std(layer: Weighted) -> float:
 
 
 def fill_glorot(model: nn.Module) -> None:
-    """Convolutions and linear layers from U(±√(6 / (fan-in + fan-out))), biases 0.
+    """Draw convolutions and linear layers from U(±√(6 / (fan-in + fan-out))), biases 0.
 
-    Glorot & Bengio 2010, (16). Other layers keep their published start. VGG's authors note that
-    networks of any depth train from it, without a shallower one first.
+    Glorot & Bengio 2010, (16). Other layers keep their published initialization. VGG's authors note
+    that networks of any depth train from it, without a shallower one first.
     """
     for layer in _weighted(model):
         fan_in, fan_out = _fans(layer)
@@ -43,10 +43,10 @@ def fill_glorot(model: nn.Module) -> None:
 
 
 def fill_lecun(model: nn.Module) -> None:
-    """Convolutions and linear layers from U(±√(3 / fan-in)), biases 0.
+    """Draw convolutions and linear layers from U(±√(3 / fan-in)), biases 0.
 
     LeCun et al., Efficient BackProp, 1998: the deviation is 1 / √fan-in (§4.6), with which sums of
-    independent inputs keep their size. Other layers keep their published start.
+    independent inputs keep their size. Other layers keep their published initialization.
     """
     for layer in _weighted(model):
         fan_in, _ = _fans(layer)

@@ -8,14 +8,14 @@ from pipeline.models.classifier import ImageClassifier, InputShape
 from pipeline.models.initialization import fill_normal, he_std
 from pipeline.runtime.errors import UserError
 
-# Which maps of S2 each map of C3 sees (Table I).
+# The maps of S2 that each map of C3 is connected to (Table I).
 TABLE_I = (
     (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
     (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
     (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5), (0, 1, 2, 3, 4, 5),
 )  # fmt: skip
 
-# What F6 should look like for the digits 0 to 9, side by side: 7×12 pixels, +1 where there is ink
+# The target outputs of F6 for the digits 0 to 9, side by side: 7×12 pixels, +1 where there is ink
 # (Fig. 3, as others have transcribed it).
 BITMAPS = """
 .#####. ...##.. .#####. ####### .#####. .#####. ..####. ####### .#####. .#####.
@@ -34,7 +34,7 @@ BITMAPS = """
 
 
 class Squash(nn.Module):
-    """1.7159 · tanh(2a / 3): it takes ±1 to ±1, and bends most there (Appendix A)."""
+    """1.7159 · tanh(2a / 3): maps ±1 to ±1, where its curvature is largest (Appendix A)."""
 
     def forward(self, a: Tensor) -> Tensor:
         return 1.7159 * torch.tanh(a * (2 / 3))
@@ -53,40 +53,40 @@ class Subsampling(nn.AvgPool2d):
 
 
 class PartialConvolution(nn.Conv2d):
-    """A convolution in which each map sees some maps of the layer before only.
+    """A convolution in which each output map is connected to some input maps only.
 
-    `table` names them, a row for each map made. `weight`, (pairs, k, k), has a kernel for every
-    pair of maps that are connected, row after row.
+    `table` lists them, a row for each output map. `weight`, (pairs, k, k), has a kernel for every
+    pair of connected maps, row by row.
     """
 
     def __init__(
         self, num_channels: int, table: tuple[tuple[int, ...], ...], kernel_size: int
     ) -> None:
         super().__init__(num_channels, len(table), kernel_size)
-        self._seen = [seen for row in table for seen in row]
-        self._made = [made for made, row in enumerate(table) for _ in row]
-        self.weight = nn.Parameter(torch.empty(len(self._seen), kernel_size, kernel_size))
+        self._inputs = [index for row in table for index in row]
+        self._outputs = [index for index, row in enumerate(table) for _ in row]
+        self.weight = nn.Parameter(torch.empty(len(self._inputs), kernel_size, kernel_size))
 
     def forward(self, maps: Tensor) -> Tensor:
         dense = self.weight.new_zeros(self.out_channels, self.in_channels, *self.kernel_size)
-        dense[self._made, self._seen] = self.weight
+        dense[self._outputs, self._inputs] = self.weight
         return F.conv2d(maps, dense, self.bias)
 
     @property
     def fans(self) -> tuple[Tensor, Tensor]:
-        """How many values each kernel's unit takes in, how many units see one: (pairs, 1, 1)."""
-        num_seen = torch.tensor([self._made.count(made) for made in self._made])
-        num_made = torch.tensor([self._seen.count(seen) for seen in self._seen])
+        """Fan-in and fan-out of each kernel, (pairs, 1, 1)."""
+        num_inputs = torch.tensor([self._outputs.count(index) for index in self._outputs])
+        num_outputs = torch.tensor([self._inputs.count(index) for index in self._inputs])
         area = self.weight[0].numel()
-        return num_seen[:, None, None] * area, num_made[:, None, None] * area
+        return num_inputs[:, None, None] * area, num_outputs[:, None, None] * area
 
     @torch.no_grad()
     def fill_uniform(self, numerator: float) -> None:
-        """Draw from U(±`numerator` / F), F being how many values a unit of the map takes in."""
+        """Draw from U(±`numerator` / F), where F is the fan-in of a unit of the map."""
         bounds = numerator / self.fans[0]
         assert self.bias is not None
         self.weight.uniform_(-1, 1).mul_(bounds)
-        firsts = [self._made.index(made) for made in range(self.out_channels)]
+        firsts = [self._outputs.index(index) for index in range(self.out_channels)]
         self.bias.uniform_(-1, 1).mul_(bounds[firsts, 0, 0])
 
 
@@ -97,14 +97,14 @@ class RadialBasisOutput(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.register_buffer("bitmaps", drawn_digits()[:num_classes])
+        self.register_buffer("bitmaps", digit_bitmaps()[:num_classes])
 
     def forward(self, codes: Tensor) -> Tensor:
         return -((codes[:, None] - self.bitmaps) ** 2).sum(dim=2)
 
 
-def drawn_digits() -> Tensor:
-    """The targets of F6, float (10, 84) of ±1, rows of pixels one after the other."""
+def digit_bitmaps() -> Tensor:
+    """Return the targets of F6, float (10, 84) of ±1, row by row."""
     rows = [line.split() for line in BITMAPS.strip().splitlines()]
     ink = [[pixel == "#" for row in rows for pixel in row[digit]] for digit in range(10)]
     return torch.tensor(ink, dtype=torch.float32) * 2 - 1
@@ -113,8 +113,8 @@ def drawn_digits() -> Tensor:
 class LeNet5(ImageClassifier):
     """The network of 1998: 60,000 trainable parameters, 340,908 connections.
 
-    Its output says how far F6 is from a drawing of each digit. Here those distances come out
-    negated, so that the highest logit is the nearest digit. The drawings are fixed; there are ten.
+    Its outputs are the squared distances of F6 from a fixed bitmap of each of the ten digits. Here
+    they are negated, so that the highest logit is the nearest digit.
     """
 
     input_shape = InputShape(num_channels=1, size=32, min_size=32, max_size=32)
@@ -124,7 +124,7 @@ class LeNet5(ImageClassifier):
         super().__init__()
         if num_classes > 10:
             raise UserError(
-                f"lenet5 has drawings of 10 digits, not of {num_classes} classes; choose "
+                f"lenet5 has bitmaps of 10 digits, not of {num_classes} classes; choose "
                 "lenet5_modern"
             )
         self.layers = nn.Sequential(  # (n, c, 32, 32)
@@ -149,7 +149,7 @@ class LeNet5(ImageClassifier):
         return self.layers(images)
 
     def _initialize(self) -> None:
-        """All, biases too, from U(±2.4 / F), F being the inputs of a unit (Appendix A)."""
+        """Weights and biases from U(±2.4 / F), where F is the fan-in of a unit (Appendix A)."""
         for layer in self.modules():
             match layer:
                 case PartialConvolution():
@@ -170,7 +170,7 @@ class LeNet5Modern(ImageClassifier):
 
     The paper's third layer C3 connects each map to some of S2's only; here to all. Sub-sampling
     has no parameters and takes the maximum; the activation is ReLU, the output a linear layer for
-    softmax in place of distances to drawn digits. 61,706 parameters at 10 classes.
+    softmax in place of distances to bitmaps. 61,706 parameters at 10 classes.
     """
 
     input_shape = InputShape(num_channels=1, size=32, min_size=32, max_size=32)

@@ -12,7 +12,7 @@ from pipeline.models.initialization import fill_normal, he_std
 
 
 class SignalClassifier(ImageClassifier):
-    """Layers that run in the order in which they are given."""
+    """A classifier of 1-D signals; its layers run in the order given."""
 
     input_shape = InputShape(num_channels=1, size=40, min_size=40, max_size=40, dimensions=1)
     published_classes = 10

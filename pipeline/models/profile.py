@@ -1,7 +1,8 @@
-"""What a network is made of: a table of its layers, with shapes, parameters and receptive fields.
+"""A network's profile: a table of its layers, with shapes, parameters and receptive fields.
 
-The network is traced, so that branches are followed by its graph and not by the order of calls.
-It is looked at as it is tested: auxiliary classifiers, which are removed then, have no rows.
+The network is traced with torch.fx, so that branches are followed along its graph and not in the
+order of calls. It is profiled as it is tested: auxiliary classifiers, which are removed then, have
+no rows.
 """
 
 import operator
@@ -12,18 +13,24 @@ import torch
 from torch import Tensor, fx, nn
 
 from pipeline.models.classifier import modes_restored
-from pipeline.models.receptive_field import Axis, Window, joins_positions, union, windows_of
+from pipeline.models.receptive_field import (
+    AxisField,
+    Window,
+    joins_positions,
+    merge_branches,
+    windows_of,
+)
 
 
 @dataclass(frozen=True)
 class LayerProfile:
-    """One layer as it was called: `output_shape` is without the batch.
+    """One call of a layer; `output_shape` is without the batch.
 
     `multiply_adds` counts those of convolutions and fully connected layers for one image, without
     biases, as papers do under the name FLOPs; all else counts 0. `windows` has one entry an axis,
-    height first, and none where a layer sees each position alone. `receptive_field` and `jump`, in
-    input pixels, have one entry an axis of the input. Position p sees the pixels from
-    `first_pixel + p · jump` on, as many as the field has; below 0 lies the padding.
+    height first, and is empty for a layer that acts on each position alone. `receptive_field` and
+    `jump`, in input pixels, have one entry an axis of the input. The field of position p begins at
+    pixel `first_pixel + p · jump`; pixels below 0 are padding.
     """
 
     name: str
@@ -44,8 +51,8 @@ class ModelProfile:
 
     `depth` counts convolutions and fully connected layers on the longest path. `receptive_field`,
     one entry an axis, is that of a position of the last map: before the first layer that joins all
-    positions, be it a global pooling or fully connected. `removed_parameters` are learned too, by
-    auxiliary classifiers that are not there when the network is tested.
+    positions, a global pooling or a fully connected layer. `removed_parameters` are those of
+    auxiliary classifiers, which are trained too but removed when the network is tested.
     """
 
     layers: tuple[LayerProfile, ...]
@@ -70,17 +77,17 @@ def profile_model(model: nn.Module, input_shape: tuple[int, ...]) -> ModelProfil
     """Run `model` on one zero image of `input_shape`, (c, h, w) or (c, length); list its layers.
 
     Only modules without children are layers; one that is called twice is listed twice, its
-    parameters the first time. The model may stand on the meta device, and is left as it was.
-    Raises `NotImplementedError` for a layer that changes a map's size in a way not known here, and
-    for a function between layers other than a sum or a concatenation.
+    parameters the first time. The model may be on the meta device, and is left unchanged. Raises
+    `NotImplementedError` for a layer that changes a map's size in an unknown way, and for a
+    function between layers other than a sum or a concatenation.
     """
     with modes_restored(model), torch.no_grad():
-        walk = _Walk(model.eval())
-        walk.run(torch.zeros(1, *input_shape, device=next(model.parameters()).device))
-        assert walk.last_map is not None
+        profiler = _Profiler(model.eval())
+        profiler.run(torch.zeros(1, *input_shape, device=next(model.parameters()).device))
+        assert profiler.last_map_field is not None
     trained = sum(parameter.numel() for parameter in model.parameters())
-    removed = trained - sum(layer.parameters for layer in walk.layers)
-    return ModelProfile(tuple(walk.layers), walk.depth, walk.last_map, removed)
+    removed = trained - sum(layer.parameters for layer in profiler.layers)
+    return ModelProfile(tuple(profiler.layers), profiler.depth, profiler.last_map_field, removed)
 
 
 class _Tracer(fx.Tracer):
@@ -89,10 +96,10 @@ class _Tracer(fx.Tracer):
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """A value on its way through the graph: what it sees, and the layers with weights behind it."""
+class _NodeState:
+    """The receptive field of a node's output, and the layers with weights on the way to it."""
 
-    axes: tuple[Axis, ...]
+    axes: tuple[AxisField, ...]
     depth: int
 
     @property
@@ -100,8 +107,8 @@ class _Seen:
         return tuple(axis.receptive_field for axis in self.axes)
 
 
-class _Walk(fx.Interpreter):
-    """Runs the graph of a network and lists its layers on the way.
+class _Profiler(fx.Interpreter):
+    """Runs the graph of a network and lists its layers.
 
     A flattened map keeps its axes, since a fully connected layer is a kernel over them.
     """
@@ -110,51 +117,60 @@ class _Walk(fx.Interpreter):
         super().__init__(model, graph=_Tracer().trace(model))
         self.layers: list[LayerProfile] = []
         self.depth = 0
-        self.last_map: tuple[int, ...] | None = None
+        self.last_map_field: tuple[int, ...] | None = None
         self._listed: set[nn.Module] = set()
-        self._seen: dict[fx.Node, _Seen] = {}
+        self._states: dict[fx.Node, _NodeState] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        before = [self._seen[node] for node in n.all_input_nodes]
+        inputs = [self._states[node] for node in n.all_input_nodes]
         if n.op == "placeholder":
-            seen = _Seen(tuple(Axis(size) for size in value.shape[2:]), depth=0)
+            state = _NodeState(tuple(AxisField(size) for size in value.shape[2:]), depth=0)
         elif n.op == "call_module":
             assert isinstance(n.target, str)
-            seen = self._through_layer(n.target, self.fetch_attr(n.target), value, _meet(before))
+            state = self._run_layer(n.target, self.fetch_attr(n.target), value, _merge(inputs))
         elif n.op == "output":
-            seen = _meet(before)
-            self.depth = seen.depth
-            self._end_of_maps(seen)
+            state = _merge(inputs)
+            self.depth = state.depth
+            self._end_of_maps(state)
         elif n.target in (torch.cat, operator.add):
-            seen = _meet(before)
-            _refuse_unless(_keeps_positions(value, seen.axes), n.name)
+            state = _merge(inputs)
+            _require_known(_keeps_positions(value, state.axes), n.name)
         else:
-            raise NotImplementedError(f"{n.name}: what it sees of the input isn't known")
-        self._seen[n] = seen
+            raise NotImplementedError(f"{n.name}: its receptive field isn't known")
+        self._states[n] = state
         return value
 
-    def _through_layer(self, name: str, layer: nn.Module, output: Tensor, before: _Seen) -> _Seen:
+    def _run_layer(
+        self, name: str, layer: nn.Module, output: Tensor, before: _NodeState
+    ) -> _NodeState:
         axes = before.axes
         windows = windows_of(layer, tuple(axis.num_positions for axis in axes))
         if windows:
             sizes = (1,) * len(axes) if joins_positions(layer) else output.shape[2:]
             axes = tuple(
-                axis.through(window, size)
+                axis.after(window, size)
                 for axis, window, size in zip(axes, windows, sizes, strict=True)
             )
-        _refuse_unless(isinstance(layer, nn.Flatten) or _keeps_positions(output, axes), name)
-        seen = _Seen(axes, before.depth + isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear))
+        _require_known(isinstance(layer, nn.Flatten) or _keeps_positions(output, axes), name)
+        state = _NodeState(
+            axes, before.depth + isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear)
+        )
         if joins_positions(layer):
             self._end_of_maps(before)
-        self._list(name, layer, output, windows, seen)
-        return seen
+        self._list(name, layer, output, windows, state)
+        return state
 
-    def _end_of_maps(self, seen: _Seen) -> None:
-        self.last_map = self.last_map or seen.receptive_field
+    def _end_of_maps(self, state: _NodeState) -> None:
+        self.last_map_field = self.last_map_field or state.receptive_field
 
     def _list(
-        self, name: str, layer: nn.Module, output: Tensor, windows: tuple[Window, ...], seen: _Seen
+        self,
+        name: str,
+        layer: nn.Module,
+        output: Tensor,
+        windows: tuple[Window, ...],
+        state: _NodeState,
     ) -> None:
         parameters = 0 if layer in self._listed else sum(p.numel() for p in layer.parameters())
         self._listed.add(layer)
@@ -167,25 +183,25 @@ class _Walk(fx.Interpreter):
                 multiply_adds=_multiply_adds(layer, output),
                 windows=windows,
                 groups=layer.groups if isinstance(layer, nn.Conv1d | nn.Conv2d) else 1,
-                receptive_field=seen.receptive_field,
-                jump=tuple(axis.jump for axis in seen.axes),
-                first_pixel=tuple(axis.first for axis in seen.axes),
+                receptive_field=state.receptive_field,
+                jump=tuple(axis.jump for axis in state.axes),
+                first_pixel=tuple(axis.first for axis in state.axes),
             )
         )
 
 
-def _meet(branches: list[_Seen]) -> _Seen:
+def _merge(branches: list[_NodeState]) -> _NodeState:
     axes = zip(*(branch.axes for branch in branches), strict=True)
-    return _Seen(tuple(map(union, axes)), max(branch.depth for branch in branches))
+    return _NodeState(tuple(map(merge_branches, axes)), max(branch.depth for branch in branches))
 
 
-def _keeps_positions(value: Tensor, axes: tuple[Axis, ...]) -> bool:
-    """Say whether `value` has the positions that `axes` promise; vectors count as one position."""
+def _keeps_positions(value: Tensor, axes: tuple[AxisField, ...]) -> bool:
+    """Return whether `value` has the positions that `axes` say; vectors count as one position."""
     sizes = tuple(axis.num_positions for axis in axes)
     return value.shape[2:] == sizes or (value.dim() == 2 and set(sizes) == {1})
 
 
-def _refuse_unless(known: bool, name: str) -> None:
+def _require_known(known: bool, name: str) -> None:
     if not known:
         raise NotImplementedError(f"{name} changes the map in a way that isn't known")
 

@@ -1,4 +1,4 @@
-"""How far into its input each position of a map sees.
+"""The receptive field in the input of each position of a map.
 
 The arithmetic is that of Dumoulin & Visin, "A guide to convolution arithmetic for deep learning"
 (2016), and, where branches meet, of Araujo, Norris & Sim, "Computing Receptive Fields of
@@ -8,7 +8,7 @@ Convolutional Neural Networks" (Distill, 2019). One axis at a time:
     jump out            = jump in · stride
 
 A layer that joins all positions, fully connected or a global pooling, acts as a kernel of the
-map's size. What lies in the padding counts as seen, so a field can be larger than the input.
+map's size. Padding counts as part of a field, which can so be larger than the input.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Window:
-    """What a layer reads along one axis for one position, in positions of the map before it.
+    """The window of a layer along one axis, in positions of the layer's input map.
 
-    `padding` is before the first position and after the last; pooling that rounds up reads
-    further, past the end, without saying so here.
+    `padding` is before the first position and after the last; the extra padding at the end that
+    pooling in `ceil_mode` adds isn't included.
     """
 
     kernel: int = 1
@@ -32,11 +32,11 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Axis:
-    """What a map with `num_positions` along one axis sees of the input, in input pixels.
+class AxisField:
+    """The receptive fields of a map with `num_positions` along one axis, in input pixels.
 
-    Its position 0 sees the pixels from `first` to `last`, below 0 in the padding; each further
-    position sees those `jump` pixels further on.
+    The field of position 0 reaches from pixel `first` to `last`; pixels below 0 are padding. The
+    field of each next position lies `jump` pixels further on.
     """
 
     num_positions: int
@@ -48,50 +48,54 @@ class Axis:
     def receptive_field(self) -> int:
         return self.last - self.first + 1
 
-    def through(self, window: Window, num_positions: int) -> "Axis":
-        """Return the axis of the map that `window` makes of this one."""
+    def after(self, window: Window, num_positions: int) -> "AxisField":
+        """Return the fields of the map with `num_positions` that `window` makes of this one."""
         first = self.first - window.padding[0] * self.jump
         reach = self.receptive_field - 1 + (window.kernel - 1) * window.dilation * self.jump
-        return Axis(num_positions, first, first + reach, self.jump * window.stride)
+        return AxisField(num_positions, first, first + reach, self.jump * window.stride)
 
 
-def union(branches: Sequence[Axis]) -> Axis:
-    """Return what a sum or a concatenation of maps sees: all that any of them sees.
+def merge_branches(branches: Sequence[AxisField]) -> AxisField:
+    """Return the fields of a sum or a concatenation of maps: the hull of the branches' fields.
 
-    That is the largest field among them where they have the same centre, and more where not.
-    Raises `ValueError` for maps that do not lie on one grid.
+    That is the largest of them if they have the same centre, else more. Raises `ValueError` for
+    maps with different numbers of positions or jumps.
     """
     grids = {(axis.num_positions, axis.jump) for axis in branches}
     if len(grids) != 1:
         raise ValueError(f"maps of other sizes or jumps can't be joined: {sorted(grids)}")
     first = min(axis.first for axis in branches)
     last = max(axis.last for axis in branches)
-    return Axis(branches[0].num_positions, first, last, branches[0].jump)
+    return AxisField(branches[0].num_positions, first, last, branches[0].jump)
+
+
+_GLOBAL = (1, (1,), (1, 1))
 
 
 def joins_positions(layer: nn.Module) -> bool:
-    """Say whether each output of `layer` sees the whole map before it."""
+    """Return whether each output of `layer` depends on its whole input map."""
     return isinstance(layer, nn.Linear | nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d)
 
 
 def windows_of(layer: nn.Module, sizes: tuple[int, ...]) -> tuple[Window, ...]:
     """Return the windows of `layer`, one an axis, on a map of `sizes`.
 
-    Empty for a layer that sees each position alone: any kind that isn't known to have a window.
-    Raises `NotImplementedError` for a padding or a pooling that isn't plain numbers.
+    Empty for a layer that acts on each position alone: any kind that isn't known to have a window.
+    Raises `NotImplementedError` for a padding given by name, and for adaptive pooling to more than
+    one position.
     """
-    if joins_positions(layer):
-        if getattr(layer, "output_size", 1) not in (1, (1,), (1, 1)):
-            raise NotImplementedError("adaptive pooling to more than one position")
-        return tuple(Window(size) for size in sizes)
     axes = range(len(sizes))
     match layer:
+        case nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d() if layer.output_size not in _GLOBAL:
+            raise NotImplementedError("adaptive pooling to more than one position")
+        case nn.Linear() | nn.AdaptiveAvgPool1d() | nn.AdaptiveAvgPool2d():
+            return tuple(Window(size) for size in sizes)
         case nn.Conv1d() | nn.Conv2d() | nn.MaxPool1d() | nn.MaxPool2d():
             dilation = layer.dilation
         case nn.AvgPool1d() | nn.AvgPool2d():
             dilation = 1
         case nn.ConstantPad1d() | nn.ConstantPad2d() | nn.ConstantPad3d():
-            # From the last axis to the first; the third is the channels, where no one looks.
+            # From the last axis to the first; the third, the channels, doesn't matter here.
             pairs = list(zip(layer.padding[::2], layer.padding[1::2], strict=True))
             return tuple(Window(padding=pairs[len(sizes) - 1 - i]) for i in axes)
         case _:

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from pipeline.models.classifier import ImageClassifier, InputShape
 from pipeline.models.initialization import fill_normal, he_std
 
-# What goes from (in_channels, out_channels, stride) to the path beside a block's convolutions.
+# From (in_channels, out_channels, stride) to the shortcut beside a block's convolutions.
 Shortcut = Callable[[int, int, int], nn.Module | None]
 
 
 def option_a(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The identity, every `stride`-th pixel of it; new channels are 0. No parameters."""
+    """The identity, subsampled by `stride`; new channels are 0. No parameters."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(
@@ -46,7 +46,7 @@ def option_c(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 def plain(in_channels: int, out_channels: int, stride: int) -> None:
-    """No path: the block is its convolutions."""
+    """No shortcut: the block is its convolutions."""
 
 
 class BasicBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""A network at one input, or the whole zoo: its layers, its totals, its memory."""
+"""Summaries of a network at one input shape, or of the whole zoo: layers, totals, memory."""
 
 import re
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ from pipeline.runtime.errors import UserError
 class ModelSummary:
     """A network at one input shape, (c, h, w) or (c, length), for one number of classes.
 
-    `activation_bytes` are kept for the backward pass at `batch` images, in float32.
+    `activation_bytes` are stored for the backward pass at `batch` images, in float32.
     """
 
     name: str
     input_shape: tuple[int, ...]
     num_classes: int
     batch: int
-    anatomy: ModelProfile
+    profile: ModelProfile
     activation_bytes: int
 
     def document(self) -> dict[str, Any]:
         """Return what `--json` prints: the totals, then the layers under `layers`.
 
         Shapes and sides are lists, channels first, height before width. `kernel`, `stride`,
-        `padding` (before and after, for each axis) and `dilation` are None for a layer that sees
-        each position alone.
+        `padding` (before and after, for each axis) and `dilation` are None for a layer that acts
+        on each position alone.
         """
         return {
             **self.summary(),
-            "layers": [_layer_document(layer) for layer in self.anatomy.layers],
+            "layers": [_layer_document(layer) for layer in self.profile.layers],
         }
 
     def summary(self) -> dict[str, Any]:
@@ -44,12 +44,12 @@ class ModelSummary:
             "network": self.name,
             "input": list(self.input_shape),
             "classes": self.num_classes,
-            "parameters": self.anatomy.parameters,
-            "parameters_removed_at_test": self.anatomy.removed_parameters,
-            "parameters_trained": self.anatomy.trained_parameters,
-            "multiply_adds": self.anatomy.multiply_adds,
-            "depth": self.anatomy.depth,
-            "receptive_field": list(self.anatomy.receptive_field),
+            "parameters": self.profile.parameters,
+            "parameters_removed_at_test": self.profile.removed_parameters,
+            "parameters_trained": self.profile.trained_parameters,
+            "multiply_adds": self.profile.multiply_adds,
+            "depth": self.profile.depth,
+            "receptive_field": list(self.profile.receptive_field),
             "batch": self.batch,
             "activation_bytes": self.activation_bytes,
         }
@@ -69,11 +69,11 @@ class ZooSummary:
 def summarize_model(
     name: str, input_text: str | None = None, num_classes: int | None = None, batch: int = 1
 ) -> ModelSummary:
-    """Describe network `name` on inputs of `input_text`, such as "3x224x224" or "1x40".
+    """Summarize network `name` on inputs of `input_text`, such as "3x224x224" or "1x40".
 
-    Without them the input shape and the number of classes are the published ones. Nothing is
-    computed or allocated: the network stands on the meta device. Raises `UserError` for a network
-    that isn't known, and for an input that isn't a shape or that the network can't take.
+    The input shape and the number of classes default to the published ones. Nothing is computed or
+    allocated: the network is on the meta device. Raises `UserError` for an unknown network, and for
+    an input that isn't a shape or that the network doesn't accept.
     """
     build = constructor(name)
     with torch.device("meta"):
@@ -82,8 +82,8 @@ def summarize_model(
         sides = shape.published if input_text is None else _parse_input(input_text, name, shape)
         num_classes = num_classes or published.published_classes
         model = build(num_classes, sides[0])
-        kept = batch * activation_bytes(model, sides)
-        return ModelSummary(name, sides, num_classes, batch, profile_model(model, sides), kept)
+        stored = batch * activation_bytes(model, sides)
+        return ModelSummary(name, sides, num_classes, batch, profile_model(model, sides), stored)
 
 
 def summarize_zoo(batch: int = 1) -> ZooSummary:
@@ -95,7 +95,7 @@ def _parse_input(text: str, name: str, shape: InputShape) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d{0,4}([x×][1-9]\d{0,4}){1,2}", text, re.ASCII):
         raise UserError(f"--input {text}: give the channels and each side, such as {example}")
     channels, *sides = map(int, re.split("[x×]", text))
-    if not all(shape.takes(side, len(sides)) for side in sides):
+    if not all(shape.accepts(side, len(sides)) for side in sides):
         raise UserError(f"--input {text}: {name} takes {shape}, such as {example}")
     return channels, *sides
 

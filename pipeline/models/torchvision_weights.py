@@ -1,9 +1,9 @@
-"""torchvision's weights in this zoo's networks, where torchvision has the same network.
+"""Load torchvision's weights into the zoo's networks that torchvision has too.
 
 It has VGG A, B, D and E with and without batch norm, ResNet (V1.5 from 50 layers on), DenseNet and
-Inception-v3. Its `alexnet` and `googlenet` are other networks than the papers', and are not taken.
+Inception-v3. Its `alexnet` and `googlenet` are other networks than the papers', and are left out.
 
-Pictures are normalized as torchvision's transforms do. Its Inception-v3 weights were made for
+Images are normalized as by torchvision's transforms. Its Inception-v3 weights were made for
 `transform_input=True`, which maps that normalization to mean 0.5 and deviation 0.5 (of 1); here the
 recipe's `input` says so: mean and std 127.5.
 """
@@ -20,7 +20,7 @@ from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import NETWORKS
 from pipeline.runtime.errors import UserError
 
-# Our names of torchvision's networks.
+# From our names to torchvision's.
 COUNTERPARTS = {
     "vgg_a": "vgg11",
     "vgg_a_bn": "vgg11_bn",
@@ -47,9 +47,9 @@ def load_torchvision(name: str, source: Mapping[str, Tensor] | Path) -> ImageCla
     """Build our network `name` with the weights of torchvision's same network.
 
     `source` is a state dict, or a file of one: safetensors, or torch's own format, which is read
-    without executing anything in it. Classes and channels are as many as the weights have. The
-    network is in evaluation mode. Raises `UserError` for a network that torchvision doesn't have
-    in the same form, a file that isn't weights, and weights that don't fit, by the layer's name.
+    without executing anything in it. The numbers of classes and channels are those of the weights.
+    The network is in evaluation mode. Raises `UserError` for a network that torchvision doesn't
+    have in the same form, a file that isn't weights, and weights that don't fit, naming the layer.
     """
     if name not in COUNTERPARTS:
         raise UserError(
@@ -57,43 +57,43 @@ def load_torchvision(name: str, source: Mapping[str, Tensor] | Path) -> ImageCla
         )
     where = str(source) if isinstance(source, Path) else "weights"
     given = read_weights(source) if isinstance(source, Path) else source
-    theirs = {_DENSENET_OF_OLD.sub(r"\1\2", key): value for key, value in given.items()}
+    theirs = {_OLD_DENSENET_NAMES.sub(r"\1\2", key): value for key, value in given.items()}
     names = _names(name)
     first, last = next(iter(names)), list(names)[-1]
     for key in names:  # old files don't count batches
         if key not in theirs and not key.endswith("num_batches_tracked"):
             raise UserError(f"{where}: {key} is missing; are these weights of another network?")
-    # A shape that has no such place is told with the others.
+    # Weights without that dimension are reported below, with the other mismatches.
     num_channels = theirs[first].shape[1] if theirs[first].dim() > 1 else 3
     num_classes = len(theirs[last]) if theirs[last].dim() else 1000
     model = NETWORKS[name](num_classes, num_channels)
-    model.load_state_dict(_fitting(theirs, names, model.state_dict(), where))
+    model.load_state_dict(_converted(theirs, names, model.state_dict(), where))
     return model.eval()
 
 
-# As in files from before module names could hold no dot: `denselayer1.norm.1.weight`.
-_DENSENET_OF_OLD = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
+# The names in old files, when module names could still hold a dot: `denselayer1.norm.1.weight`.
+_OLD_DENSENET_NAMES = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])(?=\.)")
 
 
 def _names(name: str) -> dict[str, str]:
-    """Map torchvision's names to ours: both networks list the same parts in the same order."""
-    # Here, since it takes as long to import as torch, and few ask for it.
+    """Map torchvision's names to ours; both networks list the same layers in the same order."""
+    # Imported here, since it takes as long as importing torch and is seldom needed.
     import torchvision
 
     with torch.device("meta"):
-        constructor = getattr(torchvision.models, COUNTERPARTS[name])
-        # Else Inception-v3 warns that drawing its initial weights will take another form.
-        theirs = constructor(**{"init_weights": False} if name == "inception_v3" else {})
+        # Without it Inception-v3 warns of a coming change of its initial weights.
+        options = {"init_weights": False} if name == "inception_v3" else {}
+        theirs = torchvision.models.get_model(COUNTERPARTS[name], **options)
         ours = NETWORKS[name](num_classes=1000)
     return dict(zip(theirs.state_dict(), ours.state_dict(), strict=True))
 
 
-def _fitting(
+def _converted(
     theirs: Mapping[str, Tensor], names: Mapping[str, str], ours: Mapping[str, Tensor], where: str
 ) -> dict[str, Tensor]:
     for key in theirs.keys() - names.keys():
         raise UserError(f"{where}: {key} has no place; are these weights of another network?")
-    fitting = dict(ours)
+    converted = dict(ours)
     for key, own in names.items():
         if key not in theirs:
             continue
@@ -103,5 +103,5 @@ def _fitting(
                 f"{where}: {key} is {got}, here {own} is {wanted}; are these weights of another "
                 "network?"
             )
-        fitting[own] = theirs[key]
-    return fitting
+        converted[own] = theirs[key]
+    return converted

@@ -10,7 +10,7 @@ from string import ascii_lowercase
 
 from torch import Tensor, nn
 
-from pipeline.models.classifier import ImageClassifier, InputShape, refuse_other_shapes
+from pipeline.models.classifier import ImageClassifier, InputShape, check_shapes
 from pipeline.models.initialization import fill_normal
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.runtime.errors import UserError
@@ -23,13 +23,13 @@ C = ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1))
 D = ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3))
 E = ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3))
 
-# What A gives to deeper configurations, of all that it has.
-GIVEN_BY_A = {"1_1", "2_1", "3_1", "3_2", "6", "7", "8"}
-KEPT_BY_A = {"4_1", "4_2", "5_1", "5_2"}
+# The layers of A that initialize deeper configurations, and its other layers.
+COPIED_FROM_A = {"1_1", "2_1", "3_1", "3_2", "6", "7", "8"}
+NOT_COPIED_FROM_A = {"4_1", "4_2", "5_1", "5_2"}
 
 
 class VGG(ImageClassifier):
-    """The layers of one column of Table 1, which run in the order in which they are listed."""
+    """The layers of one column of Table 1, run in the order in which they are listed."""
 
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
 
@@ -44,7 +44,7 @@ class VGG(ImageClassifier):
     ) -> None:
         super().__init__()
         if not batch_norm:
-            self.when_flat = (
+            self.flat_loss_hint = (
                 "likely its published initial weights are too small for so many layers; set "
                 "network.initialization: glorot, as the authors recommend"
             )
@@ -78,7 +78,7 @@ class VGG(ImageClassifier):
         return x
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over those of the same network, or, in B to E, what A gives (`start_from_a`)."""
+        """Load the weights of the same network or, in B to E, those of A (`start_from_a`)."""
         if weights.keys() == self.state_dict().keys():
             super().start_from(weights)
         else:
@@ -100,26 +100,27 @@ class VGG(ImageClassifier):
 
 
 def start_from_a(model: VGG, weights: Mapping[str, Tensor]) -> None:
-    """Give `model`, B to E, "the first four convolutional layers" and the last three of A (§3.1).
+    """Initialize `model`, B to E, from "the first four convolutional layers" and last three of A.
 
-    `weights` is the state of a trained `vgg_a` (of `vgg_a_bn`, for a `_bn` form, whose batch norm
-    goes with its convolution). A's first four are conv1_1, conv2_1, conv3_1 and conv3_2; each goes
-    to the layer of its name, since only there do the shapes fit: the second convolution of B to E
-    has 64 channels, A's 128. The other layers keep their random start. Raises `UserError`, and
-    changes nothing, where the weights are not A's or a layer has another shape.
+    That is §3.1. `weights` is the state of a trained `vgg_a` (of `vgg_a_bn` for a `_bn` form, whose
+    batch norm is copied with its convolution). A's first four are conv1_1, conv2_1, conv3_1 and
+    conv3_2; each is copied to the layer of its name, since only there do the shapes match: the
+    second convolution of B to E has 64 channels, A's 128. The other layers keep their random
+    initial weights. Raises `UserError`, and changes nothing, if the weights are not A's or a layer
+    has another shape.
     """
     own = model.state_dict()
-    places = {name: name.partition(".")[0].lstrip(ascii_lowercase) for name in own}
-    of_a = {name for name, place in places.items() if place in GIVEN_BY_A | KEPT_BY_A}
-    for name in sorted(of_a ^ weights.keys()):
+    layers = {name: name.partition(".")[0].lstrip(ascii_lowercase) for name in own}
+    names_of_a = {n for n, layer in layers.items() if layer in COPIED_FROM_A | NOT_COPIED_FROM_A}
+    for name in sorted(names_of_a ^ weights.keys()):
         difference = "holds" if name in weights else "lacks"
         raise UserError(
             f"weights to start from: unlike a trained vgg_a, this {difference} {name}; give "
             "those of vgg_a (of vgg_a_bn for a network with batch norm)"
         )
-    given = {name: weights[name] for name, place in places.items() if place in GIVEN_BY_A}
-    refuse_other_shapes(own, given)
-    model.load_state_dict(own | given)
+    copied = {name: weights[name] for name, layer in layers.items() if layer in COPIED_FROM_A}
+    check_shapes(own, copied)
+    model.load_state_dict(own | copied)
 
 
 def vgg_a(num_classes: int, num_channels: int = 3) -> VGG:

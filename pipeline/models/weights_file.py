@@ -12,16 +12,16 @@ from pipeline.runtime.errors import UserError
 
 
 def read_weights(file: Path) -> Mapping[str, Tensor]:
-    """Read a state dict, on the CPU; raises `UserError` for a file that holds anything else."""
+    """Read a state dict onto the CPU; raise `UserError` for a file that holds anything else."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles that torch didn't write
+            warnings.simplefilter("ignore")  # about pickles that torch didn't write
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"{file}: can't be read ({error.strerror or error})") from None
-    except Exception:  # What damaged pickles raise has no end; none of them is weights.
+    except Exception:  # damaged pickles raise many kinds
         content = None
     if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()

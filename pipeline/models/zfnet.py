@@ -1,4 +1,4 @@
-"""ZFNet (Zeiler & Fergus, ECCV 2014, §4 and Fig. 3): AlexNet that looks closer in its first layers.
+"""ZFNet (Zeiler & Fergus, ECCV 2014, §4 and Fig. 3): AlexNet with smaller windows at the start.
 
 7×7 kernels and stride 2 in place of 11×11 and 4, no groups. The paper gives the kernels, strides
 and widths; paddings are such that its map sizes come out, 110, 55, 26, 13 and 6.
@@ -12,7 +12,7 @@ from pipeline.models.response_norm import ResponseNorm
 
 
 class ZFNet(ImageClassifier):
-    """Five convolutions, three fully connected layers, which run in the order they are listed in.
+    """Five convolutions, three fully connected layers, run in the order in which they are listed.
 
     The paper normalizes contrast across maps after the first two pools and gives no constants;
     here they are AlexNet's.

@@ -1,4 +1,4 @@
-"""The networks by name."""
+"""The networks of the zoo, by name."""
 
 import difflib
 from typing import Protocol
@@ -21,7 +21,7 @@ from pipeline.runtime.errors import UserError
 
 
 class Constructor(Protocol):
-    """Builds a network with its published initial weights, from torch's global random state."""
+    """Builds a network with its published initial weights, drawn from torch's global generator."""
 
     def __call__(self, num_classes: int, num_channels: int = ...) -> ImageClassifier: ...
 
@@ -75,7 +75,7 @@ NETWORKS: dict[str, Constructor] = {
 
 
 def constructor(name: str) -> Constructor:
-    """Return what builds network `name`; raises `UserError` that names the nearest ones."""
+    """Return the constructor of network `name`; raise `UserError` with similar names if unknown."""
     if name in NETWORKS:
         return NETWORKS[name]
     near = difflib.get_close_matches(name, NETWORKS, n=4, cutoff=0.5)
@@ -84,21 +84,21 @@ def constructor(name: str) -> Constructor:
 
 
 def build_model(network: recipe.NetworkConfig, input: recipe.InputConfig) -> ImageClassifier:
-    """Build the recipe's network, freshly initialised from torch's global random state.
+    """Build the recipe's network with initial weights from torch's global random generator.
 
-    Under `torch.device("meta")` this costs no memory and only checks. Raises `UserError` for an
-    unknown name, for an input that the network can't take, and for an option it doesn't have.
+    Under `torch.device("meta")` this allocates nothing and only checks. Raises `UserError` for an
+    unknown name, for an input that the network doesn't accept, and for an option it doesn't have.
     """
     model = constructor(network.name)(network.num_classes, input.num_channels)
     shape = model.input_shape
-    if not shape.takes(input.size, input.dimensions):
+    if not shape.accepts(input.size, input.dimensions):
         raise UserError(
             f"recipe: {network.name} can't take input.size {input.size}, input.dimensions "
             f"{input.dimensions}; it takes {shape}: change input or network.name"
         )
     if network.initialization != "published":
         {"glorot": fill_glorot, "lecun": fill_lecun}[network.initialization](model)
-        model.when_flat = "try another optimizer.learning_rate"
+        model.flat_loss_hint = "try another optimizer.learning_rate"
     if network.recompute and not model.can_recompute:
         raise UserError(f"recipe: {network.name} has no network.recompute; leave it out")
     model.recompute = network.recompute

@@ -1,4 +1,4 @@
-"""What is known of machines, as data: `hardware.yaml` beside this file, with sources."""
+"""Figures of devices and data sets, with their sources: `hardware.yaml` beside this file."""
 
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Fact(Section):
-    """A value, how sure it is, and the name of its source."""
+    """A value, its certainty, and the name of its source."""
 
     value: PositiveFloat
     certainty: Literal["published", "derived", "estimated"]
@@ -62,9 +62,8 @@ class Hardware(Section):
     @model_validator(mode="after")
     def _every_source_is_listed(self) -> Self:
         parts: list[Section] = [self, *self.devices.values()]
-        facts = [fact for part in parts for fact in _facts(part)]
-        named = [fact.source for fact in facts] + [data.source for data in self.data.values()]
-        for name in named:
+        cited = [fact.source for part in parts for fact in _facts(part)]
+        for name in cited + [data.source for data in self.data.values()]:
             if name not in self.sources:
                 raise ValueError(f"source '{name}' is not listed under sources")
         return self
@@ -82,6 +81,5 @@ def read_hardware() -> Hardware:
 
 
 def _facts(section: Section) -> list[Fact]:
-    values = [getattr(section, name) for name in type(section).model_fields]
-    nested = [list(value.values()) if isinstance(value, dict) else [value] for value in values]
-    return [fact for group in nested for fact in group if isinstance(fact, Fact)]
+    groups = [value.values() if isinstance(value, dict) else [value] for _, value in section]
+    return [fact for group in groups for fact in group if isinstance(fact, Fact)]

@@ -1,4 +1,4 @@
-"""What `ilsvrc benchmark` measured, kept so that `ilsvrc plan` can start from it.
+"""Results of `ilsvrc benchmark`, from which `ilsvrc plan` corrects its model.
 
 A file each in `benchmarks/` of the cluster's runs_dir; JSON, safe to delete.
 """
@@ -16,7 +16,7 @@ from pipeline.runtime.storage import write_atomically
 
 
 class MeasuredSpeed(Section):
-    """Medians of one benchmark, and on what; `recipe` is as it was measured, one micro-batch."""
+    """Medians of one benchmark and its machine; `recipe` is as measured, with one micro-batch."""
 
     date: str
     recipe: Recipe
@@ -29,7 +29,7 @@ class MeasuredSpeed(Section):
 
 
 def keep_measurement(runs_dir: Path, measured: MeasuredSpeed) -> Path:
-    """Write `measured` where plans look; one of the same network on the same device makes way."""
+    """Write `measured` where plans look for it, over one of the same network and device."""
     folder = runs_dir / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{measured.recipe.network.name}-{measured.device}.json"
@@ -40,9 +40,9 @@ def keep_measurement(runs_dir: Path, measured: MeasuredSpeed) -> Path:
 def newest_measurement(
     runs_dir: Path, recipe: Recipe, machine: WorkerHardware
 ) -> MeasuredSpeed | None:
-    """Return what was measured on the machine's device: on this network first, then the newest.
+    """Return the newest measurement on the machine's device, one of this network if there is any.
 
-    A file that can't be read, by another version say, is passed over.
+    A file that can't be read, for example one of another version, is skipped.
     """
     found = []
     for path in sorted((runs_dir / "benchmarks").glob("*.json")):
@@ -50,7 +50,7 @@ def newest_measurement(
             measured = MeasuredSpeed.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             continue
-        if _is_of(measured, machine) and measured.recipe.precision == recipe.precision:
+        if _is_of_device(measured, machine) and measured.recipe.precision == recipe.precision:
             found.append(measured)
     return max(
         found,
@@ -63,7 +63,7 @@ def now() -> str:
     return time.strftime("%Y-%m-%d %H:%M")
 
 
-def _is_of(measured: MeasuredSpeed, machine: WorkerHardware) -> bool:
+def _is_of_device(measured: MeasuredSpeed, machine: WorkerHardware) -> bool:
     if not machine.is_gpu:
         return measured.device == "cpu"
     return measured.device == "gpu" and machine.device.reported_as in measured.machine

@@ -15,13 +15,13 @@ from pipeline.runtime.errors import UserError
 
 WORLD_SIZES = (1, 8, 64, 512, 4096)
 MICRO_BATCHES = (8, 16, 32, 64, 128, 256)
-# Twice the workers must bring this many times the images/s.
-WORTHWHILE = 1.5
+# Doubling the workers pays while it brings at least this many times the images/s.
+MIN_GAIN = 1.5
 
 
 @dataclass(frozen=True)
 class PlanRow:
-    """The training on `num_workers`; rates are of all together, needs of one node, in 1/s."""
+    """The training on `num_workers`; rates are of all workers, `node_…` of one node, in 1/s."""
 
     num_workers: int
     batch_size: int
@@ -40,17 +40,22 @@ class PlanRow:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that `ilsvrc plan` says; `memory` is bytes of a worker by images of a micro-batch."""
+    """All that `ilsvrc plan` shows.
+
+    `memory` is a worker's bytes by images of a micro-batch; `cluster_workers` is the cluster's own
+    number of workers. Scaling pays up to `efficient_workers`; beyond `max_workers` the batch is
+    larger than any that is known to train.
+    """
 
     workload: Workload
     machine: WorkerHardware
     calibration: MeasuredSpeed | None
     rows: tuple[PlanRow, ...]
     memory: dict[int, float]
-    own_workers: int
+    cluster_workers: int
     checkpoints_written: int
-    last_worthwhile: int
-    last_fitting_batch: int
+    efficient_workers: int
+    max_workers: int
 
 
 def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan:
@@ -60,7 +65,7 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
     for a data set that is neither packed nor known.
     """
     hardware = read_hardware()
-    name = device_name or _device_of(cluster, hardware)
+    name = device_name or _device_name(cluster, hardware)
     device = hardware.device(name)
     if recipe.precision not in device.peak:
         raise UserError(f"{device.title} has no {recipe.precision}; add --set precision=float32")
@@ -90,10 +95,10 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
         calibration=measured,
         rows=tuple(_row(workload, machine, size) for size in sizes),
         memory={size: _memory(workload, hardware, size, is_gpu) for size in MICRO_BATCHES},
-        own_workers=own.num_workers,
+        cluster_workers=own.num_workers,
         checkpoints_written=_checkpoints(workload, cluster, own.epoch_seconds),
-        last_worthwhile=_last_worthwhile(workload, machine),
-        last_fitting_batch=int(hardware.largest_batch.value) // recipe.batch.micro_batch_size,
+        efficient_workers=_efficient_workers(workload, machine),
+        max_workers=int(hardware.largest_batch.value) // recipe.batch.micro_batch_size,
     )
 
 
@@ -119,8 +124,8 @@ def _row(workload: Workload, machine: WorkerHardware, num_workers: int) -> PlanR
     )
 
 
-def _device_of(cluster: Cluster, hardware: Hardware) -> str:
-    """Name the device that the cluster computes on: the GPU it names, this machine's, or a core."""
+def _device_name(cluster: Cluster, hardware: Hardware) -> str:
+    """Return the name of the cluster's device: the GPU it names, this machine's, or a CPU core."""
     if cluster.workers.device == "cpu":
         return "cpu"
     if cluster.workers.gpu:
@@ -137,7 +142,7 @@ def _device_of(cluster: Cluster, hardware: Hardware) -> str:
 
 
 def _correction(measured: MeasuredSpeed, machine: WorkerHardware) -> float:
-    """Measured ÷ modelled seconds of the step that was measured."""
+    """Return measured ÷ modelled seconds of the step that was measured."""
     workload = measure_workload(measured.recipe, machine.hardware.data["ilsvrc2012"])
     there = replace(machine, cores=measured.cpus if not machine.is_gpu else 1)
     step = step_parts(workload, there, 1, 1)
@@ -151,7 +156,7 @@ def _memory(workload: Workload, hardware: Hardware, micro_batch: int, is_gpu: bo
 
 
 def _checkpoints(workload: Workload, cluster: Cluster, epoch_seconds: float) -> int:
-    """Every epoch's, and those within one: by steps or by the clock, whichever are more."""
+    """Return the number of checkpoints: one per epoch, and within it by steps or time, the more."""
     saving = cluster.saving
     steps = math.ceil(workload.data.train / workload.recipe.batch.global_batch_size)
     by_steps = (steps - 1) // saving.checkpoint_every_steps if saving.checkpoint_every_steps else 0
@@ -159,12 +164,12 @@ def _checkpoints(workload: Workload, cluster: Cluster, epoch_seconds: float) -> 
     return workload.recipe.epochs * (1 + max(by_steps, by_clock))
 
 
-def _last_worthwhile(workload: Workload, machine: WorkerHardware) -> int:
-    """The workers after which twice as many bring less than `WORTHWHILE` times the images/s."""
+def _efficient_workers(workload: Workload, machine: WorkerHardware) -> int:
+    """Return the number of workers whose double brings less than `MIN_GAIN` times the images/s."""
     size = 1
     while size < WORLD_SIZES[-1]:
         now, twice = (_row(workload, machine, n).images_per_second for n in (size, 2 * size))
-        if twice < WORTHWHILE * now:
+        if twice < MIN_GAIN * now:
             break
         size *= 2
     return size

@@ -1,14 +1,14 @@
-"""How long one optimizer step takes on n workers: a sum of parts, of which one is the bottleneck.
+"""A model of one optimizer step on n workers: a sum of times, the largest is the bottleneck.
 
 A worker computes each of its micro-batches, forward and backward, in the time that its arithmetic
 takes at the device's efficiency, and then its memory traffic at the memory's bandwidth; no faster
 than a CPU can start the kernels. Gradients travel by rings, first in each node, then between nodes,
-while the last micro-batch's backward pass, two thirds of its time, goes on; the last bucket can't
-hide. Loading goes on beside all this and counts only where it is slower.
+during the last micro-batch's backward pass, two thirds of its time; the last bucket can't overlap.
+Loading overlaps with all this and counts only where it is slower.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 from pipeline.planning.hardware import Device, Hardware
 from pipeline.planning.workload import Workload
@@ -23,7 +23,7 @@ _BUCKET_BYTES = 25 * 2**20  # DDP's
 
 @dataclass(frozen=True)
 class WorkerHardware:
-    """Workers of one kind: `cores` of the device for each (GPUs: 1), `threads` to load.
+    """The hardware of each worker: `cores` of the device (GPUs: 1), `threads` for loading.
 
     `correction` is measured ÷ modelled time of a step, and `loaded_per_thread` images/s, from
     `ilsvrc benchmark` where that has run.
@@ -42,13 +42,13 @@ class WorkerHardware:
     def images_loaded_per_second(self) -> float:
         """By one worker."""
         facts = self.hardware
-        stated = facts.decoded_with_gpu if self.is_gpu else facts.decoded_by_cpu
-        return self.threads * (self.loaded_per_thread or stated.value)
+        decoded = facts.decoded_with_gpu if self.is_gpu else facts.decoded_by_cpu
+        return self.threads * (self.loaded_per_thread or decoded.value)
 
 
 @dataclass(frozen=True)
 class StepParts:
-    """Seconds of one optimizer step, by what they are spent on; together they are the step."""
+    """Seconds of one optimizer step by what they are spent on; their sum is the step."""
 
     arithmetic: float
     memory_traffic: float
@@ -59,18 +59,18 @@ class StepParts:
 
     @property
     def seconds(self) -> float:
-        return sum(getattr(self, field.name) for field in fields(self))
+        return sum(asdict(self).values())
 
     @property
     def bottleneck(self) -> str:
-        name = max((field.name for field in fields(self)), key=lambda name: getattr(self, name))
-        return name.replace("_", " ")
+        parts: dict[str, float] = asdict(self)
+        return max(parts, key=lambda name: parts[name]).replace("_", " ")
 
 
 def step_parts(
     workload: Workload, machine: WorkerHardware, num_workers: int, micro_batches_each: int
 ) -> StepParts:
-    """Take one step of `micro_batches_each` micro-batches on each of `num_workers` apart."""
+    """Return the parts of a step of `micro_batches_each` micro-batches on each worker."""
     device, facts = machine.device, machine.hardware
     images = workload.recipe.batch.micro_batch_size * workload.mean_area
     precision = workload.recipe.precision
@@ -83,7 +83,7 @@ def step_parts(
     optimizer = slow * workload.gradient_bytes * _WEIGHT_PASSES / bandwidth
     waiting = max(0.0, launch - arithmetic - traffic)
     micro_batch = arithmetic + traffic + waiting
-    exchange = _exposed(workload, machine, num_workers, micro_batch)
+    exchange = _exposed_exchange(workload, machine, num_workers, micro_batch)
     computing = micro_batches_each * micro_batch + optimizer + exchange
     loading = (
         micro_batches_each
@@ -103,18 +103,18 @@ def step_parts(
 def bytes_between_nodes(workload: Workload, machine: WorkerHardware, num_workers: int) -> float:
     """Return what each node sends to others, and receives, in one step."""
     nodes = math.ceil(num_workers / machine.workers_per_node)
-    return _ring(nodes) * workload.gradient_bytes
+    return _ring_factor(nodes) * workload.gradient_bytes
 
 
-def _exposed(
+def _exposed_exchange(
     workload: Workload, machine: WorkerHardware, num_workers: int, micro_batch: float
 ) -> float:
-    """Seconds of the gradients' exchange that no backward pass hides."""
+    """Return the seconds of the gradients' exchange that don't overlap with the backward pass."""
     device, facts = machine.device, machine.hardware
     near = min(num_workers, machine.workers_per_node)
     between = bytes_between_nodes(workload, machine, num_workers)
     seconds = (
-        _ring(near) * workload.gradient_bytes / (device.peers.value * 1e9)
+        _ring_factor(near) * workload.gradient_bytes / (device.peers.value * 1e9)
         + between / (device.network.value * facts.network_share.value * 1e9)
         + 2 * math.ceil(math.log2(num_workers)) * facts.delay.value / 1e3
     )
@@ -122,6 +122,6 @@ def _exposed(
     return max(seconds - micro_batch * 2 / 3, seconds * last_bucket)
 
 
-def _ring(members: int) -> float:
-    """How often a ring all-reduce of `members` has each of them send the whole."""
+def _ring_factor(members: int) -> float:
+    """Return how many times its whole data each of `members` sends in a ring all-reduce."""
     return 2 * (members - 1) / members

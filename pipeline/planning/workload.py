@@ -1,4 +1,4 @@
-"""What a recipe asks of any machine: operations, bytes, images."""
+"""What a recipe needs on any machine: operations, bytes, images."""
 
 from dataclasses import dataclass
 
@@ -18,12 +18,12 @@ from pipeline.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Workload:
-    """One training, whoever runs it.
+    """What one training needs, whatever runs it.
 
     `multiply_adds` (forward, without auxiliary classifiers) and `activation_bytes` (kept for the
-    backward pass, in the recipe's precision) are of one image at full size; `mean_area` is what
-    `resizing` makes of it over all epochs. `parameters` are trained ones, `layers` modules that
-    start kernels of their own.
+    backward pass, in the recipe's precision) are of one image at full size; `mean_area` is the mean
+    area of a training image under `resizing`, relative to full size. `parameters` are trained ones,
+    `layers` are modules that start kernels of their own.
     """
 
     recipe: Recipe
@@ -42,14 +42,14 @@ class Workload:
 
 
 def measure_workload(recipe: Recipe, data: DataFacts) -> Workload:
-    """Add up what `recipe` needs; the network stands on the meta device, nothing is allocated."""
-    model = model_on_paper(recipe)
-    anatomy = profile_model(model, _input_shape(recipe))
+    """Return what `recipe` needs; the network is built on the meta device, without memory."""
+    model = meta_model(recipe)
+    profile = profile_model(model, _input_shape(recipe))
     return Workload(
         recipe=recipe,
-        parameters=anatomy.trained_parameters,
-        layers=len(anatomy.layers),
-        multiply_adds=anatomy.multiply_adds,
+        parameters=profile.trained_parameters,
+        layers=len(profile.layers),
+        multiply_adds=profile.multiply_adds,
         activation_bytes=_activation_bytes(recipe, model),
         checkpoint_bytes=_size(model) * _copies_in_checkpoint(recipe),
         state_bytes=_state_bytes(recipe, model),
@@ -59,14 +59,14 @@ def measure_workload(recipe: Recipe, data: DataFacts) -> Workload:
 
 
 def training_bytes(recipe: Recipe) -> float:
-    """Return the least memory that a worker computes in: state, and a micro-batch's activations."""
-    model = model_on_paper(recipe)
+    """Return the least memory that a worker needs: state, and a micro-batch's activations."""
+    model = meta_model(recipe)
     activations = recipe.batch.micro_batch_size * _activation_bytes(recipe, model)
     return _state_bytes(recipe, model) + activations
 
 
-def model_on_paper(recipe: Recipe) -> ImageClassifier:
-    """Build the recipe's network without memory for its weights."""
+def meta_model(recipe: Recipe) -> ImageClassifier:
+    """Build the recipe's network on the meta device, without memory for its weights."""
     with torch.device("meta"):
         return build_model(recipe.network, recipe.input)
 
@@ -78,11 +78,14 @@ def checkpoint_bytes(recipe: Recipe) -> int:
 
 def weight_bytes(recipe: Recipe) -> int:
     """Return the size of the final weights."""
-    return _size(model_on_paper(recipe))
+    return _size(meta_model(recipe))
 
 
 def data_facts(recipe: Recipe, cluster: Cluster, hardware: Hardware) -> DataFacts:
-    """Look the recipe's data set up: as it is packed, else as it is known; else `UserError`."""
+    """Return the facts of the recipe's data set, as it is packed, or as `hardware.yaml` has them.
+
+    Raises `UserError` for one that is neither packed nor known.
+    """
     name, folder = recipe.data.name, store_folder(cluster, recipe.data.name)
     try:
         store = Store.open(folder)
@@ -117,7 +120,7 @@ def _size(model: ImageClassifier) -> int:
 
 
 def _mean_area(recipe: Recipe) -> float:
-    """Return the mean area of a training image, of that at full size."""
+    """Return the mean area of a training image, relative to full size."""
     full, resizing = recipe.input.size, recipe.resizing
     growing = min(recipe.epochs, resizing.full_size_from) if resizing else 0
     areas = [(training_size(full, resizing, epoch) / full) ** 2 for epoch in range(growing)]
@@ -129,5 +132,5 @@ def _copies_in_checkpoint(recipe: Recipe) -> int:
 
 
 def _copies_while_training(recipe: Recipe) -> float:
-    # What a checkpoint holds, gradients, DDP's buckets of them, and autocast's weights of 2 bytes.
+    # What a checkpoint holds, gradients, DDP's buckets of them, and autocast's 2-byte weights.
     return _copies_in_checkpoint(recipe) + 2 + 0.5 * (recipe.precision == "bfloat16")

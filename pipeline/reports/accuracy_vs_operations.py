@@ -1,7 +1,7 @@
-"""Accuracy against operations against parameters, as Canziani, Paszke & Culurciello (2016) drew it.
+"""Accuracy against operations and parameters, as drawn by Canziani, Paszke & Culurciello (2016).
 
 Their Figure 2: the top-1 accuracy of one central crop over the operations of one forward pass, a
-multiply-add counting as two, with blobs as large as the network has parameters (here by area).
+multiply-add counting as two; the markers' size is the number of parameters (here their area).
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from adjustText import adjust_text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.models.profile import profile_model
 from pipeline.models.zoo import NETWORKS
-from pipeline.reports.theme import INK, MUTED, series_colour, style
-from pipeline.results.comparability import alike
-from pipeline.results.measured import Measured, errors_of
+from pipeline.reports.figure_style import INK, MUTED, figure_style, series_colour
+from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey, protocol_passes, published
 
-_POINTS2_A_MILLION = 9.0
+_POINTS2_PER_MILLION = 9.0
 _LEGEND = (5, 35, 65, 95, 125, 155)  # million parameters, as theirs
 
 
@@ -33,7 +33,10 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Marker:
-    """`accuracy` in percent, with the half widths of its interval; `colour` None for published."""
+    """A result; `accuracy` in percent, with the half widths of its interval.
+
+    `colour` is the run's index in the page, None for a published result.
+    """
 
     name: str
     size: ModelSize
@@ -44,37 +47,38 @@ class Marker:
 
 
 @cache
-def size_of(network: str, classes: int = 1000, shape: tuple[int, ...] | None = None) -> ModelSize:
-    """Count a network of the zoo for `classes`, at an image of `shape` or of the published one."""
+def model_size(
+    network: str, num_classes: int = 1000, shape: tuple[int, ...] | None = None
+) -> ModelSize:
+    """Return the size of a network of the zoo, on an image of `shape` or of the published one."""
     with torch.device("meta"):
-        model = NETWORKS[network](classes, (shape or (3,))[0])
-        anatomy = profile_model(model, shape or model.input_shape.published)
-    return ModelSize(2 * anatomy.multiply_adds, anatomy.parameters)
+        model = NETWORKS[network](num_classes, (shape or (3,))[0])
+        profile = profile_model(model, shape or model.input_shape.published)
+    return ModelSize(2 * profile.multiply_adds, profile.parameters)
 
 
-def published_markers(data: str = "ilsvrc2012", split: str = "val") -> list[Marker]:
-    """Return the networks of the zoo whose single crop is published, one blob each."""
-    blobs = {}
+def is_single_view(key: ResultKey) -> bool:
+    return key.ensemble_size == 1 and protocol_passes(key.protocol) == 1
+
+
+def published_markers() -> list[Marker]:
+    """Return a marker for each network of the zoo with a published error of one view on val."""
+    markers: dict[str, Marker] = {}
     for result in published():
         key = result.key
         if (
-            (key.training_data, key.split, key.ensemble_size, key.extra_data)
-            == (data, split, 1, "none")
-            and protocol_passes(key.protocol) == 1
+            (key.training_data, key.split, key.extra_data) == ("ilsvrc2012", "val", "none")
+            and is_single_view(key)
             and key.network in NETWORKS
-            and key.network not in blobs
+            and result.top1_error is not None
         ):
-            first = next((r for r in alike(key) if r.top1_error is not None), None)
-            if first and first.top1_error is not None:
-                blobs[key.network] = Marker(
-                    key.network, size_of(key.network), 100 - first.top1_error
-                )
-    return list(blobs.values())
+            marker = Marker(key.network, model_size(key.network), 100 - result.top1_error)
+            markers.setdefault(key.network, marker)
+    return list(markers.values())
 
 
 def measured_marker(result: Measured, size: ModelSize, colour: int) -> Marker:
-    assert result.counts is not None
-    top1, _ = errors_of(result.counts)
+    top1, _ = result.errors
     low, high = top1.interval.low, top1.interval.high
     return Marker(
         result.run or result.key.network, size, 100 - top1.value,
@@ -82,56 +86,59 @@ def measured_marker(result: Measured, size: ModelSize, colour: int) -> Marker:
     )  # fmt: skip
 
 
-def is_single_view(key: ResultKey) -> bool:
-    return key.ensemble_size == 1 and protocol_passes(key.protocol) == 1
-
-
-def operations_figure(blobs: Sequence[Marker], title: str) -> Figure:
-    """Draw published blobs in grey and ours in colour, each with its name where there is room."""
-    with style():
+def operations_figure(markers: Sequence[Marker], title: str) -> Figure:
+    """Draw published results in grey and ours in colour, each with its name."""
+    with figure_style():
         figure = Figure(figsize=(7.6, 4.9), layout="constrained")
         axes = figure.subplots()
         axes.patch.set_alpha(0)
-        for blob in sorted(
-            blobs, key=lambda blob: (blob.colour is not None, -blob.size.parameters)
-        ):
-            _draw(axes, blob)
+        for marker in sorted(markers, key=lambda m: (m.colour is not None, -m.size.parameters)):
+            _draw(axes, marker)
         axes.set_title(title)
-        is_large = max(blob.size.operations for blob in blobs) > 5e8
-        unit, name = (1e9, "G-Ops") if is_large else (1e6, "M-Ops")
-        axes.set_xlabel(f"operations of one forward pass, {name} (2 × multiply-adds)")
-        axes.set_ylabel("top-1 accuracy, one view, %")
-        operations = [blob.size.operations for blob in blobs]
-        if max(operations) > 50 * min(operations):
-            axes.set_xscale("log")
-            axes.set_xlim(min(operations) / 3, max(operations) * 3)
-        else:
-            axes.set_xlim(0, 1.12 * max(operations))
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x / unit:g}")
-        low = min(blob.accuracy - blob.below for blob in blobs)
-        high = max(blob.accuracy + blob.above for blob in blobs)
-        room = max(1.0, 0.12 * (high - low))
-        axes.set_ylim(low - room, min(100.5, high + room))
-        _add_legend(axes, blobs)
-        _name(figure, axes, blobs)
+        _set_scales(axes, markers)
+        _add_legend(axes, markers)
+        figure.draw_without_rendering()  # lays out the axes, among which names are placed
+        _add_names(axes, markers)
     return figure
 
 
-def _draw(axes: Axes, blob: Marker) -> None:
-    colour = MUTED if blob.colour is None else series_colour(blob.colour)
-    area = max(12.0, _POINTS2_A_MILLION * blob.size.parameters / 1e6)
-    x, y = blob.size.operations, blob.accuracy
+def _colour(marker: Marker, published_colour: str) -> str:
+    return published_colour if marker.colour is None else series_colour(marker.colour)
+
+
+def _draw(axes: Axes, marker: Marker) -> None:
+    colour = _colour(marker, MUTED)
+    area = max(12.0, _POINTS2_PER_MILLION * marker.size.parameters / 1e6)
+    x, y = marker.size.operations, marker.accuracy
     axes.scatter(x, y, s=area, color=colour, alpha=0.25, linewidths=0)
     axes.scatter(x, y, s=7, color=colour, linewidths=0)
-    if blob.below or blob.above:
-        axes.errorbar(x, y, [[blob.below], [blob.above]], color=colour, linewidth=1.2, capsize=2)
+    if marker.below or marker.above:
+        error = [[marker.below], [marker.above]]
+        axes.errorbar(x, y, error, color=colour, linewidth=1.2, capsize=2)
 
 
-def _add_legend(axes: Axes, blobs: Sequence[Marker]) -> None:
-    largest = max(blob.size.parameters for blob in blobs) / 1e6
+def _set_scales(axes: Axes, markers: Sequence[Marker]) -> None:
+    operations = [marker.size.operations for marker in markers]
+    unit, name = (1e9, "G-Ops") if max(operations) > 5e8 else (1e6, "M-Ops")
+    axes.set_xlabel(f"operations of one forward pass, {name} (2 × multiply-adds)")
+    axes.set_ylabel("top-1 accuracy, one view, %")
+    if max(operations) > 50 * min(operations):
+        axes.set_xscale("log")
+        axes.set_xlim(min(operations) / 3, max(operations) * 3)
+    else:
+        axes.set_xlim(0, 1.3 * max(operations))  # with room for a name
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x / unit:g}")
+    low = min(marker.accuracy - marker.below for marker in markers)
+    high = max(marker.accuracy + marker.above for marker in markers)
+    margin = max(1.0, 0.12 * (high - low))
+    axes.set_ylim(low - margin, min(100.5, high + margin))
+
+
+def _add_legend(axes: Axes, markers: Sequence[Marker]) -> None:
+    largest = max(marker.size.parameters for marker in markers) / 1e6
     shown = [size for size in _LEGEND if size <= largest + 30] if largest > 5 else []
     for size in shown:
-        axes.scatter([], [], s=_POINTS2_A_MILLION * size, color=MUTED, alpha=0.25, linewidths=0,
+        axes.scatter([], [], s=_POINTS2_PER_MILLION * size, color=MUTED, alpha=0.25, linewidths=0,
                      label=f"{size} M")  # fmt: skip
     if shown:
         axes.legend(
@@ -141,51 +148,15 @@ def _add_legend(axes: Axes, blobs: Sequence[Marker]) -> None:
         )  # fmt: skip
 
 
-def _name(figure: Figure, axes: Axes, blobs: Sequence[Marker]) -> None:
-    """Write each name beside its point, at the first of some places where it covers nothing."""
-    figure.draw_without_rendering()
-    taken: list[tuple[float, float, float, float]] = []
-    for blob in blobs:
-        x, y = axes.transData.transform((blob.size.operations, blob.accuracy))
-        taken.append((x - 3, y - 3, x + 3, y + 3))
-    scale = figure.dpi / 72
-    edge = axes.get_window_extent()
-    for blob in sorted(blobs, key=lambda blob: (blob.colour is None, -blob.accuracy)):
-        x, y = axes.transData.transform((blob.size.operations, blob.accuracy))
-        width, height = 4.4 * scale * len(blob.name), 9.0 * scale
-        for dx, dy in _PLACES:
-            left = x + dx * scale if dx >= 0 else x + dx * scale - width
-            box = (left, y + dy * scale - height / 2, left + width, y + dy * scale + height / 2)
-            inside = edge.x0 < box[0] and box[2] < edge.x1
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                axes.annotate(
-                    blob.name,
-                    (blob.size.operations, blob.accuracy),
-                    (dx, dy),
-                    textcoords="offset points",
-                    fontsize=7.5,
-                    ha="left" if dx >= 0 else "right",
-                    va="center",
-                    color=INK if blob.colour is None else series_colour(blob.colour),
-                    arrowprops=(
-                        {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5, "shrinkB": 2}
-                        if abs(dx) > 8 or dy != 0
-                        else None
-                    ),
-                )
-                break
-
-
-_PLACES = [
-    (dx, dy)
-    for reach in (1, 2, 3, 4)
-    for dx, dy in (
-        *((6 * reach, 0), (-6 * reach, 0), (5 * reach, 9 * reach), (5 * reach, -9 * reach)),
-        *((-5 * reach, 9 * reach), (-5 * reach, -9 * reach)),
-    )
-]
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+def _add_names(axes: Axes, markers: Sequence[Marker]) -> None:
+    """Write each name beside its marker, moved so that names don't overlap."""
+    names = [
+        axes.text(
+            marker.size.operations, marker.accuracy, marker.name, fontsize=7.5, va="center",
+            color=_colour(marker, INK),
+        )
+        for marker in markers
+    ]  # fmt: skip
+    line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.5}
+    # A number of iterations and no time limit, so that the figure doesn't depend on the speed.
+    adjust_text(names, ax=axes, expand=(1.15, 1.4), iter_lim=100, arrowprops=line)

@@ -1,4 +1,4 @@
-"""The classes that a network knows best and worst, with pictures of both."""
+"""The classes with the highest and lowest error of a run, with images of both."""
 
 import io
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from PIL import Image
 
 from pipeline.data.store.store import Split
 from pipeline.evaluation.predictions import Predictions
-from pipeline.reports.theme import data_uri
+from pipeline.reports.figure_style import data_uri
 
-_THUMBNAIL = 96
+_THUMBNAIL_SIDE = 96
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image of a class, as a data URI, with what the network said of it."""
+    """An image of a class as a data URI; the caption is the predicted class and its probability."""
 
     key: str
-    picture: str
-    words: str
+    uri: str
+    caption: str
     is_right: bool
 
 
@@ -40,27 +40,43 @@ class ClassExtremes:
     best: tuple[ClassResult, ...]
 
 
-def extremes_of(
+def find_class_extremes(
     predictions: Predictions, split: Split, num_classes: int = 4, num_thumbnails: int = 4
 ) -> ClassExtremes:
     """Return the classes of highest and of lowest top-1 error, no class twice.
 
-    A class of the worst shows the images whose wrong answers were the surest, one of the best the
-    surest right ones. Of equal errors the class that comes first.
+    The worst classes show the wrong predictions of highest probability, the best ones the right
+    predictions of highest probability. Of classes with equal errors the first is taken.
     """
     labels, wrong = predictions.labels, predictions.ranks > 0
-    known = np.unique(labels[labels >= 0])
-    errors = np.array([wrong[labels == label].mean() for label in known])
-    num_classes = min(num_classes, len(known) // 2)
-    place = {key: i for i, key in enumerate(split.keys)}
+    classes = np.unique(labels[labels >= 0])
+    errors = np.array([wrong[labels == label].mean() for label in classes])
+    num_classes = min(num_classes, len(classes) // 2)
+    positions = {key: i for i, key in enumerate(split.keys)}
+
+    def thumbnails(label: int, right: bool) -> tuple[Thumbnail, ...]:
+        guesses = predictions.guesses[:, 0]
+        chosen = np.flatnonzero((labels == label) & ((guesses == label) == right))
+        probabilities = predictions.probabilities[chosen, guesses[chosen]].astype(np.float32)
+        order = chosen[np.argsort(-probabilities, kind="stable")]
+        present = [i for i in order if predictions.keys[i] in positions][:num_thumbnails]
+        return tuple(
+            Thumbnail(
+                predictions.keys[i],
+                _thumbnail_uri(split, positions[predictions.keys[i]]),
+                f"{_name(predictions, guesses[i])} {predictions.probabilities[i, guesses[i]]:.2f}",
+                right,
+            )
+            for i in present
+        )
 
     def results(chosen: Sequence[int], right: bool) -> tuple[ClassResult, ...]:
         return tuple(
             ClassResult(
-                _name(predictions, int(known[i])),
-                int((labels == known[i]).sum()),
+                _name(predictions, classes[i]),
+                int((labels == classes[i]).sum()),
                 100 * float(errors[i]),
-                _thumbnails(predictions, split, place, int(known[i]), right, num_thumbnails),
+                thumbnails(classes[i], right),
             )
             for i in chosen
         )
@@ -70,38 +86,16 @@ def extremes_of(
     return ClassExtremes(results(worst, right=False), results(others[:num_classes], right=True))
 
 
-def _thumbnails(
-    predictions: Predictions,
-    split: Split,
-    place: dict[str, int],
-    label: int,
-    right: bool,
-    count: int,
-) -> tuple[Thumbnail, ...]:
-    guesses = predictions.guesses[:, 0]
-    chosen = np.flatnonzero((predictions.labels == label) & ((guesses == label) == right))
-    sureness = predictions.probabilities[chosen, guesses[chosen]].astype(np.float32)
-    found: list[Thumbnail] = []
-    for i in chosen[np.argsort(-sureness, kind="stable")]:
-        key = predictions.keys[i]
-        if key not in place or len(found) == count:
-            continue
-        sure = f"{float(predictions.probabilities[i, guesses[i]]):.2f}"
-        words = f"{_name(predictions, int(guesses[i]))} {sure}"
-        found.append(Thumbnail(key, _picture(split, place[key]), words, right))
-    return tuple(found)
-
-
 def _name(predictions: Predictions, label: int) -> str:
-    """The first of a class's synonyms, "tench" of "tench, Tinca tinca"."""
+    """Return the first of a class's synonyms, "tench" of "tench, Tinca tinca"."""
     return predictions.classes[label].name.partition(",")[0]
 
 
-def _picture(split: Split, image: int) -> str:
-    with Image.open(io.BytesIO(split.encoded(image).tobytes())) as file:
-        small = file.convert("RGB")
-    if max(small.size) > _THUMBNAIL:
-        small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+def _thumbnail_uri(split: Split, index: int) -> str:
+    with Image.open(io.BytesIO(split.encoded(index).tobytes())) as file:
+        image = file.convert("RGB")
+    if max(image.size) > _THUMBNAIL_SIDE:
+        image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=80)
+    image.save(encoded, "JPEG", quality=80)
     return data_uri(encoded.getvalue(), "jpeg")

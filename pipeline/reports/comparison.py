@@ -1,37 +1,74 @@
 """Measured results beside published ones of the same key, as tables for a terminal or a page.
 
-A number of another key never stands beside a result: the cell names the nearest and says in what
-it differs. The lecture's benchmark table stands apart, with what each of its numbers is.
+A number of another key never stands beside a result: the cell names the nearest one and how it
+differs. The lecture's benchmark table is separate, with what each of its numbers is.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.evaluation.metrics import Counts
 from pipeline.reports.tables import titled_table
-from pipeline.results.comparability import like_for_like, nearest, neighbours, on_test, refusal
-from pipeline.results.measured import Measured, errors_of
+from pipeline.results.comparability import (
+    difference,
+    nearest,
+    on_test,
+    reference_result,
+    results_of_others,
+)
+from pipeline.results.measured import Measured, MeasuredError
 from pipeline.results.published import Published, ResultKey, lecture_table, protocol_words
-from pipeline.results.verdict import error_named, verdict
+from pipeline.results.reproduction import Reproduction, check_reproduction
 
 _LECTURE = "The lecture's table: no number here is of one network on one crop"
-_INSTEAD = "One network on the validation set: what a run may be held against"
+_SINGLE_NETWORKS = "One network on the validation set: what a run compares with"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A measured result, and the published one of the same key (`reference`) if there is one.
+
+    `note` is the source of the reference, or why there is none, in one line or more.
+    """
+
+    result: Measured
+    reference: Published | None
+    reproduction: Reproduction | None
+    note: str
+
+    def published_error(self, error: MeasuredError) -> float | None:
+        """Return the reference's error of the same name, if published."""
+        return self.reference.error(error.name) if self.reference else None
+
+    def difference(self, error: MeasuredError) -> str:
+        """Return how many points `error` is above the published one; "–" if that is unknown."""
+        published = self.published_error(error)
+        return "–" if published is None else f"{error.value - published:+.2f}".replace("-", "−")
+
+
+def compare(result: Measured) -> Comparison:
+    reproduction = check_reproduction(result)
+    reference = reproduction.reference if reproduction else reference_result(result.key)
+    note = _source(reference, result.counts.images) if reference else _nearest_note(result.key)
+    return Comparison(result, reference, reproduction, note)
 
 
 def comparison_tables(results: Sequence[Measured]) -> list[Table]:
     """Return the results beside the published ones, then the lecture's table in two parts.
 
-    They fit 80 columns.
+    They fit into 80 columns.
     """
     measured = titled_table("Results, errors in %", leading=1)
     measured.add_column("Run", max_width=23, overflow="fold")
     measured.add_column("Error (95 % interval)", no_wrap=True)
     measured.add_column("Published", ratio=1)
-    for result in results:
+    for comparison in map(compare, results):
+        result = comparison.result
+        errors = [f"{error.name} {error}" for error in result.errors]
         measured.add_row(
-            _lines(_subject(result)), _lines(_measured(result)), _lines(_beside(result))
+            _lines(_run_cell(result)), _lines(errors), _lines(_published_cell(comparison))
         )
 
     lecture = titled_table(_LECTURE, leading=1)
@@ -41,15 +78,15 @@ def comparison_tables(results: Sequence[Measured]) -> list[Table]:
     for entry in lecture_table():
         lecture.add_row(entry.name, f"{entry.top5_error:g}", Text(entry.meaning))
 
-    instead = titled_table(_INSTEAD, leading=1)
-    instead.add_column("Network", no_wrap=True)
-    instead.add_column("Protocol", ratio=1)
-    instead.add_column("Top-1", justify="right", no_wrap=True)
-    instead.add_column("Top-5", justify="right", no_wrap=True)
-    instead.add_column("Source", ratio=1)
-    for row in _instead_rows():
-        instead.add_row(*(Text(cell) for cell in row))
-    return [measured, lecture, instead]
+    single = titled_table(_SINGLE_NETWORKS, leading=1)
+    single.add_column("Network", no_wrap=True)
+    single.add_column("Protocol", ratio=1)
+    single.add_column("Top-1", justify="right", no_wrap=True)
+    single.add_column("Top-5", justify="right", no_wrap=True)
+    single.add_column("Source", ratio=1)
+    for row in _single_network_rows():
+        single.add_row(*(Text(cell) for cell in row))
+    return [measured, lecture, single]
 
 
 def comparison_markdown(results: Sequence[Measured]) -> str:
@@ -67,16 +104,17 @@ def comparison_markdown(results: Sequence[Measured]) -> str:
             "Difference",
             "Verdict",
         ),
-        (_markdown_row(result) for result in results),
+        (_markdown_row(compare(result)) for result in results),
     )
     lecture = _markdown(
         ("Shown as", "Top-5 error, %", "What it is"),
         ((entry.name, f"{entry.top5_error:g}", entry.meaning) for entry in lecture_table()),
     )
-    instead = _markdown(
-        ("Network", "Protocol", "Top-1 error, %", "Top-5 error, %", "Source"), _instead_rows()
+    single = _markdown(
+        ("Network", "Protocol", "Top-1 error, %", "Top-5 error, %", "Source"),
+        _single_network_rows(),
     )
-    return f"{measured}\n{_LECTURE}:\n\n{lecture}\n{_INSTEAD}:\n\n{instead}"
+    return f"{measured}\n{_LECTURE}:\n\n{lecture}\n{_SINGLE_NETWORKS}:\n\n{single}"
 
 
 def _lines(lines: Iterable[str]) -> Text:
@@ -84,10 +122,9 @@ def _lines(lines: Iterable[str]) -> Text:
     return Text("\n".join(lines))
 
 
-def _subject(result: Measured) -> list[str]:
-    key = result.key
-    images = [f"{result.counts.images:,} images"] if result.counts else []
-    return [*_run(result), key.network, f"{key.training_data} {key.split}", _protocol(key), *images]
+def _run_cell(result: Measured) -> list[str]:
+    key, images = result.key, f"{result.counts.images:,} images"
+    return [*_run(result), key.network, f"{key.training_data} {key.split}", _protocol(key), images]
 
 
 def _run(result: Measured) -> list[str]:
@@ -96,75 +133,44 @@ def _run(result: Measured) -> list[str]:
 
 
 def _protocol(key: ResultKey) -> str:
-    parts = [key.protocol]
-    if key.ensemble_size != 1:
-        parts.append(f"ensemble of {key.ensemble_size}")
-    if key.extra_data != "none":
-        parts.append(f"extra data {key.extra_data}")
-    return ", ".join(parts)
+    return ", ".join([key.protocol, *key.qualifiers])
 
 
-def _measured(result: Measured) -> list[str]:
-    if result.counts is None:
-        return []
-    return [f"{error.name} {error}" for error in errors_of(result.counts)]
+def _published_cell(comparison: Comparison) -> list[str]:
+    """Return the lines of the published cell; the first two are beside top-1 and top-5."""
+    lines = []
+    if comparison.reference:
+        for error in comparison.result.errors:
+            published = comparison.published_error(error)
+            known = published is not None
+            lines.append(f"{published}: {comparison.difference(error)}" if known else "–")
+    if comparison.reproduction:
+        lines.append(comparison.reproduction.words)
+    return [*lines, comparison.note]
 
 
-def _beside(result: Measured) -> list[str]:
-    """Return the published cell; the first two lines stand beside top-1 and top-5."""
-    same = like_for_like(result.key)
-    if same is None:
-        return _unlike(result.key)
-    if result.counts is None:
-        return [same.errors, _source(same, None)]
-    found = verdict(result)
-    against = found.against if found else same
-    lines = [
-        f"{theirs}: {difference}" if theirs is not None else "–"
-        for theirs, difference in _differences(result.counts, against)
-    ]
-    return [*lines, *([found.words] if found else []), _source(against, result.counts)]
-
-
-def beside_words(result: Measured) -> str:
-    """Return what stands beside a result besides the numbers: the source, or why there is none."""
-    found = verdict(result)
-    same = found.against if found else like_for_like(result.key)
-    if same:
-        return _source(same, result.counts)
-    first, *others = _unlike(result.key)
-    return " ".join([first, ", ".join(others)]).rstrip()
-
-
-def _differences(counts: Counts, published: Published) -> list[tuple[float | None, str]]:
-    """Return the published top-1 and top-5 error, and by how many points ours is above it."""
-    pairs = []
-    for error in errors_of(counts):
-        theirs = error_named(published, error.name)
-        ours_above = "" if theirs is None else f"{error.value - theirs:+.2f}".replace("-", "−")
-        pairs.append((theirs, ours_above))
-    return pairs
-
-
-def _source(published: Published, counts: Counts | None) -> str:
+def _source(published: Published, images: int) -> str:
     notes = [published.citation]
-    if counts and published.images not in (None, counts.images):
+    if published.images not in (None, images):
         notes.append(f"on {published.images:,} images")
     if test := on_test(published):
         notes.append(f"on test it has {test.errors}")
     return "; ".join(notes)
 
 
-def _unlike(key: ResultKey) -> list[str]:
-    """Say, in one line or more, what there is where nothing published is like for like."""
+def _nearest_note(key: ResultKey) -> str:
+    """Say why there is no reference, and what there is instead."""
     near = nearest(key)
-    if near is not None:
-        return [refusal(key, near) or ""]
-    others = [f"{other.errors} {other.network}" for other in neighbours(key)]
-    return ["none for this network; others:", *others] if others else ["none"]
+    if near:
+        return (
+            f"not comparable with the nearest, {near.errors} of {near.citation}: "
+            f"{difference(near.key, key)}"
+        )
+    others = ",\n".join(f"{other.errors} {other.network}" for other in results_of_others(key))
+    return f"none for this network; others:\n{others}" if others else "none"
 
 
-def _instead_rows() -> list[tuple[str, ...]]:
+def _single_network_rows() -> list[tuple[str, ...]]:
     return [
         (
             result.network,
@@ -178,22 +184,19 @@ def _instead_rows() -> list[tuple[str, ...]]:
     ]
 
 
-def _markdown_row(result: Measured) -> tuple[str, ...]:
-    key, counts, found = result.key, result.counts, verdict(result)
-    same = found.against if found else like_for_like(key)
-    measured = [str(error) for error in errors_of(counts)] if counts else ["", ""]
-    differences = _differences(counts, same) if counts and same else []
-    beside = ", ".join([*([same.errors] if same else []), beside_words(result)])
+def _markdown_row(comparison: Comparison) -> tuple[str, ...]:
+    result, reference = comparison.result, comparison.reference
+    published = [*([reference.errors] if reference else []), " ".join(comparison.note.split())]
     return (
         ", ".join(_run(result)),
-        key.network,
-        f"{key.training_data} {key.split}",
-        _protocol(key),
-        f"{counts.images:,}" if counts else "",
-        *measured,
-        beside,
-        " / ".join(difference or "–" for _, difference in differences),
-        found.words if found else "",
+        result.key.network,
+        f"{result.key.training_data} {result.key.split}",
+        _protocol(result.key),
+        f"{result.counts.images:,}",
+        *map(str, result.errors),
+        ", ".join(published),
+        " / ".join(map(comparison.difference, result.errors)) if reference else "",
+        comparison.reproduction.words if comparison.reproduction else "",
     )
 
 

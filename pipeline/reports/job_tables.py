@@ -1,4 +1,4 @@
-"""Submitted trainings as tables for a terminal: what the engine says beside what is tracked."""
+"""Tables of submitted trainings for a terminal: the engine's state beside tracked metrics."""
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
@@ -14,7 +14,7 @@ _COLORS = {"running": "green", "failed": "red", "waiting": "yellow"}
 
 
 class JobStatus(Protocol):
-    """What an engine says of a job."""
+    """The state of a job, as an engine reports it."""
 
     @property
     def id(self) -> str: ...
@@ -27,7 +27,7 @@ class JobStatus(Protocol):
 
 
 def jobs_table(jobs: Iterable[JobStatus], progress: Mapping[str, TrainingProgress]) -> Table:
-    """Return a line a job; figures that nobody knows stay empty."""
+    """Return a row for each job; unknown figures are left empty."""
     table = titled_table("jobs")
     for name in ("job", "run", "state"):
         table.add_column(name)
@@ -35,19 +35,19 @@ def jobs_table(jobs: Iterable[JobStatus], progress: Mapping[str, TrainingProgres
         table.add_column(name, justify="right")
     table.add_column("reason")
     for job in jobs:
-        row = _figures(_believed(job, progress.get(job.run))).values()
+        row = _figures(_current(job, progress.get(job.run))).values()
         table.add_row(job.id, job.run, _state(job), *row, Text(job.reason))
     return table
 
 
 def job_table(job: JobStatus, progress: TrainingProgress | None) -> Table:
-    """Return one job, a line a fact."""
+    """Return a row for each fact of one job."""
     table = titled_table(f"job {job.id}")
     table.add_column("")
     table.add_column("")
     facts = {"run": job.run, "MLflow run": progress.run_id if progress else ""}
     table.add_row("state", _state(job))
-    for name, fact in (facts | _figures(_believed(job, progress)) | {"reason": job.reason}).items():
+    for name, fact in (facts | _figures(_current(job, progress)) | {"reason": job.reason}).items():
         if fact:
             table.add_row(name, Text(fact))
     return table
@@ -57,9 +57,9 @@ def _state(job: JobStatus) -> Text:
     return Text(job.state, _COLORS.get(job.state, ""))
 
 
-def _believed(job: JobStatus, progress: TrainingProgress | None) -> TrainingProgress | None:
-    # Before a run starts again, what is tracked is of the time before; it stays true but for speed.
-    return progress if job.state == "running" or not progress else progress.at_rest()
+def _current(job: JobStatus, progress: TrainingProgress | None) -> TrainingProgress | None:
+    # The metrics of a job that doesn't run are of its last time; of these the speed is left out.
+    return progress if job.state == "running" or not progress else progress.without_speed()
 
 
 def _figures(progress: TrainingProgress | None) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Learning curves of several runs over one another."""
+"""Learning curves of several runs in one figure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,23 +8,23 @@ from itertools import pairwise
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.reports.theme import series_colour, style
+from pipeline.reports.figure_style import figure_style, series_colour
 from pipeline.tracking.queries import Point, TrackedRun
 
 _MAX_POINTS = 300
 
 
 @dataclass(frozen=True)
-class MetricCourse:
-    """The metrics of one run over its training; `colour` is its place among the runs."""
+class MetricHistory:
+    """The metrics of one run over its training; `colour` is the run's index in the page."""
 
     run: TrackedRun
     metrics: Mapping[str, Sequence[Point]]
     colour: int
 
     @property
-    def steps_an_epoch(self) -> int | None:
-        """Evaluations follow whole epochs; None before the first."""
+    def steps_per_epoch(self) -> int | None:
+        """The step of the first evaluation, which follows a whole epoch; None before it."""
         evaluated = [
             point.step
             for name, points in self.metrics.items()
@@ -34,15 +34,15 @@ class MetricCourse:
         ]
         return min(evaluated, default=None)
 
-    def evaluated(self, what: str) -> Sequence[Point]:
-        """The course of an error on the split and by the protocol that followed the training."""
-        names = [name for name in self.metrics if name.startswith("eval/") and name.endswith(what)]
+    def evaluated(self, suffix: str) -> Sequence[Point]:
+        """The metric of the evaluations during training: the longest whose name ends so."""
+        names = [n for n in self.metrics if n.startswith("eval/") and n.endswith(suffix)]
         return max((self.metrics[name] for name in names), key=len, default=())
 
 
 @dataclass(frozen=True)
 class Panel:
-    """`train` is a metric as tracked, `test` the end of the name of an evaluation's."""
+    """`train` is a training metric's name, `test` the end of an evaluation metric's."""
 
     title: str
     train: str
@@ -60,31 +60,31 @@ PANELS = (
 )
 
 
-def curve_figures(courses: Sequence[MetricCourse]) -> dict[str, Figure]:
+def curve_figures(histories: Sequence[MetricHistory]) -> dict[str, Figure]:
     """Draw one figure for each panel that any run has points for, by its title.
 
-    Training is drawn thin, testing thick; long courses as means of as many steps.
+    Training is drawn thin, testing thick; long curves as means of equally many steps.
     """
     figures = {}
     for panel in PANELS:
-        with style():
-            figure = _figure(panel, courses)
+        with figure_style():
+            figure = _figure(panel, histories)
         if figure:
             figures[panel.title] = figure
     return figures
 
 
-def _figure(panel: Panel, courses: Sequence[MetricCourse]) -> Figure | None:
+def _figure(panel: Panel, histories: Sequence[MetricHistory]) -> Figure | None:
     figure = Figure(figsize=(4.4, 2.7), layout="constrained")
     axes = figure.subplots()
     axes.patch.set_alpha(0)
     lowest = math.inf
-    in_epochs = all(course.steps_an_epoch for course in courses)
-    for course in courses:
-        scale = (course.steps_an_epoch or 1) if in_epochs else 1
-        test = course.evaluated(panel.test) if panel.test else ()
+    in_epochs = all(history.steps_per_epoch for history in histories)
+    for history in histories:
+        scale = (history.steps_per_epoch or 1) if in_epochs else 1
+        test = history.evaluated(panel.test) if panel.test else ()
         for points, width, alpha in (
-            (course.metrics.get(panel.train, ()), 0.9 if test else 1.6, 0.55 if test else 1.0),
+            (history.metrics.get(panel.train, ()), 0.9 if test else 1.6, 0.55 if test else 1.0),
             (test, 2.0, 1.0),
         ):
             shown = [point for point in thinned(points) if math.isfinite(point.value)]
@@ -94,7 +94,7 @@ def _figure(panel: Panel, courses: Sequence[MetricCourse]) -> Figure | None:
             axes.plot(
                 [point.step / scale for point in shown],
                 [point.value for point in shown],
-                color=series_colour(course.colour),
+                color=series_colour(history.colour),
                 linewidth=width,
                 alpha=alpha,
                 marker="o" if len(shown) == 1 else "",

@@ -1,61 +1,115 @@
-"""What the page shows, from the tracking store and from the runs' folders where they are here."""
+"""What the page shows of each run, from the tracking store and, if present, the run's folder."""
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from pipeline.config.cluster import Cluster
-from pipeline.data.store.store import Store, store_folder
-from pipeline.evaluation.predictions import kept_predictions, read_predictions
+from pipeline.data.store.store import Split, Store, store_folder
+from pipeline.evaluation.predictions import Predictions, kept_predictions, read_predictions
 from pipeline.models.zoo import constructor
-from pipeline.reports.learning_curves import PANELS, MetricCourse
-from pipeline.reports.page import Filters, PredictedSplit, Reported
+from pipeline.reports.learning_curves import PANELS, MetricHistory
+from pipeline.results.measured import Measured
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.measured_runs import measured_from_runs
 from pipeline.tracking.queries import TrackedRun, evaluated_runs, histories, named_runs
 from pipeline.visualization.filters import read_filters
-from pipeline.visualization.pictures import filters_picture
+from pipeline.visualization.pictures import filters_image
+
+
+@dataclass(frozen=True)
+class FilterImage:
+    """The first-layer filters of a run, as a PNG file of `width` pixels."""
+
+    png: bytes
+    width: int
+    caption: str
+
+
+@dataclass(frozen=True)
+class PredictedSplit:
+    """Stored predictions, and the split with their images."""
+
+    predictions: Predictions
+    split: Split
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """All that the page shows of one run; `evaluations` are the tracked ones of it, oldest first.
+
+    The run is a training, or an evaluation of an ensemble or of weights from elsewhere.
+    """
+
+    history: MetricHistory
+    results: Sequence[Measured]
+    evaluations: Sequence[TrackedRun] = ()
+    filters: FilterImage | None = None
+    predictions: Sequence[PredictedSplit] = ()
+
+    @property
+    def run(self) -> TrackedRun:
+        return self.history.run
+
+    @property
+    def name(self) -> str:
+        """The run's name; of an ensemble or of weights from elsewhere, the evaluated name."""
+        return self.run.tags.get("evaluation.run", self.run.name)
+
+    @property
+    def commands(self) -> list[str]:
+        """The command lines that made the run and its evaluations, as far as recorded."""
+        recorded = [run.tags.get("command") for run in (self.run, *self.evaluations)]
+        return list(dict.fromkeys(command for command in recorded if command))
+
+    @property
+    def recipe(self) -> dict[str, str]:
+        """The recipe's values as tracked, by their keys, such as "network.name"."""
+        prefix = "recipe."
+        params = self.run.params.items()
+        return {key.removeprefix(prefix): value for key, value in params if key.startswith(prefix)}
 
 
 def load_page_data(
     uri: str, experiment: str, names: Sequence[str] | None, cluster: Cluster
-) -> list[Reported]:
-    """Read the runs of an experiment, oldest first; the evaluations of each belong to it.
+) -> list[ReportedRun]:
+    """Read the runs of an experiment with their evaluations, oldest first.
 
-    Curves need the store alone; filters and pictures are left out where a run's folder, or its
-    data, is not on this machine. Raises `UserError` for an experiment without runs.
+    Filters and predictions are left out if the run's folder or its data are not on this machine.
+    Raises `UserError` for an experiment without runs.
     """
-    runs = evaluated_runs(uri, experiment)
-    chosen = named_runs(runs, names)
+    chosen = named_runs(evaluated_runs(uri, experiment), names)
     trainings = [run for run in chosen if not run.parent]
     if not trainings:
         raise UserError(f"experiment '{experiment}' has no runs to report; train a network first")
     reported = []
     for colour, run in enumerate(reversed(trainings)):
-        own = [*(child for child in chosen if child.parent == run.run_id), run]
+        evaluations = [child for child in chosen if child.parent == run.run_id]
         folder = cluster.runs_dir / run.tags.get("evaluation.run", run.name)
         reported.append(
-            Reported(
-                MetricCourse(run, histories(uri, run, _metrics(run)), colour),
-                measured_from_runs(own),
+            ReportedRun(
+                MetricHistory(run, histories(uri, run, _metric_names(run)), colour),
+                measured_from_runs([*evaluations, run]),
+                evaluations[::-1],
                 _filters(run, folder / "weights.safetensors"),
-                tuple(_seen(folder, cluster)),
+                list(_predictions(folder, cluster)),
             )
         )
     return reported
 
 
-def _metrics(run: TrackedRun) -> list[str]:
-    panels = [panel.train for panel in PANELS]
-    tests = tuple(panel.test for panel in PANELS if panel.test)
-    return panels + [
-        name for name in run.metrics if name.startswith("eval/") and name.endswith(tests)
+def _metric_names(run: TrackedRun) -> list[str]:
+    training = [panel.train for panel in PANELS]
+    suffixes = tuple(panel.test for panel in PANELS if panel.test)
+    return training + [
+        name for name in run.metrics if name.startswith("eval/") and name.endswith(suffixes)
     ]
 
 
-def _filters(run: TrackedRun, weights: Path) -> Filters | None:
+def _filters(run: TrackedRun, weights: Path) -> FilterImage | None:
     params = run.params
     channels = 1 if params.get("recipe.input.color") == "gray" else 3
     try:
@@ -65,14 +119,14 @@ def _filters(run: TrackedRun, weights: Path) -> Filters | None:
         filters = read_filters(weights, model)
     except (UserError, KeyError):
         return None
-    picture = filters_picture(filters)
+    image = filters_image(filters)
     png = io.BytesIO()
-    picture.save(png, "PNG", optimize=True)
+    image.save(png, "PNG", optimize=True)
     count, channels, height, width = filters.shape
-    return Filters(png.getvalue(), picture.width, f"{count} of {height}×{width}×{channels}")
+    return FilterImage(png.getvalue(), image.width, f"{count} of {height}×{width}×{channels}")
 
 
-def _seen(folder: Path, cluster: Cluster) -> Iterator[PredictedSplit]:
+def _predictions(folder: Path, cluster: Cluster) -> Iterator[PredictedSplit]:
     for path in kept_predictions(folder):
         predictions = read_predictions(path)
         about = predictions.about

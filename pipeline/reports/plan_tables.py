@@ -1,4 +1,4 @@
-"""A plan as tables for a terminal of 80 columns, its assumptions with their sources."""
+"""Tables of a plan for a terminal of 80 columns, and its assumptions with their sources."""
 
 import textwrap
 from collections.abc import Iterator
@@ -8,23 +8,23 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.planning.hardware import Fact
-from pipeline.planning.plan import WORTHWHILE, Plan
+from pipeline.planning.plan import MIN_GAIN, Plan
 from pipeline.reports.tables import titled_table
 
 _WIDTH = 79
 
 
 def plan_tables(plan: Plan) -> Iterator[RenderableType]:
-    """Yield time and cost, a node's needs, memory, and what all of it rests on."""
+    """Yield tables of time and cost, a node's needs and memory, then the assumptions."""
     yield _costs(plan)
     yield _needs(plan)
     yield _memory(plan)
-    cited = _Citations()
-    yield Text(textwrap.fill(" ".join(_sentences(plan, cited)), _WIDTH))
-    yield Text("\nWhat this rests on", style="bold")
-    for line in _assumptions(plan, cited):
+    cite = _Citations()
+    yield Text(textwrap.fill(" ".join(_sentences(plan, cite)), _WIDTH))
+    yield Text("\nAssumptions", style="bold")
+    for line in _assumptions(plan, cite):
         yield Text(textwrap.fill(line, _WIDTH, initial_indent="- ", subsequent_indent="  "))
-    for number, name in enumerate(cited.names, 1):
+    for number, name in enumerate(cite.names, 1):
         text = f"[{number}] {plan.machine.hardware.sources[name]}"
         yield Text(textwrap.fill(text, _WIDTH, subsequent_indent="    "), style="dim")
 
@@ -104,29 +104,29 @@ def _memory(plan: Plan) -> Table:
     return table
 
 
-def _sentences(plan: Plan, cited: _Citations) -> Iterator[str]:
+def _sentences(plan: Plan, cite: _Citations) -> Iterator[str]:
     workload, recipe = plan.workload, plan.workload.recipe
     unit = "GPUs" if plan.machine.is_gpu else "workers"
     written = plan.checkpoints_written
     yield (
         f"Checkpoints: {_bytes(workload.checkpoint_bytes)} each, {written:,} written with "
-        f"{plan.own_workers:,} {unit}, "
+        f"{plan.cluster_workers:,} {unit}, "
         f"{_bytes(written * workload.checkpoint_bytes)} in all."
     )
-    if plan.last_worthwhile < plan.rows[-1].num_workers:
+    if plan.efficient_workers < plan.rows[-1].num_workers:
         yield (
-            f"Scaling pays up to {plan.last_worthwhile:,} {unit}: twice as many then bring less "
-            f"than {WORTHWHILE:g} times the images/s."
+            f"Scaling pays up to {plan.efficient_workers:,} {unit}: twice as many then bring less "
+            f"than {MIN_GAIN:g} times the images/s."
         )
     else:
-        yield f"By speed alone, scaling still pays at {plan.last_worthwhile:,} {unit}."
+        yield f"By speed alone, scaling still pays at {plan.efficient_workers:,} {unit}."
     batch = recipe.batch.global_batch_size
     largest = plan.machine.hardware.largest_batch
     yield (
         f"The recipe's batch of {batch} fills {recipe.batch.num_micro_batches}; with more (*) the "
         f"batch grows, the learning rate with it, and the result is another. Beyond "
-        f"{max(plan.last_fitting_batch, recipe.batch.num_micro_batches):,} {unit} it is over "
-        f"{largest.value:,.0f}, up to which that has been shown to work {cited(largest)}."
+        f"{max(plan.max_workers, recipe.batch.num_micro_batches):,} {unit} it is over "
+        f"{largest.value:,.0f}, up to which that has been shown to work {cite(largest)}."
     )
     limit = plan.machine.device.memory.value * plan.machine.cores * 1e9
     micro = recipe.batch.micro_batch_size
@@ -134,7 +134,7 @@ def _sentences(plan: Plan, cited: _Citations) -> Iterator[str]:
         yield "The recipe's micro-batch doesn't fit the memory; lower batch.micro_batch_size."
 
 
-def _assumptions(plan: Plan, cited: _Citations) -> Iterator[str]:
+def _assumptions(plan: Plan, cite: _Citations) -> Iterator[str]:
     machine, workload = plan.machine, plan.workload
     facts, device, precision = machine.hardware, machine.device, workload.recipe.precision
     measured = plan.calibration
@@ -151,31 +151,31 @@ def _assumptions(plan: Plan, cited: _Citations) -> Iterator[str]:
     yield (
         f"one image: {workload.multiply_adds / 1e9:.3g} G multiply-adds forward, three times that "
         f"with the backward pass, at {device.efficiency[precision].value:.0%} "
-        f"{cited(device.efficiency[precision])} of {device.peak[precision].value:g} TFLOP/s "
-        f"{cited(device.peak[precision])}"
+        f"{cite(device.efficiency[precision])} of {device.peak[precision].value:g} TFLOP/s "
+        f"{cite(device.peak[precision])}"
     )
     yield (
-        f"and {workload.activation_bytes / 1e6:.3g} MB kept for the backward pass, which cross the "
-        f"memory's bus {facts.activation_passes.value:g} times "
-        f"{cited(facts.activation_passes)} at {device.bandwidth.value:g} GB/s "
-        f"{cited(device.bandwidth)}"
+        f"and {workload.activation_bytes / 1e6:.3g} MB stored for the backward pass, which cross "
+        f"the memory's bus {facts.activation_passes.value:g} times "
+        f"{cite(facts.activation_passes)} at {device.bandwidth.value:g} GB/s "
+        f"{cite(device.bandwidth)}"
     )
     if machine.is_gpu:
         yield (
             f"{workload.layers} layers, {facts.launch.value:g} ms to start the kernels of each "
-            f"{cited(facts.launch)}"
+            f"{cite(facts.launch)}"
         )
     yield (
         f"{_bytes(workload.gradient_bytes)} of gradients by rings: {device.peers.value:g} GB/s in "
-        f"a node {cited(device.peers)}, {facts.network_share.value:.0%} "
-        f"{cited(facts.network_share)} of {device.network.value:g} GB/s between nodes "
-        f"{cited(device.network)}; hidden behind the backward pass but for the last bucket"
+        f"a node {cite(device.peers)}, {facts.network_share.value:.0%} "
+        f"{cite(facts.network_share)} of {device.network.value:g} GB/s between nodes "
+        f"{cite(device.network)}; hidden behind the backward pass but for the last bucket"
     )
     if not measured:
         loading = facts.decoded_with_gpu if machine.is_gpu else facts.decoded_by_cpu
         yield (
             f"a worker loads with {machine.threads} threads of {loading.value:g} JPEG/s "
-            f"{cited(loading)}; {workload.data.bytes / 1e3:.0f} kB a JPEG"
+            f"{cite(loading)}; {workload.data.bytes / 1e3:.0f} kB a JPEG"
         )
     yield (
         "not counted: waiting for the slowest worker, a cold cache, starting; published runs are "
@@ -193,7 +193,7 @@ def _duration(seconds: float) -> str:
 
 
 def _figure(value: float) -> str:
-    """Three digits are more than the model knows."""
+    """Format with at most three digits, which is more than the model's precision."""
     if value >= 100:
         digits = len(str(int(value))) - 3
         return f"{round(value, -digits):,.0f}"

@@ -1,4 +1,4 @@
-"""Tables of what kept predictions say."""
+"""Tables of stored predictions for a terminal."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from pipeline.reports.tables import titled_table
 
 
 def result_line(predictions: Predictions) -> str:
-    """Say the errors of one evaluation, with 95 % intervals, in one line."""
+    """Return the errors of one evaluation with their 95 % intervals, in one line."""
     about, counts = predictions.about, predictions.counts
     top1, top5 = (
         wilson_interval(counts.images - hits, counts.images)
@@ -41,12 +41,12 @@ def errors_table(predictions: Predictions, ks: Sequence[int]) -> Table:
 
 def classes_table(predictions: Predictions, count: int) -> Table:
     """Return the `count` classes with the largest errors, and as many with the smallest."""
-    found = class_errors(predictions)
+    errors = class_errors(predictions)
     table = titled_table("Classes, errors in %")
     table.add_column("Class")
     for heading in ("Images", "Top-1", "Top-5"):
         table.add_column(heading, justify="right")
-    shown = found if len(found) <= 2 * count else [*found[:count], None, *found[-count:]]
+    shown = errors if len(errors) <= 2 * count else [*errors[:count], None, *errors[-count:]]
     for one in shown:
         if one is None:
             table.add_row("…", "", "", "")
@@ -59,8 +59,8 @@ def classes_table(predictions: Predictions, count: int) -> Table:
 
 
 def confusions_table(predictions: Predictions, count: int) -> Table:
-    """Return the pairs of classes that are confused most."""
-    table = titled_table("Taken for another class")
+    """Return the pairs of classes that are confused most often."""
+    table = titled_table("Confusions")
     for heading in ("Class", "Taken for"):
         table.add_column(heading)
     table.add_column("Images", justify="right")
@@ -91,13 +91,13 @@ def calibration_table(predictions: Predictions) -> Table:
 
 
 def class_name(predictions: Predictions, index: int) -> Text:
-    known = predictions.classes[index]
-    words = known.words.partition(",")[0]
-    return Text(f"{known.name} {words}".strip())
+    image_class = predictions.classes[index]
+    words = image_class.words.partition(",")[0]
+    return Text(f"{image_class.name} {words}".strip())
 
 
 def paired_table(names: tuple[str, str], results: Sequence[PairedComparison]) -> Table:
-    """Return two networks beside each other on the same images."""
+    """Return a comparison of two networks on the same images."""
     table = titled_table(f"{results[0].images:,} images, errors in %")
     for heading in ("", *names, "Difference (95 %)", "Right alone", "p"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -115,9 +115,9 @@ def paired_table(names: tuple[str, str], results: Sequence[PairedComparison]) ->
 
 
 def trials_table(trials: Sequence[PreprocessingTrial]) -> Table:
-    """Return what a network says of the same images by several preprocessings."""
+    """Return a network's errors on the same images with several preprocessings."""
     table = titled_table(f"Preprocessings, {trials[0].counts.images:,} images, errors in %")
-    table.add_column("Images seen")
+    table.add_column("Preprocessing")
     for heading in ("Top-1", "Top-5", "p"):
         table.add_column(heading, justify="right")
     for one in trials:
@@ -127,7 +127,7 @@ def trials_table(trials: Sequence[PreprocessingTrial]) -> Table:
 
 
 def trials_verdict(trials: Sequence[PreprocessingTrial]) -> str:
-    """Warn of a declared preprocessing that another one beats, or say that none does."""
+    """Return a warning if another preprocessing is clearly better than the declared one."""
     better = [one for one in trials if one.is_clearly_better]
     if not better:
         return "no other preprocessing is clearly better"

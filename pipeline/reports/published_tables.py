@@ -1,4 +1,4 @@
-"""The published results as tables for a terminal."""
+"""Tables of the published results for a terminal."""
 
 from collections.abc import Iterable
 
@@ -11,9 +11,9 @@ from pipeline.runtime.errors import UserError
 
 
 def results_of(network: str | None) -> list[Published]:
-    """Return what is published of a network, and of ensembles with it; of all where None.
+    """Return the published results of a network and of ensembles with it; all of them if None.
 
-    Raises `UserError` that names the networks which have results.
+    Raises `UserError` that lists the networks with results.
     """
     found = [r for r in published() if network is None or network in _names(r)]
     if not found:
@@ -26,9 +26,9 @@ def published_tables(results: Iterable[Published]) -> list[Table]:
     """Return one table for each data set, split and protocol, in 80 columns; errors in percent."""
     tables: dict[tuple[str, str, str], list[Published]] = {}
     for result in results:
-        place = (result.training_data, result.split, result.protocol)
-        tables.setdefault(place, []).append(result)
-    return [_table(*place, rows) for place, rows in tables.items()]
+        key = (result.training_data, result.split, result.protocol)
+        tables.setdefault(key, []).append(result)
+    return [_table(*key, rows) for key, rows in tables.items()]
 
 
 def _names(result: Published) -> set[str]:

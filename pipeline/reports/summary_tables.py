@@ -1,4 +1,4 @@
-"""A network's layers, or the zoo's networks, as tables for a terminal."""
+"""Tables of a network's layers, or of the zoo's networks, for a terminal."""
 
 import math
 import re
@@ -15,43 +15,43 @@ from pipeline.reports.tables import titled_table
 
 _RECEPTIVE_FIELD = (
     "Receptive fields (RF) and jumps, from a position to the next, are in input pixels. Padding "
-    "counts as seen, so a field can be larger than the input. Where branches meet, the field is "
-    "all that any of them sees."
+    "counts as part of a field, which can so be larger than the input. Where branches meet, it is "
+    "the hull of their fields."
 )
 _ACTIVATIONS = (
-    "Activations: what PyTorch keeps from the forward pass of a training step for its backward "
-    "pass, in float32, the auxiliary classifiers' with it; not the weights, the gradients, the "
+    "Activations: what PyTorch stores in the forward pass of a training step for its backward "
+    "pass, in float32, auxiliary classifiers included; not the weights, the gradients, the "
     "optimizer's state or batch norm's statistics."
 )
 
 
-def summary_tables(found: ModelSummary | ZooSummary) -> list[RenderableType]:
-    """Return the layers and totals, or the networks, and how to read them.
+def summary_tables(summary: ModelSummary | ZooSummary) -> list[RenderableType]:
+    """Return tables of the layers and totals, or of the networks, and a legend below them.
 
-    They fit 80 columns with every figure whole; only names are folded.
+    They fit into 80 columns with no figure cut; only names are folded.
     """
-    if isinstance(found, ModelSummary):
-        reading = _how_to_read(found.anatomy.layers)
-        return [_layer_table(found), _totals(found), _paragraph(f"{reading} {_ACTIVATIONS}")]
-    reading = (
+    if isinstance(summary, ModelSummary):
+        legend = _column_legend(summary.profile.layers)
+        return [_layer_table(summary), _totals(summary), _paragraph(f"{legend} {_ACTIVATIONS}")]
+    legend = (
         "Parameters are those of testing, without auxiliary classifiers; multiply-adds are for "
         "one image. Depth: convolutions and fully connected layers on the longest path. RF: on "
         f"the last map, before its positions are joined. {_RECEPTIVE_FIELD} {_ACTIVATIONS} "
-        f"Batch: {found.networks[0].batch:,}."
+        f"Batch: {summary.networks[0].batch:,}."
     )
-    return [_zoo_table(found.networks), _paragraph(reading)]
+    return [_zoo_table(summary.networks), _paragraph(legend)]
 
 
 def _layer_table(network: ModelSummary) -> Table:
     table = titled_table(f"{network.name} on {_shape(network.input_shape)}", padding=0)
-    for name in ("LayerProfile", "Kind"):
+    for name in ("Layer", "Kind"):
         table.add_column(name, overflow="fold")
     table.add_column("Output", no_wrap=True)
-    dilated, grouped = _is_dilated(network.anatomy.layers), _is_grouped(network.anatomy.layers)
+    dilated, grouped = _is_dilated(network.profile.layers), _is_grouped(network.profile.layers)
     figures = ("k", "s", "p", *("d" * dilated), *("g" * grouped), "Params", "Mult-adds", "RF")
     for name in (*figures, "Jump"):
         table.add_column(name, justify="right", no_wrap=True)
-    for layer in network.anatomy.layers:
+    for layer in network.profile.layers:
         windows = layer.windows
         table.add_row(
             Text(layer.name),
@@ -71,23 +71,23 @@ def _layer_table(network: ModelSummary) -> Table:
 
 
 def _totals(network: ModelSummary) -> Table:
-    anatomy = network.anatomy
+    profile = network.profile
     images = f"{network.batch:,} images" if network.batch > 1 else "1 image"
-    removed = anatomy.removed_parameters
+    removed = profile.removed_parameters
     auxiliary = (
         f"; trained with {removed:,} more, of auxiliary classifiers that are removed at test: "
-        f"{anatomy.trained_parameters:,}"
+        f"{profile.trained_parameters:,}"
     )
-    kept = f"{_size(network.activation_bytes)} ({network.activation_bytes:,} bytes)"
+    stored = f"{_size(network.activation_bytes)} ({network.activation_bytes:,} bytes)"
     table = Table.grid(padding=(0, 2))
     for name, total in {
         "classes": f"{network.num_classes:,}",
-        "parameters": f"{anatomy.parameters:,}{auxiliary if removed else ''}",
-        "multiply-adds": f"{anatomy.multiply_adds:,} for one image",
-        "depth": f"{anatomy.depth} convolutions and fully connected layers on the longest path",
-        "receptive field": f"{_sides(anatomy.receptive_field)} on the last map, before its "
+        "parameters": f"{profile.parameters:,}{auxiliary if removed else ''}",
+        "multiply-adds": f"{profile.multiply_adds:,} for one image",
+        "depth": f"{profile.depth} convolutions and fully connected layers on the longest path",
+        "receptive field": f"{_sides(profile.receptive_field)} on the last map, before its "
         "positions are joined",
-        "activations": f"{kept} kept for {images}",
+        "activations": f"{stored} stored for {images}",
     }.items():
         table.add_row(name, total)
     return table
@@ -100,20 +100,20 @@ def _zoo_table(networks: Sequence[ModelSummary]) -> Table:
     for name in ("Params", "Mult-adds", "Depth", "RF", "Activations"):
         table.add_column(name, justify="right", no_wrap=True)
     for network in networks:
-        anatomy = network.anatomy
+        profile = network.profile
         table.add_row(
             network.name,
             _shape(network.input_shape),
-            f"{anatomy.parameters:,}",
-            f"{anatomy.multiply_adds:,}",
-            str(anatomy.depth),
-            _sides(anatomy.receptive_field),
+            f"{profile.parameters:,}",
+            f"{profile.multiply_adds:,}",
+            str(profile.depth),
+            _sides(profile.receptive_field),
             _size(network.activation_bytes),
         )
     return table
 
 
-def _how_to_read(layers: Sequence[LayerProfile]) -> str:
+def _column_legend(layers: Sequence[LayerProfile]) -> str:
     dilated, grouped = _is_dilated(layers), _is_grouped(layers)
     shown = ["k kernel", "s stride", "p padding, before/after where they differ"]
     shown += ["d dilation"] * dilated + ["g groups"] * grouped

@@ -1,4 +1,4 @@
-"""A data set's health as a table for a terminal."""
+"""The table of a verified data set for a terminal."""
 
 from collections.abc import Iterator
 
@@ -11,21 +11,21 @@ from pipeline.reports.tables import titled_table
 _MODES = {"RGB": "colour", "L": "grey"}
 
 
-def verify_table(health: VerifyReport) -> Table:
-    """Return what was found, a column a split."""
-    table = titled_table(f"{health.store.name}, {health.store.folder}")
+def verify_table(report: VerifyReport) -> Table:
+    """Return what verification found, with a column for each split."""
+    table = titled_table(f"{report.store.name}, {report.store.folder}")
     table.add_column("")
-    for split in health.splits:
+    for split in report.splits:
         table.add_column(split.name, justify="right")
-    facts = [dict(_facts(split)) for split in health.splits]
+    facts = [dict(_facts(split)) for split in report.splits]
     for name in dict.fromkeys(name for each in facts for name in each):
         table.add_row(name, *(each.get(name, "") for each in facts))
     return table
 
 
-def verify_notes(health: VerifyReport) -> Iterator[str]:
-    """Yield a line for each reason to leave out or treat images, and for all that is wrong."""
-    for split in health.splits:
+def verify_notes(report: VerifyReport) -> Iterator[str]:
+    """Yield a line for each reason to leave out or treat images, and for each mistake."""
+    for split in report.splits:
         for reason, count in sorted(split.left_out.items()):
             yield f"{split.name}: {count:,} left out: {reason}"
         for treatment, count in sorted(split.treated.items()):

@@ -1,9 +1,10 @@
-"""Which published results may be held against a result, which are nearest, what sets them apart.
+"""Which published results compare with a result, which are nearest to it, and how they differ.
 
-A test-set error of the challenge can't be measured any more, since the labels never came out. Where
-its source also gives the error on the validation set, that one, its twin, stands in for it.
+A test-set error of the challenge can't be measured any more, since the labels were never published.
+If its source also gives the error on the validation set, that one stands in for it.
 """
 
+from dataclasses import replace
 from math import inf, log2
 
 from pipeline.results.published import (
@@ -15,23 +16,23 @@ from pipeline.results.published import (
 )
 
 
-def alike(key: ResultKey) -> tuple[Published, ...]:
+def published_with_key(key: ResultKey) -> tuple[Published, ...]:
     """Return the published results of exactly `key`, the one to compare with first."""
     return tuple(result for result in published() if result.key == key)
 
 
-def like_for_like(key: ResultKey) -> Published | None:
+def reference_result(key: ResultKey) -> Published | None:
     """Return the published result of exactly `key` to compare with, or None."""
-    return next((result for result in published() if result.key == key), None)
+    return next(iter(published_with_key(key)), None)
 
 
 def on_val(result: Published) -> Published | None:
-    """Return what the same networks reach by the same protocol on val; None if nobody says."""
+    """Return the validation error of a test result's networks and protocol, if published."""
     return None if result.split == "val" else _on_split(result, "val")
 
 
 def on_test(result: Published) -> Published | None:
-    """Return what the same networks reach by the same protocol on test; None if nobody says."""
+    """Return the test error of a validation result's networks and protocol, if published."""
     return None if result.split == "test" else _on_split(result, "test")
 
 
@@ -59,8 +60,8 @@ def nearest(key: ResultKey) -> Published | None:
     )
 
 
-def neighbours(key: ResultKey) -> tuple[Published, ...]:
-    """Return what other single networks or methods reach on the same split by the same protocol."""
+def results_of_others(key: ResultKey) -> tuple[Published, ...]:
+    """Return the results of other single networks or methods on the same split and protocol."""
     return tuple(
         result
         for result in published()
@@ -71,7 +72,7 @@ def neighbours(key: ResultKey) -> tuple[Published, ...]:
 
 
 def difference(a: ResultKey, b: ResultKey) -> str:
-    """Say in words what `a` is instead of `b`; empty when they are alike."""
+    """Return in words what `a` is instead of `b`; empty if they are equal."""
     parts = []
     if a.network != b.network:
         parts.append(f"{a.network} instead of {b.network}")
@@ -88,28 +89,10 @@ def difference(a: ResultKey, b: ResultKey) -> str:
     return ", ".join(parts)
 
 
-def refusal(key: ResultKey, result: Published) -> str | None:
-    """Say why `result` must not stand beside a result of `key`, and what may; None if it may."""
-    if result.key == key:
-        return None
-    near = nearest(key)
-    which = "the nearest, " if result == near else ""
-    reason = (
-        f"not comparable with {which}{result.errors} of {result.citation}: "
-        f"{difference(result.key, key)}"
-    )
-    if near is None or near == result:
-        return reason
-    kind = "like for like" if near.key == key else "nearest"
-    return f"{reason}; {kind}: {near.errors} of {near.citation}"
-
-
 def _on_split(result: Published, split: str) -> Published | None:
-    wanted = ResultKey(**{**vars(result.key), "split": split})
-    twins = alike(wanted)
-    # The same source's, where several have one.
-    ours = [twin for twin in twins if twin.variant == result.variant]
-    return next(iter([*ours, *twins]), None)
+    results = published_with_key(replace(result.key, split=split))
+    # Several may have been published; the one of the same variant comes first.
+    return min(results, key=lambda other: other.variant != result.variant, default=None)
 
 
 def _octaves(a: int | None, b: int | None) -> float:

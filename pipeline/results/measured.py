@@ -1,33 +1,38 @@
-"""What runs measured, each result with the key that makes it one."""
+"""The measured results of runs, each with its key."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.evaluation.metrics import Counts, Interval, wilson_interval
 from pipeline.evaluation.predictions import Predictions
-from pipeline.results.published import ResultKey
+from pipeline.results.published import ErrorName, ResultKey
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of one run on one split by one protocol; `counts` is None before it is measured.
+    """The result of one run on one split by one protocol.
 
-    `complete` says that the training has reached its end.
+    `complete`: the training has reached its end.
     """
 
     key: ResultKey
-    counts: Counts | None = None
+    counts: Counts
     run: str = ""
     run_id: str = ""
     date: str = ""
     complete: bool = True
 
+    @property
+    def errors(self) -> "tuple[MeasuredError, MeasuredError]":
+        """The top-1 and the top-5 error."""
+        return errors_of(self.counts)
+
 
 @dataclass(frozen=True)
 class MeasuredError:
-    """A top-k error in percent, `name` being "top-1" or "top-5", with its 95 % interval."""
+    """A top-k error in percent, with its 95 % interval."""
 
-    name: str
+    name: ErrorName
     errors: int
     images: int
 
@@ -68,12 +73,11 @@ def errors_of(counts: Counts) -> tuple[MeasuredError, MeasuredError]:
 def result_tags(results: Iterable[Measured]) -> dict[str, str]:
     """Return each result as a tag: {"val/center-256-224": "42.80 (…) / 19.70 (…) of 50,000"}.
 
-    Errors are in percent, top-1 and top-5. Of several results of a key, the first.
+    Errors are in percent, top-1 and top-5. Of several results of a split and protocol, the first.
     """
     tags: dict[str, str] = {}
     for result in results:
-        if result.counts:
-            errors = " / ".join(map(str, errors_of(result.counts)))
-            place = f"{result.key.split}/{result.key.protocol}"
-            tags.setdefault(place, f"{errors} of {result.counts.images:,}")
+        errors = " / ".join(map(str, result.errors))
+        name = f"{result.key.split}/{result.key.protocol}"
+        tags.setdefault(name, f"{errors} of {result.counts.images:,}")
     return tags

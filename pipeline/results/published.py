@@ -1,7 +1,7 @@
-"""Every published number under the key that makes it a result.
+"""The published results, each under the key that says what it was measured on.
 
-The numbers are in `published.yaml`, errors in percent. What may be held against what is said by
-`pipeline.results.comparability`.
+The numbers are in `published.yaml`, errors in percent. Which of them compare with which results is
+defined in `pipeline.results.comparability`.
 """
 
 import re
@@ -17,13 +17,14 @@ from pipeline.config.yaml import Section, read_yaml, validate
 
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 Text = Annotated[str, Field(min_length=1)]
+ErrorName = Literal["top-1", "top-5"]
 
 
 @dataclass(frozen=True)
 class ResultKey:
-    """What an error belongs to: two errors compare only where all of this is equal.
+    """What an error was measured on: two errors compare only if all of it is equal.
 
-    `network` is a name of the zoo, or words for what is not in it. Where a source does not say,
+    `network` is a name of the zoo, or words for what is not in it. If a source does not give them,
     `protocol` is "unstated" and `ensemble_size` None.
     """
 
@@ -36,13 +37,20 @@ class ResultKey:
     ensemble_size: int | None = 1
     extra_data: str = "none"
 
+    @property
+    def qualifiers(self) -> tuple[str, ...]:
+        """In words, the size of an ensemble and extra data; empty for one network without."""
+        ensemble = (f"ensemble of {self.ensemble_size}",) if self.ensemble_size != 1 else ()
+        extra = (f"extra data {self.extra_data}",) if self.extra_data != "none" else ()
+        return ensemble + extra
+
 
 class Published(Section):
-    """One published result. `variant` tells apart the results that share a key.
+    """One published result. `variant` distinguishes results with the same key and source.
 
-    `members` names the networks of an ensemble one by one, where the source does. `certainty` says
-    whether the number was read in the source (or a transcription), computed by us from what was
-    read, or comes from memory.
+    `members` lists the networks of an ensemble, if the source does. `certainty` is whether the
+    number was read in the source (or a transcription), computed by us from what was read, or comes
+    from memory.
     """
 
     network: Text
@@ -63,6 +71,9 @@ class Published(Section):
     def key(self) -> ResultKey:
         return ResultKey(**{field.name: getattr(self, field.name) for field in fields(ResultKey)})
 
+    def error(self, name: ErrorName) -> float | None:
+        return self.top1_error if name == "top-1" else self.top5_error
+
     @property
     def errors(self) -> str:
         """The errors as papers write them: "42.9 / 19.8", "42.9" alone, or top-5 as "– / 10.07"."""
@@ -72,7 +83,7 @@ class Published(Section):
 
     @property
     def citation(self) -> str:
-        """The source, with what sets this result apart and whether it was only remembered."""
+        """The source, with the variant and a remark if the number is from memory."""
         remarks = [self.variant] if self.variant else []
         if self.certainty == "memory":
             remarks.append("from memory")
@@ -80,7 +91,7 @@ class Published(Section):
 
     @property
     def composition(self) -> str:
-        """The members of an ensemble, as "5 × alexnet, 2 × wide"; empty where none are named."""
+        """The members of an ensemble, as "5 × alexnet, 2 × wide"; empty if they are unknown."""
         return ", ".join(
             f"{count} × {member}" if count > 1 else member
             for member, count in Counter(self.members).items()
@@ -103,9 +114,9 @@ class Published(Section):
 
 @dataclass(frozen=True)
 class LectureEntry:
-    """A number of the lecture's table: as it is shown there, and what it really is.
+    """A number of the lecture's table: as it is shown there, and the result that it is.
 
-    `instead` holds the results of one network that a run of one network may be held against.
+    `instead` holds the results of a single network that a run of one compares with.
     """
 
     name: str
@@ -116,12 +127,12 @@ class LectureEntry:
 
 
 def published() -> tuple[Published, ...]:
-    """Return every published result; among those of one key, the one to compare with first."""
+    """Return every published result; of those with one key, the one to compare with first."""
     return _numbers().results
 
 
 _LOGITS = "-logits"
-# How many, by what a name begins with; or the number in it.
+# By the beginning of a protocol's name: its passes over an image, or None for the number in it.
 _PASSES = {"whole|center-": 1, "flip-": 2, "ten-crop-": 10, r"(?:crops|grid|google)-(\d+)": None}
 
 
@@ -141,7 +152,7 @@ def lecture_table() -> tuple[LectureEntry, ...]:
 
 
 def protocol_words(protocol: str) -> str:
-    """Say in words what a protocol's name means; an unlisted one stays its name."""
+    """Return the description of a protocol; of an unlisted one, its name."""
     meaning = _numbers().protocols.get(protocol)
     if meaning:
         return meaning.words
@@ -150,9 +161,9 @@ def protocol_words(protocol: str) -> str:
 
 
 def protocol_passes(protocol: str) -> int | None:
-    """Return how many times a protocol runs the network for one image; None where unknown.
+    """Return how many times a protocol runs the network for one image; None if unknown.
 
-    Unlisted ones are of this project (`pipeline.config.protocol`), whose names say it.
+    Unlisted protocols are this project's (`pipeline.config.protocol`); their names tell.
     """
     meaning = _numbers().protocols.get(protocol)
     if meaning:
@@ -164,7 +175,7 @@ def protocol_passes(protocol: str) -> int | None:
 
 
 class _Protocol(Section):
-    """`passes` of the network over one image, where that is known; `words` for a sentence."""
+    """`passes` of the network over one image, if known; `words` describe it in a sentence."""
 
     passes: PositiveInt | None = None
     words: Text

@@ -1,4 +1,4 @@
-"""A network to evaluate: a run's, or one whose weights come from elsewhere."""
+"""A network to evaluate: that of a run, or external weights or code."""
 
 import hashlib
 import importlib
@@ -25,15 +25,13 @@ from pipeline.models.zoo import build_model, constructor
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.errors import UserError
 
-Origin = Literal["zoo", "torchvision", "module"]
-
 
 class Preprocessing(Section):
-    """What a network from elsewhere was made to see; the defaults are torchvision's.
+    """The preprocessing that an external network expects; the defaults are torchvision's.
 
-    Shorter side to `resize` (with `squash`, both), then the centre square of `crop`; pixels from 0
-    to `value_range`, in the order `colors`, become `(pixel - mean) / std`. Mean and std are in that
-    range and that order.
+    The shorter side is resized to `resize` (with `squash`, both sides), then the centre square of
+    `crop` is cut; pixels from 0 to `value_range`, in the order `colors`, become `(pixel - mean) /
+    std`. Mean and std are in that range and that order.
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -45,7 +43,7 @@ class Preprocessing(Section):
     squash: bool = False
 
     @model_validator(mode="after")
-    def _one_value_a_channel(self) -> Self:
+    def _one_value_per_channel(self) -> Self:
         channels = 1 if self.colors == "gray" else 3
         if not len(self.mean) == len(self.std) == channels:
             raise ValueError(f"mean and std need {channels} values each for {self.colors}")
@@ -53,7 +51,7 @@ class Preprocessing(Section):
 
     @property
     def input(self) -> InputConfig:
-        """The same as a recipe says it: red first, in grey levels of 0 to 255."""
+        """The same as a recipe's input: red first, in grey levels of 0 to 255."""
         scale, order = 255 / self.value_range, -1 if self.colors == "bgr" else 1
         return InputConfig(
             size=self.crop,
@@ -69,17 +67,24 @@ class Preprocessing(Section):
         return CenterCrop(resize=self.resize, squash=self.squash)
 
 
+# See `models.torchvision_weights`.
+_TORCHVISIONS_INCEPTION = Preprocessing(
+    mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize=342, crop=299
+)
+
+
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """The network by its name, its weights, and what it takes.
+    """A network by its name and kind, its weights, and the input that it takes.
 
-    `network` says how a run built it. `module`, "package.module:callable", is imported with
-    `module_folder` first on the path. `takes_bgr` swaps the colours. `protocol` is its own, and
-    `trained_sides` the range of shorter sides it trained at, where that is known.
+    A "zoo" network is this project's, built by `network` where a run trained it. A "module",
+    "package.module:callable", is imported with `module_folder` first on the path. `takes_bgr` swaps
+    the colours. `protocol` is its own, and `trained_sides` the range of shorter sides that it was
+    trained at, where that is known.
     """
 
     name: str
-    origin: Origin
+    kind: Literal["zoo", "torchvision", "module"]
     input: InputConfig
     protocol: TestProtocol
     weights: Path | None = None
@@ -91,7 +96,7 @@ class EvaluatedModel:
     trained_sides: tuple[int, int] | None = None
 
     def setting(self, split: Split, protocol: TestProtocol, cluster: Cluster) -> EvaluationConfig:
-        """Say how it is evaluated on a split, by a protocol, on a cluster's workers."""
+        """Return how it is evaluated on a split, by a protocol, on a cluster's workers."""
         return EvaluationConfig(
             split=split,
             protocol=protocol,
@@ -107,38 +112,37 @@ class EvaluatedModel:
 
         Raises `UserError` where they don't fit.
         """
-        if self.origin == "torchvision":
-            assert self.weights
-            return load_torchvision(self.name, self.weights)
-        if self.origin == "module":
-            model = _called(self.module, self.module_folder)
+        if self.kind == "module":
+            module = _call_module(self.module, self.module_folder)
             if self.weights:
-                _load(model, self.weights)
-            return model
-        network = self.network or NetworkConfig(name=self.name, num_classes=num_classes)
+                _load_weights(module, self.weights)
+            return module
         assert self.weights
-        own = build_model(network, self.input)
-        # All of them: a deeper VGG would start from a part.
-        ImageClassifier.start_from(own, read_weights(self.weights))
-        return own
+        if self.kind == "torchvision":
+            return load_torchvision(self.name, self.weights)
+        network = self.network or NetworkConfig(name=self.name, num_classes=num_classes)
+        model = build_model(network, self.input)
+        # Not `model.start_from`: a deeper VGG's takes a part of them only.
+        ImageClassifier.start_from(model, read_weights(self.weights))
+        return model
 
     def refuse_unfit(self, num_classes: int, built: nn.Module | None = None) -> None:
-        """Raise `UserError` where the network can't be built, or tells other classes apart.
+        """Raise `UserError` where the network can't be built, or has another number of classes.
 
-        One from elsewhere is built, unless it is `built` already, and shown one grey picture.
+        An external one is built, unless it is `built` already, and applied to one grey image.
         """
         if self.network:
             found = self.network.num_classes
         else:
-            found = self._shown_grey(built or self.build(num_classes)).shape[-1]
+            found = self._logits_of_grey(built or self.build(num_classes)).shape[-1]
         if found != num_classes:
             raise UserError(
                 f"{self.name} tells {found} classes apart, the data set has {num_classes}; name "
                 "another with --data"
             )
 
-    def _shown_grey(self, model: nn.Module) -> Tensor:
-        """Return what the network says of one grey picture, (1, classes)."""
+    def _logits_of_grey(self, model: nn.Module) -> Tensor:
+        """Return the network's logits of one grey image, (1, classes)."""
         shape = (self.input.num_channels, self.input.size, self.input.size)
         try:
             with torch.inference_mode():
@@ -146,7 +150,7 @@ class EvaluatedModel:
         except Exception as error:  # It may be the user's own code.
             raise UserError(
                 f"{self.name} can't see a picture of {'×'.join(map(str, shape))}: "
-                f"{_explained(error)}; declare what it takes with --preprocessing"
+                f"{_error_line(error)}; declare what it takes with --preprocessing"
             ) from error
         if not isinstance(logits, Tensor):
             raise UserError(
@@ -156,12 +160,12 @@ class EvaluatedModel:
         return logits
 
     def weights_digest(self) -> str:
-        """Return the SHA-256 of the file of weights, or of the weights that a module came with."""
+        """Return the SHA-256 of the weights' file, or of the weights that a module comes with."""
         if self.weights:
             with self.weights.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha256()
-        for name, value in _called(self.module, self.module_folder).state_dict().items():
+        for name, value in _call_module(self.module, self.module_folder).state_dict().items():
             # As bytes, since NumPy has no bfloat16.
             values = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             digest.update(name.encode() + values.numpy().tobytes())
@@ -169,33 +173,36 @@ class EvaluatedModel:
 
 
 def model_of_run(folder: RunFolder) -> EvaluatedModel:
-    """Return the network that a run trained; raises `UserError` for one that isn't trained yet."""
+    """Return the network that a run trained; raises `UserError` if it isn't trained yet."""
     folder.trained_record()
     return model_of_recipe(folder.recipe(), folder.weights)
 
 
 def model_of_recipe(recipe: Recipe, weights: Path) -> EvaluatedModel:
-    """Return the network of a recipe, whose weights are, or will be, in the file."""
+    """Return the network of a recipe, with the file where its weights are, or will be."""
     return EvaluatedModel(
         name=recipe.network.name,
-        origin="zoo",
+        kind="zoo",
         input=recipe.input,
         protocol=recipe.evaluation,
         weights=weights,
         network=recipe.network,
         precision=recipe.precision,
-        trained_sides=recipe.trained_sides,
+        trained_sides=recipe.augmentation.trained_sides,
     )
 
 
 def external_model(
-    weights: str | None, network: str | None, module: str | None, given: Preprocessing | None
+    weights: str | None,
+    network: str | None,
+    module: str | None,
+    preprocessing: Preprocessing | None,
 ) -> EvaluatedModel:
-    """Return the network that the command names.
+    """Return the external network that the command names; raises `UserError`.
 
     weights: "torchvision:FILE", or a FILE of this project's (safetensors, or torch's). network: its
-    name in the zoo; of a module, what to call it. given: its preprocessing, by default as
-    torchvision's weights of that network have it. Raises `UserError`.
+    name in the zoo; for a module, the name to show. preprocessing: by default that of torchvision's
+    weights of the network.
     """
     prefix, _, path = (weights or "").rpartition(":")
     if prefix not in ("", "torchvision"):
@@ -203,37 +210,26 @@ def external_model(
     file = Path(path).absolute() if path else None
     if file and not file.is_file():
         raise UserError(f"--weights {weights}: no such file")
-    if module:
-        seen = given or Preprocessing()
-        name = network or module.replace(":", ".")
-        origin: Origin = "module"
-    elif file and network:
-        seen = given or _torchvisions(network)
-        name, origin = network, "torchvision" if prefix else "zoo"
-        constructor(name)
-    else:
+    if not module and not (file and network):
         raise UserError("give a RUN, or --weights FILE with --network NAME, or --module")
+    if network and not module:
+        constructor(network)  # raises for a name that isn't in the zoo
+    if preprocessing is None:
+        is_inception = network == "inception_v3" and not module
+        preprocessing = _TORCHVISIONS_INCEPTION if is_inception else Preprocessing()
     return EvaluatedModel(
-        name=name,
-        origin=origin,
-        input=seen.input,
-        protocol=seen.protocol,
+        name=network or (module or "").replace(":", "."),
+        kind="module" if module else "torchvision" if prefix else "zoo",
+        input=preprocessing.input,
+        protocol=preprocessing.protocol,
         weights=file,
         module=module or "",
         module_folder=Path.cwd(),
-        takes_bgr=seen.colors == "bgr",
+        takes_bgr=preprocessing.colors == "bgr",
     )
 
 
-def _torchvisions(network: str) -> Preprocessing:
-    """Return the preprocessing of torchvision's weights, see `models.torchvision_weights`."""
-    if network == "inception_v3":
-        half = (0.5, 0.5, 0.5)
-        return Preprocessing(mean=half, std=half, resize=342, crop=299)
-    return Preprocessing()
-
-
-def _called(module: str, folder: Path) -> nn.Module:
+def _call_module(module: str, folder: Path) -> nn.Module:
     """Import "package.module:callable" and call it without arguments."""
     name, _, attribute = module.partition(":")
     if str(folder) not in sys.path:
@@ -243,29 +239,29 @@ def _called(module: str, folder: Path) -> nn.Module:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"--module {module}: write package.module:callable ({error})") from None
     except Exception as error:  # It is the user's own code.
-        raise UserError(f"--module {module}: {_explained(error)}") from error
+        raise UserError(f"--module {module}: {_error_line(error)}") from error
     try:
         model = found()
     except Exception as error:
-        raise UserError(f"--module {module}: {_explained(error)}") from error
+        raise UserError(f"--module {module}: {_error_line(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"--module {module}: returns a {type(model).__name__}, not an nn.Module")
     return model.eval()
 
 
-def _explained(error: Exception) -> str:
-    """Say in one line what was raised, and where: last outside of torch, and of this file."""
+def _error_line(error: Exception) -> str:
+    """Return in one line what was raised, and the last place outside of torch and of this file."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({error.filename}, line {error.lineno})"
-    inside = (__file__, f"{Path(torch.__file__).parent}/")
+    ignored = (__file__, f"{Path(torch.__file__).parent}/")
     place = ""
     for frame in traceback.extract_tb(error.__traceback__):
-        if not frame.filename.startswith(inside):
+        if not frame.filename.startswith(ignored):
             place = f" ({frame.filename}, line {frame.lineno})"
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
-def _load(model: nn.Module, file: Path) -> None:
+def _load_weights(model: nn.Module, file: Path) -> None:
     try:
         with torch.no_grad():
             model.load_state_dict(read_weights(file))

@@ -1,4 +1,4 @@
-"""The folder of one training: what was asked, where it is recorded, how far it came.
+"""The folder of one training: its recipe, records, checkpoints and results.
 
 recipe.yaml           the resolved recipe; its digest names the run
 run.json              the data set's digest, the MLflow run
@@ -6,13 +6,19 @@ run.json              the data set's digest, the MLflow run
 checkpoints/          pipeline.training.checkpoint
 metrics.jsonl         every metric, whether the tracking server was there or not
 weights.safetensors   the final weights; their presence means that the training is done
-predictions/          what they say of every image (pipeline.evaluation.predictions)
-pictures/             what `ilsvrc visualize` drew of them
+predictions/          their predictions for every image (pipeline.evaluation.predictions)
+pictures/             drawings of them by `ilsvrc visualize`
 comparison.md         the result beside the published ones
 quarantined.txt       images that the training left out, where its recipe lets it
 errors.log            the workers' traceback, where one failed
-stacks-of-worker-N.txt  what a worker that hung was doing (launch.heartbeat)
-save, stop            ask for a checkpoint, or to stop, after the next step (launch.stop_signal)
+stacks-of-worker-N.txt  the stacks of a worker that hung (launch.heartbeat)
+save, stop            request a checkpoint, or a stop, after the next step (launch.stop_signal)
+
+Checkpoints, metric log and heartbeat are this project's own, beside Ray's and MLflow's. Ray Train
+reports a checkpoint by a call of all workers together, only within Ray, and doesn't verify it; ours
+is written in the background, also without Ray, and a damaged one is found by its digest. MLflow's
+client waits for its server, or loses what is in its queue when the process is killed; the log
+outlives both. Ray notices a worker that dies, but not one that hangs.
 """
 
 import json
@@ -29,12 +35,14 @@ from pipeline.runtime.storage import file_lock, write_atomically
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run's folder remembers besides its recipe."""
+    """What a run's folder records besides its recipe."""
 
     dataset_digest: str
     tracking_run_id: str
     start_digest: str = ""  # of the weights it started from
-    extra_data: str = "none"  # what those had seen, see `pipeline.results.published.ResultKey`
+    extra_data: str = (
+        "none"  # on which those were trained, see `pipeline.results.published.ResultKey`
+    )
     is_recorded: bool = False  # trained, and all results are in the tracking store
     dataset_name: str = ""  # the packed data set's own, whatever its folder is called
 
@@ -90,7 +98,7 @@ class RunFolder:
         return self.weights.is_file()
 
     def results(self) -> list[Path]:
-        """The files that a trained run keeps in the tracking store."""
+        """Return the files of a trained run that are copied to the tracking store."""
         files = (self.recipe_file, self.weights, self.quarantined)
         return [path for path in files if path.exists()]
 
@@ -98,7 +106,7 @@ class RunFolder:
         return read_recipe(self.recipe_file)
 
     def record(self) -> RunRecord | None:
-        """Return what was recorded, or None for a run that never started."""
+        """Return the record, or None for a run that never started."""
         path = self.path / "run.json"
         if not path.is_file():
             return None
@@ -110,7 +118,7 @@ class RunFolder:
             ) from None
 
     def trained_record(self) -> RunRecord:
-        """Return what was recorded of a trained run; `UserError` for one that isn't trained yet."""
+        """Return the record of a trained run; `UserError` if it isn't trained yet."""
         record = self.record()
         if record is None or not self.is_trained:
             raise UserError(
@@ -119,7 +127,7 @@ class RunFolder:
         return record
 
     def tracking_run_id(self) -> str:
-        """The id of the run's MLflow run; empty until the tracking store was there."""
+        """Return the id of the run's MLflow run; empty until one is made."""
         record = self.record()
         return record.tracking_run_id if record else ""
 
@@ -131,7 +139,7 @@ class RunFolder:
         write_atomically(self.path / "run.json", content.encode())
 
     def held(self) -> AbstractContextManager[None]:
-        """Keep other processes from training this run."""
+        """Lock the run, so that no other process trains it."""
         return file_lock(
             self.path / ".lock",
             f"run '{self.name}' is being trained by another process; wait for it, or give this "
@@ -145,7 +153,7 @@ def name_run(
     """Return the run's folder, which need not exist yet.
 
     Without a name the run is called after its recipe, the recipe's digest and that of the weights
-    it starts from, so that the same training finds itself again and another one never meets it.
+    it starts from, so that the same training gets the same folder, and another one never does.
     Raises `UserError` when the folder belongs to another recipe or another start.
     """
     if name is None:
@@ -155,17 +163,17 @@ def name_run(
         raise UserError(f"--run '{name}': use letters, digits, '-', '_' and '.' only")
     folder = RunFolder(runs_dir / name)
     if folder.recipe_file.is_file():
-        _refuse_another(folder, recipe)
+        _refuse_another_recipe(folder, recipe)
     before = folder.record()
     if before and before.start_digest != start_digest:
         raise UserError(
-            f"run '{folder.name}' started from {_start_words(before.start_digest)}, not from "
-            f"{_start_words(start_digest)}; give this one another name with --run"
+            f"run '{folder.name}' started from {_start_name(before.start_digest)}, not from "
+            f"{_start_name(start_digest)}; give this one another name with --run"
         )
     return folder
 
 
-def _start_words(digest: str) -> str:
+def _start_name(digest: str) -> str:
     return f"weights {digest[:8]}" if digest else "random weights"
 
 
@@ -178,7 +186,7 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
     raise UserError(f"no run '{name}' in {runs_dir}; there are: {', '.join(known) or 'none'}")
 
 
-def _refuse_another(folder: RunFolder, recipe: Recipe) -> None:
+def _refuse_another_recipe(folder: RunFolder, recipe: Recipe) -> None:
     before = flatten(folder.recipe().without_expectation())
     now = flatten(recipe.without_expectation())
     changed = [key for key in now | before if before.get(key) != now.get(key)]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.protocol import TestProtocol, protocol_name
+from pipeline.config.protocol import TestProtocol
 from pipeline.data.store.store import Store
 from pipeline.evaluation.predictions import PredictionMetadata
 from pipeline.runs.evaluated_model import EvaluatedModel
@@ -59,7 +59,7 @@ def prediction_metadata(
         data=store.name,
         data_digest=store.digest,
         split=split,
-        protocol=protocol_name(protocol, subject.input.size),
+        protocol=protocol.name(subject.input.size),
         weights_digest=subject.weights_digest(),
         run=origin.folder.name,
         extra_data=origin.extra_data,

@@ -1,4 +1,4 @@
-"""What a run was computed with, as tags."""
+"""The hardware and software of a run, as tags."""
 
 import platform
 import subprocess
@@ -11,7 +11,7 @@ _PACKAGES = ("torch", "torchvision", "ray", "nvidia-dali-cuda130", "mlflow", "nu
 
 
 def environment_tags(device: str) -> dict[str, str]:
-    """Return the device and this machine's model of it, the versions and the code's commit.
+    """Return tags of the device, its model on this machine, versions, and the code's commit.
 
     `git.dirty` says whether tracked files differ from that commit. Without a git checkout (an
     image, a job's zipped folder) both git tags are left out.
@@ -26,7 +26,7 @@ def environment_tags(device: str) -> dict[str, str]:
             tags[f"version.{package}"] = version(package)
         except PackageNotFoundError:
             continue
-    # A checkout of something else around an installed package doesn't count.
+    # Not of another project's checkout in which this package is installed.
     if _git("ls-files", "--error-unmatch", Path(__file__).name):
         tags["git.commit"] = _git("rev-parse", "HEAD")
         tags["git.dirty"] = "yes" if _git("status", "--porcelain", "-uno", ":/") else "no"

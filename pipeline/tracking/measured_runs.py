@@ -1,4 +1,4 @@
-"""What tracked runs measured: results with their keys, read from params, tags and metrics."""
+"""Results of tracked runs with their keys, from params, tags and metrics."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,10 +10,9 @@ from pipeline.tracking.queries import TrackedRun
 
 
 def measured_from_runs(runs: Iterable[TrackedRun]) -> list[Measured]:
-    """Return what `runs` measured, in their order; see `measured_from_run`.
+    """Return the results of `runs`, in their order; see `measured_from_run`.
 
-    An evaluation, and the training that it belongs to, may have measured the same; then the first
-    counts.
+    Of an evaluation and its training that have a result of the same key, the first one's is taken.
     """
     found: dict[tuple[str, ResultKey], Measured] = {}
     for run in runs:
@@ -38,11 +37,11 @@ def measured_from_run(
     date: str,
     complete: bool,
 ) -> list[Measured]:
-    """Return what a tracked run measured: one result for each split and protocol.
+    """Return the results of a tracked run: one for each split and protocol.
 
-    A run that only evaluates goes by the name of what it evaluated. An evaluation that was tracked
-    only in part is left out. Raises `UserError` for a run that has evaluations but does not say of
-    which network or data.
+    A run that only evaluates has the name of the run that it evaluated. An evaluation that was
+    tracked only in part is left out. Raises `UserError` for a run with evaluations whose network or
+    data are missing.
     """
     run = tags.get("evaluation.run") or tags.get("mlflow.runName", run_id)
     results = []

@@ -19,7 +19,7 @@ class Record:
 
 @dataclass(frozen=True)
 class LogChunk:
-    """Some records in order, and the offset in bytes at which the next one starts."""
+    """Consecutive records, and the offset in bytes at which the next one starts."""
 
     records: tuple[Record, ...]
     end: int
@@ -28,9 +28,9 @@ class LogChunk:
 class MetricLog:
     """An append-only file of records in which the steps of each metric rise.
 
-    A step that a metric has already is a replay (a resumed training repeats the steps since its
-    checkpoint) and is left out, so each metric has one value a step. What is not finite is
-    written as a string, since JSON has no word for it.
+    A resumed training repeats the steps since its checkpoint: a step that a metric has already is
+    left out, so that each metric has one value per step. Values that are not finite are written as
+    strings, since JSON can't express them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,13 +39,13 @@ class MetricLog:
         self._drop_torn_line()
         self._last_steps: dict[str, int] = {}
         offset = 0
-        while (passage := self.read(offset)).end > offset:
-            offset = passage.end
-            for record in passage.records:
+        while (chunk := self.read(offset)).end > offset:
+            offset = chunk.end
+            for record in chunk.records:
                 self._last_steps.update(dict.fromkeys(record.metrics, record.step))
 
     def append(self, record: Record) -> None:
-        """Write the record, less its replays; once it is back no killed process can lose it.
+        """Write the record, without repeated steps; it then outlives the process.
 
         Raises `OSError` when it can't be written; the file then ends with the record before it.
         """
@@ -64,7 +64,7 @@ class MetricLog:
         self._last_steps.update(dict.fromkeys(new, record.step))
 
     def read(self, offset: int, size: int = 1 << 16) -> LogChunk:
-        """Return the next whole records from `offset` on, about `size` bytes of them."""
+        """Return the complete records from `offset` on, about `size` bytes of them."""
         with self.path.open("rb") as file:
             file.seek(offset)
             lines = [line for line in file.readlines(size) if line.endswith(b"\n")]
@@ -77,7 +77,7 @@ class MetricLog:
         self._file.close()
 
     def _drop_torn_line(self) -> None:
-        # A machine that lost power may leave half a line.
+        # A loss of power may leave half a line.
         content = self.path.read_bytes()
         os.ftruncate(self._file.fileno(), content.rfind(b"\n") + 1)
         self._file.seek(0, os.SEEK_END)
@@ -97,4 +97,4 @@ def _from_line(line: bytes) -> Record | None:
         metrics = {key: float(value) for key, value in content["metrics"].items()}
         return Record(content["step"], content["time"], metrics)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # damaged; the lines around it still count
+        return None  # damaged; the other lines are still read

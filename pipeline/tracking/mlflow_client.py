@@ -1,7 +1,7 @@
-"""The one way to MLflow: quiet, patient for seconds only, and silent about credentials.
+"""Access to MLflow: without its output, with short timeouts, and without credentials in messages.
 
 MLflow is imported here and inside functions, never at a module's top: it costs two seconds, which
-neither `--help` nor a silent worker should pay.
+neither `--help` nor a worker that tracks nothing should pay.
 """
 
 import logging
@@ -11,17 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from pipeline.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-MEND = "set tracking.uri of the cluster, or MLFLOW_TRACKING_URI"
+REMEDY = "set tracking.uri of the cluster, or MLFLOW_TRACKING_URI"
 
-# MLflow reads these at each call; what the user has set stays. Its own patience with a server
-# that is away is about four minutes.
+# MLflow reads these at each call; what the user has set stays. By default it tries for about four
+# minutes to reach a server.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -35,11 +34,13 @@ _LOG_LEVELS = {
     "urllib3.connectionpool": logging.ERROR,
 }
 
-_AWAY, _MUTE = "can't be reached", "doesn't answer"
+_UNREACHABLE, _NO_ANSWER = "can't be reached", "doesn't answer"
+# To the last @ of the host, since a password may hold one.
+_CREDENTIALS = re.compile(r"(?<=://)[^/?#]+@")
 
 
 def load_mlflow() -> None:
-    """Import MLflow, quietly. Takes about two seconds the first time."""
+    """Import MLflow, without its output. Takes about two seconds the first time."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow  # noqa: F401
@@ -60,7 +61,7 @@ def connect(uri: str) -> "MlflowClient":
 
 
 @contextmanager
-def reaching(uri: str) -> Iterator[None]:
+def user_errors(uri: str) -> Iterator[None]:
     """Turn what MLflow raises into a `UserError` of one line that names the store."""
     load_mlflow()
     from mlflow.exceptions import MlflowException
@@ -69,30 +70,31 @@ def reaching(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         what = reason(error, uri)
-        mend = f"; start it, or {MEND}" if what in (_AWAY, _MUTE) else ""
-        raise UserError(f"tracking store {without_credentials(uri)} {what}{mend}") from None
+        remedy = f"; start it, or {REMEDY}" if what in (_UNREACHABLE, _NO_ANSWER) else ""
+        raise UserError(f"tracking store {without_credentials(uri)} {what}{remedy}") from None
 
 
 def reason(error: Exception, uri: str) -> str:
-    """Say in one short line, without credentials, what MLflow's `error` means."""
+    """Return in one short line, without credentials, what MLflow's `error` means."""
     text = " ".join(str(error).split())
     if "timeout exception" in text or "timed out" in text:
-        return _MUTE
+        return _NO_ANSWER
     if "failed with exception" in text:
-        return _AWAY
+        return _UNREACHABLE
     if re.search(r"error code 40[13]\b", text):
         return (
             "refuses the credentials; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
             "or MLFLOW_TRACKING_TOKEN"
         )
-    text = text.replace(uri, without_credentials(uri)).replace(_credentials(uri) or uri, "")
+    text = without_credentials(text)
+    if found := _CREDENTIALS.search(uri):
+        text = text.replace(found[0], "")
     return f"says: {text[:200]}"
 
 
-def without_credentials(uri: str) -> str:
-    """Return `uri` as it may be shown and stored."""
-    credentials = _credentials(uri)
-    return uri.replace(credentials, "", 1) if credentials else uri
+def without_credentials(text: str) -> str:
+    """Return `text` without the `user:password@` of its URIs, as it may be shown and stored."""
+    return _CREDENTIALS.sub("", text)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -108,7 +110,7 @@ def sqlite_file(uri: str) -> Path | None:
     if scheme != "sqlite" or not uri.startswith("sqlite:///") or not path.name:
         raise UserError(
             f"tracking store '{without_credentials(uri)}': expected http://HOST:PORT or "
-            f"sqlite:////FOLDER/mlflow.db; {MEND}"
+            f"sqlite:////FOLDER/mlflow.db; {REMEDY}"
         )
     if not path.is_absolute():
         raise UserError(
@@ -118,9 +120,9 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def _make_sqlite_file(path: Path) -> None:
-    """Let MLflow lay out its tables in a file that appears whole, once.
+    """Have MLflow make its tables in a file beside, and link it to `path` when it is complete.
 
-    MLflow itself fails when two processes lay out one file, and cannot mend one half laid out.
+    MLflow itself fails when two processes make one file, and can't repair an incomplete one.
     """
     from mlflow import MlflowClient
 
@@ -131,9 +133,3 @@ def _make_sqlite_file(path: Path) -> None:
             path.hardlink_to(partial)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _credentials(uri: str) -> str:
-    """The `user:password@` of a URI, or nothing."""
-    userinfo, at, _ = urlsplit(uri).netloc.rpartition("@")
-    return userinfo + at

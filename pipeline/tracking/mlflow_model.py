@@ -1,4 +1,4 @@
-"""The final network of a run as an MLflow model, without pickle."""
+"""Stores the final network of a run as an MLflow model, without pickle."""
 
 import tempfile
 import warnings
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pipeline
 from pipeline.config.recipe import Recipe
 from pipeline.config.yaml import to_yaml
-from pipeline.tracking.mlflow_client import connect, reaching
+from pipeline.tracking.mlflow_client import connect, user_errors
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
-# What rebuilding a network needs, next to this project's own code, which goes along.
+# The packages that rebuilding a network needs; this project's code is stored with the model.
 _REQUIREMENTS = ("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch")
 
 
@@ -26,7 +26,7 @@ def log_model(uri: str, run_id: str, recipe: Recipe, weights: Path) -> str:
     size)`, or signals, `(n, 1, size)`, to logits, float32 `(n, num_classes)`. Returns its address,
     `models:/<id>`.
     """
-    with reaching(uri), tempfile.TemporaryDirectory() as temporary:
+    with user_errors(uri), tempfile.TemporaryDirectory() as temporary:
         client = connect(uri)
         from mlflow import pyfunc  # lazy: loads at its first use
         from mlflow.entities import LoggedModelOutput

@@ -1,4 +1,4 @@
-"""The driver's side of a tracked run: its beginning, what is stored with it, and its end."""
+"""The driver's side of a tracked run: its start, what is stored with it, and its end."""
 
 import json
 import logging
@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.runtime.background import in_background
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.mlflow_client import (
-    MEND,
+    REMEDY,
     connect,
     load_mlflow,
-    reaching,
     reason,
     sqlite_file,
+    user_errors,
+    without_credentials,
 )
-from pipeline.tracking.mlflow_client import without_credentials as shown
-from pipeline.tracking.queries import all_runs, like
+from pipeline.tracking.queries import all_runs, like_filter
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,18 +32,23 @@ if TYPE_CHECKING:
 
 LastStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
-# Has MLflow's page open on training runs rather than on chats.
+# Makes MLflow's page show training runs first, in place of chats.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 _LOG = logging.getLogger(__name__)
-_PARAMS_A_CALL, _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 100, 6000, 8000, 36  # MLflow's limits
+_PARAMS_PER_CALL, _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = (
+    100,
+    6000,
+    8000,
+    36,
+)  # MLflow's limits
 
 
 def check_reachable(uri: str) -> None:
-    """Raise `UserError` within seconds if runs can't be recorded at `uri`. Leaves nothing there."""
+    """Raise `UserError` within seconds if runs can't be recorded at `uri`. Changes nothing."""
     path = sqlite_file(uri)
     if path is None:
-        with reaching(uri), _hurried():
+        with user_errors(uri), _short_timeout():
             connect(uri).search_experiments(max_results=1)
         return
     try:
@@ -53,21 +58,21 @@ def check_reachable(uri: str) -> None:
         else:
             tempfile.TemporaryFile(dir=path.parent).close()
     except (OSError, sqlite3.Error) as error:
-        what = getattr(error, "strerror", None) or error
-        raise UserError(f"tracking store {path} can't be written: {what}; {MEND}") from None
+        what = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"tracking store {path} can't be written: {what}; {REMEDY}") from None
 
 
 def check_recordable(uri: str, experiment: str) -> None:
     """Raise `UserError` within seconds if runs of `experiment` can't be written at `uri`.
 
-    On a server the experiment is then there, with the time of this look as its tag.
+    On a server the experiment is made, with the time of this check as its tag.
     """
     check_reachable(uri)
     if sqlite_file(uri) is None:
-        with reaching(uri), _hurried():
+        with user_errors(uri), _short_timeout():
             client = connect(uri)
-            place = experiment_id(client, uri, experiment)
-            client.set_experiment_tag(place, "ilsvrc.checked", f"{datetime.now():%F %T}")
+            parent = experiment_id(client, uri, experiment)
+            client.set_experiment_tag(parent, "ilsvrc.checked", f"{datetime.now():%F %T}")
 
 
 def start_run(
@@ -78,13 +83,15 @@ def start_run(
     params: Mapping[str, object],
     tags: Mapping[str, str],
     existing_run_id: str | None = None,
+    command: str | None = None,
 ) -> str:
-    """Make a run of `experiment` with `params` and `tags`, or go on with one; return its id.
+    """Make a run of `experiment` with `params` and `tags`, or continue one; return its id.
 
-    The experiment is made if need be. A run that goes on keeps its params, and its tags say what it
-    goes on with; one that is no longer there, since it or its store was deleted, is made anew.
+    The experiment is made if need be. A run that is continued keeps its params and the `command`
+    that it has as a tag, and gets the new `tags`; one that no longer exists, since it or its store
+    was deleted, is made again.
     """
-    with reaching(uri):
+    with user_errors(uri):
         client = connect(uri)
         run = _find_run(client, existing_run_id)
         if run:
@@ -94,35 +101,36 @@ def start_run(
         run_id: str = run.info.run_id
         new = {key: value for key, value in params.items() if key not in run.data.params}
         # A server's address may hold a password, and everyone who sees the run sees its params.
-        texts = {key: str(value).replace(uri, shown(uri)) for key, value in new.items()}
+        texts = {key: without_credentials(str(value)) for key, value in new.items()}
+        if command and "command" not in run.data.tags:
+            tags = {**tags, "command": command}
         _log_texts(client, run_id, texts, tags)
     return run_id
 
 
-def is_file(uri: str) -> bool:
-    """Whether the store is a file, which only the processes of one machine can share."""
-    return sqlite_file(uri) is not None
-
-
 def is_there(uri: str, run_id: str) -> bool:
-    """Whether the store at `uri` has the run, and not as a deleted one; never with an empty id."""
-    with reaching(uri):
+    """Whether the store at `uri` has the run, not deleted; False for an empty id."""
+    with user_errors(uri):
         return _find_run(connect(uri), run_id) is not None
 
 
 def finish_run(uri: str, run_id: str, status: LastStatus) -> None:
-    """Set the run's last status. A store that is away gets a warning: the outcome stands."""
+    """Set the run's last status. A store that can't be reached only gives a warning."""
     try:
         connect(uri).set_terminated(run_id, status)
     except Exception as error:
         _LOG.warning(
-            "run %s isn't marked %s: %s %s", run_id, status, shown(uri), reason(error, uri)
+            "run %s isn't marked %s: %s %s",
+            run_id,
+            status,
+            without_credentials(uri),
+            reason(error, uri),
         )
 
 
 def log_files(uri: str, run_id: str, paths: Iterable[Path], folder: str | None = None) -> None:
     """Store copies of `paths` with the run, in its artifact `folder`."""
-    with reaching(uri):
+    with user_errors(uri):
         client = connect(uri)
         for path in paths:
             client.log_artifact(run_id, str(path), folder)
@@ -132,7 +140,7 @@ def log_metrics(uri: str, run_id: str, metrics: Mapping[str, float]) -> None:
     """Record `metrics` with a run, at step 0."""
     from mlflow.entities import Metric
 
-    with reaching(uri):
+    with user_errors(uri):
         now = int(time.time() * 1000)
         values = [Metric(name, value, now, 0) for name, value in metrics.items()]
         connect(uri).log_batch(run_id, metrics=values)
@@ -140,12 +148,12 @@ def log_metrics(uri: str, run_id: str, metrics: Mapping[str, float]) -> None:
 
 def run_with_tags(uri: str, experiment: str, tags: Mapping[str, str]) -> str | None:
     """Return the newest run of `experiment` that has all of `tags`, or None."""
-    with reaching(uri):
+    with user_errors(uri):
         client = connect(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None or found.lifecycle_stage == "deleted":
             return None
-        wanted = " and ".join(f"tags.`{name}` {like(value)}" for name, value in tags.items())
+        wanted = " and ".join(f"tags.`{name}` {like_filter(value)}" for name, value in tags.items())
         runs = all_runs(client, found.experiment_id, wanted)
     alike = (run for run in runs if tags.items() <= run.data.tags.items())
     return next((str(run.info.run_id) for run in alike), None)
@@ -153,18 +161,18 @@ def run_with_tags(uri: str, experiment: str, tags: Mapping[str, str]) -> str | N
 
 def tag_run(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
     """Give a run `tags` in addition to, or in place of, its own."""
-    with reaching(uri):
+    with user_errors(uri):
         _log_texts(connect(uri), run_id, {}, tags)
 
 
-def log_dataset(uri: str, run_id: str, name: str, digest: str, place: str) -> None:
-    """Name the data set that the run trains on, without reading it."""
-    with reaching(uri):
+def log_dataset(uri: str, run_id: str, name: str, digest: str, location: str) -> None:
+    """Record the name of the data set that the run trains on, without reading the data."""
+    with user_errors(uri):
         client = connect(uri)
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-        source = json.dumps({"uri": place})
+        source = json.dumps({"uri": location})
         dataset = Dataset(name, digest[:_DIGEST_LENGTH], source_type="local", source=source)
         context = InputTag(MLFLOW_DATASET_CONTEXT, "training")
         client.log_inputs(run_id, [DatasetInput(dataset, [context])])
@@ -174,9 +182,9 @@ def log_dataset(uri: str, run_id: str, name: str, digest: str, place: str) -> No
 def system_metrics(
     uri: str, run_id: Callable[[], str], seconds_between: float = 10.0
 ) -> Iterator[None]:
-    """Record the processor, memory, disk, network and GPUs of this machine while inside.
+    """Record the load of this machine's processor, memory, disk, network and GPUs while inside.
 
-    Samples of an outage are kept and sent after it; nothing is sampled before `run_id` says one.
+    Samples of an outage are kept and sent after it; nothing is sampled before `run_id` returns one.
     Never raises.
     """
     load_mlflow()  # here rather than in the thread
@@ -185,12 +193,12 @@ def system_metrics(
     def record(is_over: threading.Event) -> None:
         monitor = None
         while not is_over.wait(seconds_between):
-            made = run_id()
-            if not made:
+            current_id = run_id()
+            if not current_id:
                 continue
             try:
                 monitor = monitor or system_metrics_monitor.SystemMetricsMonitor(
-                    made, resume_logging=True, tracking_uri=uri
+                    current_id, resume_logging=True, tracking_uri=uri
                 )
                 monitor.collect_metrics()
                 monitor.publish_metrics(monitor.aggregate_metrics())
@@ -247,17 +255,17 @@ def _log_texts(
     from mlflow.entities import Param, RunTag
 
     run_params = [Param(key, value[:_PARAM_LENGTH]) for key, value in params.items()]
-    for start in range(0, len(run_params), _PARAMS_A_CALL):
-        client.log_batch(run_id, params=run_params[start : start + _PARAMS_A_CALL])
+    for start in range(0, len(run_params), _PARAMS_PER_CALL):
+        client.log_batch(run_id, params=run_params[start : start + _PARAMS_PER_CALL])
     client.log_batch(run_id, tags=[RunTag(key, tag[:_TAG_LENGTH]) for key, tag in tags.items()])
 
 
 @contextmanager
-def _hurried() -> Iterator[None]:
-    """Let MLflow ask a server once, for 5 seconds."""
-    hurry = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
-    before = {name: os.environ[name] for name in hurry}
-    os.environ.update(hurry)
+def _short_timeout() -> Iterator[None]:
+    """Have MLflow try a server once, for 5 seconds."""
+    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    before = {name: os.environ[name] for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:

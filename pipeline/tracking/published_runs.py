@@ -1,7 +1,7 @@
-"""Published results as finished runs of an experiment, beside its own.
+"""Records published results as finished runs of an experiment.
 
-They have the names of metrics and params that our evaluations have, so that MLflow's compare view
-shows theirs and ours side by side, and the tag `kind=published`.
+Their metrics and params have the names of our evaluations', so that MLflow's compare view shows
+both side by side; they have the tag `kind=published`.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from pipeline.results.published import Published, protocol_words, published
-from pipeline.tracking.mlflow_client import connect, reaching
+from pipeline.tracking.mlflow_client import connect, user_errors
 from pipeline.tracking.mlflow_runs import experiment_id
 from pipeline.tracking.queries import KIND, PUBLISHED, all_runs
 
@@ -20,21 +20,21 @@ _ID = "published.id"
 
 
 def record_published(uri: str, experiment: str, results: Iterable[Published]) -> int:
-    """Have each of `results` in the experiment once; return how many were added.
+    """Add those of `results` that the experiment lacks; return how many were added.
 
-    A result that has changed since, or is not published any more, is a new one: the run of the
-    former one stays as it is. The experiment is made if need be.
+    A changed result is added as a new one: the run of the former one stays as it is. The experiment
+    is made if need be.
     """
-    with reaching(uri):
+    with user_errors(uri):
         client = connect(uri)
-        place = experiment_id(client, uri, experiment)
-        there = {run.data.tags.get(_ID) for run in all_runs(client, place, _FILTER)}
-        new = [result for result in results if _identity(result) not in there]
-        # They have no date that anyone knows. The first milliseconds of 1970 put them below the
-        # experiment's own runs, which MLflow shows newest first, in the order of the table.
+        parent = experiment_id(client, uri, experiment)
+        recorded = {run.data.tags.get(_ID) for run in all_runs(client, parent, _FILTER)}
+        new = [result for result in results if _identity(result) not in recorded]
+        # Their dates are unknown. The first milliseconds of 1970 put them below the experiment's
+        # own runs, which MLflow shows newest first, in the order of the table.
         times = {result: len(published()) - i for i, result in enumerate(published())}
         for result in new:
-            _record(client, place, result, times[result])
+            _record(client, parent, result, times[result])
     return len(new)
 
 

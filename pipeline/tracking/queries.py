@@ -1,4 +1,4 @@
-"""What comparison and lists of jobs read from the tracking store."""
+"""Queries of the tracking store: runs, metric histories, and progress of trainings."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.runtime.errors import UserError
-from pipeline.tracking.mlflow_client import MEND, connect, reaching, sqlite_file
+from pipeline.tracking.mlflow_client import REMEDY, connect, sqlite_file, user_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a run's training is: epochs done, of how many, and what its metrics say last.
+    """A training's epochs done, of how many, and the last values of its metrics.
 
-    Errors are in percent and of the last evaluation; `seconds_left` follows from how fast the last
-    epoch went. None: not known (yet).
+    Errors are in percent and of the last evaluation; `seconds_left` is by the speed of the last
+    epoch. None: not known (yet).
     """
 
     run_id: str
@@ -31,8 +31,8 @@ class TrainingProgress:
     images_per_second: float | None
     seconds_left: float | None
 
-    def at_rest(self) -> "TrainingProgress":
-        """The same of a training that doesn't run: it has no speed."""
+    def without_speed(self) -> "TrainingProgress":
+        """Return the same of a training that isn't running."""
         return replace(self, images_per_second=None, seconds_left=None)
 
 
@@ -44,7 +44,7 @@ JOB_PREFIX = "job/"
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A run as the store knows it; `metrics` holds the value of each metric's last step."""
+    """A run of the tracking store; `metrics` holds the value of each metric's last step."""
 
     run_id: str
     name: str
@@ -72,8 +72,8 @@ def evaluated_runs(uri: str, experiment: str) -> list[TrackedRun]:
     """
     path = sqlite_file(uri)
     if path and not path.exists():
-        raise UserError(f"tracking store {path} doesn't exist: train a network first, or {MEND}")
-    with reaching(uri):
+        raise UserError(f"tracking store {path} doesn't exist: train a network first, or {REMEDY}")
+    with user_errors(uri):
         client = connect(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -85,10 +85,10 @@ def evaluated_runs(uri: str, experiment: str) -> list[TrackedRun]:
     return [_tracked(run) for run in runs if run.data.tags.get(KIND) not in (PUBLISHED, JOB)]
 
 
-def like(text: str) -> str:
-    """Return `text` for LIKE in a filter of MLflow's, which then lets some others through as well.
+def like_filter(text: str) -> str:
+    """Return a LIKE filter of MLflow's for `text`, which may match other texts as well.
 
-    These filters know no escape. A quote or backslash becomes `_`, which stands for any letter.
+    These filters have no escapes: a quote or backslash becomes `_`, which matches any character.
     """
     return "LIKE '" + re.sub(r"['\\]", "_", text) + "'"
 
@@ -114,10 +114,10 @@ def named_runs(runs: Sequence[TrackedRun], names: Sequence[str] | None) -> list[
     """
     if not names:
         return list(runs)
-    there = {name for run in runs for name in (run.name, *run.jobs)}
+    known_names = {name for run in runs for name in (run.name, *run.jobs)}
     for name in names:
-        if name not in there:
-            known = ", ".join(sorted(there)) or "none"
+        if name not in known_names:
+            known = ", ".join(sorted(known_names)) or "none"
             raise UserError(f"no run '{name}' in the experiment; there are: {known}")
     chosen = {run.run_id for run in runs if not {run.name, *run.jobs}.isdisjoint(names)}
     return [run for run in runs if run.run_id in chosen or run.parent in chosen]
@@ -132,43 +132,45 @@ class Point:
 
 
 def histories(uri: str, run: TrackedRun, names: Iterable[str]) -> dict[str, list[Point]]:
-    """Return the whole course of each of these metrics that the run has, steps rising."""
-    with reaching(uri):
+    """Return the whole history of each of these metrics that the run has, in order of steps."""
+    with user_errors(uri):
         client = connect(uri)
-        courses = {
+        found = {
             name: client.get_metric_history(run.run_id, name)
             for name in names
             if name in run.metrics
         }
     return {
-        name: [Point(metric.step, metric.value) for metric in sorted(course, key=lambda m: m.step)]
-        for name, course in courses.items()
+        name: [Point(metric.step, metric.value) for metric in sorted(history, key=lambda m: m.step)]
+        for name, history in found.items()
     }
 
 
 def tracked_run(uri: str, run_id: str) -> TrackedRun:
     """Return one run; raises `UserError` if it is not there."""
-    with reaching(uri):
+    with user_errors(uri):
         return _tracked(connect(uri).get_run(run_id))
 
 
 def training_progress(uri: str, experiment: str, names: set[str]) -> dict[str, TrainingProgress]:
-    """Return how far the newest run of each of `names` is; those never tracked are left out.
+    """Return the progress of the newest run of each of `names` that is tracked.
 
-    Raises `UserError` if the tracking store can't be reached; one that is not there yet has no
+    Raises `UserError` if the tracking store can't be reached; one that doesn't exist yet has no
     runs.
     """
     path = sqlite_file(uri)
     if not names or (path and not path.exists()):
         return {}
-    with reaching(uri):
+    with user_errors(uri):
         client = connect(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
             return {}
         newest: dict[str, Run] = {}
         for name in names:
-            for run in all_runs(client, found.experiment_id, f"attributes.run_name {like(name)}"):
+            for run in all_runs(
+                client, found.experiment_id, f"attributes.run_name {like_filter(name)}"
+            ):
                 if run.info.run_name == name:
                     newest.setdefault(name, run)
         return {name: _progress(client, run) for name, run in newest.items()}
@@ -197,7 +199,7 @@ def _last_evaluation(metrics: Mapping[str, float], name: str) -> float | None:
 
 
 def _seconds_left(history: list["Metric"], epochs: int) -> float | None:
-    """What is left at the speed of the last epoch, its evaluation included."""
+    """Return the time left at the speed of the last epoch, its evaluation included."""
     if len(history) < 2:
         return None
     last = history[-1]

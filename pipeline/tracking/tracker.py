@@ -1,4 +1,4 @@
-"""A worker's side of a tracked run: metrics that never stall, fail or repeat a step."""
+"""A worker's side of a tracked run: metrics, sent without stalling, failing or repeating a step."""
 
 import logging
 import threading
@@ -10,11 +10,11 @@ from pipeline.tracking.metric_log import MetricLog, Record
 from pipeline.tracking.mlflow_client import connect, load_mlflow, reason, without_credentials
 
 _LOG = logging.getLogger(__name__)
-_METRICS_A_CALL = 1000  # MLflow's limit
+_METRICS_PER_CALL = 1000  # MLflow's limit
 
 
 class SilentTracker:
-    """Tracks nothing; what all workers but the first hold."""
+    """Tracks nothing; the tracker of all workers but the first."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Do nothing."""
@@ -24,14 +24,14 @@ class SilentTracker:
 
 
 class Tracker(SilentTracker):
-    """Writes metrics to `<folder>/metrics.jsonl`, from where a thread takes them to MLflow.
+    """Writes metrics to `<folder>/metrics.jsonl`, from where a thread sends them to MLflow.
 
     The file is the queue: `log` returns once a line is appended, whatever the server does, and
     records wait there in order until the server has them, through outages, kills and restarts.
-    `run_id` is asked until it says one, since a run may be made late. Then the thread asks the run
-    for the last step of each metric and passes over what is there already. A batch sent twice
-    counts once, since MLflow drops metrics that are equal in key, step, time and value. Infinities
-    become ±1.8e308 in MLflow, NaN stays NaN.
+    `run_id` is called until it returns one, since a run may be made late. Then the thread gets the
+    last step of each metric from the run and skips what is there already. A batch sent twice counts
+    once, since MLflow drops metrics that are equal in key, step, time and value. Infinities become
+    ±1.8e308 in MLflow, NaN stays NaN.
     """
 
     def __init__(
@@ -45,51 +45,51 @@ class Tracker(SilentTracker):
         seconds_to_close: float = 30.0,
     ) -> None:
         self._uri, self._run_id, self._warn = uri, run_id, warn
-        self._pause, self._patience = seconds_between_batches, seconds_to_close
-        self._journal = MetricLog(folder / "metrics.jsonl")
+        self._pause, self._close_timeout = seconds_between_batches, seconds_to_close
+        self._metric_log = MetricLog(folder / "metrics.jsonl")
         self._lock = threading.Lock()
-        self._journal_failed = False
+        self._has_failed = False
         self._closing, self._given_up = threading.Event(), threading.Event()
         self._problem = "no answer yet"
-        load_mlflow()  # not in the thread: imports of two threads can get in each other's way
-        self._thread = threading.Thread(target=self._deliver, name="tracker", daemon=True)
+        load_mlflow()  # not in the thread: imports in two threads can deadlock
+        self._thread = threading.Thread(target=self._upload, name="tracker", daemon=True)
         self._thread.start()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record `metrics` at `step`; a step that a metric has already is passed over.
+        """Record `metrics` at `step`; a step that a metric has already is skipped.
 
-        Costs the writing of one line to a file. Never raises for a disk or a server.
+        Takes the time to write one line to a file. Never raises for a disk or a server.
         """
         record = Record(step, time.time_ns() // 1_000_000, metrics)
         with self._lock:
             try:
-                self._journal.append(record)
+                self._metric_log.append(record)
             except OSError as error:
-                if not self._journal_failed:
+                if not self._has_failed:
                     self._warn(f"metrics are being lost: {error}")
-                self._journal_failed = True
+                self._has_failed = True
 
     def close(self) -> None:
-        """Deliver what is left; after `seconds_to_close` warn and leave it in the file."""
+        """Send what is left; after `seconds_to_close` warn and leave it in the file."""
         self._closing.set()
-        self._thread.join(self._patience)
+        self._thread.join(self._close_timeout)
         self._given_up.set()
         problem = self._problem or ("doesn't answer" if self._thread.is_alive() else "")
         if problem:
             self._warn(
                 f"tracking store {without_credentials(self._uri)} {problem}. All metrics are in "
-                f"{self._journal.path}; going on with the run delivers them"
+                f"{self._metric_log.path}; going on with the run delivers them"
             )
         with self._lock:
-            self._journal.close()
+            self._metric_log.close()
 
-    def _deliver(self) -> None:
-        delivery = None
+    def _upload(self) -> None:
+        upload = None
         while not self._given_up.is_set():
             last_round = self._closing.wait(self._pause)
             try:
-                delivery = delivery or _Delivery(self._uri, self._run_id(), self._journal)
-                delivery.send_new()
+                upload = upload or _MetricUpload(self._uri, self._run_id(), self._metric_log)
+                upload.send_new()
                 self._problem = ""
             except Exception as error:  # whatever the network does, training goes on
                 self._problem = reason(error, self._uri)
@@ -99,31 +99,31 @@ class Tracker(SilentTracker):
                     return
 
 
-class _Delivery:
-    """Carries the records of a journal to a run, each once and in order."""
+class _MetricUpload:
+    """Sends the records of a log to a run, each once and in order."""
 
-    def __init__(self, uri: str, run_id: str, journal: MetricLog) -> None:
+    def __init__(self, uri: str, run_id: str, metric_log: MetricLog) -> None:
         if not run_id:
             raise LookupError("the run is not made yet")
-        self._client, self._run_id, self._journal = connect(uri), run_id, journal
-        there = self._client.get_run(run_id).data.to_proto().metrics
-        self._last_steps: dict[str, int] = {metric.key: metric.step for metric in there}
+        self._client, self._run_id, self._metric_log = connect(uri), run_id, metric_log
+        sent = self._client.get_run(run_id).data.to_proto().metrics
+        self._last_steps: dict[str, int] = {metric.key: metric.step for metric in sent}
         self._offset = 0
 
     def send_new(self) -> None:
         from mlflow.entities import Metric
 
-        while (passage := self._journal.read(self._offset)).end > self._offset:
+        while (chunk := self._metric_log.read(self._offset)).end > self._offset:
             metrics = [
                 Metric(key, value, record.time, record.step)
-                for record in passage.records
+                for record in chunk.records
                 for key, value in record.metrics.items()
                 if record.step > self._last_steps.get(key, -1)
             ]
-            for start in range(0, len(metrics), _METRICS_A_CALL):
-                batch = metrics[start : start + _METRICS_A_CALL]
+            for start in range(0, len(metrics), _METRICS_PER_CALL):
+                batch = metrics[start : start + _METRICS_PER_CALL]
                 self._client.log_batch(self._run_id, metrics=batch)
-            self._offset = passage.end
+            self._offset = chunk.end
 
 
 def build_tracker(

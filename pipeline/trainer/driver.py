@@ -14,7 +14,7 @@ from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.predictions import PREDICTIONS, kept_predictions
 from pipeline.launch.events import Message
 from pipeline.launch.progress_display import ProgressDisplay
-from pipeline.launch.ray_train import remove_what_killed_ones_left, run_on_workers
+from pipeline.launch.ray_train import remove_stale_scratch, run_on_workers
 from pipeline.launch.training_job import TrainingJob
 from pipeline.runs.initial_weights import find_initial_weights
 from pipeline.runs.run_folder import RunFolder, RunRecord, name_run
@@ -42,13 +42,14 @@ def run_training(
     run_name: str | None,
     console: Console,
     start_from: str | None = None,
+    command: str | None = None,
     job_name: str | None = None,
 ) -> TrainingResult | None:
     """Train, or go on training; return None if the run was concluded already.
 
-    `start_from` names a trained run, or a file of weights, to start from; `job_name` is the job
-    that the training belongs to. Raises `UserError` before any worker starts for all that can be
-    known by then, and `InterruptedByUserError` after Ctrl-C.
+    `start_from` names a trained run, or a file of weights, to start from; a new run is recorded
+    with `command`, and as one of the job `job_name`. Raises `UserError` before any worker starts
+    for all that can be known by then, and `InterruptedByUserError` after Ctrl-C.
     """
     start = find_initial_weights(cluster.runs_dir, start_from, recipe) if start_from else None
     start_digest = start.digest if start else ""
@@ -65,8 +66,8 @@ def run_training(
         job = TrainingJob(recipe, cluster, folder, uri, start.file if start else None)
         for earlier in (folder.stop_request, folder.errors):
             earlier.unlink(missing_ok=True)
-        remove_what_killed_ones_left(folder)
-        registration = RunRegistration(folder, recipe, cluster, store, start, job_name)
+        remove_stale_scratch(folder)
+        registration = RunRegistration(folder, recipe, cluster, store, start, command, job_name)
         with _concluded(uri, folder.tracking_run_id):
             with ProgressDisplay(console) as display:
                 display.show(Message(f"run {folder.name} in {folder.path}"))

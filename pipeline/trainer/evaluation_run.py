@@ -9,9 +9,10 @@ from rich.console import Console
 
 from pipeline.checks.preflight import refuse_cluster
 from pipeline.config.cluster import Cluster, Folder
-from pipeline.config.protocol import TestProtocol, num_views
+from pipeline.config.protocol import TestProtocol
 from pipeline.config.yaml import flatten
-from pipeline.data.loading.loader import Batch, check_contents, share_of
+from pipeline.data.loading.loader import Batch, check_contents
+from pipeline.data.loading.plans import share_of
 from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.metrics import Counts
@@ -65,12 +66,13 @@ def run_evaluation(
     protocol: TestProtocol,
     cluster: Cluster,
     console: Console,
+    command: str | None = None,
 ) -> Predictions:
     """Evaluate `subject` on `split` of the data set in `data`; keep and return its predictions.
 
     The MLflow run is a child of the one that trained the network, and the same evaluation's
-    repetition goes on with it. Where labels are unknown nothing is scored. Raises `UserError` for
-    what can be known before any worker starts.
+    repetition goes on with it, with its own `command`. Where labels are unknown nothing is scored.
+    Raises `UserError` for what can be known before any worker starts.
     """
     refuse_cluster(cluster)
     store = Store.open(data, cluster.cache)
@@ -83,13 +85,13 @@ def run_evaluation(
     origin.folder.path.mkdir(parents=True, exist_ok=True)
     evaluation = Evaluation(subject, data, split, protocol, cluster, origin.folder, said)
     with ProgressDisplay(console) as display:
-        views = num_views(protocol)
+        views = protocol.num_views
         display.show(
             Message(f"{len(images):,} images of {split}, {views} view{'s' * (views > 1)} of each")
         )
         run_on_workers(evaluate_on_worker, evaluation, display.show)
     predictions = read_predictions(evaluation.file)
-    track(predictions, evaluation.file, cluster, origin.tracking_run_id)
+    track(predictions, evaluation.file, cluster, origin.tracking_run_id, command)
     return predictions
 
 
@@ -120,6 +122,7 @@ def track(
     file: Path,
     cluster: Cluster,
     parent_run_id: str | None = None,
+    command: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> str:
     """Record an evaluation in MLflow, its predictions as an artifact; return the run's id.
@@ -146,6 +149,7 @@ def track(
             "dataset.extra": about.extra_data,
             "ensemble.size": str(about.ensemble_size),
             "weights.digest": about.weights_digest,
+            **({"command": command} if command else {}),
             **(tags or {}),
         },
         existing_run_id=mlflow_runs.run_with_tags(uri, experiment, identity),

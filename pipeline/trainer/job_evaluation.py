@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pipeline.config.cluster import Cluster
 from pipeline.config.job import Job, JobMember
-from pipeline.config.protocol import TestProtocol, protocol_name
+from pipeline.config.protocol import TestProtocol
 from pipeline.data.store.store import store_folder
 from pipeline.evaluation.ensemble import ensemble
 from pipeline.evaluation.predictions import (
@@ -33,7 +33,9 @@ from pipeline.trainer.evaluation_run import is_tracked, run_evaluation, track
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
-def evaluate_member(job: Job, member: JobMember, cluster: Cluster, console: Console) -> None:
+def evaluate_member(
+    job: Job, member: JobMember, cluster: Cluster, console: Console, command: str | None = None
+) -> None:
     """Evaluate a trained member on its test split by each of its protocols that is not recorded.
 
     Raises `InterruptedByUserError` when the run's folder asks to stop; the same call goes on then.
@@ -55,10 +57,14 @@ def evaluate_member(job: Job, member: JobMember, cluster: Cluster, console: Cons
         if file.is_file() and (is_own or is_tracked(read_predictions(file).about, cluster)):
             continue
         with _interrupted_on_request(folder):
-            run_evaluation(model, source, data, recipe.data.test_split, protocol, cluster, console)
+            run_evaluation(
+                model, source, data, recipe.data.test_split, protocol, cluster, console, command
+            )
 
 
-def evaluate_ensembles(job: Job, cluster: Cluster) -> list[Predictions] | None:
+def evaluate_ensembles(
+    job: Job, cluster: Cluster, command: str | None = None
+) -> list[Predictions] | None:
     """Make the job's ensembles; return the predictions of all its trainings and of these.
 
     None where some training is not evaluated yet: the last one to be makes the ensembles.
@@ -81,23 +87,26 @@ def evaluate_ensembles(job: Job, cluster: Cluster) -> list[Predictions] | None:
             for name in job.document.ensemble
         ]
         for average in averages:
-            record_ensemble(average, cluster, job_tags(job.name, job_run_id))
+            record_ensemble(average, cluster, command, job_tags(job.name, job_run_id))
     return [*found.values(), *averages]
 
 
 def record_ensemble(
-    average: Predictions, cluster: Cluster, tags: Mapping[str, str] | None = None
+    average: Predictions,
+    cluster: Cluster,
+    command: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Path:
     """Keep the predictions of an ensemble in its own folder and in MLflow; return their file."""
     about = average.about
     file = predictions_file(cluster.runs_dir / about.run, about.seen_split, about.protocol)
     write_predictions(average, file)
-    track(average, file, cluster, tags=tags)
+    track(average, file, cluster, command=command, tags=tags)
     return file
 
 
 def _predictions_file(member: JobMember, protocol: TestProtocol, cluster: Cluster) -> Path:
-    name = protocol_name(protocol, member.recipe.input.size)
+    name = protocol.name(member.recipe.input.size)
     return predictions_file(cluster.runs_dir / member.run, member.recipe.data.test_split, name)
 
 

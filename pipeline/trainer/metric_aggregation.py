@@ -6,7 +6,6 @@ import time
 import torch
 from torch import Tensor
 
-from pipeline.config.protocol import protocol_name
 from pipeline.config.recipe import Recipe
 from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Report, StepsReport, ValidationReport, WorkerSpeed
@@ -80,7 +79,7 @@ class MetricAggregator:
         """Report and track an evaluation after `epoch` epochs; comparison reads the counts."""
         recipe = self._recipe
         split = recipe.data.test_split
-        protocol = protocol_name(recipe.evaluation, recipe.input.size)
+        protocol = recipe.evaluation.name(recipe.input.size)
         if self._worker.is_first:
             self._report(ValidationReport(epoch, recipe.epochs, split, protocol, counts))
             prefix = f"eval/{split}/{protocol}"

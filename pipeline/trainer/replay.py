@@ -21,7 +21,7 @@ def replay(job: TrainingJob, step: int, worker: Worker, report: Report) -> Inspe
     One process does the work of all workers, with the same micro-batches. Nothing is written.
     Raises `UserError` when the run has no such step, or no checkpoint that leads to it.
     """
-    recipe, dealing = job.recipe, job.dealing(worker)
+    recipe, dealing = job.recipe, job.sampler(worker)
     epoch, number = divmod(step - 1, dealing.num_steps)
     if not 0 <= epoch < recipe.epochs:
         last = recipe.epochs * dealing.num_steps

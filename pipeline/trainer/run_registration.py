@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pipeline.config.cluster import Cluster
-from pipeline.config.protocol import protocol_name
 from pipeline.config.recipe import Recipe
 from pipeline.config.yaml import digest, flatten
 from pipeline.data.store.store import Store
@@ -34,6 +33,7 @@ class RunRegistration:
     cluster: Cluster
     store: Store
     start: InitialWeights | None
+    command: str | None = None
     job_name: str | None = None
 
     def prepare(self) -> None:
@@ -65,6 +65,7 @@ class RunRegistration:
             params=self._params(),
             tags={**self._tags(record), **self._job_tags()},
             existing_run_id=record.tracking_run_id,
+            command=self.command,
         )
         store = self.store
         mlflow_runs.log_dataset(uri, run_id, store.name, store.digest, str(store.folder))
@@ -84,7 +85,7 @@ class RunRegistration:
 
     def _tags(self, record: RunRecord) -> dict[str, str]:
         recipe, start = self.recipe, self.start
-        started = {"start.from": start.origin, "start.digest": start.digest} if start else {}
+        started = {"start.from": start.name, "start.digest": start.digest} if start else {}
         return {
             **environment_tags(self.cluster.workers.device),
             **started,
@@ -92,7 +93,7 @@ class RunRegistration:
             "dataset.name": self.store.name,
             "dataset.digest": self.store.digest,
             "dataset.extra": record.extra_data,
-            "protocol": protocol_name(recipe.evaluation, recipe.input.size),
+            "protocol": recipe.evaluation.name(recipe.input.size),
         }
 
 

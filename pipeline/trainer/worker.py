@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config.recipe import QuarantineBadImages
-from pipeline.data.loading.loader import Loader, build_loader, training_plan
+from pipeline.data.loading.loader import Loader, build_loader
+from pipeline.data.loading.plans import training_plan
 from pipeline.data.loading.quarantine import Quarantine
 from pipeline.data.loading.sampler import BatchSampler
-from pipeline.data.loading.views import fill_of
 from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Message, Report
 from pipeline.launch.heartbeat import Watchdog
@@ -58,10 +58,10 @@ def train(job: TrainingJob, worker: Worker, report: Report) -> Counts:
     """
     # First, since it may have the data set staged for longer than a watchdog grants. The workers of
     # a node that is done wait for the others in `restore`, where nothing watches them yet.
-    dealing = job.dealing(worker)
+    dealing = job.sampler(worker)
     model = make_model(job, worker)
-    if job.start:
-        model.start_from(read_weights(job.start))
+    if job.initial_weights:
+        model.start_from(read_weights(job.initial_weights))
     learner = build_train_state(job.recipe, model)
     position = restore(job, learner, worker, report)
     with worker_context(job, dealing, worker, report) as around:
@@ -99,7 +99,7 @@ def _epochs(
     recipe, saving, dealing = job.recipe, job.cluster.saving, around.dealing
     schedule = Schedule(recipe.schedule, recipe.epochs)
     steps_done = position.epoch * dealing.num_steps + position.step
-    watch = LossWatch(recipe, learner.model.when_flat, steps_done)
+    watch = LossWatch(recipe, learner.model.flat_loss_hint, steps_done)
     parallel = in_parallel(learner.model, worker)
     ballot = StopSignal(job.folder, 60 * saving.checkpoint_minutes, worker)
 
@@ -112,7 +112,7 @@ def _epochs(
             ):  # fmt: skip
                 meter.add(outcome)
                 learner.follow()
-                done, asked = outcome.step + 1, ballot.result()
+                done, asked = outcome.step + 1, ballot.poll()
                 is_last = done == dealing.num_steps
                 every = saving.checkpoint_every_steps
                 is_due = every is not None and done % every == 0
@@ -124,10 +124,10 @@ def _epochs(
                     watch.observe(epoch * dealing.num_steps + done, meter.report_steps().loss)
                 if saves:
                     writer.write(learner.state(Progress(epoch, done, position.plateau)))
-                    ballot.saved()
+                    ballot.checkpoint_saved()
                 if asked is StopRequest.STOP:
                     writer.flush()
-                    ballot.end()
+                    ballot.close()
                     raise InterruptedByUserError(
                         f"stopped as asked, after {epoch} epochs and {done} steps; the same "
                         "command goes on from there"
@@ -137,8 +137,8 @@ def _epochs(
             plateau = schedule.observe(position.plateau, epoch + 1, counts.top1_error)
             position = Progress(epoch + 1, 0, plateau)
             writer.write(learner.state(position))
-            ballot.saved()
-    ballot.end()
+            ballot.checkpoint_saved()
+    ballot.close()
     return counts
 
 
@@ -176,7 +176,7 @@ def training_batches(
         job.cluster.loading,
         worker.device,
         max_batch_size=dealing.max_micro_batch_size,
-        fill=fill_of(recipe.augmentation),
+        fill=recipe.augmentation.appearance.fill,
         channels_last=job.cluster.channels_last,
         quarantine=quarantine,
     )

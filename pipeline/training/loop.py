@@ -13,7 +13,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
 from pipeline.config.recipe import Recipe
-from pipeline.data.loading.loader import Batch, sample_batches
+from pipeline.data.loading.loader import Batch
+from pipeline.data.loading.plans import sample_batches
 from pipeline.data.loading.sampler import BatchSampler
 from pipeline.evaluation.evaluate import autocast
 from pipeline.evaluation.topk import topk_hits

@@ -1,4 +1,4 @@
-"""Which images, and where in them, excite the units of a layer most."""
+"""The images, and the positions in them, with the strongest activations of a layer's units."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pipeline.data.loading.loader import Batch
 
 @dataclass(frozen=True)
 class Activation:
-    """A value of a unit: in which image of the split, at which position, (y, x), of its map.
+    """A unit's value in an image of the split, at a position, (y, x), of its map.
 
     The position is empty for a layer without maps.
     """
@@ -21,38 +21,37 @@ class Activation:
     position: tuple[int, ...]
 
 
-def maps_of(model: nn.Module, layer: str, images: Tensor) -> Tensor:
-    """Run `model` on `images`; return what `layer` puts out, (n, units, h, w) or (n, units).
+def layer_output(model: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """Run `model` on `images`; return the output of `layer`, (n, units, h, w) or (n, units).
 
-    Of a layer that is called several times, as the ReLU of a residual block, it is the last time.
+    If a layer is called several times, as the ReLU of a residual block, it is the last output.
     """
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
-        # What follows may overwrite it in place.
-        found.append(output.clone())
+    def store(module: nn.Module, inputs: object, output: Tensor) -> None:
+        # The next layer may overwrite it in place.
+        outputs.append(output.clone())
 
-    handle = model.get_submodule(layer).register_forward_hook(keep)
+    handle = model.get_submodule(layer).register_forward_hook(store)
     try:
         model(images)
     finally:
         handle.remove()
-    return found[-1]
+    return outputs[-1]
 
 
 @torch.no_grad()
-def strongest(
+def strongest_activations(
     model: nn.Module, layer: str, batches: Iterable[Batch], count: int = 9
 ) -> list[list[Activation]]:
-    """Return for each unit of `layer` the strongest activation in each of the `count` images that
-    excite it most, strongest first.
+    """Return for each unit of `layer` its `count` strongest activations, strongest first.
 
-    One position counts for an image, as in Zeiler & Fergus. The model must be in `eval` mode.
+    Each image counts with one position, as in Zeiler & Fergus. The model must be in `eval` mode.
     """
     values = images = places = torch.empty(0)
     shape: tuple[int, ...] = ()
     for batch in batches:
-        maps = maps_of(model, layer, batch.images).float()
+        maps = layer_output(model, layer, batch.images).float()
         shape = tuple(maps.shape[2:])
         found, place = maps.flatten(2).max(dim=2) if shape else (maps, torch.zeros_like(maps))
         image = batch.indices.to(found.device)[:, None].expand_as(found)

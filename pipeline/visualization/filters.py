@@ -1,4 +1,4 @@
-"""The filters of the first convolution, the only ones that live among pixels."""
+"""The filters of the first convolution, the only ones applied to pixels."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.runtime.errors import UserError
 
 
 def first_convolution(model: nn.Module) -> str:
-    """Return the name of the first convolution over images; `UserError` where there is none."""
+    """Return the name of the first convolution over images; raise `UserError` if there is none."""
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d):
             return name
@@ -25,9 +25,9 @@ def first_layer_filters(model: nn.Module) -> Tensor:
 
 
 def read_filters(weights: Path, model: nn.Module) -> Tensor:
-    """Read the filters of `model` from a file of its weights (safetensors), and nothing else of it.
+    """Read the filters of `model` from a file of its weights (safetensors), and no other weights.
 
-    The model may stand on the meta device. Raises `UserError` where the file has no such weights.
+    The model may be on the meta device. Raises `UserError` if the file has no such weights.
     """
     name = f"{first_convolution(model)}.weight"
     try:
@@ -37,7 +37,7 @@ def read_filters(weights: Path, model: nn.Module) -> Tensor:
         raise UserError(f"{weights}: {name} can't be read ({error})") from None
 
 
-def filter_pictures(filters: Tensor) -> Tensor:
-    """Return filters as pictures in 0–1, each scaled by its own largest weight; 0 is grey."""
+def filter_images(filters: Tensor) -> Tensor:
+    """Return filters as images in 0–1, each scaled by its own largest weight; 0 is grey."""
     largest = filters.abs().amax(dim=(1, 2, 3), keepdim=True)
     return 0.5 + 0.5 * filters / torch.where(largest > 0, largest, 1.0)

@@ -1,4 +1,4 @@
-"""Pictures of what a trained network has learned, each as a sheet with a file's name."""
+"""Images of what a trained network has learned: filters, activations, deconvnet, occlusion."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.config.cluster import LoadingConfig
-from pipeline.config.protocol import CenterCrop, SingleView, TestProtocol, WholeImage, smallest_side
+from pipeline.config.protocol import CenterCrop, SingleView, TestProtocol, WholeImage
 from pipeline.config.recipe import InputConfig, Recipe
 from pipeline.data.loading.loader import Batch, build_loader
 from pipeline.data.loading.views import evaluation_views
@@ -19,14 +19,15 @@ from pipeline.data.store.store import Split
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.profile import LayerProfile, profile_model
 from pipeline.runtime.errors import UserError
-from pipeline.visualization.activations import Activation, strongest
-from pipeline.visualization.deconvnet import project, reversible
-from pipeline.visualization.filters import filter_pictures, first_layer_filters
+from pipeline.visualization.activations import Activation, strongest_activations
+from pipeline.visualization.deconvnet import deconvnet_of, project
+from pipeline.visualization.filters import filter_images, first_layer_filters
 from pipeline.visualization.image_grid import (
+    Pixels,
     captioned,
     enlarged,
     grid,
-    heat,
+    heatmap,
     side_by_side,
     signed_to_pixels,
     to_pixels,
@@ -38,15 +39,15 @@ _PATCH, _IMAGE, _NUM_UNITS, _BATCH = 72, 224, 9, 64
 
 @dataclass(frozen=True)
 class NamedImage:
-    """A picture, and the name of its file without a suffix."""
+    """An image, and the name of its file without a suffix."""
 
     name: str
-    picture: Image.Image
+    image: Image.Image
 
 
 @dataclass(frozen=True)
 class VisualizedModel:
-    """A trained network in `eval` mode, the split that it looks at, its classes' names."""
+    """A trained network in `eval` mode, the split whose images it is run on, its classes' names."""
 
     model: ImageClassifier
     recipe: Recipe
@@ -56,7 +57,7 @@ class VisualizedModel:
     device: torch.device
 
     def batches(self, images: NDArray[np.int64]) -> Iterator[Batch]:
-        """Load one view of each of `images`, in this order: that of the recipe's test."""
+        """Load one view of each of `images`, in this order, by the recipe's test protocol."""
         recipe, split = self.recipe, self.split
         protocol = _one_view(recipe.evaluation, recipe.input.size)
         views = (
@@ -72,174 +73,164 @@ class VisualizedModel:
 
     def images(self, indices: Sequence[int]) -> Tensor:
         """Load images by their index, (n, c, h, w), normalized."""
-        found = self.batches(np.array(indices, dtype=np.int64))
-        return torch.cat([batch.images for batch in found])
+        batches = self.batches(np.array(indices, dtype=np.int64))
+        return torch.cat([batch.images for batch in batches])
 
 
 def draw(
-    specimen: VisualizedModel,
+    visualized: VisualizedModel,
     what: str,
     layer: str | None = None,
     units: Sequence[int] | None = None,
     num_images: int = 6,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NamedImage:
-    """Draw one sheet.
+    """Draw one image: filters, activations, deconvnet or occlusion.
 
     `layer` and `units` are for activations and deconvnet: by default the last convolution, and
-    nine units at even distances among those that answer to nine images. `num_images` is for
-    occlusion: so many images at even distances in the split. Raises `UserError` for a network over
-    signals, and for a layer or unit that there is not.
+    nine evenly spaced units of those that are active in at least nine images. `num_images` is for
+    occlusion: so many evenly spaced images of the split. Raises `UserError` for a network over
+    signals, and for a layer or unit that doesn't exist.
     """
-    if specimen.recipe.input.dimensions != 2:
+    if visualized.recipe.input.dimensions != 2:
         raise UserError("signals have no pictures to show; choose a run on images")
     match what:
         case "filters":
-            return _filters(specimen)
+            return _filters(visualized)
         case "occlusion":
-            return _occlusions(specimen, num_images, progress)
+            return _occlusions(visualized, num_images, progress)
         case "activations" | "deconvnet":
-            seen = _layer(specimen, layer)
-            return _activations(specimen, seen, units, progress, projected=what == "deconvnet")
+            profile = _layer(visualized, layer)
+            return _activations(visualized, profile, units, progress, projected=what == "deconvnet")
         case _:
             raise UserError(f"--what {what}: choose filters, activations, deconvnet or occlusion")
 
 
-def filters_picture(filters: Tensor) -> Image.Image:
-    """Lay the filters of a first layer out on a grid; the 96 of AlexNet in eight rows of twelve."""
+def filters_image(filters: Tensor) -> Image.Image:
+    """Return the filters of a first layer as a grid; the 96 of AlexNet in eight rows of twelve."""
     side = max(2, round(44 / filters.shape[-1])) * filters.shape[-1]
     columns = 12 if len(filters) == 96 else None
-    pictures = filter_pictures(filters)
-    return grid([enlarged(to_pixels(p), side, smooth=False) for p in pictures], columns)
+    images = [enlarged(to_pixels(f), side, smooth=False) for f in filter_images(filters)]
+    return grid(images, columns)
 
 
 def _one_view(protocol: TestProtocol, size: int) -> SingleView:
-    """Return the protocol itself, or the centre at its smallest side where it has more views."""
+    """Return the protocol itself, or the centre crop at its smallest side if it has more views."""
     match protocol:
         case WholeImage():
             return protocol
         case CenterCrop():
             return protocol.model_copy(update={"flip": False})
         case _:
-            return CenterCrop(resize=smallest_side(protocol, size))
+            return CenterCrop(resize=protocol.smallest_side(size))
 
 
-def _filters(specimen: VisualizedModel) -> NamedImage:
-    return NamedImage("filters", filters_picture(first_layer_filters(specimen.model)))
+def _filters(visualized: VisualizedModel) -> NamedImage:
+    return NamedImage("filters", filters_image(first_layer_filters(visualized.model)))
 
 
 def _activations(
-    specimen: VisualizedModel,
+    visualized: VisualizedModel,
     layer: LayerProfile,
     units: Sequence[int] | None,
     progress: Callable[[int, int], None],
     projected: bool,
 ) -> NamedImage:
-    everything = np.arange(len(specimen.split))
-    backwards = reversible(specimen.model) if projected else None
-    counted = _counted(specimen.batches(everything), len(everything), progress)
-    found = strongest(specimen.model, layer.name, counted)
+    everything = np.arange(len(visualized.split))
+    deconvnet = deconvnet_of(visualized.model) if projected else None
+    batches = _with_progress(visualized.batches(everything), len(everything), progress)
+    found = strongest_activations(visualized.model, layer.name, batches)
     blocks = []
     for unit in _chosen(found, units, layer.name):
-        images = specimen.images([activation.image for activation in found[unit]])
-        pictures = [_pixels(image, specimen.recipe.input) for image in images]
-        nine = [_patches(pictures, found[unit], layer)]
-        if backwards is not None:
-            back = project(backwards, layer.name, images, unit, found[unit])
-            nine.append(_patches([signed_to_pixels(p) for p in back], found[unit], layer))
+        images = visualized.images([activation.image for activation in found[unit]])
+        pixels = [_pixels(image, visualized.recipe.input) for image in images]
+        patches = [_patches(pixels, found[unit], layer)]
+        if deconvnet is not None:
+            projections = project(deconvnet, layer.name, images, unit, found[unit])
+            signed = [signed_to_pixels(projection) for projection in projections]
+            patches.append(_patches(signed, found[unit], layer))
         strength = f"{found[unit][0].value:.3g} to {found[unit][-1].value:.3g}"
-        blocks.append(captioned(side_by_side(nine), f"{layer.name}, unit {unit}: {strength}"))
+        blocks.append(captioned(side_by_side(patches), f"{layer.name}, unit {unit}: {strength}"))
     name = "deconvnet" if projected else "activations"
     columns = 2 if projected else 3
-    return NamedImage(f"{name}-{layer.name}", grid(_same_size(blocks), min(columns, len(blocks))))
+    return NamedImage(f"{name}-{layer.name}", grid(blocks, min(columns, len(blocks))))
 
 
 def _occlusions(
-    specimen: VisualizedModel, num_images: int, progress: Callable[[int, int], None]
+    visualized: VisualizedModel, num_images: int, progress: Callable[[int, int], None]
 ) -> NamedImage:
-    chosen = np.linspace(0, len(specimen.split) - 1, min(num_images, len(specimen.split)))
+    chosen = np.linspace(0, len(visualized.split) - 1, min(num_images, len(visualized.split)))
     indices = np.unique(chosen.astype(np.int64))
     rows = []
-    for done, image in enumerate(specimen.images(indices.tolist())):
-        label = int(specimen.split.labels[indices[done]])
+    for done, image in enumerate(visualized.images(indices.tolist())):
+        label = int(visualized.split.labels[indices[done]])
         if label < 0:
-            raise UserError(f"split '{specimen.split.name}' has no labels to look for")
-        found = occlude(specimen.model, image, label)
+            raise UserError(f"split '{visualized.split.name}' has no labels")
+        found = occlude(visualized.model, image, label)
         tiles = [
-            enlarged(_pixels(image, specimen.recipe.input), _IMAGE, smooth=True),
-            enlarged(heat(found.probabilities), _IMAGE, smooth=False),
+            enlarged(_pixels(image, visualized.recipe.input), _IMAGE, smooth=True),
+            enlarged(heatmap(found.probabilities), _IMAGE, smooth=False),
         ]
         low, high = found.probabilities.aminmax()
-        name = specimen.class_names[label]
-        caption = f"{name}: {found.without:.2f}, covered {low:.2f} to {high:.2f}"
+        name = visualized.class_names[label]
+        caption = f"{name}: {found.uncovered:.2f}, covered {low:.2f} to {high:.2f}"
         rows.append(captioned(side_by_side(tiles), caption))
         progress(done + 1, len(indices))
-    return NamedImage("occlusion", grid(_same_size(rows), 2 if len(rows) > 1 else 1))
+    return NamedImage("occlusion", grid(rows, 2 if len(rows) > 1 else 1))
 
 
 def _chosen(
     found: Sequence[Sequence[Activation]], units: Sequence[int] | None, layer: str
 ) -> list[int]:
     if units is None:
-        answering = [unit for unit, best in enumerate(found) if best[-1].value > 0]
-        if not answering:
-            raise UserError(f"no unit of '{layer}' answers to nine images; choose --units")
-        places = np.linspace(0, len(answering) - 1, min(_NUM_UNITS, len(answering)))
-        return [answering[int(place)] for place in places]
+        active = [unit for unit, best in enumerate(found) if best[-1].value > 0]
+        if not active:
+            raise UserError(f"no unit of '{layer}' is active in nine images; choose --units")
+        indices = np.linspace(0, len(active) - 1, min(_NUM_UNITS, len(active)))
+        return [active[int(index)] for index in indices]
     for unit in units:
         if not 0 <= unit < len(found):
             raise UserError(f"layer '{layer}' has no unit {unit}; it has 0 to {len(found) - 1}")
     return list(units)
 
 
-def _layer(specimen: VisualizedModel, name: str | None) -> LayerProfile:
-    """Find a layer by its name, or the last convolution; of those called when it is tested."""
-    channels, size = specimen.recipe.input.num_channels, specimen.recipe.input.size
-    layers = {
-        found.name: found for found in profile_model(specimen.model, (channels, size, size)).layers
-    }
+def _layer(visualized: VisualizedModel, name: str | None) -> LayerProfile:
+    """Return the profile of a layer by its name, by default of the last convolution."""
+    shape = (visualized.recipe.input.num_channels, *(visualized.recipe.input.size,) * 2)
+    layers = {layer.name: layer for layer in profile_model(visualized.model, shape).layers}
     if name is None:
-        return [found for found in layers.values() if found.kind == "Conv2d"][-1]
+        return [layer for layer in layers.values() if layer.kind == "Conv2d"][-1]
     if name not in layers:
         raise UserError(f"no layer '{name}'; there are: {', '.join(layers)}")
     return layers[name]
 
 
 def _patches(
-    pictures: Sequence[NDArray[np.uint8]], at: Sequence[Activation], field: LayerProfile
+    images: Sequence[Pixels], activations: Sequence[Activation], layer: LayerProfile
 ) -> Image.Image:
-    """Cut out of each picture what the unit sees from where it answers; the padding is white."""
+    """Cut the unit's receptive field at its activation out of each image; padding is white."""
     tiles = []
-    for pixels, activation in zip(pictures, at, strict=True):
+    for pixels, activation in zip(images, activations, strict=True):
         position = activation.position or (0, 0)
         top, left = (
-            first + place * jump
-            for first, place, jump in zip(field.first_pixel, position, field.jump, strict=True)
+            first + index * jump
+            for first, index, jump in zip(layer.first_pixel, position, layer.jump, strict=True)
         )
-        height, width = field.receptive_field
+        height, width = layer.receptive_field
         patch = np.full((height, width, 3), 255, np.uint8)
         y, x = max(top, 0), max(left, 0)
-        seen = pixels[y : top + height, x : left + width]
-        patch[y - top : y - top + seen.shape[0], x - left : x - left + seen.shape[1]] = seen
+        inside = pixels[y : top + height, x : left + width]
+        patch[y - top : y - top + inside.shape[0], x - left : x - left + inside.shape[1]] = inside
         tiles.append(enlarged(patch, _PATCH, smooth=min(height, width) > 16))
     return grid(tiles, 3)
 
 
-def _pixels(image: Tensor, input: InputConfig) -> NDArray[np.uint8]:
+def _pixels(image: Tensor, input: InputConfig) -> Pixels:
     mean, std = (torch.tensor(values)[:, None, None] for values in (input.mean, input.std))
     return to_pixels((image.cpu() * std + mean) / 255)
 
 
-def _same_size(pictures: Sequence[Image.Image]) -> list[Image.Image]:
-    width = max(picture.width for picture in pictures)
-    height = max(picture.height for picture in pictures)
-    sheets = [Image.new("RGB", (width, height), "white") for _ in pictures]
-    for sheet, picture in zip(sheets, pictures, strict=True):
-        sheet.paste(picture, (0, 0))
-    return sheets
-
-
-def _counted(
+def _with_progress(
     batches: Iterator[Batch], total: int, progress: Callable[[int, int], None]
 ) -> Iterator[Batch]:
     done = 0

@@ -1,8 +1,8 @@
-"""A trained run opened to be looked at, in this process, and where its pictures go."""
+"""Load a trained run for visualization, and store images in its folder and its MLflow run."""
 
 import io
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config.cluster import Cluster
@@ -17,10 +17,10 @@ from pipeline.visualization.pictures import NamedImage, VisualizedModel
 
 
 def load_trained_model(folder: RunFolder, cluster: Cluster, split: str | None) -> VisualizedModel:
-    """Load the final network of a run, and open the split that it is to look at.
+    """Load the final network of a run, and open the split that it is run on.
 
-    `split` defaults to the recipe's test split. Raises `UserError` for a run without final
-    weights, and a GPU that isn't there.
+    `split` defaults to the recipe's test split. Raises `UserError` for a run without final weights,
+    and if the cluster's device is a GPU and there is none.
     """
     folder.trained_record()
     recipe = folder.recipe()
@@ -38,8 +38,8 @@ def load_trained_model(folder: RunFolder, cluster: Cluster, split: str | None) -
     )
 
 
-def keep_figures(uri: str, run_id: str, figures: Mapping[str, bytes]) -> None:
-    """Store figures, by file name, with an MLflow run, in `pictures`."""
+def store_figures(uri: str, run_id: str, figures: Mapping[str, bytes]) -> None:
+    """Store figures, by file name, as artifacts of an MLflow run in `pictures`."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in figures]
         for path, content in zip(paths, figures.values(), strict=True):
@@ -47,17 +47,14 @@ def keep_figures(uri: str, run_id: str, figures: Mapping[str, bytes]) -> None:
         mlflow_runs.log_files(uri, run_id, paths, "pictures")
 
 
-def keep_pictures(folder: RunFolder, uri: str, sheets: Iterable[NamedImage]) -> list[Path]:
-    """Write sheets as PNGs to the run's folder and to its MLflow run, in `pictures`."""
-    place = folder.path / "pictures"
-    place.mkdir(exist_ok=True)
-    paths = []
-    for sheet in sheets:
-        encoded = io.BytesIO()
-        sheet.picture.save(encoded, "PNG", optimize=True)
-        paths.append(place / f"{sheet.name}.png")
-        write_atomically(paths[-1], encoded.getvalue())
+def store_image(folder: RunFolder, uri: str, image: NamedImage) -> Path:
+    """Write an image as a PNG to the run's folder and to its MLflow run, in `pictures`."""
+    path = folder.path / "pictures" / f"{image.name}.png"
+    path.parent.mkdir(exist_ok=True)
+    encoded = io.BytesIO()
+    image.image.save(encoded, "PNG", optimize=True)
+    write_atomically(path, encoded.getvalue())
     record = folder.record()
     if record and mlflow_runs.is_there(uri, record.tracking_run_id):
-        mlflow_runs.log_files(uri, record.tracking_run_id, paths, "pictures")
-    return paths
+        mlflow_runs.log_files(uri, record.tracking_run_id, [path], "pictures")
+    return path

@@ -98,7 +98,7 @@ def test_the_loader_is_that_of_a_training(data_folder: Path, pictures: Split) ->
     job = TrainingJob(bench.recipe, cluster, RunFolder(data_folder / "run"), "")
     worker = Worker(0, 1, CPU)
     start = Progress(0, 0, PlateauState())
-    trained = list(training_batches(job, job.dealing(worker), start, worker, print))
+    trained = list(training_batches(job, job.sampler(worker), start, worker, print))
     measured = list(open_loader(bench))
     assert len(measured) == len(trained) == 2 * NUM_PICTURES / 4
     for ours, theirs in zip(measured, trained, strict=True):

@@ -1,4 +1,4 @@
-"""What nodes say of themselves: real raylets, one of them with its own disk, data and clock."""
+"""Checks of nodes: real raylets, one of them with its own disk, data and clock."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.checks import nodes
-from pipeline.checks.node_checks import LOOKS, check_nodes
+from pipeline.checks.node_checks import check_nodes, check_reports
 from pipeline.checks.node_report import NodeReport
 from pipeline.checks.nodes import Node
 from pipeline.config.cluster import Cluster, load_cluster
@@ -36,10 +36,10 @@ def cluster(data_dir: Path, tmp_path: Path, tracking_uri: str) -> Cluster:
 
 
 @pytest.fixture
-def strange_node(
+def differing_node(
     ray_session: None, cluster: Cluster, data_dir: Path, tmp_path: Path
 ) -> Iterator[None]:
-    """A node with a disk of its own in the place of the runs, other data, and a clock ahead."""
+    """A node with a disk of its own in place of the runs folder, other data, and a fast clock."""
     import ray
 
     own_runs, own_data = tmp_path / "own-runs", tmp_path / "own-data"
@@ -76,11 +76,11 @@ def strange_node(
     process.wait()
 
 
-@pytest.mark.usefixtures("strange_node")
-def test_what_differs_on_one_node_is_found_and_named(cluster: Cluster) -> None:
+@pytest.mark.usefixtures("differing_node")
+def test_what_differs_on_one_node_fails_its_checks(cluster: Cluster) -> None:
     checks = {check.name: check for check in check_nodes(load_recipe("lenet5_digits"), cluster)}
-    wrong = {"shared storage", "data everywhere"} | ({"clocks"} if FAKETIME.exists() else set())
-    assert {name for name, check in checks.items() if not check.passed} == wrong
+    expected = {"shared storage", "data everywhere"} | ({"clocks"} if FAKETIME.exists() else set())
+    assert {name for name, check in checks.items() if not check.passed} == expected
     assert "isn't shared, it sees 1 of 2 nodes' files" in checks["shared storage"].message
     assert "'digits' is another data set than on the other" in checks["data everywhere"].message
     if FAKETIME.exists():
@@ -89,7 +89,7 @@ def test_what_differs_on_one_node_is_found_and_named(cluster: Cluster) -> None:
     assert not list(cluster.runs_dir.iterdir())
 
 
-def test_a_command_of_its_own_has_no_nodes_to_ask(cluster: Cluster) -> None:
+def test_a_training_in_this_process_has_no_nodes_to_check(cluster: Cluster) -> None:
     alone = cluster.in_this_process()
     assert [check.message for check in check_nodes(RECIPE, alone)] == ["this process alone"]
 
@@ -107,7 +107,7 @@ def node(name: str, **changes: object) -> Node:
 
 
 @pytest.mark.parametrize(
-    ("look", "changes", "message"),
+    ("name", "changes", "message"),
     [
         ("GPUs", {"num_gpus": 7}, "b: Ray counts 8 GPUs, the driver shows 7"),
         ("GPUs", {"driver_cuda": 12_040}, "b: the driver supports CUDA 12.4, torch and DALI need"),
@@ -121,17 +121,28 @@ def node(name: str, **changes: object) -> Node:
         ("tracking server", {"tracking_problem": "is away"}, "b: is away"),
     ],
 )
-def test_a_node_that_lacks_something_is_named(
-    look: str, changes: dict[str, object], message: str
+def test_a_node_that_lacks_something_fails_one_check_by_its_name(
+    name: str, changes: dict[str, object], message: str
 ) -> None:
     cluster = load_cluster("8gpu")
     good, bad = [node("a"), node("c")], node("b", **changes)
-    assert LOOKS[look](good, RECIPE, cluster)[0] == []
-    (problem,) = LOOKS[look]([*good, bad], RECIPE, cluster)[0]
-    assert message in problem
+    assert all(check.passed for check in check_reports(good, RECIPE, cluster))
+    (failed,) = (
+        check for check in check_reports([*good, bad], RECIPE, cluster) if not check.passed
+    )
+    assert failed.name == name
+    assert message in failed.message
 
 
-def test_ray_that_is_not_there_is_a_check_that_failed(
+def test_several_nodes_that_lack_the_same_are_counted() -> None:
+    bad = [node(name, num_gpus=7) for name in "bcd"]
+    checks = check_reports([node("a"), *bad], RECIPE, load_cluster("8gpu"))
+    (failed,) = (check for check in checks if not check.passed)
+    assert failed.message.startswith("b: Ray counts 8 GPUs")
+    assert failed.message.endswith("(and 2 more)")
+
+
+def test_an_unreachable_ray_is_a_failed_check(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
@@ -144,12 +155,12 @@ def test_ray_that_is_not_there_is_a_check_that_failed(
     assert "Ray at 'no-port' can't be joined" in check.message
 
 
-def test_a_node_that_falls_silent_when_asked_for_its_time_is_named(
+def test_a_node_that_does_not_answer_with_its_time_is_named(
     ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
-    monkeypatch.setattr(nodes, "_PATIENCE", 0)
+    monkeypatch.setattr(nodes, "_TIMEOUT", 0)
     here = ray.get_runtime_context().get_node_id()
     with pytest.raises(UserError, match="this one: no answer in 0 s; is the node up"):
-        nodes._skew(here, "this one")
+        nodes._clock_skew(here, "this one")

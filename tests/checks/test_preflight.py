@@ -1,4 +1,4 @@
-"""What is looked at before a training starts."""
+"""Checks before a training starts."""
 
 import re
 from pathlib import Path
@@ -12,20 +12,20 @@ from pipeline.runs.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("small_disk", [3072], indirect=True)
-def test_checkpoints_that_are_there_need_no_room(small_disk: Path) -> None:
+def test_existing_checkpoints_need_no_more_space(small_disk: Path) -> None:
     """The checkpoints of `smoke` take 2.7 MB in all."""
     run = RunFolder(small_disk / "mine")
     run.checkpoints.mkdir(parents=True)
     (run.checkpoints / "epoch-0001-step-000000.pt").write_bytes(bytes(1_500_000))
     recipe, cluster = load_recipe("smoke"), load_cluster("laptop", [f"runs_dir={small_disk}"])
-    (anew,) = preflight(recipe, cluster, ("storage",))
-    assert not anew.passed
-    assert "2 MB free, the checkpoints need 3 MB" in anew.message
-    (again,) = preflight(recipe, cluster, ("storage",), run.checkpoint_bytes)
-    assert again.passed
+    (first,) = preflight(recipe, cluster, ("storage",))
+    assert not first.passed
+    assert "2 MB free, the checkpoints need 3 MB" in first.message
+    (resumed,) = preflight(recipe, cluster, ("storage",), run.checkpoint_bytes)
+    assert resumed.passed
 
 
-def test_a_network_that_can_not_be_tested_densely_is_refused() -> None:
+def test_a_network_that_does_not_support_dense_evaluation_is_refused() -> None:
     dense = ["evaluation={kind: dense, resize: [32]}"]
     (check,) = preflight(load_recipe("smoke", dense), load_cluster("laptop"), ("network",))
     assert (check.passed, check.message.partition(" ")[0]) == (False, "LeNet5Modern")
@@ -34,19 +34,19 @@ def test_a_network_that_can_not_be_tested_densely_is_refused() -> None:
     assert check.passed, check.message
 
 
-def test_an_optimizer_that_can_not_follow_the_network_is_refused() -> None:
+def test_an_optimizer_that_does_not_support_the_network_is_refused() -> None:
     optimizer = "optimizer={kind: diagonal-levenberg-marquardt, learning_rate: 0.001}"
     (check,) = preflight(load_recipe("resnet18", [optimizer]), load_cluster("laptop"), ("network",))
     assert not check.passed
     assert "those of ResNet are not; use optimizer.kind: sgd" in check.message
 
 
-def test_a_micro_batch_that_no_memory_holds_is_refused() -> None:
+def test_a_micro_batch_too_large_for_memory_is_refused() -> None:
     cluster = load_cluster("laptop")
     (fine,) = preflight(load_recipe("smoke"), cluster, ("memory",))
     assert fine.passed
-    vast = "batch={global_batch_size: 131072, micro_batch_size: 65536}"
-    (check,) = preflight(load_recipe("vgg16", [vast]), cluster, ("memory",))
+    huge = "batch={global_batch_size: 131072, micro_batch_size: 65536}"
+    (check,) = preflight(load_recipe("vgg16", [huge]), cluster, ("memory",))
     assert not check.passed
     assert re.match(
         r"vgg16 takes at least \d{4}\.\d GB to train, this machine has .*; lower batch",
@@ -54,7 +54,7 @@ def test_a_micro_batch_that_no_memory_holds_is_refused() -> None:
     )
 
 
-def test_a_gpu_that_is_not_there_is_said_by_each_check_that_asks_for_it(
+def test_a_missing_gpu_fails_each_check_that_needs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -63,16 +63,18 @@ def test_a_gpu_that_is_not_there_is_said_by_each_check_that_asks_for_it(
     assert all("CUDA finds none here; use --on laptop" in check.message for check in checks)
 
 
-def test_a_process_of_its_own_is_one_machine_whatever_the_cluster(tracking_uri: str) -> None:
+def test_a_training_in_this_process_needs_one_machine_whatever_the_cluster(
+    tracking_uri: str,
+) -> None:
     workers = "workers={min: 2, max: 4, device: cpu, ray_address: auto}"
     cluster = load_cluster("laptop", [workers, f"tracking.uri={tracking_uri}"])
-    looks = ("machine", "memory", "tracking")
-    several = list(preflight(load_recipe("smoke"), cluster, looks))
+    names = ("machine", "memory", "tracking")
+    several = list(preflight(load_recipe("smoke"), cluster, names))
     assert [check.passed for check in several] == [True, True, False]
     assert "several machines can't share a sqlite file" in several[2].message
     alone = cluster.in_this_process()
     assert (alone.workers.fewest, alone.workers.most, alone.workers.is_elastic) == (1, 1, False)
-    checks = list(preflight(load_recipe("smoke"), alone, looks))
+    checks = list(preflight(load_recipe("smoke"), alone, names))
     assert all(check.passed for check in checks)
     assert checks[0].message == "this process"
     assert "this machine has" in checks[1].message

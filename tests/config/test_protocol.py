@@ -1,25 +1,34 @@
-"""Protocols by their names: those of the papers, those of the published numbers, a user's own."""
+"""Test protocols: the crops of the papers, place by place, and names that read back."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.config.protocol import (
     GOOGLE_144,
     MULTI_SCALE,
+    BoxProtocol,
     CenterCrop,
     Crops,
     Dense,
     DenseAndCrops,
     TestProtocol,
     WholeImage,
+    dense_and_grid,
     grid,
-    num_views,
-    protocol_called,
-    protocol_name,
+    parse_protocol,
     ten_crop,
 )
+from pipeline.config.recipe import load_recipe
 from pipeline.results.published import protocol_words, published
 from pipeline.runtime.errors import UserError
 
+RECIPES = sorted((Path(__file__).parents[2] / "configs/recipes").glob("*.yaml"))
+LANDSCAPE = np.array([[256, 384]])  # no pixel is resized at 256
+PORTRAIT = LANDSCAPE[:, ::-1]
 THREE = (256, 384, 512)
 NAMED: list[tuple[TestProtocol, int, str, int]] = [
     (WholeImage(), 32, "whole", 1),
@@ -35,8 +44,7 @@ NAMED: list[tuple[TestProtocol, int, str, int]] = [
     (grid(*THREE), 224, "grid-150-256-384-512", 150),
     (GOOGLE_144, 224, "google-144", 144),
     (MULTI_SCALE, 224, "dense-224-256-384-480-640", 10),
-    (DenseAndCrops(dense=Dense(resize=THREE), crops=grid(*THREE)), 224,
-     "dense-and-grid-256-384-512", 156),
+    (dense_and_grid(*THREE), 224, "dense-and-grid-256-384-512", 156),
     (Dense(resize=(320, 352)), 299, "dense-320-352-at-299", 4),
     (ten_crop(256).model_copy(update={"average": "logits"}), 224, "ten-crop-256-224-logits", 10),
     (Crops(resize=(256, 288), positions=3), 224, "crops-36-of-image-3-mirrored-256-288-224", 36),
@@ -57,17 +65,56 @@ NAMED: list[tuple[TestProtocol, int, str, int]] = [
 def test_a_protocol_has_a_name_that_reads_back(
     protocol: TestProtocol, size: int, name: str, views: int
 ) -> None:
-    assert protocol_name(protocol, size) == name
-    assert num_views(protocol) == views
-    assert protocol_called(name, size, CenterCrop()) == protocol
+    assert protocol.name(size) == name
+    assert protocol.num_views == views
+    assert parse_protocol(name, size, CenterCrop()) == protocol
     assert "/" not in name  # it is a part of a metric's name
+
+
+sides = st.lists(st.integers(32, 600), min_size=1, max_size=4).map(tuple)
+areas = st.sampled_from(["image", "center-square", "three-squares"])
+positions = st.sampled_from(["center", "corners-and-center"]) | st.integers(2, 20)
+dense = st.builds(Dense, resize=sides, flip=st.booleans())
+crops = st.builds(Crops, resize=sides, of=areas, positions=positions,
+                  stretched=st.booleans(), flip=st.booleans())  # fmt: skip
+one_average = st.one_of(
+    dense,
+    crops,
+    st.builds(CenterCrop, resize=st.integers(32, 600), squash=st.booleans(), flip=st.booleans()),
+    sides.map(lambda chosen: grid(*chosen)),
+    st.integers(32, 600).map(ten_crop),
+)
+every_protocol = st.one_of(
+    one_average,
+    one_average.map(lambda protocol: protocol.model_copy(update={"average": "logits"})),
+    st.builds(DenseAndCrops, dense=dense, crops=crops | sides.map(lambda chosen: grid(*chosen))),
+    sides.map(lambda chosen: dense_and_grid(*chosen)),
+)
+
+
+@settings(deadline=None)
+@given(protocol=every_protocol, size=st.sampled_from([32, 28, 224]))
+def test_the_name_of_any_protocol_reads_back(protocol: TestProtocol, size: int) -> None:
+    name = protocol.name(size)
+    if protocol.smallest_side(size) < size:
+        with pytest.raises(UserError, match="is smaller than the input"):
+            parse_protocol(name, size, WholeImage())
+    else:
+        assert parse_protocol(name, size, WholeImage()) == protocol
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_protocol_of_a_shipped_recipe_reads_back(recipe: Path) -> None:
+    shipped = load_recipe(str(recipe))
+    name = shipped.evaluation.name(shipped.input.size)
+    assert parse_protocol(name, shipped.input.size, WholeImage()) == shipped.evaluation
 
 
 def test_every_published_protocol_of_crops_or_dense_can_be_run() -> None:
     ours = {name for *_, name, _ in NAMED}
     sides = {f"dense-{sides}" for sides in ("384", "224-256-288", "352-384-416")}
     for name in sides:
-        assert protocol_name(protocol_called(name, 224, CenterCrop()), 224) == name
+        assert parse_protocol(name, 224, CenterCrop()).name(224) == name
     # Inception's papers do not say which crops, three networks had sides of their own, and people
     # are no network; the others are a centre crop whose resizing isn't stated.
     not_run = {"inception-12", "inception-144", "dense-3-scales", "human", "unstated"}
@@ -98,8 +145,8 @@ def test_every_published_protocol_of_crops_or_dense_can_be_run() -> None:
 def test_short_names_follow_the_recipe(
     text: str, trained_sides: tuple[int, int] | None, name: str
 ) -> None:
-    found = protocol_called(text, 224, CenterCrop(resize=232), trained_sides)
-    assert protocol_name(found, 224) == name
+    found = parse_protocol(text, 224, CenterCrop(resize=232), trained_sides)
+    assert found.name(224) == name
 
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (299, 342), (32, 64)])
@@ -110,27 +157,27 @@ def test_what_a_short_name_stands_for_reads_back(size: int, resize: int) -> None
         sides = (size + 32, size + 32)
         if name == "google-144" and size > 256:
             continue  # its smallest side
-        found = protocol_called(name, size, tested, sides)
-        assert protocol_called(protocol_name(found, size), size, tested, sides) == found
+        found = parse_protocol(name, size, tested, sides)
+        assert parse_protocol(found.name(size), size, tested, sides) == found
 
 
 def test_a_side_below_32_leaves_other_names_alone() -> None:
     tested = CenterCrop(resize=28)
-    assert protocol_called("flip", 28, tested) == CenterCrop(resize=28, flip=True)
+    assert parse_protocol("flip", 28, tested) == CenterCrop(resize=28, flip=True)
     with pytest.raises(UserError, match="a side of 1 is smaller than the input, 28"):
-        protocol_called("dense-3-scales", 28, tested)
+        parse_protocol("dense-3-scales", 28, tested)
 
 
-def test_any_list_of_scales_positions_and_flips() -> None:
+def test_a_mapping_chooses_any_sides_positions_and_flips() -> None:
     text = "{kind: crops, resize: [256, 288], positions: 3, of: center-square, flip: false}"
-    found = protocol_called(text, 224, WholeImage())
+    found = parse_protocol(text, 224, WholeImage())
     assert found == Crops(resize=(256, 288), positions=3, of="center-square", flip=False)
-    assert num_views(found) == 18
-    assert protocol_name(found, 224) == "crops-18-of-center-square-3-256-288-224"
+    assert found.num_views == 18
+    assert found.name(224) == "crops-18-of-center-square-3-256-288-224"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("ten-crops", "no such protocol.*ten-crop"),
         ("whole-logits", "no logits"),
@@ -147,6 +194,70 @@ def test_any_list_of_scales_positions_and_flips() -> None:
         ("{kind: [", "YAML"),
     ],
 )
-def test_others_are_refused_by_name(text: str, told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        protocol_called(text, 224, CenterCrop())
+def test_other_names_and_mappings_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_protocol(text, 224, CenterCrop())
+
+
+def places(protocol: CenterCrop | Crops, sizes: np.ndarray) -> list[tuple[int, ...]]:
+    """Return (y, x, height, width) of each box on one image, in whole pixels."""
+    boxes = np.concatenate(protocol.boxes(224, sizes))
+    assert np.allclose(boxes, boxes.round())
+    return [tuple(box) for box in boxes.round().astype(int).tolist()]
+
+
+def test_alexnets_ten_crop_is_of_the_centre_square() -> None:
+    # Offsets in cuda-convnet's 256×256 image, which starts at x = 64 here.
+    offsets = [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
+    expected = [(y, 64 + x, 224, 224) for y, x in offsets]
+    assert places(ten_crop(256, "center-square"), LANDSCAPE) == expected
+
+
+def test_the_later_ten_crop_is_of_the_whole_image() -> None:
+    expected = [(y, x, 224, 224) for y, x in [(0, 0), (0, 160), (16, 80), (32, 0), (32, 160)]]
+    assert places(ten_crop(256), LANDSCAPE) == expected
+
+
+def test_squash_makes_both_sides_equal() -> None:
+    (box,) = CenterCrop(squash=True).boxes(224, LANDSCAPE)
+    assert box.tolist() == [[16, 16 * 1.5, 224, 224 * 1.5]]
+
+
+def test_vggs_grid_spans_the_image_evenly() -> None:
+    found = places(grid(256), LANDSCAPE)
+    assert len(found) == len(set(found)) == 25
+    assert {y for y, *_ in found} == {0, 8, 16, 24, 32}
+    assert {x for _, x, *_ in found} == {0, 40, 80, 120, 160}
+
+
+@pytest.mark.parametrize(("sizes", "axis"), [(LANDSCAPE, 1), (PORTRAIT, 0)])
+def test_googlenets_squares_lie_along_the_longer_side(sizes: np.ndarray, axis: int) -> None:
+    at_256 = GOOGLE_144.model_copy(update={"resize": (256,)})
+    found = places(at_256, sizes)
+    assert len(found) == 18
+    squares = [box for box in found if box[2:] == (256, 256)]  # shown whole
+    assert [square[axis] for square in squares] == [0, 64, 128]
+    assert [square[1 - axis] for square in squares] == [0, 0, 0]
+    for number, square in enumerate(squares):
+        crops = [(y - square[0], x - square[1]) for y, x, *_ in found[6 * number : 6 * number + 5]]
+        assert crops == [(0, 0), (0, 32), (16, 16), (32, 0), (32, 32)]
+    assert len(GOOGLE_144.boxes(224, sizes)) == 72  # 144 with the mirrored ones
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(20, 900), st.integers(20, 900)), min_size=1, max_size=4),
+    protocol=st.sampled_from([ten_crop(256), ten_crop(300, "center-square"), grid(256, 384, 512)]),
+)
+def test_every_crop_lies_in_its_image(sizes: list[tuple[int, int]], protocol: Crops) -> None:
+    extents = np.array(sizes)
+    for box in protocol.boxes(224, extents):
+        assert (box[:, :2] >= 0).all()
+        assert (box[:, :2] + box[:, 2:] <= extents + 1e-9).all()
+
+
+def test_num_boxes_is_the_number_of_boxes() -> None:
+    protocols = [protocol for protocol, *_ in NAMED if isinstance(protocol, BoxProtocol)]
+    assert len(protocols) > 10
+    for protocol in protocols:
+        assert len(protocol.boxes(32, LANDSCAPE)) == protocol.num_boxes

@@ -44,7 +44,7 @@ def _operator(message: bytes) -> Operator:
     arguments = (_argument(value) for number, value in fields if number == 4)
     return Operator(
         kind=next(value.decode() for number, value in fields if number == 1),
-        # A leading underscore marks what DALI's tracing notes for itself.
+        # A leading underscore marks arguments of DALI's own tracing.
         arguments={name: value for name, value in arguments if not name.startswith("_")},
         inputs=[_edge(value) for number, value in fields if number == 2],
         outputs=[_edge(value) for number, value in fields if number == 3],

@@ -1,4 +1,4 @@
-"""Two machines made of this one: network namespaces on a bridge, each with a cable to cut."""
+"""Two machines made of this one: network namespaces on a bridge, each with a link to cut."""
 
 import os
 import secrets
@@ -38,10 +38,10 @@ class Machines:
         _ip("link", "add", self._name, "type", "bridge")
         _ip("link", "set", self._name, "up")
         for number in (1, 2):
-            space, cable = self._space(number), self._cable(number)
+            space, link = self._space(number), self._link(number)
             _ip("netns", "add", space)
-            _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", space)
-            _ip("link", "set", cable, "master", self._name, "up")
+            _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", space)
+            _ip("link", "set", link, "master", self._name, "up")
             _ip("-n", space, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
             for device in ("eth0", "lo"):
                 _ip("-n", space, "link", "set", device, "up")
@@ -77,11 +77,11 @@ class Machines:
         return subprocess.Popen(inside, env=environment, **options)  # type: ignore[call-overload,no-any-return]
 
     def cut(self, number: int) -> None:
-        """Pull a machine's cable."""
-        _ip("link", "set", self._cable(number), "down")
+        """Take a machine's link down."""
+        _ip("link", "set", self._link(number), "down")
 
-    def mend(self, number: int) -> None:
-        _ip("link", "set", self._cable(number), "up")
+    def restore(self, number: int) -> None:
+        _ip("link", "set", self._link(number), "up")
 
     def ray_has_ended(self, number: int) -> bool:
         return self._rays[number].poll() is not None
@@ -93,7 +93,7 @@ class Machines:
             ray.wait(timeout=60)
         for number in (1, 2):
             subprocess.run(["ip", "netns", "del", self._space(number)], check=False)
-            subprocess.run(["ip", "link", "del", self._cable(number)], check=False)
+            subprocess.run(["ip", "link", "del", self._link(number)], check=False)
         _ip("link", "del", self._name)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -108,7 +108,7 @@ class Machines:
     def _space(self, number: int) -> str:
         return f"{self._name}-{number}"
 
-    def _cable(self, number: int) -> str:
+    def _link(self, number: int) -> str:
         return f"{self._name}c{number}"
 
 

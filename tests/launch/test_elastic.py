@@ -1,4 +1,4 @@
-"""Nodes that come and go, with notice and without: the training grows, shrinks, and goes on."""
+"""Nodes join and leave, with notice and without: the training grows, shrinks and continues."""
 
 import json
 import multiprocessing
@@ -40,11 +40,11 @@ class Nodes:
     def add(self) -> Any:
         return self._cluster.add_node(num_cpus=1)
 
-    def take(self, node: Any) -> None:
+    def remove(self, node: Any) -> None:
         self._cluster.remove_node(node, allow_graceful=False)
 
     def drain(self, node: Any, seconds: int) -> None:
-        """Say that `node` goes in so many seconds, as a cloud does, and take it then."""
+        """Give notice that `node` leaves in so many seconds, as a cloud does; then remove it."""
         subprocess.run(
             [str(RAY), "drain-node", "--address", self._cluster.address, "--node-id", node.node_id,
              "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot",
@@ -52,7 +52,7 @@ class Nodes:
             check=True, capture_output=True,
         )  # fmt: skip
         time.sleep(seconds)
-        self.take(node)
+        self.remove(node)
 
     def close(self) -> None:
         import ray
@@ -61,12 +61,12 @@ class Nodes:
         self._cluster.shutdown()
 
 
-def play(job: TrainingJob, is_warned: bool, story: Path) -> None:
-    """Train on one node, add a second, take it away again; write down what was said."""
+def train_elastically(job: TrainingJob, is_warned: bool, output: Path) -> None:
+    """Train on one node, add a second, remove it again; write the messages to `output`."""
     nodes = Nodes()
     events: queue.Queue[Event] = queue.Queue()
     done = threading.Event()
-    said: list[str] = []
+    messages: list[str] = []
 
     def run() -> None:
         try:
@@ -81,7 +81,7 @@ def play(job: TrainingJob, is_warned: bool, story: Path) -> None:
         while True:
             event = events.get(timeout=150)
             if isinstance(event, Message):
-                said.append(event.text)
+                messages.append(event.text)
             if is_it(event):
                 return
 
@@ -92,12 +92,12 @@ def play(job: TrainingJob, is_warned: bool, story: Path) -> None:
         await_event(lambda event: isinstance(event, StepsReport))
         if is_warned:
             nodes.drain(second, seconds=6)
-            said.append(f"newest {position_of(checkpoints(job.folder.checkpoints)[0])}")
+            messages.append(f"newest {position_of(checkpoints(job.folder.checkpoints)[0])}")
         else:
-            nodes.take(second)
+            nodes.remove(second)
         await_event(lambda event: isinstance(event, Message) and "with 1 worker " in event.text)
         thread.join()
-        story.write_text(json.dumps(said))
+        output.write_text(json.dumps(messages))
     finally:
         nodes.close()
 
@@ -110,25 +110,25 @@ def test_a_training_grows_and_shrinks_with_its_nodes(
     # With small steps, rounding in another order stays rounding over many of them.
     recipe = [f"epochs={EPOCHS}", "optimizer.learning_rate=0.001"]
     saving = "saving={log_every_steps: 1, checkpoint_every_steps: 10}"
-    calm = make_job("calm", recipe, ["workers.count=0"])
-    run_on_workers(train, calm, lambda event: None)
+    steady = make_job("steady", recipe, ["workers.count=0"])
+    run_on_workers(train, steady, lambda event: None)
     workers = (
         "workers={min: 1, max: 2, device: cpu, resize_seconds: 2, ray_address: auto, "
         "max_failures: 3}"
     )
     elastic = make_job("elastic", recipe, [saving, workers])
-    story = tmp_path / "story.json"
+    output = tmp_path / "messages.json"
     process = multiprocessing.get_context("spawn").Process(
-        target=play, args=(elastic, is_warned, story)
+        target=train_elastically, args=(elastic, is_warned, output)
     )
     process.start()
     process.join(280)
     assert process.exitcode == 0
-    said = [text for text in json.loads(story.read_text()) if "goes on" in text]
-    assert [re.search(r"with (\d) worker", text)[1] for text in said] == ["2", "1"]
-    assert all(re.search(r"after ([1-9]\d*) epochs", text) for text in said)  # never from zero
+    resumed = [text for text in json.loads(output.read_text()) if "goes on" in text]
+    assert [re.search(r"with (\d) worker", text)[1] for text in resumed] == ["2", "1"]
+    assert all(re.search(r"after ([1-9]\d*) epochs", text) for text in resumed)  # never from zero
 
-    ours, theirs = load_file(elastic.folder.weights), load_file(calm.folder.weights)
+    ours, theirs = load_file(elastic.folder.weights), load_file(steady.folder.weights)
     assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-4
     steps = [step for step, _ in tracked_losses(elastic)]
     assert steps == list(range(1, EPOCHS * STEPS + 1))

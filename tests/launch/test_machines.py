@@ -1,4 +1,4 @@
-"""Two machines, an address each: the cable between them is cut during a training, and mended."""
+"""Two machines with an address each: their link is cut during a training and restored."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def machines() -> Iterator[Machines]:
 
 @pytest.fixture
 def tracking_server(machines: Machines, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """MLflow on the first machine, for both; its address, and its database from here."""
+    """An MLflow server on the first machine; its address, and the URI of its database from here."""
     folder, port = tmp_path / "mlflow", 5000
     folder.mkdir()
     with (folder / "log").open("wb") as log:
@@ -53,15 +53,15 @@ def tracking_server(machines: Machines, tmp_path: Path) -> Iterator[tuple[str, s
 
 
 class Command:
-    """A training on the first machine, and what it says."""
+    """A command on the first machine, and its output."""
 
-    def __init__(self, machines: Machines, log: Path, *words: str) -> None:
+    def __init__(self, machines: Machines, log: Path, *arguments: str) -> None:
         self._log = log
         with log.open("wb") as out:
-            self._process = machines.run(1, "ilsvrc", *words, stdout=out, stderr=out)
+            self._process = machines.run(1, "ilsvrc", *arguments, stdout=out, stderr=out)
 
-    def await_words(self, words: str) -> None:
-        self.until(lambda: words in self._log.read_text())
+    def await_text(self, text: str) -> None:
+        self.until(lambda: text in self._log.read_text())
 
     def until(self, is_so: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 120
@@ -79,38 +79,38 @@ class Command:
 
 
 @pytest.mark.slow
-def test_a_training_outlives_a_cut_cable(
+def test_a_training_survives_a_cut_link(
     machines: Machines, tracking_server: tuple[str, str], make_job: MakeJob, tmp_path: Path
 ) -> None:
     recipe = [f"epochs={EPOCHS}", "optimizer.learning_rate=0.001"]
-    calm = make_job("calm", recipe, ["workers.count=0", "saving.log_every_steps=1"])
-    run_on_workers(train, calm, lambda event: None)
+    steady = make_job("steady", recipe, ["workers.count=0", "saving.log_every_steps=1"])
+    run_on_workers(train, steady, lambda event: None)
     workers = (
         "{min: 1, max: 2, device: cpu, resize_seconds: 2, max_failures: 5, hang_seconds: 20, "
         f"ray_address: '{machines.head}'}}"
     )
     settings = {
-        "workers": workers, "network": "{interface: eth0}", "data_dir": calm.cluster.data_dir,
+        "workers": workers, "network": "{interface: eth0}", "data_dir": steady.cluster.data_dir,
         "saving": "{log_every_steps: 1, checkpoint_every_steps: 10}", "runs_dir": tmp_path / "runs",
         "tracking.uri": tracking_server[0],
     }  # fmt: skip
-    words = [f"--set={word}" for word in recipe]
-    words += [f"--set=cluster.{name}={value}" for name, value in settings.items()]
-    command = Command(machines, tmp_path / "log", "train", "smoke", *words)
+    arguments = [f"--set={value}" for value in recipe]
+    arguments += [f"--set=cluster.{name}={value}" for name, value in settings.items()]
+    command = Command(machines, tmp_path / "log", "train", "smoke", *arguments)
     try:
-        command.await_words(f"epoch 3/{EPOCHS}")
+        command.await_text(f"epoch 3/{EPOCHS}")
         machines.cut(2)
-        command.await_words("goes on with 1 worker ")
-        machines.mend(2)
-        command.until(lambda: machines.ray_has_ended(2))  # it was given up, and is told so
+        command.await_text("goes on with 1 worker ")
+        machines.restore(2)
+        command.until(lambda: machines.ray_has_ended(2))  # Ray declared the node dead, and it exits
         machines.start_ray(2)
-        command.await_words("goes on with 2 workers ")
+        command.await_text("goes on with 2 workers ")
         command.await_end()
     finally:
         command.end()
 
     (folder,) = map(RunFolder, (tmp_path / "runs").glob("smoke-*"))
-    assert had_the_same_images(folder.path, calm.folder.path)
-    elastic = TrainingJob(calm.recipe, calm.cluster, folder, tracking_server[1])
+    assert had_the_same_images(folder.path, steady.folder.path)
+    elastic = TrainingJob(steady.recipe, steady.cluster, folder, tracking_server[1])
     steps = [step for step, _ in tracked_losses(elastic)]
     assert steps == list(range(1, EPOCHS * STEPS + 1))

@@ -1,4 +1,4 @@
-"""What the cluster says about the network reaches NCCL and gloo."""
+"""The cluster's network settings reach NCCL and gloo."""
 
 import os
 from collections.abc import Callable
@@ -23,19 +23,19 @@ def test_workers_meet_on_the_interface_that_was_chosen(
     data_dir: Path, tmp_path: Path, ray_session: None, rendezvous: str
 ) -> None:
     @dataclass(frozen=True)
-    class Seen:
+    class Settings:
         interface: str | None
         timeout: float
         total: float
 
-    def look(job: TrainingJob, worker: Worker, report: Callable[[Event], None]) -> Seen:
+    def look(job: TrainingJob, worker: Worker, report: Callable[[Event], None]) -> Settings:
         backend = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
         total = sum_over_workers(torch.tensor(float(worker.rank + 1)), worker)
         seconds = backend.options._timeout.total_seconds()
-        return Seen(os.environ.get("GLOO_SOCKET_IFNAME"), seconds, total.item())
+        return Settings(os.environ.get("GLOO_SOCKET_IFNAME"), seconds, total.item())
 
     network = f"network={{interface: lo, rendezvous: {rendezvous}, timeout_seconds: 77}}"
     cluster = load_cluster("laptop", [f"data_dir={data_dir}", network])
     job = TrainingJob(load_recipe("smoke"), cluster, RunFolder(tmp_path), "")
-    seen = run_on_workers(look, job, lambda event: None)
-    assert (seen.interface, seen.timeout, seen.total) == ("lo", 77, 3)
+    found = run_on_workers(look, job, lambda event: None)
+    assert (found.interface, found.timeout, found.total) == ("lo", 77, 3)

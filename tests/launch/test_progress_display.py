@@ -1,4 +1,4 @@
-"""What a person sees: plain lines in a pipe, bars in a terminal, the time that is left."""
+"""What is shown of a training: plain lines in a pipe, bars in a terminal."""
 
 import io
 from dataclasses import replace
@@ -26,7 +26,7 @@ def shown(is_terminal: bool) -> str:
     return out.getvalue()
 
 
-def test_a_pipe_gets_a_line_an_event() -> None:
+def test_a_pipe_gets_one_line_per_event() -> None:
     lines = shown(is_terminal=False).splitlines()
     assert len(lines) == 4
     assert lines[0] == "run [mine]"
@@ -37,7 +37,7 @@ def test_a_pipe_gets_a_line_an_event() -> None:
     assert "\x1b" not in "".join(lines)
 
 
-def test_a_terminal_gets_bars_that_end_with_the_epoch() -> None:
+def test_a_terminal_gets_bars_that_are_full_at_the_end_of_the_epoch() -> None:
     text = shown(is_terminal=True)
     assert "10/10" in text
     assert "2/4" in text

@@ -1,4 +1,4 @@
-"""What Prometheus reads of a training, and the dashboard that draws it."""
+"""The metrics of a training that Prometheus reads, and the dashboard that draws them."""
 
 import json
 import re
@@ -15,7 +15,7 @@ DASHBOARD = Path(__file__).parents[2] / "docker" / "grafana" / "ilsvrc.json"
 
 
 def scraped() -> dict[str, float]:
-    """Return the project's samples of this node's endpoint, by name and labels that are ours."""
+    """Return this project's samples at this node's endpoint, by name and its own labels."""
     import ray
 
     port = ray.nodes()[0]["MetricsExportPort"]
@@ -32,8 +32,8 @@ def scraped() -> dict[str, float]:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_prometheus_reads_what_the_workers_told() -> None:
-    gauges = PrometheusMetrics("mine")
+def test_prometheus_reads_the_metrics_that_workers_report() -> None:
+    metrics = PrometheusMetrics("mine")
     progress = StepsReport(2, 5, 30, 40, 1.5, 90.0, 50.0, 0.1, 2.5, 812.5, 4.0, 1.0)
     for event in (
         WorkerStarted(0),
@@ -42,8 +42,8 @@ def test_prometheus_reads_what_the_workers_told() -> None:
         WorkerSpeed(0, 0.25, 0.01, 0),
         WorkerSpeed(1, 0.25, 0.05, 7),
     ):
-        gauges.hear(event)
-    gauges.hear(WorkerStarted(0))  # again, after a failure
+        metrics.update(event)
+    metrics.update(WorkerStarted(0))  # again, after a failure
     expected = {
         "ilsvrc_images_per_second[mine]": 812.5,
         "ilsvrc_epoch[mine]": 2.75,

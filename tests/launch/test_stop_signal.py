@@ -1,4 +1,4 @@
-"""Stopping when asked: a checkpoint at that step, and the rest later, as if nothing had been."""
+"""Stopping on request: a checkpoint at that step, and the same result after resuming."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ def ignore(event: Event) -> None:
 
 
 @pytest.mark.parametrize(("workers", "stop"), [(0, 5), (0, 15), (2, 5)])
-def test_a_stopped_training_goes_on_from_its_step(
+def test_a_stopped_training_resumes_at_its_step_with_the_same_result(
     make_job: MakeJob, ray_session: None, workers: int, stop: int
 ) -> None:
     options = (f"workers.count={workers}", "saving.log_every_steps=1")
@@ -38,20 +38,20 @@ def test_a_stopped_training_goes_on_from_its_step(
     )
     run_on_workers(train, undisturbed, ignore)
 
-    # The first worker asks as early before `stop` as it takes: with others the vote on it is over a
-    # step later than it is cast.
+    # The request comes a step before `stop`, and with several workers one more, since they receive
+    # it a step late.
     step = stop - (1 if workers == 0 else 2)
 
-    def train_and_ask(job: TrainingJob, worker: object, report: Callable[[Event], None]) -> object:
-        def ask(event: Event) -> None:
+    def train_and_stop(job: TrainingJob, worker: object, report: Callable[[Event], None]) -> object:
+        def request_stop(event: Event) -> None:
             if isinstance(event, StepsReport) and (event.epoch, event.step) == (0, step):
                 job.folder.stop_request.touch()
             report(event)
 
-        return train(job, worker, ask)  # type: ignore[arg-type]
+        return train(job, worker, request_stop)  # type: ignore[arg-type]
 
     with pytest.raises(InterruptedByUserError, match="stopped as asked, after 0 epochs and"):
-        run_on_workers(train_and_ask, stopped, ignore)  # type: ignore[arg-type]
+        run_on_workers(train_and_stop, stopped, ignore)  # type: ignore[arg-type]
     (checkpoint,) = checkpoints(stopped.folder.checkpoints)
     assert checkpoint.name.startswith(f"epoch-0000-step-{stop:06d}")
 
@@ -63,7 +63,7 @@ def test_a_stopped_training_goes_on_from_its_step(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_schedulers_signal_saves_and_the_same_command_goes_on(
+def test_a_schedulers_signal_saves_a_checkpoint_and_stops(
     workspace: Path, number: signal.Signals
 ) -> None:
     command = [str(ILSVRC), "train", "smoke", "--run", "mine", "--set", "epochs=30"]
@@ -77,37 +77,37 @@ def test_a_schedulers_signal_saves_and_the_same_command_goes_on(
     for line in process.stdout:
         if line.startswith("epoch 2/30"):
             process.send_signal(number)
-            asked = time.monotonic()
+            signaled = time.monotonic()
             break
     output, errors = process.communicate(timeout=120)
-    assert time.monotonic() - asked < 30
+    assert time.monotonic() - signaled < 30
     assert process.returncode == 130, errors
     assert f"{number.name}: stopping after this step, with a checkpoint; within 30 s" in output
     assert "stopped as asked, after" in errors.replace("\n", " ")
     assert list((workspace / "runs" / "mine" / "checkpoints").glob("*.pt"))
 
 
-def test_a_checkpoint_is_asked_for_by_a_file_and_by_time(make_job: MakeJob) -> None:
-    asked = make_job("asked", ["epochs=1"], ["workers.count=0", "saving.log_every_steps=1"])
+def test_a_checkpoint_is_saved_on_a_request_file_and_after_some_time(make_job: MakeJob) -> None:
+    requested = make_job("requested", ["epochs=1"], ["workers.count=0", "saving.log_every_steps=1"])
 
-    def ask(event: Event) -> None:
+    def request_checkpoint(event: Event) -> None:
         if isinstance(event, StepsReport) and event.step == 5:
-            asked.folder.save_request.touch()
+            requested.folder.save_request.touch()
 
-    run_on_workers(train, asked, ask)
-    saved = [position_of(path) for path in checkpoints(asked.folder.checkpoints)]
+    run_on_workers(train, requested, request_checkpoint)
+    saved = [position_of(path) for path in checkpoints(requested.folder.checkpoints)]
     assert saved == [(1, 0), (0, 6)]
-    assert not asked.folder.save_request.exists()
+    assert not requested.folder.save_request.exists()
 
     often = make_job("often", ["epochs=1"], ["workers.count=0", "saving.checkpoint_minutes=1e-6"])
     run_on_workers(train, often, ignore)
     saved = [position_of(path) for path in checkpoints(often.folder.checkpoints)]
     assert saved == [(1, 0), (0, 14), (0, 13)]  # all were written, three stay
-    ours, theirs = load_file(asked.folder.weights), load_file(often.folder.weights)
+    ours, theirs = load_file(requested.folder.weights), load_file(often.folder.weights)
     assert all(bool((ours[name] == theirs[name]).all()) for name in theirs)
 
 
-def test_a_signal_to_a_worker_stops_all(make_job: MakeJob, ray_session: None) -> None:
+def test_a_signal_to_one_worker_stops_all_workers(make_job: MakeJob, ray_session: None) -> None:
     job = make_job("run", ["epochs=40"], ["saving.log_every_steps=1"])
 
     def signal_one(event: Event) -> None:
@@ -121,7 +121,7 @@ def test_a_signal_to_a_worker_stops_all(make_job: MakeJob, ray_session: None) ->
     assert position_of(newest) > (1, 1)
 
 
-def test_who_asked_by_a_file_has_sent_no_signal(make_job: MakeJob) -> None:
+def test_only_the_second_signal_interrupts_even_after_a_request_by_file(make_job: MakeJob) -> None:
     folder, said = make_job().folder, list[str]()
     folder.stop_request.touch()
     with stop_on_signals(folder, 30, said.append):

@@ -35,7 +35,7 @@ def network() -> GoogLeNet:
 
 
 @pytest.fixture(scope="module")
-def anatomy() -> ModelProfile:
+def profile() -> ModelProfile:
     with torch.device("meta"):
         return profile_model(googlenet(1000), (3, 224, 224))
 
@@ -46,11 +46,11 @@ def count(module: nn.Module) -> int:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_have_the_counts_of_table_1(
-    network: GoogLeNet, anatomy: ModelProfile, name: str
+    network: GoogLeNet, profile: ModelProfile, name: str
 ) -> None:
     parameters, multiply_adds, output_shape = MODULES[name]
     assert count(network.get_submodule(name)) == parameters
-    inside = [layer for layer in anatomy.layers if layer.name.startswith(f"{name}.")]
+    inside = [layer for layer in profile.layers if layer.name.startswith(f"{name}.")]
     assert sum(layer.multiply_adds for layer in inside) == multiply_adds
     branches = ("conv1x1", "conv3x3", "conv5x5", "pool_proj")
     ends = {layer.name: layer.output_shape for layer in inside}
@@ -64,8 +64,8 @@ def test_auxiliary_classifiers_have_the_known_counts(network: GoogLeNet) -> None
     assert count(network) == 13_378_280
 
 
-def test_stem_normalizes_where_caffe_does(anatomy: ModelProfile, network: GoogLeNet) -> None:
-    stem = [layer for layer in anatomy.layers if not layer.name.startswith("inception")]
+def test_stem_normalizes_where_caffe_does(profile: ModelProfile, network: GoogLeNet) -> None:
+    stem = [layer for layer in profile.layers if not layer.name.startswith("inception")]
     assert [(layer.kind, layer.output_shape) for layer in stem] == [
         ("Conv2d", (64, 112, 112)), ("ReLU", (64, 112, 112)), ("MaxPool2d", (64, 56, 56)),
         ("ResponseNorm", (64, 56, 56)),

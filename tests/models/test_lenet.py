@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.lenet import TABLE_I, Subsampling, drawn_digits, lenet5, lenet5_modern
+from pipeline.models.lenet import TABLE_I, Subsampling, digit_bitmaps, lenet5, lenet5_modern
 from pipeline.models.profile import profile_model
 from pipeline.runtime.errors import UserError
 
@@ -55,7 +55,7 @@ def test_the_paper_counts_these_connections(published: nn.Sequential) -> None:
             total += x.numel() * (4 + 1)
         else:
             total += sides * sum(p.numel() for p in layer.parameters())
-    assert total + drawn_digits().numel() == 340_908
+    assert total + digit_bitmaps().numel() == 340_908
 
 
 def test_a_map_of_c3_sees_the_maps_of_table_1(published: nn.Sequential) -> None:
@@ -75,7 +75,7 @@ def test_subsampling_sums_four_values() -> None:
 
 
 def test_the_drawings_look_like_digits() -> None:
-    rows = drawn_digits().reshape(10, 12, 7)
+    rows = digit_bitmaps().reshape(10, 12, 7)
     assert rows.unique().tolist() == [-1, 1]
     one = ["".join(".#"[int(pixel > 0)] for pixel in row) for row in rows[1]]
     assert one[:4] == ["...##..", "..###..", ".####..", "...##.."]
@@ -83,7 +83,7 @@ def test_the_drawings_look_like_digits() -> None:
 
 
 def test_the_nearest_drawing_has_the_highest_logit(published: nn.Sequential) -> None:
-    codes = drawn_digits()
+    codes = digit_bitmaps()
     logits = published[-1](codes)
     assert logits.argmax(dim=1).tolist() == list(range(10))
     assert torch.equal(logits.diagonal(), torch.zeros(10))
@@ -127,5 +127,5 @@ def test_weights_of_c3_start_by_what_their_map_sees(published: nn.Sequential) ->
 
 
 def test_more_than_ten_classes_are_refused() -> None:
-    with pytest.raises(UserError, match="drawings of 10 digits"):
+    with pytest.raises(UserError, match="bitmaps of 10 digits"):
         lenet5(11)

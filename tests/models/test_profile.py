@@ -26,7 +26,7 @@ class Twice(nn.Module):
 
 
 def test_a_small_network_by_hand() -> None:
-    anatomy = profile_model(Twice(), (4, 5, 6))
+    profile = profile_model(Twice(), (4, 5, 6))
     multiply_adds = 4 * 5 * 6 * (2 * 3 * 3)
     windows = (Window(kernel=3, padding=(1, 1)),) * 2
     first = LayerProfile(
@@ -41,12 +41,12 @@ def test_a_small_network_by_hand() -> None:
         jump=(1, 1),
         first_pixel=(-1, -1),
     )
-    assert anatomy.layers == (
+    assert profile.layers == (
         first,
         replace(first, parameters=0, receptive_field=(5, 5), first_pixel=(-2, -2)),
         LayerProfile("norm", "BatchNorm2d", (4, 5, 6), 8, 0, (), 1, (5, 5), (1, 1), (-2, -2)),
     )
-    assert (anatomy.depth, anatomy.receptive_field) == (2, (5, 5))
+    assert (profile.depth, profile.receptive_field) == (2, (5, 5))
 
 
 class Branches(nn.Module):
@@ -70,14 +70,14 @@ class Branches(nn.Module):
 
 
 def test_branches_are_followed_by_the_graph_and_not_by_the_order_of_calls() -> None:
-    anatomy = profile_model(Branches(), (1, 17, 17))
-    fields = {layer.name: layer.receptive_field[0] for layer in anatomy.layers}
+    profile = profile_model(Branches(), (1, 17, 17))
+    fields = {layer.name: layer.receptive_field[0] for layer in profile.layers}
     assert fields == {
         "stem": 1, "far.0": 1, "far.1": 9, "far.2": 9, "near": 3, "after": 11, "pool": 3,
         "head": 11,
     }  # fmt: skip
-    assert anatomy.depth == len(["stem", "far.0", "far.1", "far.2", "after", "head"])
-    assert anatomy.layers[-1].jump == (2, 2)
+    assert profile.depth == len(["stem", "far.0", "far.1", "far.2", "after", "head"])
+    assert profile.layers[-1].jump == (2, 2)
 
 
 class Function(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.models.profile import ModelProfile, profile_model
-from pipeline.models.receptive_field import Axis, Window, union, windows_of
+from pipeline.models.receptive_field import AxisField, Window, merge_branches, windows_of
 from pipeline.models.zoo import NETWORKS
 
 CONVOLUTIONAL = sorted(NETWORKS.keys() - {"mnist1d_dense"})
@@ -88,7 +88,7 @@ class Seeing:
         for parameter in network.to_empty(device="cpu").parameters():
             nn.init.constant_(parameter, 0.5)
         self.axis = axis
-        short = 33 if network.input_shape.takes(33) else 75  # enough for the layers to fit
+        short = 33 if network.input_shape.accepts(33) else 75  # enough for the layers to fit
         sides = [short] * network.input_shape.dimensions
         sides[axis] = receptive_field + 6 * jump
         self.images = torch.ones(1, network.input_shape.num_channels, *sides, requires_grad=True)
@@ -120,7 +120,7 @@ class Seeing:
         return int(found[0]), int(found[-1])
 
 
-def anatomy_of(name: str) -> ModelProfile:
+def profile_of(name: str) -> ModelProfile:
     with torch.device("meta"):
         network = NETWORKS[name](7)
         return profile_model(network, network.input_shape.published)
@@ -128,28 +128,28 @@ def anatomy_of(name: str) -> ModelProfile:
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_the_last_map_sees_as_far_as_its_gradient_reaches(name: str) -> None:
-    anatomy = anatomy_of(name)
-    jump = jump_of_last_map(anatomy)
-    seeing = Seeing(name, 0, anatomy.receptive_field[0], jump)
+    profile = profile_of(name)
+    jump = jump_of_last_map(profile)
+    seeing = Seeing(name, 0, profile.receptive_field[0], jump)
     first, last = seeing.support(seeing.last_map)
-    assert (last - first + 1,) * len(anatomy.receptive_field) == anatomy.receptive_field
+    assert (last - first + 1,) * len(profile.receptive_field) == profile.receptive_field
     beside, _ = seeing.support(seeing.last_map, beside=1)
     assert beside - first == jump
 
 
 @pytest.mark.parametrize(("name", "axis"), LAYER_BY_LAYER)
 def test_every_map_sees_as_far_as_its_gradient_reaches(name: str, axis: int) -> None:
-    anatomy = anatomy_of(name)
-    seeing = Seeing(name, axis, anatomy.receptive_field[axis], jump_of_last_map(anatomy))
-    for layer in anatomy.layers:
+    profile = profile_of(name)
+    seeing = Seeing(name, axis, profile.receptive_field[axis], jump_of_last_map(profile))
+    for layer in profile.layers:
         if layer.kind in JOINING or all(window.kernel == 1 for window in layer.windows):
             continue  # the last map is in the other test, and 1×1 is seen by what comes after
         first, last = seeing.support(seeing.maps[layer.name])
         assert last - first + 1 == layer.receptive_field[axis], layer.name
 
 
-def jump_of_last_map(anatomy: ModelProfile) -> int:
-    return next(layer.jump[0] for layer in anatomy.layers if layer.kind in JOINING)
+def jump_of_last_map(profile: ModelProfile) -> int:
+    return next(layer.jump[0] for layer in profile.layers if layer.kind in JOINING)
 
 
 # Well known, counted by the rules of Araujo, Norris & Sim 2019; the sums are by hand.
@@ -169,7 +169,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_last_maps_see_what_is_known(name: str) -> None:
-    assert set(anatomy_of(name).receptive_field) == {KNOWN[name]}
+    assert set(profile_of(name).receptive_field) == {KNOWN[name]}
 
 
 @pytest.mark.parametrize(
@@ -185,12 +185,12 @@ def test_last_maps_see_what_is_known(name: str) -> None:
     ],
 )  # fmt: skip
 def test_layers_see_what_they_do_by_hand(name: str, known: dict[str, int]) -> None:
-    fields = {layer.name: layer.receptive_field for layer in anatomy_of(name).layers}
+    fields = {layer.name: layer.receptive_field for layer in profile_of(name).layers}
     assert {layer: set(fields[layer]) for layer in known} == {k: {v} for k, v in known.items()}
 
 
 def test_sides_of_a_kernel_count_for_their_own_axis() -> None:
-    layers = {layer.name: layer for layer in anatomy_of("inception_v3").layers}
+    layers = {layer.name: layer for layer in profile_of("inception_v3").layers}
     before = layers["mixed_6b.conv7x7.0.conv"].receptive_field[0]
     lying = layers["mixed_6b.conv7x7.1.conv"]
     assert [window.kernel for window in lying.windows] == [1, 7]
@@ -199,18 +199,18 @@ def test_sides_of_a_kernel_count_for_their_own_axis() -> None:
 
 
 def test_windows_follow_each_other() -> None:
-    axis = Axis(100).through(Window(kernel=3, stride=2, padding=(0, 3)), 51)
-    assert axis == Axis(51, first=0, last=2, jump=2)
-    dilated = axis.through(Window(kernel=3, padding=(2, 2), dilation=2), 51)
-    assert dilated == Axis(51, first=-4, last=6, jump=2)
+    axis = AxisField(100).after(Window(kernel=3, stride=2, padding=(0, 3)), 51)
+    assert axis == AxisField(51, first=0, last=2, jump=2)
+    dilated = axis.after(Window(kernel=3, padding=(2, 2), dilation=2), 51)
+    assert dilated == AxisField(51, first=-4, last=6, jump=2)
     assert dilated.receptive_field == 11
 
 
 def test_branches_with_other_centres_see_more_than_each() -> None:
-    left, right = Axis(10, first=-4, last=0), Axis(10, first=0, last=2)
-    assert union([left, right]).receptive_field == 7
+    left, right = AxisField(10, first=-4, last=0), AxisField(10, first=0, last=2)
+    assert merge_branches([left, right]).receptive_field == 7
     with pytest.raises(ValueError, match="other sizes or jumps"):
-        union([left, Axis(10, jump=2)])
+        merge_branches([left, AxisField(10, jump=2)])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config.protocol import protocol_name
 from pipeline.config.recipe import read_recipe
 from pipeline.models.zoo import NETWORKS, build_model
 
@@ -20,7 +19,7 @@ def test_a_recipe_fits_its_network(path: Path) -> None:
     for num_workers in (1, 2) if "--on laptop" in path.read_text() else (1, 2, 4, 8):
         assert recipe.batch.num_micro_batches % num_workers == 0
     if recipe.expect is not None:
-        assert recipe.expect.protocol == protocol_name(recipe.evaluation, recipe.input.size)
+        assert recipe.expect.protocol == recipe.evaluation.name(recipe.input.size)
     assert path.read_text().startswith("# ")
     assert f"ilsvrc train {path.stem} --on " in path.read_text()
 

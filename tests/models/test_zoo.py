@@ -130,12 +130,12 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name: str) -> None:
     num_classes, parameters, multiply_adds = PUBLISHED[name]
     with torch.device("meta"):
         model = NETWORKS[name](num_classes)
-    anatomy = profile_model(model, model.input_shape.published)
-    assert anatomy.parameters == parameters
-    assert anatomy.multiply_adds == multiply_adds
+    profile = profile_model(model, model.input_shape.published)
+    assert profile.parameters == parameters
+    assert profile.multiply_adds == multiply_adds
     named = [item for item in model.named_parameters() if not item[0].startswith("auxiliary")]
     assert sum(parameter.numel() for _, parameter in named) == parameters
-    assert anatomy.layers[-1].output_shape == (num_classes,)
+    assert profile.layers[-1].output_shape == (num_classes,)
 
 
 def farthest_from_chance(network: ImageClassifier) -> float:
@@ -277,7 +277,7 @@ def test_the_likely_cause_of_a_flat_loss_is_one_that_the_network_has(
 ) -> None:
     network = recipe.NetworkConfig(name=name, num_classes=10, initialization=initialization)
     with torch.device("meta"):
-        hint = build_model(network, rgb(224)).when_flat
+        hint = build_model(network, rgb(224)).flat_loss_hint
     assert cause in hint
     assert not (initialization == "glorot" and "glorot" in hint)
 

@@ -1,4 +1,4 @@
-"""`ilsvrc plan`: rows, memory, calibration, what a person reads, mistakes in a line."""
+"""`ilsvrc plan`: rows, memory, calibration, the printed tables, errors in one line."""
 
 import io
 from pathlib import Path
@@ -34,14 +34,16 @@ def rendered(plan: Plan) -> str:
 @pytest.mark.parametrize(
     ("recipe", "gpu"), [("resnet50", "a100"), ("alexnet", "rtx4090"), ("vgg16", "h100")]
 )
-def test_it_fits_80_columns(recipe: str, gpu: str, cluster: Cluster) -> None:
+def test_the_plan_fits_80_columns_and_cites_sources(
+    recipe: str, gpu: str, cluster: Cluster
+) -> None:
     text = rendered(make_plan(load_recipe(recipe), cluster, gpu))
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     assert "estimated" in text
     assert "[1] " in text
 
 
-def test_rows_hold_together(cluster: Cluster) -> None:
+def test_rows_are_consistent(cluster: Cluster) -> None:
     plan = make_plan(load_recipe("resnet50"), cluster, "a100")
     assert [row.num_workers for row in plan.rows] == [1, 8, 64, 512, 4096]
     assert [row.batch_size for row in plan.rows] == [256, 256, 2048, 16384, 131072]
@@ -53,19 +55,19 @@ def test_rows_hold_together(cluster: Cluster) -> None:
     assert eight.node_bytes_loaded == pytest.approx(eight.images_per_second * 108_000)
     steps = 5005  # of 256 images; a checkpoint every 1,000 and at the end
     assert plan.checkpoints_written == 120 * (steps // 1000 + 1)
-    assert plan.last_fitting_batch == 8192 // 32
+    assert plan.max_workers == 8192 // 32
 
 
-def test_a_cluster_of_its_own_size_has_a_row(tmp_path: Path) -> None:
+def test_the_clusters_own_number_of_workers_has_a_row(tmp_path: Path) -> None:
     cluster = load_cluster("4x8gpu", [f"runs_dir={tmp_path}", f"data_dir={tmp_path}"])
     plan = make_plan(load_recipe("resnet50"), cluster, "h100")
     assert [row.num_workers for row in plan.rows] == [1, 8, 32, 64, 512, 4096]
 
 
-def test_a_slow_link_ends_scaling(cluster: Cluster) -> None:
+def test_a_slow_link_limits_scaling(cluster: Cluster) -> None:
     fast = make_plan(load_recipe("alexnet"), cluster, "h100")
     slow = make_plan(load_recipe("alexnet"), cluster, "rtx4090")
-    assert slow.last_worthwhile < 8 <= fast.last_worthwhile
+    assert slow.efficient_workers < 8 <= fast.efficient_workers
     assert "Scaling pays up to" in " ".join(rendered(slow).split())
 
 
@@ -77,13 +79,13 @@ def test_memory_is_weights_gradients_momenta_and_activations(cluster: Cluster) -
     assert plan.memory[8] - 8 * per_image == pytest.approx(4 * 25_557_032 * 4.5 + 2e9)
 
 
-def test_checkpoints_hold_what_the_optimizer_and_an_average_add() -> None:
+def test_checkpoints_hold_the_optimizers_state_and_an_average() -> None:
     plain, modern = load_recipe("resnet50"), load_recipe("inception_v3")
     assert checkpoint_bytes(plain) == 2 * weight_bytes(plain)
     assert checkpoint_bytes(modern) == 4 * weight_bytes(modern)  # RMSProp, and an average
 
 
-def test_smaller_images_first_are_less_work() -> None:
+def test_progressive_resizing_reduces_the_mean_area() -> None:
     resizing = "resizing={start_size: 112, full_size_from: 4, multiple_of: 1}"
     recipe = load_recipe("resnet50", [resizing, "epochs=8"])
     load = measure_workload(recipe, read_hardware().data["ilsvrc2012"])
@@ -91,7 +93,7 @@ def test_smaller_images_first_are_less_work() -> None:
     assert load.mean_area == pytest.approx(sum((size / 224) ** 2 for size in sizes) / 8)
 
 
-def test_the_packed_data_set_counts_before_the_known_one(data_dir: Path, tmp_path: Path) -> None:
+def test_the_packed_data_set_is_preferred_to_the_known_one(data_dir: Path, tmp_path: Path) -> None:
     cluster = load_cluster("laptop", [f"runs_dir={tmp_path}", f"data_dir={data_dir}"])
     plan = make_plan(load_recipe("lenet5_digits"), cluster, None)
     assert not plan.machine.is_gpu
@@ -108,7 +110,7 @@ def measured(recipe: Recipe, **changes: object) -> MeasuredSpeed:
     return MeasuredSpeed.model_validate(values | changes)
 
 
-def test_a_measured_speed_is_the_plans_own(cluster: Cluster) -> None:
+def test_a_plan_is_corrected_by_the_measured_speed(cluster: Cluster) -> None:
     recipe = load_recipe("resnet50")
     keep_measurement(cluster.runs_dir, measured(recipe))
     plan = make_plan(recipe, cluster, "a100")
@@ -120,7 +122,7 @@ def test_a_measured_speed_is_the_plans_own(cluster: Cluster) -> None:
     assert make_plan(recipe, cluster, "h100").calibration is None
 
 
-def test_another_networks_measurement_corrects_too(cluster: Cluster) -> None:
+def test_another_networks_measurement_corrects_the_plan_too(cluster: Cluster) -> None:
     keep_measurement(cluster.runs_dir, measured(load_recipe("resnet50")))
     before = make_plan(load_recipe("vgg16"), cluster, "h100").machine.correction
     after = make_plan(load_recipe("vgg16"), cluster, "a100").machine.correction
@@ -128,13 +130,13 @@ def test_another_networks_measurement_corrects_too(cluster: Cluster) -> None:
     assert after > 1.5  # the GPU measured is half as fast as an A100
 
 
-def test_a_damaged_measurement_is_passed_over(cluster: Cluster) -> None:
+def test_a_damaged_measurement_is_ignored(cluster: Cluster) -> None:
     path = keep_measurement(cluster.runs_dir, measured(load_recipe("resnet50")))
     path.write_text("{}")
     assert make_plan(load_recipe("resnet50"), cluster, "a100").calibration is None
 
 
-def test_what_cannot_be_planned_is_said(cluster: Cluster) -> None:
+def test_what_cannot_be_planned_raises_a_user_error(cluster: Cluster) -> None:
     recipe = load_recipe("resnet50")
     with pytest.raises(UserError, match="GPU 'abacus': not known; there are: h100"):
         make_plan(recipe, cluster, "abacus")
@@ -144,7 +146,7 @@ def test_what_cannot_be_planned_is_said(cluster: Cluster) -> None:
         make_plan(load_recipe("lenet5_digits"), cluster, "a100")
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["plan", "resnet50", "--on", "8gpu", "--gpu", "v100"])
     assert done.exit_code == 0

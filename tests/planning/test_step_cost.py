@@ -30,7 +30,7 @@ def images_per_second(recipe: str, gpu: str, num_gpus: int, each: int, precision
     return num_gpus * each / step_parts(load, machine(gpu), num_gpus, 1).seconds
 
 
-# What `hardware.yaml` derives a GPU's efficiency from: agreement says only that it was derived.
+# The figures from which `hardware.yaml` derives efficiencies: agreement only shows the derivation.
 @pytest.mark.parametrize(
     ("gpu", "each", "precision", "published"),
     [
@@ -42,7 +42,7 @@ def images_per_second(recipe: str, gpu: str, num_gpus: int, each: int, precision
         ("h100", 128, "float32", 938 * 1893 / 1066),
     ],
 )
-def test_efficiencies_are_those_of_one_gpu(
+def test_the_model_gives_the_throughputs_it_was_derived_from(
     gpu: str, each: int, precision: str, published: float
 ) -> None:
     modelled = images_per_second("resnet50_v1_5", gpu, 1, each, precision)
@@ -62,7 +62,8 @@ def test_networks_of_every_kind_are_within_15_percent() -> None:
         assert modelled == pytest.approx(published, rel=0.15), network
 
 
-# What the model was not fitted to. ResNet-50 v1.5 on one node: NVIDIA's README, and Lambda's ratio.
+# Figures that the model was not fitted to. ResNet-50 v1.5 on one node: NVIDIA's README, and
+# Lambda's ratio.
 # 256 P100s: Goyal et al., 90 epochs in one hour, evaluations and all.
 @pytest.mark.parametrize(
     ("gpu", "num_gpus", "each", "precision", "published", "error"),
@@ -75,7 +76,7 @@ def test_networks_of_every_kind_are_within_15_percent() -> None:
         ("p100", 256, 32, "float32", 90 * 1_281_167 / 3600, +20),
     ],
 )
-def test_errors_on_many_gpus_are_as_stated(
+def test_errors_of_the_model_on_many_gpus_are_as_stated(
     gpu: str, num_gpus: int, each: int, precision: str, published: float, error: int
 ) -> None:
     modelled = images_per_second("resnet50_v1_5", gpu, num_gpus, each, precision)
@@ -101,7 +102,7 @@ def test_each_part_can_be_the_bottleneck() -> None:
     assert step_parts(one, machine("gtx580"), 1, 1).bottleneck == "optimizer"
 
 
-def test_a_backward_pass_hides_all_of_the_exchange_but_the_last_bucket() -> None:
+def test_the_exchange_overlaps_with_the_backward_pass_but_for_the_last_bucket() -> None:
     load = workload("resnet50", 256, 8)
     parts = step_parts(load, machine("a100"), 8, 1)
     whole = 2 * 7 / 8 * load.gradient_bytes / 200e9 + 2 * 3 * 1e-5
@@ -116,5 +117,5 @@ def test_a_backward_pass_hides_all_of_the_exchange_but_the_last_bucket() -> None
     )
 
 
-def test_one_worker_exchanges_nothing() -> None:
+def test_one_worker_exchanges_no_gradients() -> None:
     assert step_parts(workload("resnet50", 32, 1), machine("a100"), 1, 1).gradient_exchange == 0

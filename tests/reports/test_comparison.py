@@ -82,17 +82,17 @@ def test_all_tables_fit(width: int) -> None:
     assert "…" not in text
 
 
-def test_plain_text_where_there_is_no_terminal() -> None:
+def test_output_to_a_file_has_no_colours() -> None:
     assert "\x1b" not in results_text(DIGITS, ALEXNET)
 
 
-def test_markup_in_a_name_is_only_a_name() -> None:
+def test_markup_in_a_name_is_printed_as_it_is() -> None:
     result = Measured(RESNET.key, RESNET.counts, run="a[red]|b")
     assert "a[red]|b" in results_text(result)
     assert r"a[red]\|b" in comparison_markdown([result])
 
 
-def test_like_for_like_stands_beside_with_difference_and_source() -> None:
+def test_the_published_result_of_the_same_key_is_shown_with_difference_and_source() -> None:
     text = results_text(RESNET)
     assert "top-1 30.30 (29.90–30.70)   30.43: −0.13 " in text
     assert "top-5 11.20 (10.93–11.48)   10.76: +0.44 " in text
@@ -114,7 +114,7 @@ def test_an_error_that_was_never_published_is_a_dash() -> None:
     assert markdown_rows(googlenet)[0][8] == "– / −0.07"
 
 
-def test_one_crop_alexnet_has_no_number_beside_it() -> None:
+def test_a_result_of_another_protocol_is_not_compared_but_named_as_nearest() -> None:
     text = results_text(ALEXNET, width=100)
     flat = " ".join(text.split())
     assert "not comparable with the nearest, 40.7 / 18.2" in flat
@@ -125,46 +125,38 @@ def test_one_crop_alexnet_has_no_number_beside_it() -> None:
     assert row[8] == ""
 
 
-def test_digits_show_their_neighbours() -> None:
+def test_a_network_without_published_results_shows_other_methods() -> None:
     text = results_text(DIGITS)
-    for neighbour in ("7.12 logistic regression", "3.89 1-NN", "3.11 SVC (γ = 0.001)"):
-        assert neighbour in text
+    for other in ("7.12 logistic regression", "3.89 1-NN", "3.11 SVC (γ = 0.001)"):
+        assert other in text
     assert "top-1 2.56 (1.71–3.81)" in text
     assert "899 images" in text
 
 
-def test_another_number_of_images_is_said() -> None:
+def test_another_number_of_images_is_noted() -> None:
     partly = measured(imagenet("resnet18"), 30.3, 11.2, 49_152)
     assert "on 50,000 images" in " ".join(results_text(partly, width=100).split())
     assert "on 50,000 images" not in " ".join(results_text(RESNET, width=100).split())
 
 
-def test_unmeasured_cells_stay_empty() -> None:
-    text = results_text(Measured(imagenet("resnet152")))
-    assert "23.0 / 6.7" in text
-    assert "top-1" not in text
-    row = markdown_rows(Measured(imagenet("resnet152")))[0]
-    assert row[4:7] == ["", "", ""]
-
-
-def test_incomplete_training_is_said() -> None:
+def test_an_incomplete_training_is_marked() -> None:
     unfinished = Measured(RESNET.key, RESNET.counts, run="a-run", complete=False)
     assert "incomplete" in results_text(unfinished)
     assert "incomplete" not in results_text(RESNET)
 
 
-def test_nothing_published_is_said() -> None:
+def test_other_data_has_nothing_published() -> None:
     mine = measured(ResultKey("resnet18", "my-photos", "val", "center-256-224"), 10, 5, 100)
     assert markdown_rows(mine)[0][7] == "none"
 
 
-def test_other_ensembles_and_data_are_said() -> None:
+def test_ensembles_and_extra_data_are_shown_with_the_protocol() -> None:
     key = ResultKey("alexnet", "ilsvrc2012", "val", "center-256-224", 7, "fall2011")
     protocol = markdown_rows(measured(key, 40, 18))[0][3]
     assert protocol == "center-256-224, ensemble of 7, extra data fall2011"
 
 
-def test_lecture_numbers_stand_apart_from_results_and_single_networks() -> None:
+def test_the_lectures_numbers_are_in_a_table_of_their_own() -> None:
     results, lecture, instead = (
         rendered([table]) for table in comparison_tables([ALEXNET, RESNET])
     )
@@ -210,7 +202,7 @@ def test_a_run_has_one_result_for_each_split_and_protocol() -> None:
     ]  # fmt: skip
 
 
-def test_a_run_without_tags_is_called_by_its_recipe() -> None:
+def test_a_run_without_tags_gets_its_data_from_its_recipe() -> None:
     results = from_run(PARAMS, {})
     assert {(r.run, r.key.training_data) for r in results} == {("f00", "ilsvrc2012")}
 
@@ -226,7 +218,7 @@ def test_a_run_without_evaluations_has_no_results() -> None:
 
 
 def test_results_become_tags_of_a_registered_model() -> None:
-    assert result_tags([RESNET, ALEXNET, Measured(imagenet("resnet18", "flip"))]) == {
+    assert result_tags([RESNET, ALEXNET]) == {
         "val/center-256-224": "30.30 (29.90–30.70) / 11.20 (10.93–11.48) of 50,000"
     }
 

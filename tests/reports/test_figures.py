@@ -7,13 +7,13 @@ from pipeline.evaluation.metrics import Counts
 from pipeline.models.zoo import NETWORKS
 from pipeline.reports.accuracy_vs_operations import (
     measured_marker,
+    model_size,
     operations_figure,
     published_markers,
-    size_of,
 )
-from pipeline.reports.learning_curves import MetricCourse, curve_figures, thinned
-from pipeline.reports.run_cost import cost_of, seconds_of
-from pipeline.reports.theme import LIGHT, as_png, as_svg, for_page
+from pipeline.reports.figure_style import LIGHT, as_png, as_svg, svg_element
+from pipeline.reports.learning_curves import MetricHistory, curve_figures, thinned
+from pipeline.reports.run_cost import run_cost, training_seconds
 from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey
 from pipeline.tracking.queries import Point, TrackedRun
@@ -21,7 +21,9 @@ from pipeline.tracking.queries import Point, TrackedRun
 STEPS, EPOCHS, BATCH = 10, 4, 64
 
 
-def course(device: str = "gpu", workers: int = 8, images_per_second: float = 640.0) -> MetricCourse:
+def history(
+    device: str = "gpu", workers: int = 8, images_per_second: float = 640.0
+) -> MetricHistory:
     params = {
         "recipe.batch.global_batch_size": str(BATCH),
         "cluster.workers.count": str(workers),
@@ -38,11 +40,11 @@ def course(device: str = "gpu", workers: int = 8, images_per_second: float = 640
         "train/images_per_second": [Point(step, images_per_second) for step in reports],
         "eval/val/whole/top1_error": [Point(step, 80.0 - step) for step in ends],
     }
-    return MetricCourse(run, metrics, colour=1)
+    return MetricHistory(run, metrics, colour=1)
 
 
 def test_each_panel_with_points_is_drawn_over_epochs() -> None:
-    figures = curve_figures([course(), course()])
+    figures = curve_figures([history(), history()])
     assert list(figures) == ["Loss", "Top-1 error, %", "Images/s"]
     (axes,) = figures["Top-1 error, %"].axes
     assert axes.get_xlabel() == "epochs"
@@ -54,14 +56,14 @@ def test_each_panel_with_points_is_drawn_over_epochs() -> None:
     assert curve_figures([]) == {}
 
 
-def test_a_run_without_an_epoch_has_steps_below_its_curves() -> None:
-    early = course()
-    early = MetricCourse(early.run, {"train/loss": early.metrics["train/loss"][:1]}, 0)
+def test_a_run_before_its_first_epoch_is_drawn_over_steps() -> None:
+    early = history()
+    early = MetricHistory(early.run, {"train/loss": early.metrics["train/loss"][:1]}, 0)
     (axes,) = curve_figures([early])["Loss"].axes
     assert axes.get_xlabel() == "steps"
 
 
-def test_long_courses_are_drawn_as_means() -> None:
+def test_long_curves_are_drawn_as_means() -> None:
     points = [Point(step, float(step)) for step in range(1, 1001)]
     few = thinned(points, 10)
     assert [point.step for point in few] == list(range(100, 1001, 100))
@@ -69,49 +71,50 @@ def test_long_courses_are_drawn_as_means() -> None:
     assert thinned(points[:10], 10) == points[:10]
 
 
-def test_costs_count_the_steps_images_over_the_workers_time() -> None:
+def test_cost_is_the_time_of_the_steps_times_the_workers() -> None:
     # 40 steps of 64 images at 640 images/s: 4 s, on 8 workers.
-    cost = cost_of(course())
+    cost = run_cost(history())
     assert cost.worker_hours == pytest.approx(8 * 4 / 3600)
     assert cost.words == "32 GPU-seconds"
-    assert cost.words_an_epoch == "8 GPU-seconds"
-    slow = cost_of(course("cpu", 0, 0.064))
+    assert cost.words_per_epoch == "8 GPU-seconds"
+    slow = run_cost(history("cpu", 0, 0.064))
     assert slow.words == "11.1 CPU-worker-hours"
-    assert seconds_of([Point(5, 10.0), Point(10, 20.0)], 10) == 5 + 2.5
-    assert cost_of(MetricCourse(course().run, {}, 0)) is None
+    assert training_seconds([Point(5, 10.0), Point(10, 20.0)], 10) == 5 + 2.5
+    assert run_cost(MetricHistory(history().run, {}, 0)) is None
 
 
-def test_sizes_are_the_papers() -> None:
-    size = size_of("alexnet")
+def test_operations_and_parameters_are_the_published_ones() -> None:
+    size = model_size("alexnet")
     assert (size.operations, size.parameters) == (2 * 724_406_816, 60_965_224)
-    small = size_of("lenet5_modern", 10, (1, 32, 32))
+    small = model_size("lenet5_modern", 10, (1, 32, 32))
     assert (small.operations, small.parameters) == (2 * 416_520, 61_706)
 
 
-def test_published_networks_of_one_crop_are_grey_and_ours_is_named_in_colour() -> None:
-    blobs = published_markers()
-    by_name = {blob.name: blob for blob in blobs}
+def test_published_results_of_one_view_are_grey_and_ours_are_coloured() -> None:
+    markers = published_markers()
+    by_name = {marker.name: marker for marker in markers}
     assert by_name["alexnet_caffe"].accuracy == pytest.approx(57.1)
     assert by_name["googlenet"].accuracy == pytest.approx(68.7)  # the paper gives no top-1 error
     assert "resnet152" in by_name
-    assert {blob.colour for blob in blobs} == {None}
+    assert {marker.colour for marker in markers} == {None}
     assert by_name.keys() <= NETWORKS.keys()
     key = ResultKey("resnet18", "ilsvrc2012", "val", "center-256-224")
     ours = measured_marker(
-        Measured(key, Counts(34_850, 44_400, 50_000), run="mine"), size_of("resnet18"), 2
+        Measured(key, Counts(34_850, 44_400, 50_000), run="mine"), model_size("resnet18"), 2
     )
     assert (ours.accuracy, ours.colour) == (pytest.approx(69.7), 2)
     assert 0.3 < ours.above < 0.5
-    svg = as_svg(operations_figure([*blobs, ours], "ilsvrc2012 val"))
+    svg, again = (as_svg(operations_figure([*markers, ours], "ilsvrc2012 val")) for _ in range(2))
+    assert svg == again
     for name in ("mine", "vgg19", "resnet152", "densenet201"):
         assert f">{name}</text>" in svg.decode()
 
 
-def test_figures_have_the_same_bytes_again_and_follow_the_pages_colours() -> None:
-    first, again = (curve_figures([course()])["Loss"] for _ in range(2))
+def test_figures_have_the_same_bytes_again_and_the_pages_colours() -> None:
+    first, again = (curve_figures([history()])["Loss"] for _ in range(2))
     assert as_svg(first) == as_svg(again)
     assert as_png(first).startswith(b"\x89PNG")
-    element = for_page(as_svg(first))
+    element = svg_element(as_svg(first))
     assert element.startswith("<svg")
     assert " width=" not in element.partition(">")[0]
     for colour in LIGHT.values():

@@ -1,4 +1,4 @@
-"""Jobs as a table: what is known stands there, and nothing else."""
+"""Tables of jobs show what is known, and nothing else."""
 
 from rich.console import Console
 
@@ -23,7 +23,7 @@ def job(state: State, reason: str = "") -> SubmittedJob:
     return SubmittedJob("17", "resnet50-1a2b3c4d", state, reason)
 
 
-def test_a_running_job_shows_how_far_it_is() -> None:
+def test_a_running_job_shows_its_progress() -> None:
     line = lines_of(jobs_table([job("running")], {"resnet50-1a2b3c4d": KNOWN}))[-1]
     assert line.split() == [
         "17", "resnet50-1a2b3c4d", "running", "12.50/120", "44.44", "19.88", "2,346",
@@ -31,18 +31,18 @@ def test_a_running_job_shows_how_far_it_is() -> None:
     ]  # fmt: skip
 
 
-def test_a_job_that_waits_has_no_speed_and_a_reason() -> None:
+def test_a_waiting_job_has_a_reason_and_no_speed() -> None:
     waiting = job("waiting", "Resources")
     line = lines_of(jobs_table([waiting], {"resnet50-1a2b3c4d": KNOWN}))[-1]
     assert line.split()[2:] == ["waiting", "12.50/120", "44.44", "19.88", "Resources"]
 
 
-def test_what_nobody_knows_stays_empty() -> None:
+def test_unknown_figures_are_left_empty() -> None:
     assert lines_of(jobs_table([job("running")], {}))[-1].split()[2:] == ["running"]
     assert not [line for line in lines_of(job_table(job("running"), None)) if "epoch" in line]
 
 
-def test_one_job_is_told_a_fact_a_line() -> None:
+def test_one_job_is_shown_with_a_line_for_each_fact() -> None:
     lines = lines_of(job_table(job("running"), KNOWN))
     assert "time left       1 d 2 h" in lines
     assert "MLflow run      1a2b" in lines

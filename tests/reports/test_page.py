@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from chromium import CHROMIUM, browser
 
 from pipeline.cli.app import main
 from pipeline.evaluation.metrics import Counts
-from pipeline.reports.learning_curves import MetricCourse
-from pipeline.reports.page import Reported, build_page
+from pipeline.reports.learning_curves import MetricHistory
+from pipeline.reports.page import build_page
+from pipeline.reports.page_data import ReportedRun
 from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey
 from pipeline.tracking.mlflow_client import connect
@@ -39,7 +41,7 @@ def folder(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_the_page_asks_for_nothing_and_runs_nothing(folder: Path) -> None:
+def test_the_page_loads_nothing_and_runs_no_script(folder: Path) -> None:
     html = (folder / "out" / "report.html").read_text()
     assert "<script" not in html
     assert "@import" not in html
@@ -47,19 +49,19 @@ def test_the_page_asks_for_nothing_and_runs_nothing(folder: Path) -> None:
         assert "".join(address).strip("\"'").startswith(("data:", "#")), address
 
 
-def test_it_shows_what_was_measured_and_how_to_repeat_it(folder: Path) -> None:
+def test_the_page_shows_the_results_and_figures_of_a_run(folder: Path) -> None:
     html = (folder / "out" / "report.html").read_text()
     (run,) = connect(f"sqlite:///{folder}/mlflow.db").search_runs(["1"])
     error = run.data.metrics["eval/val/whole/top1_error"]
     assert f"<strong>{error:.2f}</strong>" in html
-    assert "ilsvrc train smoke --on laptop --set cluster.workers.count=0 --set epochs=2" in html
+    assert "<dt>MLflow run</dt><dd>" + run.info.run_id in html
     assert run.data.tags["dataset.digest"][:16] in html
     assert html.count('<img src="data:image/png;base64,') >= 1  # the filters
     for title in ("Loss", "Top-1 error, %", "Learning rate", "Images/s"):
         assert f">{title}</text>" in html
 
 
-def test_its_figures_are_artifacts_of_the_run(folder: Path) -> None:
+def test_the_figures_are_artifacts_of_the_run(folder: Path) -> None:
     client = connect(f"sqlite:///{folder}/mlflow.db")
     (run,) = client.search_runs(["1"])
     names = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "pictures")}
@@ -69,18 +71,33 @@ def test_its_figures_are_artifacts_of_the_run(folder: Path) -> None:
     }  # fmt: skip
 
 
-def test_ours_stands_in_the_lectures_table_with_its_verdict_and_names_are_only_names() -> None:
+def tracked(
+    name: str = "mine",
+    *,
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> TrackedRun:
+    day = datetime(2026, 1, 2, tzinfo=UTC)
+    return TrackedRun("f0", name, "FINISHED", day, params or {}, tags or {}, {})
+
+
+def runs_section(run: TrackedRun, *evaluations: TrackedRun) -> str:
+    html = build_page("mine", [ReportedRun(MetricHistory(run, {}, 0), [], evaluations)]).html
+    return html[html.index('id="runs"') :]
+
+
+def test_our_result_is_in_the_lectures_table_and_names_are_escaped() -> None:
     key = ResultKey("resnet152", "ilsvrc2012", "val", "center-256-224")
     params = {
         "recipe.input.color": "rgb", "recipe.input.size": "224", "recipe.input.dimensions": "2",
         "recipe.network.num_classes": "1000", "cluster.workers.count": "8",
     }  # fmt: skip
     name = "a<script>&run"
-    run = TrackedRun("f0", name, "FINISHED", datetime(2026, 1, 2, tzinfo=UTC), params, {}, {})
+    run = tracked(name, params=params, tags={"command": f"ilsvrc train resnet152 --run '{name}'"})
     ours = Measured(key, Counts(38_480, 46_630, 50_000), name, "f0", "2026-01-02")
     smaller = ResultKey("resnet152", "ilsvrc2012", "val", "center-160-128")
     other = Measured(smaller, Counts(30_000, 40_000, 50_000), name, "f0", "2026-01-02")
-    html = build_page("mine", [Reported(MetricCourse(run, {}, 0), [ours, other])]).html
+    html = build_page("mine", [ReportedRun(MetricHistory(run, {}, 0), [ours, other])]).html
     lecture = html[html.index('id="lecture"') : html.index('id="operations"')]
     assert "<strong>23.04 / 6.74</strong>" in lecture
     assert '<span class="verdict reproduced">reproduced</span>' in lecture
@@ -92,24 +109,39 @@ def test_ours_stands_in_the_lectures_table_with_its_verdict_and_names_are_only_n
     assert 'id="curves"' not in html
 
 
-def test_an_elastic_run_has_its_bounds_and_no_cost() -> None:
+def test_a_run_shows_its_command_and_those_of_its_evaluations_once_each() -> None:
+    commands = ["ilsvrc train smoke --set seed=3", "ilsvrc evaluate mine --protocol whole"]
+    run, evaluation = (tracked(tags={"command": command}) for command in commands)
+    html = runs_section(run, evaluation, evaluation)
+    assert f"<pre><code>{commands[0]}\n{commands[1]}</code></pre>" in html
+    assert "No command" not in html
+
+
+def test_a_run_without_a_command_shows_its_recipe() -> None:
+    run = tracked(params={"recipe.network.name": "resnet18", "cluster.workers.count": "2"})
+    html = runs_section(run, tracked(tags={"command": "ilsvrc evaluate mine"}))
+    assert "<pre><code>ilsvrc evaluate mine</code></pre>" in html
+    assert "No command was recorded for this run." in html
+    assert "<pre><code>network.name: resnet18\n</code></pre>" in html
+    assert "Its recipe" not in runs_section(tracked())
+
+
+def test_a_run_with_a_varying_number_of_workers_shows_its_bounds_and_no_cost() -> None:
     workers = {"count": "None", "min": "1", "max": "2"}
     params = {f"cluster.workers.{key}": value for key, value in workers.items()}
     params |= {"recipe.batch.global_batch_size": "8", "recipe.epochs": "1"}
-    run = TrackedRun(
-        "f0", "mine", "FINISHED", datetime(2026, 1, 2, tzinfo=UTC), params, {"device": "cpu"}, {}
-    )
+    run = tracked(params=params, tags={"device": "cpu"})
     metrics = {
         name: [Point(10, 1.0)] for name in ("train/images_per_second", "eval/val/whole/loss")
     }
-    html = build_page("mine", [Reported(MetricCourse(run, metrics, 0), [])]).html
+    html = build_page("mine", [ReportedRun(MetricHistory(run, metrics, 0), [])]).html
     assert "<dt>Workers</dt><dd>1 to 2</dd>" in html
     assert "<dt>Cost" not in html
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-def test_a_browser_shows_it_on_a_desk_and_on_a_phone_by_light_and_by_dark(
+def test_a_browser_shows_the_page_on_a_desk_and_a_phone_in_light_and_dark(
     folder: Path, tmp_path: Path
 ) -> None:
     address = (folder / "out" / "report.html").as_uri()

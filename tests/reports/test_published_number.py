@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.evaluation.metrics import Counts
-from pipeline.reports.published_number import answer, answers, asked_for
+from pipeline.reports.published_number import compare_number, explain_number, find_published
 from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey, published
 from pipeline.runtime.errors import UserError
@@ -16,38 +16,38 @@ def measured(network: str, protocol: str, top5_error: float, **others: object) -
     return Measured(key, Counts(hits // 2, hits, IMAGES), run="mine")
 
 
-def test_alexnets_15_3_is_refused_beside_one_crop_with_what_is_like_for_like() -> None:
-    (asked,) = asked_for("AlexNet 15.3")
-    lines = answer(asked, measured("alexnet", "center-256-224", 19.7))
+def test_alexnets_15_3_is_not_comparable_with_one_crop_and_what_is_comparable_is_named() -> None:
+    (number,) = find_published("AlexNet 15.3")
+    lines = compare_number(number, measured("alexnet", "center-256-224", 19.7))
     assert lines == [
-        "not comparable: 7 networks × 10 crops on test; "
+        "not comparable: 7 networks, 10 crops, test; "
         "like for like: 40.7/18.2 (1 network, 10 crops, val)",
         "it had extra data: fall2011",
-        "its published twin on val: 36.7/15.4",
+        "the same on val: 36.7/15.4",
         "to measure it: ilsvrc evaluate mine --protocol ten-crop-square-256-224",
     ]
 
 
-def test_a_run_of_the_right_protocol_has_its_verdict_beside_it() -> None:
-    (asked,) = asked_for("alexnet 15.3")
-    lines = answer(asked, measured("alexnet", TEN_CROPS, 18.2))
+def test_a_run_of_a_published_protocol_is_compared_with_that_result() -> None:
+    (number,) = find_published("alexnet 15.3")
+    lines = compare_number(number, measured("alexnet", TEN_CROPS, 18.2))
     assert lines[0].endswith("like for like: 40.7/18.2 (1 network, 10 crops, val)")
     assert lines[-1].startswith("this run beside 40.7/18.2: not reproduced by ")
 
 
-def test_a_test_error_is_compared_through_its_twin_on_val() -> None:
-    (asked,) = asked_for("alexnet 15.3")
+def test_a_test_error_is_compared_by_the_same_networks_error_on_val() -> None:
+    (number,) = find_published("alexnet 15.3")
     ours = measured("alexnet", TEN_CROPS, 15.4, ensemble_size=7, extra_data="fall2011")
-    lines = answer(asked, ours)
-    assert lines[0] == "top-5 15.3 is of test; its published twin on val is 36.7/15.4"
+    lines = compare_number(number, ours)
+    assert lines[0] == "top-5 15.3 is of test; the same on val is 36.7/15.4"
     assert "points of top-1" in lines[1]
 
 
-def test_what_is_asked_is_found_by_name_and_number() -> None:
-    assert [result.network for result in asked_for("15.3")] == ["alexnet"]  # the lecture's
-    assert {result.network for result in asked_for("zfnet 15.3")} == {"zfnet"}
-    assert [result.top1_error for result in asked_for("vgg16 28.4")] == [28.408, 28.364]
-    assert asked_for("resnet 3.6")[0].ensemble_size == 6
+def test_results_are_found_by_name_and_error() -> None:
+    assert [result.network for result in find_published("15.3")] == ["alexnet"]  # the lecture's
+    assert {result.network for result in find_published("zfnet 15.3")} == {"zfnet"}
+    assert [result.top1_error for result in find_published("vgg16 28.4")] == [28.408, 28.364]
+    assert find_published("resnet 3.6")[0].ensemble_size == 6
 
 
 @pytest.mark.parametrize(
@@ -59,25 +59,25 @@ def test_what_is_asked_is_found_by_name_and_number() -> None:
         ("lenet9 12.34", "no published result has this error$"),
     ],
 )
-def test_what_nobody_published_is_said(text: str, message: str) -> None:
+def test_a_number_that_is_not_published_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        asked_for(text)
+        find_published(text)
 
 
-def test_only_runs_of_the_same_family_answer() -> None:
-    (asked,) = asked_for("resnet 3.6")
+def test_only_runs_of_the_same_family_are_compared() -> None:
+    (number,) = find_published("resnet 3.6")
     ours = [measured("resnet152", "center-256-224", 6.7), measured("alexnet", TEN_CROPS, 18.2)]
-    text = "\n".join(answers(asked, ours))
+    text = "\n".join(explain_number(number, ours))
     assert "mine, resnet152: " in text
     assert "alexnet" not in text
     assert "like for like: 23.0/6.7 (1 network, 1 crop (224 of 256), val)" in text
-    alone = answers(asked, [])
+    alone = explain_number(number, [])
     assert alone[-1] == "  no run of this network has been evaluated"
     assert "  one network: 21.43/5.71 (1 network, 10 crops, val)" in alone
 
 
-def test_every_published_number_can_be_asked_for_beside_every_other() -> None:
+def test_every_published_number_can_be_compared_with_a_run() -> None:
     ours = measured("alexnet", "center-256-224", 19.7)
     for result in published():
-        lines = answer(result, ours)
+        lines = compare_number(result, ours)
         assert lines[0].startswith("not comparable: ") or result.key == ours.key, result

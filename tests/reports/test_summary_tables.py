@@ -112,13 +112,13 @@ def test_the_command_prints_one_document() -> None:
 
 def test_other_inputs_and_channels_are_described() -> None:
     gray = summarize_model("resnet50", "1x64x96")
-    assert gray.anatomy.layers[0].output_shape == (64, 32, 48)
-    assert gray.anatomy.layers[-1].receptive_field == (483 + 1 * 32, 483 + 2 * 32)
+    assert gray.profile.layers[0].output_shape == (64, 32, 48)
+    assert gray.profile.layers[-1].receptive_field == (483 + 1 * 32, 483 + 2 * 32)
     assert summarize_model("mnist1d_conv", "1×40").num_classes == 10
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("resnet18", "3x31x224", "resnet18 takes images of at least 32×32, such as 3x224x224"),
         ("alexnet", "3x227x227", "takes images of 224×224"),
@@ -129,14 +129,14 @@ def test_other_inputs_and_channels_are_described() -> None:
                        "3x224x224000000000000")],
     ],
 )  # fmt: skip
-def test_an_input_that_cannot_be_is_refused(name: str, text: str, told: str) -> None:
+def test_an_input_that_cannot_be_is_refused(name: str, text: str, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"--input {text}: ")) as refused:
         summarize_model(name, text)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "give either the name of a network or --all"),
         (["--all", "resnet18"], "give either the name of a network or --all"),
@@ -145,8 +145,8 @@ def test_an_input_that_cannot_be_is_refused(name: str, text: str, told: str) -> 
         (["lenet5", "--classes", "11"], "10 digits"),
     ],
 )
-def test_a_mistake_is_one_line(arguments: list[str], told: str) -> None:
+def test_a_mistake_is_one_line(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError) as refused:
         CliRunner().invoke(app, ["describe", *arguments], catch_exceptions=False)
-    assert told in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)

@@ -3,14 +3,13 @@ from dataclasses import replace
 import pytest
 
 from pipeline.results.comparability import (
-    alike,
     difference,
-    like_for_like,
     nearest,
-    neighbours,
     on_test,
     on_val,
-    refusal,
+    published_with_key,
+    reference_result,
+    results_of_others,
 )
 from pipeline.results.published import Published, ResultKey, lecture_table, protocol_words
 
@@ -38,15 +37,15 @@ def lecture(name: str) -> Published:
         (ResultKey("lenet5", "mnist", "test", "whole"), "0.95", "LeCun"),
     ],
 )
-def test_like_for_like_prefers_the_authors(key: ResultKey, errors: str, source: str) -> None:
-    result = like_for_like(key)
+def test_the_reference_is_the_authors_result(key: ResultKey, errors: str, source: str) -> None:
+    result = reference_result(key)
     assert (result.key, result.errors) == (key, errors)
     assert result.source.startswith(source) or source in result.source
 
 
-def test_like_for_like_accepts_nothing_else() -> None:
+def test_a_result_of_another_key_is_no_reference() -> None:
     key = imagenet("resnet152", "dense-224-256-384-480-640")
-    assert like_for_like(key) is not None
+    assert reference_result(key) is not None
     for other in (
         imagenet("resnet152_v1_5", key.protocol),
         imagenet("resnet152", "dense-256-384-512"),
@@ -54,10 +53,10 @@ def test_like_for_like_accepts_nothing_else() -> None:
         imagenet("resnet152", key.protocol, ensemble_size=2),
         imagenet("resnet152", key.protocol, extra_data="fall2011"),
     ):
-        assert like_for_like(other) is None
+        assert reference_result(other) is None
 
 
-def test_nearest_keeps_the_kind_of_protocol_and_the_ensemble() -> None:
+def test_nearest_has_the_same_kind_of_protocol_and_ensemble() -> None:
     crop = nearest(imagenet("alexnet_caffe"))
     assert (crop.protocol, crop.top5_error) == ("center-squash-256-227", 19.8)
     ten = nearest(imagenet("alexnet", "ten-crop-256-224"))
@@ -71,15 +70,15 @@ def test_nearest_keeps_the_kind_of_protocol_and_the_ensemble() -> None:
     assert nearest(imagenet("alexnet_caffe", "center-227")).top1_error == 42.506
     # A protocol that no table knows is one view.
     assert nearest(imagenet("resnet50", "center-160-128")).top1_error == 24.7
-    assert nearest(imagenet("resnet50")) == like_for_like(imagenet("resnet50"))
+    assert nearest(imagenet("resnet50")) == reference_result(imagenet("resnet50"))
 
 
-def test_nearest_never_leaves_the_network_or_the_data() -> None:
+def test_nearest_has_the_same_network_and_data() -> None:
     assert nearest(imagenet("lenet5")) is None
     assert nearest(ResultKey("resnet18", "my-photos", "val", "center-256-224")) is None
 
 
-def test_difference_is_said_in_words() -> None:
+def test_differences_of_keys_are_put_in_words() -> None:
     one = imagenet("alexnet")
     assert difference(one, one) == ""
     assert difference(lecture("AlexNet").key, one) == (
@@ -90,43 +89,30 @@ def test_difference_is_said_in_words() -> None:
     assert protocol_words("center-160-128") == "center-160-128"
 
 
-def test_the_lectures_alexnet_is_refused_beside_one_crop() -> None:
-    text = refusal(imagenet("alexnet"), lecture("AlexNet"))
-    assert text.startswith("not comparable with – / 15.3 of Krizhevsky")
-    assert "ensemble of 7 instead of 1" in text
-    assert text.endswith("nearest: 40.7 / 18.2 of Krizhevsky et al. 2012, Table 2")
-    entry = next(entry for entry in lecture_table() if entry.name == "AlexNet")
-    assert [result.top5_error for result in entry.instead] == [18.2, 19.8]
-
-
-def test_refusal_names_like_for_like_where_it_exists_and_is_silent_for_it() -> None:
-    key = imagenet("resnet152")
-    assert refusal(key, like_for_like(key)) is None
-    assert "; like for like: 23.0 / 6.7 of He et al." in refusal(key, lecture("ResNet-152"))
-
-
-def test_neighbours_are_other_methods_on_the_same_images() -> None:
+def test_results_of_others_are_of_other_methods_on_the_same_images() -> None:
     key = ResultKey("lenet5_modern", "digits", "val", "whole")
-    errors = {other.network: other.top1_error for other in neighbours(key)}
+    errors = {other.network: other.top1_error for other in results_of_others(key)}
     assert (errors["logistic regression"], errors["1-NN"], errors["SVC (γ = 0.001)"]) == (
         7.12,
         3.89,
         3.11,
     )
-    assert "1-NN" not in {other.network for other in neighbours(replace(key, network="1-NN"))}
-    assert neighbours(replace(key, split="train")) == ()
+    assert "1-NN" not in {
+        other.network for other in results_of_others(replace(key, network="1-NN"))
+    }
+    assert results_of_others(replace(key, split="train")) == ()
 
 
-def test_a_test_error_has_its_published_twin_on_val() -> None:
-    twins = {entry.name: on_val(entry.result) for entry in lecture_table()}
-    assert {name: twin.errors for name, twin in twins.items() if twin} == {
+def test_a_test_error_is_found_on_val_if_it_was_published() -> None:
+    on_split = {entry.name: on_val(entry.result) for entry in lecture_table()}
+    assert {name: result.errors for name, result in on_split.items() if result} == {
         "AlexNet": "36.7 / 15.4",
         "VGG-19": "24.7 / 7.5",
     }
-    assert on_test(twins["AlexNet"]) == lecture("AlexNet")
-    assert on_val(twins["AlexNet"]) is None
+    assert on_test(on_split["AlexNet"]) == lecture("AlexNet")
+    assert on_val(on_split["AlexNet"]) is None
 
 
 def test_results_of_one_key_are_all_found() -> None:
-    errors = [result.top1_error for result in alike(imagenet("vgg19"))]
+    errors = [result.top1_error for result in published_with_key(imagenet("vgg19"))]
     assert errors == [28.7, 28.744, 29.26, 27.624]

@@ -13,7 +13,7 @@ from kubernetes_server import kuberay_problems
 
 from pipeline.cli.app import main
 from pipeline.config.job import Job, JobMember, load_job
-from pipeline.config.protocol import TestProtocol, protocol_name
+from pipeline.config.protocol import TestProtocol
 from pipeline.data.store.manifest import ImageClass
 from pipeline.evaluation.ensemble import ensemble
 from pipeline.evaluation.predictions import PredictionMetadata, Predictions
@@ -145,7 +145,7 @@ def predictions_of(member: JobMember, protocol: TestProtocol) -> Predictions:
             data=recipe.data.name,
             data_digest="1a2b",
             split=recipe.data.test_split,
-            protocol=protocol_name(protocol, recipe.input.size),
+            protocol=protocol.name(recipe.input.size),
             weights_digest=member.run,
             run=member.run,
         ),

@@ -19,24 +19,24 @@ def written(path: Path) -> list[tuple[int, dict[str, float]]]:
     return [(line["step"], line["metrics"]) for line in lines]
 
 
-def all_records(journal: MetricLog, size: int) -> Iterator[Record]:
+def all_records(log: MetricLog, size: int) -> Iterator[Record]:
     offset = 0
-    while (passage := journal.read(offset, size)).end > offset:
-        yield from passage.records
-        offset = passage.end
+    while (chunk := log.read(offset, size)).end > offset:
+        yield from chunk.records
+        offset = chunk.end
 
 
-def test_reads_back_what_was_appended_whatever_the_size_of_the_passages(path: Path) -> None:
-    journal = MetricLog(path)
+def test_records_are_read_back_in_chunks_of_any_size(path: Path) -> None:
+    log = MetricLog(path)
     records = [Record(step, 1000 + step, {"loss": step / 3}) for step in range(50)]
     for record in records:
-        journal.append(record)
+        log.append(record)
     for size in (1, 100, 1 << 16):
-        assert list(all_records(journal, size)) == records
-    journal.close()
+        assert list(all_records(log, size)) == records
+    log.close()
 
 
-def test_each_metric_has_one_value_a_step_also_over_restarts(path: Path) -> None:
+def test_each_metric_has_one_value_per_step_also_after_a_restart(path: Path) -> None:
     first = MetricLog(path)
     for step in (1, 2, 3):
         first.append(Record(step, 0, {"loss": step}))
@@ -55,15 +55,15 @@ def test_each_metric_has_one_value_a_step_also_over_restarts(path: Path) -> None
     ]
 
 
-def test_a_torn_last_line_is_dropped_and_its_step_can_be_written_again(path: Path) -> None:
-    journal = MetricLog(path)
+def test_an_incomplete_last_line_is_dropped_and_its_step_written_again(path: Path) -> None:
+    log = MetricLog(path)
     for step in (1, 2):
-        journal.append(Record(step, 0, {"loss": 1.0}))
-    journal.close()
+        log.append(Record(step, 0, {"loss": 1.0}))
+    log.close()
     path.write_bytes(path.read_bytes()[:-5])
-    journal = MetricLog(path)
-    journal.append(Record(2, 0, {"loss": 0.5}))
-    journal.close()
+    log = MetricLog(path)
+    log.append(Record(2, 0, {"loss": 0.5}))
+    log.close()
     assert written(path) == [(1, {"loss": 1.0}), (2, {"loss": 0.5})]
 
 
@@ -72,32 +72,32 @@ def test_a_damaged_line_does_not_hide_the_others(path: Path) -> None:
         b'{"step": 1, "time": 0, "metrics": {"loss": 1}}\n\x00\xff{\n[]\n'
         b'{"step": 2, "time": 0, "metrics": {"loss": 2}}\n'
     )
-    journal = MetricLog(path)
-    assert [record.step for record in journal.read(0).records] == [1, 2]
-    journal.close()
+    log = MetricLog(path)
+    assert [record.step for record in log.read(0).records] == [1, 2]
+    log.close()
 
 
-def test_values_that_are_not_finite_stay_standard_json(path: Path) -> None:
-    journal = MetricLog(path)
-    journal.append(Record(1, 0, {"a": math.nan, "b": math.inf, "c": -math.inf}))
-    (record,) = journal.read(0).records
-    journal.close()
+def test_values_that_are_not_finite_are_written_as_standard_json(path: Path) -> None:
+    log = MetricLog(path)
+    log.append(Record(1, 0, {"a": math.nan, "b": math.inf, "c": -math.inf}))
+    (record,) = log.read(0).records
+    log.close()
     assert math.isnan(record.metrics["a"])
     assert (record.metrics["b"], record.metrics["c"]) == (math.inf, -math.inf)
     assert written(path) == [(1, {"a": "nan", "b": "inf", "c": "-inf"})]
 
 
-def test_a_full_disk_leaves_whole_lines_and_the_step_unwritten(path: Path) -> None:
-    journal = MetricLog(path)
-    journal.append(Record(1, 0, {"loss": 1.0}))
+def test_a_full_disk_leaves_complete_lines_and_the_step_can_be_written_later(path: Path) -> None:
+    log = MetricLog(path)
+    log.append(Record(1, 0, {"loss": 1.0}))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     # The kernel writes ten more bytes of this file, then no more.
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
     try:
         with pytest.raises(OSError, match="disk is full"):
-            journal.append(Record(2, 0, {"loss": 2.0}))
+            log.append(Record(2, 0, {"loss": 2.0}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    journal.append(Record(2, 0, {"loss": 3.0}))
-    journal.close()
+    log.append(Record(2, 0, {"loss": 3.0}))
+    log.close()
     assert written(path) == [(1, {"loss": 1.0}), (2, {"loss": 3.0})]

@@ -30,7 +30,7 @@ def recipe() -> Recipe:
     )
 
 
-def test_a_logged_model_gives_the_networks_own_logits(
+def test_a_logged_model_returns_the_networks_logits(
     store: str, run_id: str, recipe: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     network = build_model(recipe.network, recipe.input).eval()

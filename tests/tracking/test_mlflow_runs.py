@@ -45,12 +45,12 @@ def test_a_run_holds_its_name_params_and_tags(store: str) -> None:
     assert run.data.tags["device"] == "cpu"
 
 
-def test_values_longer_than_mlflow_takes_are_cut(store: str) -> None:
+def test_values_longer_than_mlflows_limit_are_cut(store: str) -> None:
     run = connect(store).get_run(start(store, long="x" * 10_000))
     assert run.data.params["long"] == "x" * 6000
 
 
-def test_a_run_that_goes_on_keeps_its_params(store: str) -> None:
+def test_a_continued_run_keeps_its_params(store: str) -> None:
     run_id = start(store, seed=1)
     finish_run(store, run_id, "FAILED")
     assert connect(store).get_run(run_id).info.status == "FAILED"
@@ -63,7 +63,26 @@ def test_a_run_that_goes_on_keeps_its_params(store: str) -> None:
         assert connect(store).get_run(run_id).info.status == status
 
 
-def test_a_run_that_was_deleted_is_made_anew(store: str, run_id: str) -> None:
+def test_a_continued_run_keeps_the_command_that_made_it(store: str) -> None:
+    def start_by(command: str | None, run_id: str | None = None) -> str:
+        return start_run(
+            store, "ours", run_name="lenet5", params={}, tags={}, existing_run_id=run_id,
+            command=command,
+        )  # fmt: skip
+
+    run_id = start_by("ilsvrc train lenet5")
+    start_by("ilsvrc train lenet5 --on laptop", run_id)
+    assert connect(store).get_run(run_id).data.tags["command"] == "ilsvrc train lenet5"
+    assert "command" not in connect(store).get_run(start_by(None)).data.tags
+
+
+def test_params_hold_no_credentials(store: str) -> None:
+    places = {"server": "http://bob:p@ss@host:5000/path?q=a@b", "data": "s3://bucket/a@b"}
+    params = connect(store).get_run(start(store, **places)).data.params
+    assert params == {"server": "http://host:5000/path?q=a@b", "data": "s3://bucket/a@b"}
+
+
+def test_a_deleted_run_is_made_again(store: str, run_id: str) -> None:
     assert is_there(store, run_id)
     connect(store).delete_run(run_id)
     assert not is_there(store, run_id)
@@ -75,7 +94,7 @@ def test_a_run_that_was_deleted_is_made_anew(store: str, run_id: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Bob's photos", "both \" and '", "a\\", "100%_sure", "plain"])
-def test_a_run_is_found_by_its_tags_whatever_is_in_them(store: str, name: str) -> None:
+def test_a_run_is_found_by_its_tags_whatever_characters_they_have(store: str, name: str) -> None:
     assert run_with_tags(store, "ours", {"data": name}) is None
     made = [
         start_run(store, "ours", run_name="r", params={}, tags={"data": data, "split": split})
@@ -86,14 +105,16 @@ def test_a_run_is_found_by_its_tags_whatever_is_in_them(store: str, name: str) -
     assert run_with_tags(store, "ours", {"data": name, "split": "train"}) is None
 
 
-def test_a_deleted_experiment_is_said_with_its_mend(store: str, run_id: str) -> None:
+def test_a_deleted_experiment_raises_an_error_that_says_how_to_restore_it(
+    store: str, run_id: str
+) -> None:
     client = connect(store)
     client.delete_experiment(client.get_experiment_by_name("ours").experiment_id)
     with pytest.raises(UserError, match=r"experiment 'ours' is deleted; .*restore"):
         start(store)
 
 
-def test_files_of_a_sqlite_store_lie_beside_it_from_any_folder(
+def test_artifacts_of_a_sqlite_store_lie_beside_it_from_any_folder(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -113,7 +134,9 @@ def test_files_of_a_sqlite_store_lie_beside_it_from_any_folder(
     assert not list(elsewhere.iterdir())
 
 
-def test_the_data_set_is_named_without_being_read(store: str, run_id: str, tmp_path: Path) -> None:
+def test_the_data_set_is_recorded_without_being_read(
+    store: str, run_id: str, tmp_path: Path
+) -> None:
     for _ in range(2):  # as a run that goes on does
         log_dataset(store, run_id, "digits", "ab" * 32, str(tmp_path / "absent"))
     (logged,) = connect(store).get_run(run_id).inputs.dataset_inputs
@@ -122,7 +145,7 @@ def test_the_data_set_is_named_without_being_read(store: str, run_id: str, tmp_p
     assert str(tmp_path / "absent") in logged.dataset.source
 
 
-def test_the_machine_is_watched_and_numbered_on_when_the_run_goes_on(
+def test_system_metrics_continue_their_steps_when_the_run_is_continued(
     store: str, run_id: str
 ) -> None:
     key = "system/cpu_utilization_percentage"
@@ -138,7 +161,7 @@ def test_the_machine_is_watched_and_numbered_on_when_the_run_goes_on(
     assert connect(store).get_run(run_id).data.metrics["system/system_memory_usage_megabytes"] > 0
 
 
-def test_processes_share_a_sqlite_file_that_none_of_them_has_made_yet(tmp_path: Path) -> None:
+def test_processes_can_make_and_share_one_sqlite_file(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     program = (
         "import pathlib, sys\n"
@@ -184,7 +207,7 @@ def test_processes_share_a_sqlite_file_that_none_of_them_has_made_yet(tmp_path: 
         ("sqlite:////proc/mlflow.db", "/proc/mlflow.db can't be written"),
     ],
 )
-def test_stores_that_cannot_be_used_are_refused_in_a_line(uri: str, problem: str) -> None:
+def test_an_unusable_store_is_refused_in_one_line(uri: str, problem: str) -> None:
     with pytest.raises(UserError) as caught:
         check_reachable(uri)
     assert problem in str(caught.value)
@@ -192,7 +215,7 @@ def test_stores_that_cannot_be_used_are_refused_in_a_line(uri: str, problem: str
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_is_refused_and_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     path.write_text("my notes, " * 100)
     with pytest.raises(UserError, match=f"{path} can't be written: "):
@@ -200,13 +223,13 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) ->
     assert path.read_text() == "my notes, " * 100
 
 
-def test_a_store_in_order_is_passed_and_nothing_is_made(store: str, tmp_path: Path) -> None:
+def test_checking_a_usable_store_makes_nothing(store: str, tmp_path: Path) -> None:
     check_reachable(store)
     check_reachable(f"sqlite:///{tmp_path / 'other.db'}")
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
 
 
-def test_an_absent_server_is_said_within_seconds_and_without_the_password(
+def test_an_unreachable_server_is_reported_within_seconds_without_the_password(
     closed_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     patience = os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -223,7 +246,7 @@ def test_an_absent_server_is_said_within_seconds_and_without_the_password(
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == patience
 
 
-def test_the_end_of_a_run_is_no_error_when_the_server_is_gone(
+def test_finishing_a_run_without_its_server_gives_a_warning_only(
     closed_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -233,12 +256,12 @@ def test_the_end_of_a_run_is_no_error_when_the_server_is_gone(
     assert "secret" not in caplog.text
 
 
-def test_a_servers_address_has_no_file() -> None:
+def test_only_a_sqlite_uri_has_a_file() -> None:
     assert sqlite_file("https://mlflow.example.org/team") is None
     assert sqlite_file("sqlite:////data/mlflow.db") == Path("/data/mlflow.db")
 
 
-def test_the_environment_names_versions_and_this_checkouts_commit() -> None:
+def test_environment_tags_hold_versions_and_this_checkouts_commit() -> None:
     tags = environment_tags("cpu")
     assert tags["device"] == "cpu"
     assert tags["device.model"].startswith(f"{os.cpu_count()} × ")

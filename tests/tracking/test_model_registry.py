@@ -6,7 +6,7 @@ from pipeline.tracking.model_registry import register_model
 from pipeline.tracking.queries import tracked_run
 
 
-def give_a_model(store: str, run_id: str) -> str:
+def log_empty_model(store: str, run_id: str) -> str:
     from mlflow.entities import LoggedModelOutput
 
     client = connect(store)
@@ -16,14 +16,14 @@ def give_a_model(store: str, run_id: str) -> str:
     return str(model.artifact_location)
 
 
-def test_a_run_has_one_version_that_carries_its_results(store: str, run_id: str) -> None:
-    place = give_a_model(store, run_id)
+def test_a_run_has_one_version_with_its_results_as_tags(store: str, run_id: str) -> None:
+    location = log_empty_model(store, run_id)
     run = tracked_run(store, run_id)
     assert register_model(store, run, "lenet5", {"val/whole": "2.5"}) == 1
     assert register_model(store, run, "lenet5", {"val/whole": "2.4", "val/flip": "2.3"}) == 1
     (version,) = connect(store).search_model_versions("name = 'lenet5'")
     assert version.tags == {"val/whole": "2.4", "val/flip": "2.3"}
-    assert (version.source, version.run_id) == (place, run_id)
+    assert (version.source, version.run_id) == (location, run_id)
     assert register_model(store, run, "best", {}) == 1
 
 

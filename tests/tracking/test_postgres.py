@@ -182,9 +182,7 @@ def test_two_runs_at_once_get_each_metric_once_through_a_restart(
         finish_run(server.uri, run_id, "FINISHED")
 
 
-def test_nobody_records_without_the_password(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recording_needs_the_password(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for password in ("", "a-guess"):
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)

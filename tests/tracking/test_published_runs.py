@@ -5,7 +5,7 @@ from pipeline.tracking.published_runs import record_published
 from pipeline.tracking.queries import evaluated_runs
 
 
-def test_published_results_stand_beside_ours_once(store: str) -> None:
+def test_published_results_are_recorded_once_beside_ours(store: str) -> None:
     ours = start_run(
         store, "ours", run_name="mine", params={"recipe.network.name": "alexnet"}, tags={}
     )
@@ -27,7 +27,7 @@ def test_published_results_stand_beside_ours_once(store: str) -> None:
     assert "Krizhevsky et al. 2012, Table 2" in single.data.tags["mlflow.note.content"]
 
 
-def test_comparison_does_not_take_them_for_runs(store: str) -> None:
+def test_published_results_are_not_among_the_evaluated_runs(store: str) -> None:
     start_run(store, "ours", run_name="mine", params={}, tags={})
     record_published(store, "ours", published()[:1])
     assert [run.name for run in evaluated_runs(store, "ours")] == ["mine"]

@@ -38,18 +38,18 @@ def test_runs_come_newest_first_with_their_last_metrics(store: str, tmp_path: Pa
     assert newest.metrics == {"eval/top1_error": 28.0}
 
 
-def test_an_unknown_experiment_is_said_with_those_there_are(store: str, run_id: str) -> None:
+def test_an_unknown_experiment_raises_an_error_with_the_known_ones(store: str, run_id: str) -> None:
     with pytest.raises(UserError, match=r"no experiment 'mine' .* there are: Default, ours"):
         evaluated_runs(store, "mine")
 
 
-def test_asking_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None:
+def test_querying_a_store_that_does_not_exist_makes_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="doesn't exist: train a network first"):
         evaluated_runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "ours")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_is_chosen_by_its_name_with_its_evaluations(store: str, run_id: str) -> None:
+def test_runs_are_selected_by_name_with_their_evaluations(store: str, run_id: str) -> None:
     parent = {"mlflow.parentRunId": run_id}
     start_run(store, "ours", run_name="first val", params={}, tags=parent)
     start_run(store, "ours", run_name="second", params={}, tags={})
@@ -60,17 +60,17 @@ def test_a_run_is_chosen_by_its_name_with_its_evaluations(store: str, run_id: st
         named_runs(runs, ["first", "third"])
 
 
-def test_progress_is_known_of_a_run_whatever_its_name(store: str) -> None:
+def test_progress_is_found_whatever_characters_a_name_has(store: str) -> None:
     names = ("Bob's net", "Bob-s net")
     made = {
         name: start_run(store, "ours", run_name=name, params={"recipe.epochs": 3}, tags={})
         for name in names
     }
-    known = training_progress(store, "ours", {*names, "nobody's"})
+    known = training_progress(store, "ours", {*names, "unknown"})
     assert {name: progress.run_id for name, progress in known.items()} == made
 
 
-def test_a_metrics_whole_course_comes_in_order_of_its_steps(
+def test_a_metrics_whole_history_is_in_order_of_its_steps(
     store: str, run_id: str, tmp_path: Path
 ) -> None:
     tracker = Tracker(store, lambda: run_id, tmp_path, seconds_between_batches=0.01)
@@ -78,5 +78,5 @@ def test_a_metrics_whole_course_comes_in_order_of_its_steps(
         tracker.log({"train/loss": 3.0 - step}, step)
     tracker.close()
     (run,) = evaluated_runs(store, "ours")
-    courses = histories(store, run, ["train/loss", "train/nothing"])
-    assert courses == {"train/loss": [Point(0, 3.0), Point(1, 2.0), Point(2, 1.0)]}
+    found = histories(store, run, ["train/loss", "train/nothing"])
+    assert found == {"train/loss": [Point(0, 3.0), Point(1, 2.0), Point(2, 1.0)]}

@@ -1,4 +1,4 @@
-"""A real MLflow server that dies without a word and comes back."""
+"""A real MLflow server that is killed and started again."""
 
 import json
 import shutil

@@ -50,7 +50,9 @@ def test_a_resumed_training_repeats_no_step(store: str, run_id: str, tmp_path: P
     assert in_store(store, run_id) == in_file(tmp_path) == expected
 
 
-def test_a_run_that_lost_its_file_asks_the_store(store: str, run_id: str, tmp_path: Path) -> None:
+def test_a_run_without_its_file_continues_after_the_steps_in_the_store(
+    store: str, run_id: str, tmp_path: Path
+) -> None:
     track(store, run_id, tmp_path, range(20))
     (tmp_path / "metrics.jsonl").unlink()
     track(store, run_id, tmp_path, range(12, 30), scale=5.0)
@@ -98,7 +100,7 @@ def test_an_absent_server_neither_stalls_nor_fails_and_gets_all_later(
     assert in_store(store, run_id) == [(step, step) for step in range(3010)]
 
 
-def test_a_store_that_answers_no_more_is_said(
+def test_a_store_that_stops_answering_gives_a_warning(
     store: str, run_id: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = Tracker(
@@ -116,7 +118,9 @@ def test_a_store_that_answers_no_more_is_said(
     assert "mlflow.db doesn't answer. All metrics are in" in warning.getMessage()
 
 
-def test_a_step_survives_the_death_of_its_process(store: str, run_id: str, tmp_path: Path) -> None:
+def test_a_logged_step_survives_the_kill_of_its_process(
+    store: str, run_id: str, tmp_path: Path
+) -> None:
     program = (
         "import itertools, pathlib, sys, time\n"
         "from pipeline.tracking.tracker import Tracker\n"
@@ -143,7 +147,9 @@ def test_a_step_survives_the_death_of_its_process(store: str, run_id: str, tmp_p
     assert in_store(store, run_id) == in_file(tmp_path) == [(s, s) for s in range(last + 10)]
 
 
-def test_values_that_are_not_finite_arrive(store: str, run_id: str, tmp_path: Path) -> None:
+def test_values_that_are_not_finite_reach_the_store(
+    store: str, run_id: str, tmp_path: Path
+) -> None:
     tracker = Tracker(store, lambda: run_id, tmp_path, seconds_between_batches=0.01)
     tracker.log({"loss": math.nan, "norm": math.inf}, 1)
     tracker.close()
@@ -151,7 +157,7 @@ def test_values_that_are_not_finite_arrive(store: str, run_id: str, tmp_path: Pa
     assert in_store(store, run_id, "norm") == [(1, sys.float_info.max)]
 
 
-def test_a_store_that_refuses_the_run_is_said_once(
+def test_a_store_that_refuses_the_run_gives_one_warning(
     store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = Tracker(

@@ -1,4 +1,4 @@
-"""Real servers in process groups of their own, which die without a word and come back."""
+"""Real servers in process groups of their own, which can be killed and started again."""
 
 import os
 import signal
@@ -7,8 +7,6 @@ import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-_QUIET = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 class Server:

@@ -197,7 +197,7 @@ def test_64_crops_are_learnt_by_heart(network: str, crops: Path, train_recipe: T
         "flat_loss_steps=160",
     )
     with torch.device("meta"):
-        hint = re.escape(constructor(network)(8).when_flat)
+        hint = re.escape(constructor(network)(8).flat_loss_hint)
     said = ""
     try:
         hits = learn().top1_hits

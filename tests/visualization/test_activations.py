@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from pipeline.data.loading.loader import Batch
 from pipeline.models.profile import profile_model
 from pipeline.models.zoo import NETWORKS
-from pipeline.visualization.activations import Activation, maps_of, strongest
+from pipeline.visualization.activations import Activation, layer_output, strongest_activations
 
 
 class Detector(nn.Module):
-    """Unit 0 answers to bright pixels, unit 1 to dark ones."""
+    """Unit 0 is active at bright pixels, unit 1 at dark ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,9 +41,13 @@ def batches(images: Tensor, size: int) -> list[Batch]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 13])
-def test_the_strongest_are_found_with_their_place_whatever_the_batches(batch_size: int) -> None:
+def test_the_strongest_activations_do_not_depend_on_the_batches(
+    batch_size: int,
+) -> None:
     brightness = np.random.default_rng(0).permutation(np.arange(-6, 7)).tolist()
-    found = strongest(Detector().eval(), "see", batches(images_with(brightness), batch_size), 3)
+    found = strongest_activations(
+        Detector().eval(), "see", batches(images_with(brightness), batch_size), 3
+    )
     assert len(found) == 2
     for unit, sign in enumerate((1, -1)):
         best = sorted(range(13), key=lambda i: -sign * brightness[i])[:3]
@@ -52,17 +56,17 @@ def test_the_strongest_are_found_with_their_place_whatever_the_batches(batch_siz
         ]  # fmt: skip
 
 
-def test_fewer_images_than_asked_for_and_layers_without_maps() -> None:
+def test_fewer_images_than_requested_and_layers_without_maps() -> None:
     model = Detector().eval()
     some = batches(images_with([1.0, 2.0]), 2)
-    assert [len(best) for best in strongest(model, "see", some)] == [2, 2]
-    outputs = strongest(model, "out", some)
+    assert [len(best) for best in strongest_activations(model, "see", some)] == [2, 2]
+    outputs = strongest_activations(model, "out", some)
     assert len(outputs) == 3
     assert outputs[0][0].position == ()
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "lenet5"])
-def test_the_maps_of_a_layer_are_those_that_its_field_is_known_of(name: str) -> None:
+def test_the_output_of_a_layer_has_the_shape_of_its_profile(name: str) -> None:
     """Also where it is called several times, as the ReLU of a residual block is."""
     model = NETWORKS[name](10).eval()
     channels, size = model.input_shape.num_channels, 32
@@ -72,4 +76,4 @@ def test_the_maps_of_a_layer_are_those_that_its_field_is_known_of(name: str) -> 
     }
     images = torch.zeros(1, channels, size, size)
     for layer, shape in shapes.items():
-        assert maps_of(model, layer, images).shape[1:] == shape, layer
+        assert layer_output(model, layer, images).shape[1:] == shape, layer

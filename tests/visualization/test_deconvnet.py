@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import NETWORKS
 from pipeline.runtime.errors import UserError
-from pipeline.visualization.activations import Activation, maps_of
-from pipeline.visualization.deconvnet import project, reversible
+from pipeline.visualization.activations import Activation, layer_output
+from pipeline.visualization.deconvnet import deconvnet_of, project
 
 
 def convolution(weights: list[list[list[list[float]]]], bias: float = 0.0) -> nn.Conv2d:
@@ -30,10 +30,10 @@ def bright_pixel(y: int, x: int) -> Tensor:
 def projection(
     model: nn.Module, layer: str, image: Tensor, *position: int, unit: int = 0
 ) -> Tensor:
-    return project(reversible(model), layer, image, unit, [Activation(0, 0.0, position)])[0]
+    return project(deconvnet_of(model), layer, image, unit, [Activation(0, 0.0, position)])[0]
 
 
-def test_the_filter_stands_where_the_maximum_came_from() -> None:
+def test_the_filter_is_projected_to_the_position_of_the_maximum() -> None:
     model = nn.Sequential(convolution(FILTER, bias=0.5), nn.ReLU(inplace=True), nn.MaxPool2d(2))
     found = projection(model, "2", bright_pixel(2, 2), 0, 0)
     # The map is highest at (1, 1), 4 of the filter and 0.5 of the bias; the other three windows of
@@ -43,7 +43,7 @@ def test_the_filter_stands_where_the_maximum_came_from() -> None:
     assert torch.equal(found, expected)
 
 
-def test_what_is_negative_on_the_way_back_is_dropped_whatever_it_was_on_the_way() -> None:
+def test_negative_values_on_the_way_back_are_dropped() -> None:
     # Of two maps the second takes part with a weight of −1: plain gradients would subtract it.
     first = convolution([[[[1.0]]], [[[2.0]]]])
     second = convolution([[[[1.0]], [[-0.25]]]])
@@ -53,7 +53,7 @@ def test_what_is_negative_on_the_way_back_is_dropped_whatever_it_was_on_the_way(
     assert found.count_nonzero() == 1
 
 
-def test_a_deep_stack_is_that_of_transposed_filters_and_switches_by_hand() -> None:
+def test_a_deep_projection_equals_transposed_filters_and_switches_by_hand() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2),
@@ -91,14 +91,14 @@ def test_response_normalization_passes_values_back_unchanged() -> None:
     assert 0 < scaled[0, 1, 1] < 2  # the unit's own value, and no derivative of the norm
 
 
-def test_a_unit_that_does_not_answer_projects_nothing() -> None:
+def test_an_inactive_unit_projects_nothing() -> None:
     model = nn.Sequential(convolution([[[[-1.0]]]]))
     assert projection(model, "0", bright_pixel(1, 1), 1, 1).count_nonzero() == 0
 
 
-def test_the_network_itself_is_left_as_it_was() -> None:
+def test_the_network_itself_is_left_unchanged() -> None:
     model = nn.Sequential(convolution(FILTER), nn.ReLU(inplace=True)).train()
-    reversible(model)
+    deconvnet_of(model)
     assert isinstance(model[1], nn.ReLU)
     assert model.training
     assert model[0].weight.requires_grad
@@ -112,11 +112,11 @@ def test_the_network_itself_is_left_as_it_was() -> None:
         ("resnet18_option_a", "conv5_x.1.conv2"),
     ],
 )
-def test_every_kind_of_network_has_a_way_back(name: str, layer: str) -> None:
+def test_every_kind_of_network_has_a_projection(name: str, layer: str) -> None:
     torch.manual_seed(0)
     model = NETWORKS[name](10).eval()
     image = torch.randn(1, 3, *[model.input_shape.min_size] * 2)
-    maps = maps_of(model, layer, image)[0]
+    maps = layer_output(model, layer, image)[0]
     unit, *position = (int(place) for place in torch.unravel_index(maps.argmax(), maps.shape))
     found = projection(model, layer, image, *position, unit=unit)
     assert found.isfinite().all()
@@ -125,4 +125,4 @@ def test_every_kind_of_network_has_a_way_back(name: str, layer: str) -> None:
 
 def test_a_network_without_relus_is_refused() -> None:
     with pytest.raises(UserError, match=r"no projection through layers\.1 \(Squash\)"):
-        reversible(NETWORKS["lenet5"](10))
+        deconvnet_of(NETWORKS["lenet5"](10))

@@ -5,15 +5,17 @@ from pipeline.visualization.occlusion import occlude
 
 
 class OnePixel(nn.Module):
-    """Believes in class 1 as far as the pixel at (12, 3) is bright."""
+    """The logit of class 1 is the brightness of the pixel at (12, 3)."""
 
     def forward(self, images: Tensor) -> Tensor:
-        seen = images[:, 0, 12, 3]
-        return torch.stack([torch.zeros_like(seen), seen], dim=1)
+        brightness = images[:, 0, 12, 3]
+        return torch.stack([torch.zeros_like(brightness), brightness], dim=1)
 
 
-def test_belief_falls_just_where_the_square_covers_what_is_looked_at() -> None:
-    found = occlude(OnePixel(), torch.full((1, 20, 20), 3.0), label=1, places=9, batch_size=7)
+def test_the_probability_falls_exactly_where_the_square_covers_the_decisive_pixel() -> None:
+    found = occlude(
+        OnePixel(), torch.full((1, 20, 20), 3.0), label=1, num_positions=9, batch_size=7
+    )
     assert (found.side, found.starts) == (4, (0, 2, 4, 6, 8, 10, 12, 14, 16))
     covers = torch.tensor(
         [[top <= 12 < top + 4 and left <= 3 < left + 4 for left in found.starts]
@@ -21,4 +23,4 @@ def test_belief_falls_just_where_the_square_covers_what_is_looked_at() -> None:
     )  # fmt: skip
     assert covers.sum() == 4
     assert torch.equal(found.probabilities == 0.5, covers)
-    assert torch.allclose(found.probabilities[~covers], torch.tensor(found.without))
+    assert torch.allclose(found.probabilities[~covers], torch.tensor(found.uncovered))

@@ -17,9 +17,9 @@ from pipeline.models.zoo import NETWORKS, build_model
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.errors import UserError
 from pipeline.visualization.activations import Activation
-from pipeline.visualization.filters import filter_pictures, first_layer_filters, read_filters
-from pipeline.visualization.image_grid import heat, signed_to_pixels
-from pipeline.visualization.pictures import VisualizedModel, _patches, draw, filters_picture
+from pipeline.visualization.filters import filter_images, first_layer_filters, read_filters
+from pipeline.visualization.image_grid import heatmap, signed_to_pixels
+from pipeline.visualization.pictures import VisualizedModel, _patches, draw, filters_image
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture
-def specimen(recipe: Recipe, data_dir: Path) -> VisualizedModel:
+def visualized(recipe: Recipe, data_dir: Path) -> VisualizedModel:
     torch.manual_seed(0)
     model = build_model(recipe.network, recipe.input).eval()
     store = Store.open(data_dir / "digits")
@@ -45,17 +45,17 @@ def specimen(recipe: Recipe, data_dir: Path) -> VisualizedModel:
 
 def test_a_weight_of_0_is_grey_and_the_largest_reaches_the_end() -> None:
     filters = torch.tensor([[[[0.0, -2.0], [1.0, 0.5]]], [[[0.0, 0.0], [0.0, 0.0]]]])
-    pictures = filter_pictures(filters)
+    pictures = filter_images(filters)
     assert pictures[0, 0].tolist() == [[0.5, 0.0], [0.75, 0.625]]
     assert (pictures[1] == 0.5).all()
 
 
-def test_alexnets_filters_stand_in_eight_rows_of_twelve() -> None:
-    picture = filters_picture(torch.randn(96, 3, 11, 11))
+def test_alexnets_filters_are_in_eight_rows_of_twelve() -> None:
+    picture = filters_image(torch.randn(96, 3, 11, 11))
     assert picture.size == (12 * 44 + 11 * 2, 8 * 44 + 7 * 2)
 
 
-def test_a_patch_shows_what_the_unit_saw() -> None:
+def test_a_patch_shows_the_receptive_field_of_the_activation() -> None:
     # Three layers, so that field, jump and padding all count; where a position is excited by one
     # pixel alone, that pixel must be in its patch, and in no patch of a position too far away.
     model = nn.Sequential(
@@ -90,8 +90,8 @@ def test_zero_is_grey_and_a_few_bright_points_do_not_hide_the_rest() -> None:
     assert (signed_to_pixels(torch.zeros(1, 2, 2)) == 128).all()
 
 
-def test_little_is_dark_and_much_is_bright() -> None:
-    colours = heat(torch.tensor([[0.0, 0.5, 1.0]])).astype(int).sum(axis=2)[0]
+def test_low_values_are_dark_and_high_values_bright() -> None:
+    colours = heatmap(torch.tensor([[0.0, 0.5, 1.0]])).astype(int).sum(axis=2)[0]
     assert colours[0] < colours[1] < colours[2]
 
 
@@ -104,11 +104,11 @@ def test_little_is_dark_and_much_is_bright() -> None:
         ("occlusion", "occlusion"),
     ],
 )
-def test_each_sheet_is_drawn(specimen: VisualizedModel, what: str, name: str) -> None:
+def test_each_kind_of_image_is_drawn(visualized: VisualizedModel, what: str, name: str) -> None:
     layer = "layers.3" if what in ("activations", "deconvnet") else None
-    sheet = draw(specimen, what, layer, num_images=2)
-    assert sheet.name == name
-    pixels = np.asarray(sheet.picture)
+    drawn = draw(visualized, what, layer, num_images=2)
+    assert drawn.name == name
+    pixels = np.asarray(drawn.image)
     assert pixels.min() < 60
     assert pixels.max() == 255
 
@@ -121,17 +121,17 @@ def test_each_sheet_is_drawn(specimen: VisualizedModel, what: str, name: str) ->
         (("deconvnet", "layers.3", [3, 16]), r"no unit 16; it has 0 to 15"),
     ],
 )
-def test_what_there_is_not_is_said(
-    specimen: VisualizedModel, arguments: Sequence[object], message: str
+def test_unknown_kinds_layers_and_units_are_refused(
+    visualized: VisualizedModel, arguments: Sequence[object], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        draw(specimen, *arguments)
+        draw(visualized, *arguments)
 
 
-def test_signals_are_refused(specimen: VisualizedModel, data_dir: Path) -> None:
+def test_signals_are_refused(visualized: VisualizedModel, data_dir: Path) -> None:
     signals = VisualizedModel(
-        specimen.model, load_recipe("mnist1d_conv"), specimen.split, [], specimen.loading,
-        specimen.device,
+        visualized.model, load_recipe("mnist1d_conv"), visualized.split, [], visualized.loading,
+        visualized.device,
     )  # fmt: skip
     with pytest.raises(UserError, match="signals have no pictures"):
         draw(signals, "filters")

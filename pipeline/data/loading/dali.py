@@ -22,8 +22,8 @@ from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.views import Views
 from pipeline.data.store.store import Split
 
-# Decoded images differ in size, and the C library's heap frays under them: about a fifth more
-# memory after 20 epochs. DALI's own pool keeps it flat. DALI reads this when it first allocates.
+# Decoded images differ in size and fragment the C library's heap: about a fifth more memory after
+# 20 epochs. With DALI's own pool it stays constant. DALI reads this when it first allocates.
 os.environ.setdefault("DALI_MALLOC_POOL_THRESHOLD", "4M")
 
 # Batches that DALI may still read, besides those ahead: the one that runs, the one handed over,
@@ -39,13 +39,13 @@ _BYTE, _INTEGER, _FLOAT = (
 
 @dataclass(frozen=True)
 class DaliInputs:
-    """What DALI is told about one batch of n images, in the order of the graph's inputs.
+    """The inputs of DALI's graph for one batch of n images.
 
     encoded: n arrays of bytes. start, shape: int32 (n, 2), the part of each image to decode.
-    mean: float32 (n, channels). size: float32 (n, 2), of the result. mirror: int32 (n,).
-    region_start, region_shape: int32 (n, 2), relative to the decoded part; only a graph with a fill
-    takes them, the others decode the region and no more. boxes: for each box of an image, where it
-    starts and ends, float32 (n, 2) each, relative to the region.
+    size: float32 (n, 2), of the result. mean: float32 (n, channels). mirror: int32 (n,).
+    support_start, support_shape: int32 (n, 2), what the filter may read, relative to the decoded
+    part; only a graph with a fill takes them, the others decode the support and no more. boxes: for
+    each box of an image, where it starts and ends, float32 (n, 2) each, relative to the support.
     """
 
     encoded: list[NDArray[np.uint8]]
@@ -54,54 +54,50 @@ class DaliInputs:
     size: NDArray[np.float32]
     mean: NDArray[np.float32]
     mirror: NDArray[np.int32]
-    region_start: NDArray[np.int32]
-    region_shape: NDArray[np.int32]
+    support_start: NDArray[np.int32]
+    support_shape: NDArray[np.int32]
     boxes: tuple[NDArray[np.float32], ...]
 
-    def inputs(self, fill: int | None) -> tuple[Any, ...]:
-        """Return what a graph with this `fill` takes."""
-        *fields, boxes = vars(self).values()
-        return (*fields[: len(_input_types(fill))], *boxes)
+    def in_order(self, fill: int | None) -> tuple[Any, ...]:
+        """Return the inputs of a graph with this `fill`, in its order."""
+        first = (self.encoded, self.start, self.shape, self.size, self.mean, self.mirror)
+        support = () if fill is None else (self.support_start, self.support_shape)
+        return (*first, *support, *self.boxes)
 
 
 _TYPES = (_BYTE, _INTEGER, _INTEGER, _FLOAT, _FLOAT, _INTEGER)
 _DIMENSIONS = (1, 1, 1, 1, 1, 0)
-_REGION_TYPES = (_INTEGER, _INTEGER)
-
-
-def _input_types(fill: int | None) -> tuple[types.DALIDataType, ...]:
-    return _TYPES if fill is None else _TYPES + _REGION_TYPES
 
 
 def dali_inputs(split: Split, views: Views, input: InputConfig) -> DaliInputs:
-    """Translate views into what the graph takes.
+    """Translate views into inputs of the graph.
 
-    Only pixels inside the image can be decoded; the rest of a region is filled afterwards.
+    Only pixels inside the image can be decoded; the rest of a support is filled afterwards.
     """
-    each = views.boxes_per_image
-    images = views.images[::each]
+    num_boxes = views.boxes_per_image
+    images = views.images[::num_boxes]
     sizes = split.sizes[images].astype(np.int64)
-    lows, sides = views.regions[:, :2], views.regions[:, 2:]
-    low = lows.reshape(-1, each, 2).min(axis=1)
-    high = (lows + sides).reshape(-1, each, 2).max(axis=1)
+    lows, sides = views.support[:, :2], views.support[:, 2:]
+    low = lows.reshape(-1, num_boxes, 2).min(axis=1)
+    high = (lows + sides).reshape(-1, num_boxes, 2).max(axis=1)
     start = np.clip(low, 0, sizes - 1)
     end = np.clip(high, start + 1, sizes)
-    boxes = views.boxes.reshape(-1, each, 4)
+    boxes = views.boxes.reshape(-1, num_boxes, 4)
     box_starts = (boxes[..., :2] - low[:, None]).astype(np.float32)
     box_ends = (boxes[..., :2] - low[:, None] + boxes[..., 2:]).astype(np.float32)
-    shifts = views.color_shifts[::each, : input.num_channels]
+    lighting = views.lighting[::num_boxes, : input.num_channels]
     return DaliInputs(
         encoded=split.encoded_batch(images.tolist()),
         start=start.astype(np.int32),
         shape=(end - start).astype(np.int32),
         size=np.full((len(images), 2), views.shape, dtype=np.float32),
-        mean=np.array(input.mean, dtype=np.float32) - shifts,
-        mirror=views.flips[::each].astype(np.int32),
-        region_start=(low - start).astype(np.int32),
-        region_shape=(high - low).astype(np.int32),
+        mean=np.array(input.mean, dtype=np.float32) - lighting,
+        mirror=views.flips[::num_boxes].astype(np.int32),
+        support_start=(low - start).astype(np.int32),
+        support_shape=(high - low).astype(np.int32),
         boxes=tuple(
             np.ascontiguousarray(edges[:, box])
-            for box in range(each)
+            for box in range(num_boxes)
             for edges in (box_starts, box_ends)
         ),
     )
@@ -117,14 +113,15 @@ def view_graph(
     boxes_per_image: int = 1,
     largest: tuple[int, int] = (0, 0),
 ) -> DataNode:
-    """Decode each region once, stretch its boxes to their size, mirror, tint and normalize.
+    """Decode each support once, stretch its boxes to their size, mirror, light and normalize.
 
-    `source` gives the `inputs` of `DaliInputs`. The output is float32, HWC or CHW, with an axis
-    of an image's boxes before these where there are several. `largest`, the height and width that
-    no image exceeds, has the GPU's decoder take its memory once.
+    `source` returns `DaliInputs.in_order`. The output is float32, HWC or CHW, with an axis of an
+    image's boxes before these where there are several. `largest`, the height and width that no
+    image exceeds, lets the GPU's decoder allocate its memory once.
     """
     num_edges = 2 * boxes_per_image
-    data_types = [*_input_types(fill), *[_FLOAT] * num_edges]
+    support_types = [] if fill is None else [_INTEGER, _INTEGER]
+    data_types = [*_TYPES, *support_types, *[_FLOAT] * num_edges]
     encoded, start, shape, size, mean, mirror, *others = fn.external_source(
         source=source,
         num_outputs=len(data_types),
@@ -133,7 +130,7 @@ def view_graph(
         dtype=data_types,
         ndim=[*_DIMENSIONS, *[1] * (len(data_types) - len(_DIMENSIONS))],
     )
-    region, edges = others[:-num_edges], others[-num_edges:]
+    support, edges = others[:-num_edges], others[-num_edges:]
     height, width = largest
     memory: Any = {"preallocate_height_hint": height, "preallocate_width_hint": width}
     memory = memory if device == "gpu" else {}
@@ -148,12 +145,12 @@ def view_graph(
         **memory,
     )
     if fill is not None:
-        region_start, region_shape = region
+        support_start, support_shape = support
         images = fn.slice(
             images,
             device=device,
-            start=region_start,
-            shape=region_shape,
+            start=support_start,
+            shape=support_shape,
             axis_names="HW",
             out_of_bounds_policy="pad",
             fill_values=[fill],
@@ -178,7 +175,7 @@ def view_graph(
         dtype=_FLOAT,
         output_layout="F" * several + ("HWC" if channels_last else "CHW"),
         mirror=mirror,
-        mean=mean,  # per image: the colour shift is in it
+        mean=mean,  # per image: it includes the lighting
         std=list(input.std),
     )
 
@@ -206,12 +203,12 @@ class DaliImages:
         # DALI reads the arrays in place and keeps no reference to them.
         in_use: deque[DaliInputs] = deque(maxlen=loading.prefetch + _BATCHES_IN_USE)
 
-        def next_instructions() -> tuple[Any, ...]:
+        def next_inputs() -> tuple[Any, ...]:
             in_use.append(dali_inputs(split, next(views), input))
-            return in_use[-1].inputs(fill)
+            return in_use[-1].in_order(fill)
 
         graph: Pipeline = view_graph(
-            next_instructions,
+            next_inputs,
             device="gpu" if device.type == "cuda" else "cpu",
             input=input,
             fill=fill,
@@ -231,16 +228,13 @@ class DaliImages:
             prepare_first_batch=False,
         )
 
-    def __iter__(self) -> "DaliImages":
-        return self
-
     def __next__(self) -> Tensor:
         images: Tensor = next(self._iterator)[0]["images"]
         images = images.reshape(-1, *images.shape[-3:])  # an image's boxes one after another
         return images.permute(0, 3, 1, 2) if self._channels_last else images
 
     def close(self) -> None:
-        """Give threads and memory back."""
+        """Release threads and memory."""
         del self._iterator
 
 

@@ -1,4 +1,4 @@
-"""Executes views of signals: one-dimensional inputs, shown exactly as they were packed."""
+"""Executes views of one-dimensional inputs (signals), which are shown exactly as packed."""
 
 from collections.abc import Iterator
 
@@ -13,9 +13,9 @@ from pipeline.data.store.store import Split
 
 
 class Inputs1D:
-    """Yields the signals of each `Views`, float32 (n, 1, length) on `device`, in order.
+    """Yields the inputs of each `Views`, float32 (n, 1, length) on `device`, in order.
 
-    A signal is seen whole. Raises `ValueError` when one can't be decoded.
+    An input is always whole. Raises `ValueError` when one can't be decoded.
     """
 
     def __init__(
@@ -29,12 +29,12 @@ class Inputs1D:
         self._std = np.float32(input.std[0])
 
     def __next__(self) -> Tensor:
-        signals = next(self._views).images.tolist()
+        indices = next(self._views).images.tolist()
         values = np.stack(
-            [decode_npy(data, self._length) for data in self._split.encoded_batch(signals)]
+            [decode_npy(data, self._length) for data in self._split.encoded_batch(indices)]
         )
         normalized = (values - self._mean) / self._std
         return torch.from_numpy(normalized[:, None]).to(self._device)
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """There is nothing to release."""

@@ -14,7 +14,7 @@ _ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
-# The last counter word keeps apart what the numbers are for.
+# The last counter word separates the uses of the numbers.
 _VIEWS, _ORDER = 0, 1
 
 _BLOCKS_IN_CACHE = 1 << 14

@@ -1,4 +1,7 @@
-"""Executes views by PIL, one image after another: the judge of DALI in tests, and its stand-in."""
+"""Executes views by PIL, one image after another: the reference that DALI is tested against.
+
+It is also the backend of machines without DALI.
+"""
 
 import io
 from collections.abc import Iterator
@@ -40,47 +43,44 @@ class PilImages:
         self._mean = np.array(input.mean, dtype=np.float32)
         self._std = np.array(input.std, dtype=np.float32)
 
-    def __iter__(self) -> "PilImages":
-        return self
-
     def __next__(self) -> Tensor:
         views = next(self._views)
-        each = views.boxes_per_image
-        encoded = self._split.encoded_batch(views.images[::each].tolist())
+        num_boxes = views.boxes_per_image
+        encoded = self._split.encoded_batch(views.images[::num_boxes].tolist())
         images = np.stack(
             [
                 self._view(image, views, row)
                 for number, image in enumerate(map(self._decoded, encoded))
-                for row in range(number * each, (number + 1) * each)
+                for row in range(number * num_boxes, (number + 1) * num_boxes)
             ]
         )
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)
         return batch.contiguous(memory_format=self._layout).to(self._device)
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """There is nothing to release."""
 
     def _decoded(self, data: NDArray[np.uint8]) -> Image.Image:
         return _decode(data).convert("RGB" if self._input.color == "rgb" else "L")
 
     def _view(self, image: Image.Image, views: Views, row: int) -> NDArray[np.float32]:
-        y, x, region_height, region_width = views.regions[row].tolist()
-        region = self._cut(image, y, x, region_height, region_width)
+        y, x, support_height, support_width = views.support[row].tolist()
+        support = self._cut(image, y, x, support_height, support_width)
         top, left, height, width = views.boxes[row].tolist()
-        # A box that ends at the region's edge may be past it by a rounding error.
+        # A box that ends at the support's edge may be past it by a rounding error.
         box = (
             left - x,
             top - y,
-            min(left - x + width, region_width),
-            min(top - y + height, region_height),
+            min(left - x + width, support_width),
+            min(top - y + height, support_height),
         )
         rows, columns = views.shape
-        view = region.resize((columns, rows), Image.Resampling.BILINEAR, box=box)
+        view = support.resize((columns, rows), Image.Resampling.BILINEAR, box=box)
         if views.flips[row]:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.asarray(view, dtype=np.float32).reshape(rows, columns, self._input.num_channels)
-        shift = views.color_shifts[row, : self._input.num_channels]
-        return (pixels + shift - self._mean) / self._std
+        lighting = views.lighting[row, : self._input.num_channels]
+        return (pixels + lighting - self._mean) / self._std
 
     def _cut(self, image: Image.Image, y: int, x: int, height: int, width: int) -> Image.Image:
         fill = (self._fill,) * self._input.num_channels

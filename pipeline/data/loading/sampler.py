@@ -1,4 +1,4 @@
-"""The order of an epoch, and how its batches are dealt to the workers.
+"""The order of an epoch, and how its images are split into batches and among the workers.
 
 The order belongs to the epoch, not to the workers: 1, 2, 4 or 8 workers compute the same optimizer
 steps, and the whole state of loading is (epoch, step).
@@ -24,11 +24,12 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class BatchSampler:
-    """How an epoch's images are cut into global batches, micro-batches and workers' shares.
+    """Splits an epoch's images into global batches, micro-batches and workers' shares.
 
-    Every cut is even: sizes differ by at most one, as `numpy.array_split`. So every image is seen
+    Every split is even: sizes differ by at most one, as `numpy.array_split`. So every image is used
     exactly once an epoch, and no batch is tiny. Where the workers don't divide the micro-batches of
-    a step, some of them compute one more than others.
+    a step, some of them compute one more than others. Raises `UserError` where some micro-batch or
+    worker would have nothing.
     """
 
     num_images: int
@@ -38,7 +39,7 @@ class BatchSampler:
 
     @staticmethod
     def of(batch: BatchConfig, num_images: int, world_size: int) -> "BatchSampler":
-        """Return how a recipe's `batch` deals `num_images`; `UserError` where that can't be."""
+        """Return the sampler of a recipe's `batch`."""
         return BatchSampler(
             num_images, batch.global_batch_size, batch.num_micro_batches, world_size
         )
@@ -67,9 +68,9 @@ class BatchSampler:
 
     def share(self, rank: int) -> range:
         """Return which of the micro-batches of a step worker `rank` computes."""
-        each, more = divmod(self.num_micro_batches, self.world_size)
-        start = rank * each + min(rank, more)
-        return range(start, start + each + (rank < more))
+        each, remainder = divmod(self.num_micro_batches, self.world_size)
+        start = rank * each + min(rank, remainder)
+        return range(start, start + each + (rank < remainder))
 
     @property
     def max_micro_batch_size(self) -> int:

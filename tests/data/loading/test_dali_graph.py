@@ -57,7 +57,7 @@ def test_both_devices_have_one_graph(
 
 
 @every_graph
-def test_pictures_stay_on_the_gpu_once_decoded(
+def test_images_stay_on_the_gpu_once_decoded(
     input: InputConfig, fill: int | None, channels_last: bool
 ) -> None:
     graph = graph_of("gpu", input, fill, channels_last)
@@ -65,16 +65,16 @@ def test_pictures_stay_on_the_gpu_once_decoded(
     assert decoder.arguments["device"] == "mixed"
     for step in others:
         assert step.arguments["device"] == "gpu"
-        picture, *instructions = [device for _, device in step.inputs]
-        assert picture == "gpu"
-        assert set(instructions) == {"cpu"}
+        images, *arguments = [device for _, device in step.inputs]
+        assert images == "gpu"
+        assert set(arguments) == {"cpu"}
     assert [device for _, device in graph.outputs] == ["gpu"]
     assert {device for step in steps_of(graph_of("cpu", input, fill, channels_last))
             for _, device in step.inputs + step.outputs} == {"cpu"}  # fmt: skip
 
 
 def test_the_graph_is_the_one_described() -> None:
-    """Also the parser's own test: known kinds, and arguments of every type, come out."""
+    """Also tests the parser: it reads known kinds, and arguments of every type."""
     decode, pad, resize, normalize = steps_of(graph_of("gpu", RGB, 90, True))
     assert [step.kind for step in (decode, pad, resize, normalize)] == [
         "decoders__ImageSlice",
@@ -86,7 +86,7 @@ def test_the_graph_is_the_one_described() -> None:
     assert decode.arguments["axis_names"] == "HW"
     assert pad.arguments["out_of_bounds_policy"] == "pad"
     assert pad.arguments["fill_values"] == [90.0]
-    assert "size" not in resize.arguments  # an input: pictures grow with the epochs
+    assert "size" not in resize.arguments  # an input: images grow with the epochs
     assert resize.arguments["antialias"] == 1
     assert normalize.arguments["output_layout"] == "HWC"
     assert normalize.arguments["std"] == [60.0, 50.0, 40.0]

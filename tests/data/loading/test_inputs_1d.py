@@ -1,4 +1,4 @@
-"""MNIST-1D from the command to the batch: exact values, in order, or one line that says why not."""
+"""MNIST-1D from the command to the batch: exact values in order, or an error that says why not."""
 
 import io
 import tarfile
@@ -17,7 +17,8 @@ from pipeline.cli.app import app
 from pipeline.config.cluster import LoadingConfig, load_cluster
 from pipeline.config.protocol import WholeImage
 from pipeline.config.recipe import InputConfig, Recipe, load_recipe
-from pipeline.data.loading.loader import Loader, build_loader, evaluation_plan, training_plan
+from pipeline.data.loading.loader import Loader, build_loader
+from pipeline.data.loading.plans import evaluation_plan, training_plan
 from pipeline.data.loading.sampler import BatchSampler, epoch_order
 from pipeline.data.sources.mnist1d import mnist1d_samples
 from pipeline.data.sources.prepare import prepare_mnist1d
@@ -34,22 +35,22 @@ INPUT = InputConfig(size=40, dimensions=1, color="gray", mean=(0.25,), std=(0.5,
 
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, Any]:
-    """What the package draws, filled by the command: drawing takes seconds, so it is done once."""
+    """The data that the package generates, filled by `store`: that takes seconds."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, drawn: dict[str, Any]) -> Store:
-    """As the command makes it."""
+    """The packed data set, made by the command."""
     folder = tmp_path_factory.mktemp("data") / "mnist1d"
     draw = mnist1d.data.make_dataset
 
-    def noted(args: object) -> dict[str, Any]:
+    def recorded(args: object) -> dict[str, Any]:
         drawn.update(draw(args))
         return drawn
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mnist1d.data, "make_dataset", noted)
+        patch.setattr(mnist1d.data, "make_dataset", recorded)
         done = CliRunner().invoke(app, ["prepare", "mnist1d", "--to", str(folder)])
     assert done.exit_code == 0, done.output
     assert "4,000 train, 1,000 test signals, 10 classes" in done.output
@@ -95,7 +96,7 @@ def test_members_are_npy_files_that_need_no_pickle(store: Store) -> None:
     assert (values.shape, values.dtype) == ((40,), np.float32)
 
 
-def test_asking_again_draws_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preparing_again_generates_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnist1d.data, "make_dataset", None)
     assert prepare_mnist1d(store.folder, lambda done, total: None).already_there
 
@@ -114,13 +115,13 @@ def test_other_data_than_the_published_is_refused(
     assert np.random.get_state()[1].tolist() == before  # noqa: NPY002
 
 
-def test_a_training_sees_the_signals_in_the_epochs_order(
+def test_a_training_loads_the_signals_in_the_epochs_order(
     store: Store, drawn: dict[str, Any]
 ) -> None:
     recipe = recipe_of_signals(seed=3, epochs=2)
     split = store.split("train")
-    dealing = BatchSampler(4000, 100, 2, 2)
-    batches = load(split, training_plan(recipe, split, dealing, 1, 1, 39))
+    sampler = BatchSampler(4000, 100, 2, 2)
+    batches = load(split, training_plan(recipe, split, sampler, 1, 1, 39))
     (batch,) = list(batches)  # the last step of the last epoch, second worker of two
     indices = epoch_order(3, 1, 4000)[3950:]
     assert batch.indices.tolist() == indices.tolist()
@@ -129,15 +130,15 @@ def test_a_training_sees_the_signals_in_the_epochs_order(
     np.testing.assert_array_equal(batch.images.numpy(), expected[:, None], strict=True)
 
 
-def test_an_evaluation_sees_each_signal_once(store: Store) -> None:
+def test_an_evaluation_loads_each_signal_once(store: Store) -> None:
     split = store.split("test")
-    seen = [
+    loaded = [
         index
         for rank in range(3)
         for batch in load(split, evaluation_plan(WholeImage(), 40, split, rank, 3, 64))
         for index in batch.indices.tolist()
     ]
-    assert seen == list(range(1000))
+    assert loaded == list(range(1000))
 
 
 def test_a_step_of_a_linear_classifier_is_numpys(store: Store, drawn: dict[str, Any]) -> None:
@@ -192,7 +193,7 @@ def test_a_damaged_signal_is_named(
         next(loader)
 
 
-def test_signals_and_images_are_not_taken_for_each_other(store: Store, data_dir: Path) -> None:
+def test_signals_and_images_are_not_confused(store: Store, data_dir: Path) -> None:
     digits = Store.open(data_dir / "digits").split("train")
     signals = store.split("train")
     as_images = InputConfig(size=32, color="gray", mean=(0,), std=(1,))
@@ -205,23 +206,25 @@ def test_signals_and_images_are_not_taken_for_each_other(store: Store, data_dir:
 
 
 @pytest.mark.parametrize(
-    ("data", "seen", "holds"),
+    ("data", "input_section", "holds"),
     [
         ({"name": "digits"}, {"size": 40, "dimensions": 1}, "images"),
         ({"name": "mnist1d", "test_split": "test"}, {"size": 32}, "signals"),
     ],
 )
-def test_a_check_says_so_before_any_work(
-    data: dict[str, Any], seen: dict[str, Any], holds: str, store: Store, data_dir: Path
+def test_preflight_says_so_before_any_work(
+    data: dict[str, Any], input_section: dict[str, Any], holds: str, store: Store, data_dir: Path
 ) -> None:
     folder = store.folder.parent if holds == "signals" else data_dir
-    recipe = recipe_of_signals(data=data, input={"color": "gray", "mean": [0], "std": [1], **seen})
+    recipe = recipe_of_signals(
+        data=data, input={"color": "gray", "mean": [0], "std": [1], **input_section}
+    )
     (check,) = preflight(recipe, load_cluster("laptop", [f"data_dir={folder}"]), ("data set",))
     assert not check.passed
     assert f"the data set holds {holds}" in check.message
 
 
-def test_the_check_counts_signals(store: Store) -> None:
+def test_preflight_counts_signals(store: Store) -> None:
     cluster = load_cluster("laptop", [f"data_dir={store.folder.parent}"])
     (check,) = preflight(recipe_of_signals(), cluster, ("data set",))
     assert check.message == "mnist1d: 4,000 train, 1,000 test signals, 10 classes"

@@ -1,6 +1,6 @@
-"""Every backend shows the planned pictures, in the planned order, or says which image is damaged.
+"""Every backend shows the planned views, in the planned order, or says which image is damaged.
 
-The reference executor, PIL, is the judge of DALI. Figures in docstrings are in grey levels.
+DALI is tested against PIL, the reference backend. Figures in docstrings are in grey levels.
 """
 
 import io
@@ -32,9 +32,10 @@ from pipeline.config.cluster import LoadingConfig
 from pipeline.config.protocol import CenterCrop, WholeImage
 from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.dali import dali_inputs
-from pipeline.data.loading.loader import Loader, build_loader, evaluation_plan
+from pipeline.data.loading.loader import Loader, build_loader
+from pipeline.data.loading.plans import evaluation_plan
 from pipeline.data.loading.quarantine import Quarantine
-from pipeline.data.loading.views import Views, evaluation_views, fill_of, training_views
+from pipeline.data.loading.views import Views, evaluation_views, training_views
 from pipeline.data.store.packing import Sample
 from pipeline.data.store.store import Split, Store
 from pipeline.runtime.errors import UserError
@@ -99,7 +100,7 @@ def difference(first: Tensor, second: Tensor) -> float:
 @every_augmentation
 def test_dali_shows_what_the_reference_shows(name: str, photos: Split) -> None:
     """Measured means: 0.12 to 0.15 for each augmentation, 0.19 for the worst image."""
-    views, fill = views_of(name, photos), fill_of(AUGMENTATIONS[name])
+    views, fill = views_of(name, photos), AUGMENTATIONS[name].appearance.fill
     dali = images_of(photos, views, "dali", fill=fill)
     reference = images_of(photos, views, "reference", fill=fill)
     assert dali.shape == reference.shape == (len(photos), 3, 224, 224)
@@ -108,14 +109,14 @@ def test_dali_shows_what_the_reference_shows(name: str, photos: Split) -> None:
 
 
 @every_augmentation
-def test_one_loader_shows_pictures_of_several_sizes(name: str, photos: Split) -> None:
+def test_one_loader_shows_images_of_several_sizes(name: str, photos: Split) -> None:
     images, augmentation = np.arange(len(photos)), AUGMENTATIONS[name]
     views = [
         training_views(augmentation, CENTER, 224, images, photos.sizes, 0, 0, size)
         for size in (96, 160, 224)
     ]
     loaders = [
-        load(photos, views, backend, fill=fill_of(augmentation))
+        load(photos, views, backend, fill=augmentation.appearance.fill)
         for backend in ("dali", "reference")
     ]
     for size, (dali, reference) in zip((96, 160, 224), zip(*loaders, strict=True), strict=True):
@@ -178,13 +179,13 @@ def test_unusual_encodings_agree(photos: Split, pack: Pack) -> None:
 
 
 @pytest.mark.parametrize("name", ["center", "alexnet", "scale-jitter"])
-def test_a_region_holds_all_that_the_filter_reads(name: str, photos: Split) -> None:
+def test_the_support_holds_all_that_the_filter_reads(name: str, photos: Split) -> None:
     """Only PIL's rounding of a box to float32 tells the two apart, by one grey level at most."""
     views = views_of(name, photos)
     whole = np.concatenate([np.zeros_like(photos.sizes), photos.sizes], axis=1).astype(np.int64)
-    assert (views.regions != whole).any()
+    assert (views.support != whole).any()
     apart = images_of(photos, views, "reference") - images_of(
-        photos, replace(views, regions=whole), "reference"
+        photos, replace(views, support=whole), "reference"
     )
     assert apart.abs().max() < 1.001
     assert (apart.abs() > 0.5).float().mean() < 0.02
@@ -193,36 +194,36 @@ def test_a_region_holds_all_that_the_filter_reads(name: str, photos: Split) -> N
 @every_augmentation
 @given(epoch=st.integers(0, 50))
 @settings(max_examples=10)
-def test_dali_is_told_the_same_boxes(name: str, photos: Split, epoch: int) -> None:
+def test_dalis_inputs_are_the_boxes_of_the_views(name: str, photos: Split, epoch: int) -> None:
     views = views_of(name, photos, epoch=epoch)
-    told = dali_inputs(photos, views, GREY_LEVELS)
-    region = told.start + told.region_start
-    np.testing.assert_array_equal(region, views.regions[:, :2])
-    np.testing.assert_array_equal(told.region_shape, views.regions[:, 2:])
-    np.testing.assert_allclose(region + told.boxes[0], views.boxes[:, :2], atol=1e-4)
-    np.testing.assert_allclose(told.boxes[1] - told.boxes[0], views.boxes[:, 2:], atol=1e-4)
-    assert (told.start >= 0).all()
-    assert (told.shape > 0).all()
-    assert (told.start + told.shape <= photos.sizes).all()
-    if fill_of(AUGMENTATIONS[name]) is None:
-        assert not told.region_start.any()
+    inputs = dali_inputs(photos, views, GREY_LEVELS)
+    support_start = inputs.start + inputs.support_start
+    np.testing.assert_array_equal(support_start, views.support[:, :2])
+    np.testing.assert_array_equal(inputs.support_shape, views.support[:, 2:])
+    np.testing.assert_allclose(support_start + inputs.boxes[0], views.boxes[:, :2], atol=1e-4)
+    np.testing.assert_allclose(inputs.boxes[1] - inputs.boxes[0], views.boxes[:, 2:], atol=1e-4)
+    assert (inputs.start >= 0).all()
+    assert (inputs.shape > 0).all()
+    assert (inputs.start + inputs.shape <= photos.sizes).all()
+    if AUGMENTATIONS[name].appearance.fill is None:
+        assert not inputs.support_start.any()
 
 
 @every_backend
-def test_flips_and_colours_are_executed(backend: str, photos: Split) -> None:
+def test_flips_lighting_and_normalization_are_executed(backend: str, photos: Split) -> None:
     views = views_of("area", photos)
     input = InputConfig(size=32, mean=(120, 110, 100), std=(60, 50, 40))
     plain = replace(
         views,
         flips=np.zeros_like(views.flips),
-        color_shifts=np.zeros_like(views.color_shifts),
+        lighting=np.zeros_like(views.lighting),
     )
     assert views.flips.any()
     assert not views.flips.all()
     expected = images_of(photos, plain, backend, input=GREY_LEVELS.model_copy(update={"size": 32}))
     flips = torch.from_numpy(views.flips)
     expected[flips] = expected[flips].flip(3)
-    expected += torch.from_numpy(views.color_shifts)[:, :, None, None]
+    expected += torch.from_numpy(views.lighting)[:, :, None, None]
     expected -= torch.tensor(input.mean)[:, None, None]
     expected /= torch.tensor(input.std)[:, None, None]
     torch.testing.assert_close(
@@ -236,9 +237,9 @@ def test_outside_an_image_is_the_fill(backend: str, photos: Split) -> None:
     beside = np.concatenate([-3 * sizes, sizes], axis=1)
     half_out = np.concatenate([-sizes / 2, sizes], axis=1)
     views = evaluation_views(WholeImage(), 224, np.arange(len(photos)), photos.sizes)
-    far = replace(views, boxes=beside, regions=beside.astype(np.int64))
+    far = replace(views, boxes=beside, support=beside.astype(np.int64))
     assert (images_of(photos, far, backend, fill=90) == 90).all()
-    near = replace(views, boxes=half_out, regions=np.floor(half_out).astype(np.int64))
+    near = replace(views, boxes=half_out, support=np.floor(half_out).astype(np.int64))
     images = images_of(photos, near, backend, fill=90)
     assert (images[:, :, :100] == 90).all()
     assert (images[:, :, :, :100] == 90).all()
@@ -270,7 +271,7 @@ def test_shifted_grey_digits_agree(data_dir: Path) -> None:
 
 @every_augmentation
 def test_threads_prefetch_and_layout_change_no_pixel(name: str, photos: Split) -> None:
-    fill = fill_of(AUGMENTATIONS[name])
+    fill = AUGMENTATIONS[name].appearance.fill
     views = views_of(name, photos)
     first = images_of(photos, views, "dali", fill=fill)
     second = images_of(photos, views, "dali", fill=fill, threads=3, prefetch=4, channels_last=False)
@@ -281,19 +282,21 @@ def test_threads_prefetch_and_layout_change_no_pixel(name: str, photos: Split) -
 
 @every_backend
 @pytest.mark.parametrize("prefetch", [1, 2, 5])
-def test_batches_come_in_order_whole_and_stay(backend: str, prefetch: int, photos: Split) -> None:
+def test_batches_come_whole_in_order_and_keep_their_memory(
+    backend: str, prefetch: int, photos: Split
+) -> None:
     input = GREY_LEVELS.model_copy(update={"size": 16})
     batches = [np.array([3, 1]), np.array([5]), np.array([0, 2, 4, 11]), np.array([3])] * 3
     plan = [evaluation_views(CENTER, 16, b, photos.sizes[b]) for b in batches]
     loader = load(photos, plan, backend, input=input, prefetch=prefetch)
-    held = list(loader)  # all at once: none may lie in memory that a later one overwrites
+    kept = list(loader)  # all at once: none may lie in memory that a later one overwrites
     with pytest.raises(StopIteration):
         next(loader)
     loader.close()
     alone = images_of(photos, evaluation_views(CENTER, 16, np.arange(12), photos.sizes), backend,
                       input=input)  # fmt: skip
-    assert len(held) == len(batches)
-    for batch, indices in zip(held, batches, strict=True):
+    assert len(kept) == len(batches)
+    for batch, indices in zip(kept, batches, strict=True):
         assert batch.indices.tolist() == indices.tolist()
         assert batch.labels.tolist() == photos.labels[indices].tolist()
         assert torch.equal(batch.images, alone[indices])
@@ -326,18 +329,18 @@ def test_a_damaged_image_is_named(
     split = store.split("train")
     plan = evaluation_plan(CENTER, 224, split, 0, 1, 2)
     loader = load(split, plan, backend, prefetch=3)
-    seen: list[int] = []
+    loaded: list[int] = []
     place = rf"train-000000\.tar: photo/07: the image {reason}.*; .*`ilsvrc prepare` again"
     with pytest.raises(UserError, match=place):  # noqa: PT012  the good batches come first
         for batch in loader:
-            seen += batch.indices.tolist()
+            loaded += batch.indices.tolist()
     loader.close()
-    assert seen == list(range(len(seen)))
-    assert len(seen) <= 6
+    assert loaded == list(range(len(loaded)))
+    assert len(loaded) <= 6
 
 
 @every_backend
-def test_bad_images_are_left_out_and_written_down(backend: str, pack: Pack, tmp_path: Path) -> None:
+def test_damaged_images_are_left_out_and_listed(backend: str, pack: Pack, tmp_path: Path) -> None:
     """Batches of three, three ahead; the second image of two batches is cut off by a disk."""
     samples = list(photo_samples([(90, 120)] * 15))
     store = pack(samples)
@@ -351,10 +354,10 @@ def test_bad_images_are_left_out_and_written_down(backend: str, pack: Pack, tmp_
         content = content.replace(data, data[: len(data) // 2].ljust(len(data), b"\0"))
     shard.write_bytes(content)
 
-    told: list[str] = []
+    warnings: list[str] = []
     file = tmp_path / "quarantined.txt"
     for _ in range(2):  # epochs
-        quarantine = Quarantine(file, split, 0.15, told.append)
+        quarantine = Quarantine(file, split, 0.15, warnings.append)
         loader = load(split, views, backend, prefetch=3, quarantine=quarantine)
         batches = list(loader)
         loader.close()
@@ -366,17 +369,19 @@ def test_bad_images_are_left_out_and_written_down(backend: str, pack: Pack, tmp_
         assert all(len(batch.images) == len(batch.labels) for batch in batches)
     lines = file.read_text().splitlines()
     assert [line.split(": ")[1] for line in lines] == ["photo/04", "photo/10"]
-    assert [text.partition(": photo")[0] for text in told] == ["left out train-000000.tar"] * 2
-    assert told[1].endswith("(2 so far, at most 2)")
+    assert [text.partition(": photo")[0] for text in warnings] == ["left out train-000000.tar"] * 2
+    assert warnings[1].endswith("(2 so far, at most 2)")
 
     file.unlink()
-    strict = Quarantine(file, split, 0.1, told.append)
+    strict = Quarantine(file, split, 0.1, warnings.append)
     with pytest.raises(UserError, match=r"photo/10.*2 images are bad.*allows 1 of 15"):
         list(load(split, views, backend, quarantine=strict))
 
 
 @every_backend
-def test_what_can_be_shown_of_a_damaged_image_is(backend: str, pack: Pack, tmp_path: Path) -> None:
+def test_a_view_on_the_undamaged_part_of_an_image_is_shown(
+    backend: str, pack: Pack, tmp_path: Path
+) -> None:
     """Whether an image is left out depends on its own view alone, not on its neighbours'."""
     samples = list(photo_samples([(400, 300)] * 4))
     for number in (1, 2):
@@ -384,11 +389,11 @@ def test_what_can_be_shown_of_a_damaged_image_is(backend: str, pack: Pack, tmp_p
         samples[number] = replace(samples[number], data=data[: len(data) // 2])
     split = pack(samples).split("train")
     views = views_of("area", split, size=64)
-    views.boxes[:] = views.regions[:] = (0, 0, 60, 60)
-    views.boxes[2] = views.regions[2] = (300, 0, 60, 60)  # below the cut
+    views.boxes[:] = views.support[:] = (0, 0, 60, 60)
+    views.boxes[2] = views.support[2] = (300, 0, 60, 60)  # below the cut
     quarantine = Quarantine(tmp_path / "quarantined.txt", split, 1.0, lambda text: None)
     (batch,) = load(split, [views], backend, quarantine=quarantine)
-    # DALI stops decoding at the end of the region; PIL decodes whole images or none.
+    # DALI stops decoding at the end of the support; PIL decodes whole images or none.
     assert batch.indices.tolist() == ([0, 1, 3] if backend == "dali" else [0, 3])
 
 
@@ -417,7 +422,7 @@ def test_gpu_shows_what_the_reference_shows(name: str, photos: Split) -> None:
     """Wider than on the CPU: nvJPEG has its own inverse DCT and chroma upsampling."""
     if not torch.cuda.is_available():
         pytest.skip("no CUDA GPU")
-    views, fill = views_of(name, photos), fill_of(AUGMENTATIONS[name])
+    views, fill = views_of(name, photos), AUGMENTATIONS[name].appearance.fill
     images = images_of(photos, views, "dali", fill=fill, device=torch.device("cuda", 0))
     assert images.device == torch.device("cuda", 0)
     reference = images_of(photos, views, "reference", fill=fill)

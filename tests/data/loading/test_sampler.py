@@ -25,7 +25,7 @@ def test_the_order_of_a_seed_never_changes() -> None:
     assert epoch_order(0, 0, 10).tolist() == [4, 8, 5, 0, 3, 9, 6, 7, 2, 1]
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_epochs_and_seeds_have_different_orders() -> None:
     orders = [epoch_order(seed, epoch, 1000) for seed in (0, 1) for epoch in (0, 1)]
     for i, first in enumerate(orders):
         for second in orders[:i]:
@@ -45,15 +45,15 @@ def batches(draw: st.DrawFn) -> tuple[int, int, int]:
     return num_images, global_batch_size, num_micro_batches
 
 
-def epoch_of(dealing: BatchSampler, order: NDArray[np.int64]) -> list[list[list[int]]]:
+def epoch_of(sampler: BatchSampler, order: NDArray[np.int64]) -> list[list[list[int]]]:
     """Return each step's micro-batches of all workers, in the order of the ranks."""
     return [
         [
             micro_batch.tolist()
-            for rank in range(dealing.world_size)
-            for micro_batch in dealing.micro_batches(order, step, rank)
+            for rank in range(sampler.world_size)
+            for micro_batch in sampler.micro_batches(order, step, rank)
         ]
-        for step in range(dealing.num_steps)
+        for step in range(sampler.num_steps)
     ]
 
 
@@ -68,23 +68,23 @@ def test_any_number_of_workers_takes_the_same_steps(batch: tuple[int, int, int])
 
 @settings(max_examples=50)
 @given(batches())
-def test_an_epoch_is_cut_evenly_and_holds_every_image_once(batch: tuple[int, int, int]) -> None:
+def test_an_epoch_is_split_evenly_and_holds_every_image_once(batch: tuple[int, int, int]) -> None:
     num_images, global_batch_size, num_micro_batches = batch
-    dealing = BatchSampler(*batch, world_size=2)
+    sampler = BatchSampler(*batch, world_size=2)
     order = epoch_order(3, 0, num_images)
-    steps = epoch_of(dealing, order)
+    steps = epoch_of(sampler, order)
     assert [image for step in steps for part in step for image in part] == order.tolist()
 
     batch_sizes = [sum(map(len, step)) for step in steps]
-    assert batch_sizes == [dealing.batch_size(step) for step in range(dealing.num_steps)]
-    assert batch_sizes == [len(part) for part in np.array_split(order, dealing.num_steps)]
+    assert batch_sizes == [sampler.batch_size(step) for step in range(sampler.num_steps)]
+    assert batch_sizes == [len(part) for part in np.array_split(order, sampler.num_steps)]
     assert max(batch_sizes) <= global_batch_size
     for step in steps:
         assert len(step) == num_micro_batches
         assert max(map(len, step)) - min(map(len, step)) <= 1
     micro_batch_sizes = [len(part) for step in steps for part in step]
     assert min(micro_batch_sizes) > 0
-    assert max(micro_batch_sizes) == dealing.max_micro_batch_size
+    assert max(micro_batch_sizes) == sampler.max_micro_batch_size
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,8 @@ def test_an_epoch_is_cut_evenly_and_holds_every_image_once(batch: tuple[int, int
         ((9, 8, 8, 1), "9 images in 2 even steps can't fill 8 micro-batches"),
     ],
 )
-def test_what_cannot_be_dealt_is_refused(sizes: tuple[int, int, int, int], message: str) -> None:
+def test_batches_that_leave_a_worker_or_micro_batch_empty_are_refused(
+    sizes: tuple[int, int, int, int], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         BatchSampler(*sizes)

@@ -1,5 +1,6 @@
-"""Views are the papers' crops: places, sizes, shares and colours, checked without a picture."""
+"""Views are the papers' crops: places, sizes, areas and colours, checked without an image."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torchvision import transforms
 from pipeline.config.augmentation import (
     AlexNetCrop,
     Augmentation,
+    ColorJitter,
     NoAugmentation,
     ProgressiveResizing,
     RandomAffine,
@@ -21,12 +23,10 @@ from pipeline.config.augmentation import (
     ScaleJitter,
 )
 from pipeline.config.protocol import CenterCrop, WholeImage
+from pipeline.data.loading.lighting import RGB_EIGENVECTORS, RGB_STDS
 from pipeline.data.loading.views import (
-    RGB_EIGENVECTORS,
-    RGB_STDS,
     Views,
     evaluation_views,
-    fill_of,
     training_size,
     training_views,
 )
@@ -78,7 +78,7 @@ def test_center_crop_rounds_as_torchvision(sizes: list[tuple[int, int]]) -> None
 
 def test_whole_image_is_the_whole_image() -> None:
     views = evaluation_views(WholeImage(), SIZE, np.arange(2), np.array([[8, 8], [375, 500]]))
-    assert views.boxes.tolist() == views.regions.tolist() == [[0, 0, 8, 8], [0, 0, 375, 500]]
+    assert views.boxes.tolist() == views.support.tolist() == [[0, 0, 8, 8], [0, 0, 375, 500]]
 
 
 def test_no_augmentation_is_the_evaluation_view() -> None:
@@ -90,6 +90,59 @@ def test_no_augmentation_is_the_evaluation_view() -> None:
 def assert_same(first: Views, second: Views) -> None:
     for name, values in vars(first).items():
         np.testing.assert_array_equal(values, getattr(second, name), err_msg=name, strict=True)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The boxes, flips, lighting and colour jitter of three images."""
+
+    boxes: list[list[float]]
+    flips: list[bool] = field(default_factory=lambda: [False] * 3)
+    lighting: list[list[float]] = field(default_factory=lambda: [[0.0] * 3] * 3)
+    color_jitter: list[list[float]] = field(default_factory=lambda: [[1.0] * 3] * 3)
+
+
+FLIPS = [False, False, True]
+RGB_LIGHTING = [[0.318540275, 1.947281, 0.902061164], [6.97282505, 2.86539221, -1.98183918],
+                [10.157299, 4.38687181, 6.81898975]]  # fmt: skip
+OF_SEED_3: list[tuple[Augmentation, Drawn]] = [
+    (NoAugmentation(), Drawn(
+        [[23.4375, 85.0439883, 328.125, 328.445748], [104.166667, 20.8125, 291.666667, 291.375],
+         [2.5, 282.5, 35, 35]])),
+    (SHIFT_SCALE, Drawn(
+        [[-14.3850006, 13.6144976, 333.613838, 444.818451],
+         [25.3394184, 49.3784469, 543.166239, 361.748715],
+         [3.78037775, 17.4797101, 33.9586517, 509.379775]])),
+    (AlexNetCrop(), Drawn(
+        [[11.71875, 82.111437, 328.125, 328.445748], [114.583333, 41.625, 291.666667, 291.375],
+         [2.8125, 281.875, 35, 35]],
+        FLIPS, RGB_LIGHTING)),
+    (ScaleJitter(min_side=256, max_side=512), Drawn(
+        [[45.620438, 126.824818, 204.379562, 204.379562],
+         [204.365079, 109.017857, 222.222222, 222],
+         [10.487239, 222.459397, 20.7888631, 20.7888631]],
+        FLIPS, RGB_LIGHTING)),
+    (RandomResizedCrop(
+        color_noise=0.1, color_components="fb",
+        color_jitter=ColorJitter(brightness=0.4, contrast=0.5, saturation=0.3)), Drawn(
+        [[14, 55, 321, 372], [199, 64, 230, 268], [0, 273, 40, 53]],
+        FLIPS,
+        [[1.78110135, 1.80959237, 1.76481164], [-0.272293597, 0.387172937, 0.910875618],
+         [-5.66385603, -5.40984821, -5.35094643]],
+        [[1.3820473, 0.549772382, 1.10287428], [1.09080791, 1.3911134, 1.14381194],
+         [1.25974214, 1.08698893, 1.13088012]])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("augmentation", "drawn"), OF_SEED_3, ids=lambda v: getattr(v, "kind", ""))
+def test_the_views_of_a_seed_never_change(augmentation: Augmentation, drawn: Drawn) -> None:
+    """Pinned: with other views here, old runs could not be resumed or repeated."""
+    images, sizes = np.array([0, 7, 2**33 + 1]), np.array([[375, 500], [500, 333], [40, 600]])
+    views = training_views(augmentation, CENTER, SIZE, images, sizes, seed=3, epoch=3)
+    np.testing.assert_allclose(views.boxes, drawn.boxes, rtol=1e-8)
+    assert views.flips.tolist() == drawn.flips
+    np.testing.assert_allclose(views.lighting, drawn.lighting, rtol=1e-6)
+    np.testing.assert_allclose(views.color_jitter, drawn.color_jitter, rtol=1e-6)
 
 
 @every_augmentation
@@ -112,18 +165,18 @@ def test_a_view_belongs_to_its_image_and_epoch(
 @every_augmentation
 @settings(max_examples=30)
 @given(sizes=image_sizes)
-def test_boxes_and_regions_keep_to_the_image(
+def test_boxes_and_their_support_lie_in_the_image(
     augmentation: Augmentation, sizes: list[tuple[int, int]]
 ) -> None:
     views = view(augmentation, sizes)
     starts, ends = views.boxes[:, :2], views.boxes[:, :2] + views.boxes[:, 2:]
-    low, high = views.regions[:, :2], views.regions[:, :2] + views.regions[:, 2:]
+    low, high = views.support[:, :2], views.support[:, :2] + views.support[:, 2:]
     assert (views.boxes[:, 2:] > 0).all()
     assert (low <= starts).all()
     assert (high >= ends - 1e-9).all()
     if augmentation.kind == "area":
-        np.testing.assert_array_equal(views.regions, views.boxes)
-    if fill_of(augmentation) is None:
+        np.testing.assert_array_equal(views.support, views.boxes)
+    if augmentation.appearance.fill is None:
         assert (low >= 0).all()
         assert (high <= np.array(sizes)).all()
 
@@ -175,7 +228,7 @@ def test_scale_jitter_crops_at_every_offset() -> None:
         assert abs(counts - 4000 / num_offsets).max() < 5 * np.sqrt(4000 / num_offsets)
 
 
-def test_scale_jitter_of_one_scale_is_that_scale() -> None:
+def test_scale_jitter_from_one_side_has_that_side() -> None:
     boxes = view(ScaleJitter(min_side=SIZE, max_side=SIZE), many(448, 448, 10)).boxes
     assert boxes.tolist() == [[0, 0, 448, 448]] * 10
 
@@ -219,7 +272,7 @@ def test_area_crop_falls_back_to_the_centre(
     assert view(whole_area, [size]).boxes.tolist() == [list(box)]
 
 
-def test_shift_scale_draws_the_image_as_it_says() -> None:
+def test_shift_scale_draws_scales_and_shifts_from_its_ranges() -> None:
     height, width = 40, 60
     y, x, box_height, box_width = view(SHIFT_SCALE, many(height, width)).boxes.T
     np.testing.assert_allclose(box_height / height, box_width / width)
@@ -247,7 +300,7 @@ def test_half_the_views_are_flipped_whatever_their_crop(augmentation: Augmentati
 
 def test_colour_noise_has_the_covariance_of_imagenet() -> None:
     np.testing.assert_allclose(RGB_EIGENVECTORS.T @ RGB_EIGENVECTORS, np.eye(3), atol=1e-6)
-    shifts = view(AlexNetCrop(color_noise=0.1), many(375, 500, 40_000)).color_shifts
+    shifts = view(AlexNetCrop(color_noise=0.1), many(375, 500, 40_000)).lighting
     assert shifts.dtype == np.float32
     components = shifts @ RGB_EIGENVECTORS / (0.1 * RGB_STDS)
     np.testing.assert_allclose(components.mean(axis=0), 0, atol=5 / np.sqrt(40_000))
@@ -260,10 +313,10 @@ def test_colour_noise_has_the_covariance_of_imagenet() -> None:
 def test_without_colour_noise_the_crops_are_the_same(augmentation: Augmentation) -> None:
     noisy = view(augmentation, many(375, 500, 20))
     if not hasattr(augmentation, "color_noise"):
-        assert not noisy.color_shifts.any()
+        assert not noisy.lighting.any()
         return
     plain = view(augmentation.model_copy(update={"color_noise": 0.0}), many(375, 500, 20))
-    assert not plain.color_shifts.any()
+    assert not plain.lighting.any()
     np.testing.assert_array_equal(plain.boxes, noisy.boxes)
     np.testing.assert_array_equal(plain.flips, noisy.flips)
 
@@ -271,7 +324,7 @@ def test_without_colour_noise_the_crops_are_the_same(augmentation: Augmentation)
 @every_augmentation
 @given(sizes=image_sizes)
 @settings(max_examples=20)
-def test_a_smaller_picture_shows_the_same_box(
+def test_a_smaller_image_shows_the_same_box(
     augmentation: Augmentation, sizes: list[tuple[int, int]]
 ) -> None:
     full = view(augmentation, sizes, 0, 0)
@@ -281,11 +334,11 @@ def test_a_smaller_picture_shows_the_same_box(
     np.testing.assert_array_equal(small.boxes, full.boxes)
     np.testing.assert_array_equal(small.flips, full.flips)
     # The filter is wider, and reads as far around the box or farther.
-    assert (small.regions[:, :2] <= full.regions[:, :2]).all()
-    assert (small.regions[:, 2:] >= full.regions[:, 2:]).all()
+    assert (small.support[:, :2] <= full.support[:, :2]).all()
+    assert (small.support[:, 2:] >= full.support[:, 2:]).all()
 
 
-def test_pictures_grow_evenly_to_the_input_size() -> None:
+def test_training_images_grow_evenly_to_the_input_size() -> None:
     resizing = ProgressiveResizing(start_size=128, full_size_from=60)
     sizes = [training_size(224, resizing, epoch) for epoch in range(90)]
     assert sizes == sorted(sizes)

@@ -3,7 +3,7 @@ import pytest
 from pipeline.evaluation.metrics import Counts, wilson_interval
 from pipeline.results.measured import Measured
 from pipeline.results.published import Published, ResultKey
-from pipeline.results.verdict import _Miss, errors_of, hold_against, verdict
+from pipeline.results.reproduction import _Miss, check_reproduction, compare_counts, errors_of
 
 IMAGES = 50_000
 
@@ -37,20 +37,20 @@ def source(name: str, top1_error: float | None, top5_error: float | None) -> Pub
         (30.0, 10.6, "not reproduced by 0.60 points of top-5 (p < 0.0001)"),
     ],
 )  # fmt: skip
-def test_a_result_reproduces_or_lies_among_re_implementations_or_misses(
+def test_a_result_is_reproduced_or_within_the_spread_or_not_reproduced(
     top1_error: float, top5_error: float, words: str
 ) -> None:
     others = [source("others", 31.5, None), source("third", None, 10.5)]
-    found = hold_against(counts(top1_error, top5_error), [source("authors", 30.0, 10.0), *others])
+    found = compare_counts(counts(top1_error, top5_error), [source("authors", 30.0, 10.0), *others])
     assert found.words.startswith(words)
-    assert found.against.source == "authors"
-    assert found.kind == words.split(" of ")[0].split(" by ")[0]
+    assert found.reference.source == "authors"
+    assert found.status == words.split(" of ")[0].split(" by ")[0]
 
 
 def test_another_training_of_the_authors_is_no_re_implementation() -> None:
     again = source("authors", 31.5, 10.5).model_copy(update={"variant": "smaller"})
-    found = hold_against(counts(31.0, 10.0), [source("authors", 30.0, 10.0), again])
-    assert found.kind == "not reproduced"
+    found = compare_counts(counts(31.0, 10.0), [source("authors", 30.0, 10.0), again])
+    assert found.status == "not reproduced"
 
 
 def test_p_is_below_one_in_twenty_just_where_the_interval_ends() -> None:
@@ -60,14 +60,15 @@ def test_p_is_below_one_in_twenty_just_where_the_interval_ends() -> None:
         assert (miss.p < 0.05) == (30.0 not in wilson_interval(errors, IMAGES))
 
 
-def test_other_images_and_unfinished_trainings_get_no_verdict() -> None:
-    assert verdict(measured("resnet18", "center-256-224", 30.3, 10.8)).kind == "reproduced"
-    assert verdict(measured("resnet18", "center-256-224", 30.3, 10.8, complete=False)) is None
-    assert verdict(measured("resnet18", "center-160-128", 30.3, 10.8)) is None
-    assert hold_against(counts(30, 10, 49_152), [source("authors", 30.0, 10.0)]) is None
+def test_other_images_and_unfinished_trainings_are_not_compared() -> None:
+    key = ("resnet18", "center-256-224", 30.3, 10.8)
+    assert check_reproduction(measured(*key)).status == "reproduced"
+    assert check_reproduction(measured(*key, complete=False)) is None
+    assert check_reproduction(measured("resnet18", "center-160-128", 30.3, 10.8)) is None
+    assert compare_counts(counts(30, 10, 49_152), [source("authors", 30.0, 10.0)]) is None
 
 
-def test_what_is_held_against_was_tested_on_as_many_images() -> None:
+def test_the_reference_was_tested_on_as_many_images() -> None:
     # The paper's is without the blacklist; Keras' is on all images.
-    found = verdict(measured("inception_v3", "center-299", 22.0, 6.2))
-    assert found.against.source == "keras-applications readme"
+    found = check_reproduction(measured("inception_v3", "center-299", 22.0, 6.2))
+    assert found.reference.source == "keras-applications readme"

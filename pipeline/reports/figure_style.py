@@ -1,17 +1,18 @@
-"""The colours of the page, by light and by dark, and figures that follow them.
+"""The colours of the page, light and dark, matplotlib's style, and figures as SVG and PNG.
 
-A figure is drawn in the light colours. In the page each of them becomes the variable of its name,
-which the style sheet sets for both; as a file it stays as it was drawn.
+A figure is drawn in the light colours. In the page each colour is replaced by the CSS variable of
+its name, which the style sheet sets for both; in a file it stays as drawn.
 """
 
 import base64
 import io
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 INK, MUTED, LINE, PAPER = "#1d2430", "#66707d", "#dde1e6", "#fdfdfc"
@@ -19,7 +20,7 @@ SERIES = (
     *("#2668c9", "#cf5a1b", "#22885c", "#a63d8f"),
     *("#a37b00", "#0b8499", "#6a52c7", "#8d5636"),
 )
-_SERIES_IN_THE_DARK = (
+_DARK_SERIES = (
     *("#74a9f7", "#f5935c", "#5cc797", "#dd85cb"),
     *("#dbb545", "#55c3d6", "#ab98f2", "#c99473"),
 )
@@ -36,7 +37,7 @@ DARK: Mapping[str, str] = {
     "muted": "#98a2b0",
     "line": "#343b46",
     "paper": "#14181e",
-    **{f"series-{i}": colour for i, colour in enumerate(_SERIES_IN_THE_DARK)},
+    **{f"series-{i}": colour for i, colour in enumerate(_DARK_SERIES)},
 }
 
 _STYLE: dict[Any, Any] = {
@@ -64,11 +65,9 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """Draw figures as the page has them."""
-    with mpl.rc_context(_STYLE):
-        yield
+def figure_style() -> AbstractContextManager[None]:
+    """Return a context in which figures are drawn in the page's style."""
+    return mpl.rc_context(_STYLE)
 
 
 def series_colour(i: int) -> str:
@@ -76,35 +75,35 @@ def series_colour(i: int) -> str:
 
 
 def as_svg(figure: Figure) -> bytes:
-    """Return a file's content; no date in it."""
-    return _saved(figure, format="svg", metadata={"Date": None, "Creator": None})
+    """Return the figure as an SVG file, without a date."""
+    return _save(figure, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def as_png(figure: Figure) -> bytes:
-    return _saved(figure, format="png", dpi=160, metadata={"Software": None})
+    return _save(figure, format="png", dpi=160, metadata={"Software": None})
 
 
-def for_page(svg: bytes) -> str:
-    """Return an SVG file as an element of the page, as wide as its place, in the page's colours."""
+def svg_element(svg: bytes) -> Markup:
+    """Return an SVG file as an element of the page, of full width and in the page's colours."""
     text = svg.decode()
     text = text[text.index("<svg") :]
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # Names that matplotlib counts, which would stand in the page once for each figure.
+    # matplotlib's numbered ids, which would be repeated in each figure of the page.
     text = re.sub(r' id="[A-Za-z.0-9]+_\d+"', "", text)
     text = re.sub(r"font: ?([^;\"]*?)'[^;\"]*sans-serif", r"font: \1var(--font)", text)
     for name, colour in LIGHT.items():
         text = re.sub(re.escape(colour), f"var(--{name})", text, flags=re.IGNORECASE)
-    return text
+    return Markup(text)
 
 
-def data_uri(png: bytes, kind: str = "png") -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(png).decode()}"
+def data_uri(image: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def _saved(figure: Figure, **options: object) -> bytes:
+def _save(figure: Figure, **options: object) -> bytes:
     content = io.BytesIO()
-    with style():
+    with figure_style():
         figure.savefig(content, **options)  # type: ignore[arg-type]
     return content.getvalue()
