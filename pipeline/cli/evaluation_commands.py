@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pipeline.cli.command_line import command_line
 from pipeline.cli.console import say
-from pipeline.cli.options import ClusterAssignments, load_only_cluster
+from pipeline.cli.options import ClusterAssignments, ClusterName, load_only_cluster
 from pipeline.config.cluster import Cluster, Folder, as_folder, load_cluster
 from pipeline.runtime.errors import UserError
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from pipeline.runs.evaluated_model import EvaluatedModel, Preprocessing
     from pipeline.runs.weights_source import WeightsSource
 
-ClusterName = Annotated[
-    str, typer.Option("--on", metavar="CLUSTER", help="In configs/clusters, or a YAML file.")
-]
 PredictionsName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run, its folder, or a file of predictions.")
 ]

@@ -19,7 +19,7 @@ ClusterName = Annotated[
     typer.Option(
         "--on",
         metavar="CLUSTER",
-        help="Where to train: a name in configs/clusters, or a YAML file.",
+        help="Where: a name in configs/clusters, or a YAML file.",
     ),
 ]
 Assignments = Annotated[

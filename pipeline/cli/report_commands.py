@@ -8,18 +8,11 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.console import progress, say
+from pipeline.cli.options import ClusterName
 from pipeline.config.cluster import load_cluster
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import write_atomically
 
-On = Annotated[
-    str,
-    typer.Option(
-        "--on",
-        metavar="CLUSTER",
-        help="Whose runs: a name in configs/clusters, or a YAML file.",
-    ),
-]
 Experiment = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="An MLflow experiment.", show_default="the cluster's"),
@@ -41,7 +34,7 @@ def compare(
             "whether it may be held against the runs.",
         ),
     ] = None,
-    on: On = "laptop",
+    on: ClusterName = "laptop",
     experiment: Experiment = None,
 ) -> None:
     """Put the runs of an experiment beside the published results of the same protocol."""
@@ -76,7 +69,7 @@ def published(
             "nothing is added.",
         ),
     ] = False,
-    on: On = "laptop",
+    on: ClusterName = "laptop",
     experiment: Experiment = None,
 ) -> None:
     """Print the published results, each with its protocol and source."""
@@ -102,7 +95,7 @@ def register(
         str | None,
         typer.Option("--as", metavar="NAME", help="As which model.", show_default="its network"),
     ] = None,
-    on: On = "laptop",
+    on: ClusterName = "laptop",
     experiment: Experiment = None,
 ) -> None:
     """Put a run's network into MLflow's registry with its results as tags; again: new tags."""
@@ -145,7 +138,7 @@ def visualize(
         str | None, typer.Option(metavar="NAME", help="Which images.", show_default="the test's")
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="How many images to cover in parts.")] = 6,
-    on: On = "laptop",
+    on: ClusterName = "laptop",
 ) -> None:
     """Draw what a trained network has learned, as a PNG in the run's folder and in MLflow."""
     from pipeline.runs.run_folder import find_run
@@ -176,7 +169,7 @@ def report(
         list[str] | None,
         typer.Option("--run", metavar="RUN", help="Can be given again.", show_default="all"),
     ] = None,
-    on: On = "laptop",
+    on: ClusterName = "laptop",
 ) -> None:
     """Write an experiment as one page: results, curves, costs, how to repeat each run."""
     from pipeline.reports.page import build_page

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from pipeline.cli.command_line import command_line
 from pipeline.cli.console import console_for_tables, say
 from pipeline.cli.options import (
     Assignments,
     ClusterAssignments,
+    ClusterName,
     StartFrom,
     load_only_cluster,
     of_cluster,
@@ -28,14 +30,6 @@ if TYPE_CHECKING:
 jobs = typer.Typer(help="Look at submitted trainings, and stop them.", no_args_is_help=False)
 jobs.command("run")(run_job)
 
-ClusterName = Annotated[
-    str,
-    typer.Option(
-        "--on",
-        metavar="CLUSTER",
-        help="Whose jobs: a name in configs/clusters, or a YAML file.",
-    ),
-]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its run's name.")]
 
 
@@ -49,14 +43,7 @@ def submit(
             "jobs/resnet152.yaml, which is evaluated as well.",
         ),
     ],
-    on: Annotated[
-        str,
-        typer.Option(
-            "--on",
-            metavar="CLUSTER",
-            help="Where to train: a name in configs/clusters, or a YAML file.",
-        ),
-    ],
+    on: ClusterName,
     set_: Assignments = None,
     seeds: Annotated[
         str | None,
@@ -78,7 +65,8 @@ def submit(
     trainings = _trainings(document, on, set_, seeds, start_from)
     cluster = trainings[0].cluster
     engine = engine_of(cluster)
-    command = _command(document, on, set_, seeds, start_from)
+    typed = [text for text in context.obj or () if text not in ("--dry-run", "--follow")]
+    command = command_line(typed) or "ilsvrc submit"
     if dry_run:
         typer.echo(engine.render(trainings, command), nl=False)
         return
@@ -238,16 +226,3 @@ def _print_logs(engine: "JobEngine", job: "SubmittedJob", on: str, follow: bool)
         return None
     say(Console(), " ".join(filter(None, (f"job {end.id}: {end.state}", end.reason))))
     return end.state
-
-
-def _command(
-    document: str,
-    on: str,
-    assignments: list[str] | None,
-    seeds: str | None,
-    start_from: str | None,
-) -> str:
-    sets = [part for assignment in assignments or [] for part in ("--set", assignment)]
-    chosen = ["--seeds", seeds] if seeds else []
-    start = ["--start-from", start_from] if start_from else []
-    return shlex.join(["ilsvrc", "submit", document, "--on", on, *sets, *chosen, *start])

@@ -1,11 +1,12 @@
 """A job's results beside the published ones that it is expected to reproduce, a line each."""
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.config.job import ExpectedResult
 from pipeline.results.comparability import difference, reference_result
 from pipeline.results.measured import Measured
-from pipeline.results.published import Published, ResultKey, published
+from pipeline.results.published import Published, ResultKey
 from pipeline.results.reproduction import check_reproduction
 from pipeline.runtime.errors import UserError
 
@@ -17,9 +18,10 @@ def find_expected(expected: Iterable[ExpectedResult]) -> list[Published]:
         key = ResultKey(**each.model_dump())
         result = reference_result(key)
         if result is None:
-            near = [_words(other.key) for other in published() if other.network == key.network]
-            known = "; ".join(dict.fromkeys(near)) or "none of this network"
-            raise UserError(f"expect: nothing is published of {_words(key)}; there are: {known}")
+            raise UserError(
+                f"expect: nothing is published of {_words(key)}; "
+                f"`ilsvrc published {shlex.quote(key.network)}` prints what is"
+            )
         found.append(result)
     return found
 

@@ -38,14 +38,6 @@ class SubmittedTraining:
         return find_config_file(self.document, "recipes" if self.job is None else "jobs")
 
     @property
-    def recipe_files(self) -> list[Path]:
-        """The files of all recipes that the document names."""
-        if self.job is None:
-            return [self.document_file]
-        names = (group.recipe for group in self.job.document.trainings)
-        return list(dict.fromkeys(find_config_file(name, "recipes") for name in names))
-
-    @property
     def cluster_file(self) -> Path:
         return find_config_file(self.cluster_name, "clusters")
 

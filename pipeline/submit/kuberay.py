@@ -3,7 +3,6 @@
 import hashlib
 import re
 import shlex
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -20,62 +19,46 @@ OURS = {"app.kubernetes.io/name": "ilsvrc"}
 Manifest = dict[str, Any]
 
 _DOCUMENTS = "/etc/ilsvrc"
-_NAME_LENGTH = 40  # KubeRay adds words, and services may have 63 letters
+_NAME_LENGTH = 40  # KubeRay appends words, and names of services are limited to 63 characters
 
 
-@dataclass(frozen=True)
-class MountedDocument:
-    """A document of a ConfigMap: its key there, and its path in the folder where it is mounted."""
+def mounted_documents(training: SubmittedTraining) -> dict[str, dict[str, Any]]:
+    """Return the training's documents as they are here (the image has its own), without comments.
 
-    key: str
-    path: str
-    content: dict[str, Any]
-
-
-def mounted_documents(training: SubmittedTraining) -> list[MountedDocument]:
-    """Return the training's documents as they are here, but for comments: not the image's.
-
-    The recipe or job comes first, then the cluster, then the recipes of a job.
+    By their paths where they are mounted: the recipe or job, the cluster, and a job's recipes.
     """
     file, cluster = training.document_file, training.cluster_file
     content = read_yaml(file)
-    recipes = []
-    if training.job:
-        paths = {
-            path: f"recipes/{number}/{path.name}"
-            for number, path in enumerate(training.recipe_files)
-        }
-        recipes = [
-            MountedDocument(f"recipe-{number}", paths[path], read_yaml(path))
-            for number, path in enumerate(paths)
-        ]
-        for group in content["trainings"]:
-            path = find_config_file(group["recipe"], "recipes")
-            group["recipe"] = f"{_DOCUMENTS}/{paths[path]}"
-    return [
-        MountedDocument("job" if training.job else "recipe", file.name, content),
-        MountedDocument("cluster", f"clusters/{cluster.name}", read_yaml(cluster)),
-        *recipes,
-    ]
+    documents = {file.name: content, f"clusters/{cluster.name}": read_yaml(cluster)}
+    for number, group in enumerate(content["trainings"] if training.job else ()):
+        recipe = find_config_file(group["recipe"], "recipes")
+        path = f"recipes/{number}/{recipe.name}"
+        documents[path] = read_yaml(recipe)
+        group["recipe"] = f"{_DOCUMENTS}/{path}"
+    return documents
 
 
 def documents_of(training: SubmittedTraining, engine: KubeRay) -> Manifest:
     """Return the ConfigMap of a training's documents."""
+    documents = mounted_documents(training).values()
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _metadata(object_name(training), engine, training.run),
-        "data": {one.key: to_documents([one.content]) for one in mounted_documents(training)},
+        "data": {_key(number): to_documents([one]) for number, one in enumerate(documents)},
     }
+
+
+def _key(number: int) -> str:
+    return f"document-{number}"
 
 
 def ray_job(training: SubmittedTraining, engine: KubeRay) -> Manifest:
     """Return a Ray cluster for the time of one training, which is started again if it fails."""
     name, cluster = object_name(training), training.cluster
-    mounted = mounted_documents(training)
-    document, place = (f"{_DOCUMENTS}/{one.path}" for one in mounted[:2])
-    arguments = training.arguments(document, place)
-    items = [{"key": one.key, "path": one.path} for one in mounted]
+    paths = list(mounted_documents(training))
+    arguments = training.arguments(*(f"{_DOCUMENTS}/{path}" for path in paths[:2]))
+    items = [{"key": _key(number), "path": path} for number, path in enumerate(paths)]
     documents = {"name": "documents", "configMap": {"name": name, "items": items}}
     spec = _cluster_spec(cluster, engine)
     head = spec["headGroupSpec"]["template"]["spec"]
@@ -143,7 +126,7 @@ def _cluster_spec(cluster: Cluster, engine: KubeRay) -> Manifest:
         "rayVersion": version("ray"),  # the image's as well
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
-            # No worker is placed beside the driver.
+            # Keeps workers off the driver's node.
             "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
             "template": _pod("ray-head", head, engine),
         },
@@ -161,7 +144,7 @@ def _cluster_spec(cluster: Cluster, engine: KubeRay) -> Manifest:
 
 
 def _pod(container: str, resources: dict[str, int | str], engine: KubeRay) -> Manifest:
-    # NCCL and loaders share memory; a container has 64 MB of it otherwise.
+    # For NCCL and loaders; a container has 64 MB of shared memory otherwise.
     shared = {"name": "shared-memory", "emptyDir": {"medium": "Memory"}}
     claims = [
         {"name": one.claim, "persistentVolumeClaim": {"claimName": one.claim}}

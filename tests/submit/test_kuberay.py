@@ -93,7 +93,7 @@ def test_a_rayjob_has_the_recipe_and_the_clusters_settings() -> None:
     }  # fmt: skip
     assert {"secretRef": {"name": "ilsvrc"}} in worker["envFrom"]
     documents = documents_of(training, training.cluster.engine)["data"]  # type: ignore[arg-type]
-    assert yaml.safe_load(documents["recipe"])["network"]["name"] == "resnet50"
+    assert yaml.safe_load(documents["document-0"])["network"]["name"] == "resnet50"
 
 
 @pytest.mark.parametrize(
