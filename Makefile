@@ -43,8 +43,8 @@ soak: $(READY)  ## Inject 200 random faults into one training (hours); FAULTS an
 	ILSVRC_SOAK_FAULTS=$(or $(FAULTS),200) $(if $(SEED),ILSVRC_SOAK_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -s tests/launch/test_soak.py
 
-jobs: $(READY)  ## Render the ready files of jobs/ again, each by the command in it
-	@for file in jobs/*/*; do \
+jobs: $(READY)  ## Render the examples of docs/jobs/ again, each by the command in it
+	@for file in docs/jobs/*; do \
 		command=$$(sed -n 's/^# ilsvrc //p' $$file | head -n 1); \
 		eval "$(BIN)/ilsvrc $$command --dry-run" > $$file.new && mv $$file.new $$file || exit 1; \
 	done

@@ -1,4 +1,4 @@
-"""Packing an archive in the layout of ILSVRC-2012's, beside what torchvision does with it."""
+"""Packing an archive with the layout of ILSVRC-2012's, beside what torchvision does with it."""
 
 import io
 import tarfile
@@ -24,83 +24,83 @@ from pipeline.data.store.store import Split
 from pipeline.runtime.background import in_background
 
 _CLASSES = 20
-# So that every worker has several parts, as of the 600 of ILSVRC-2012.
+# Every worker has several parts, as of the 600 of ILSVRC-2012.
 _PARTS_PER_WORKER = 8
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Images per second, a value a round, and the most bytes that were taken while packing.
+    """Images per second, a value a round, and the peak of memory while packing, in bytes.
 
-    `peer` is torchvision's extraction and one pass of `ImageFolder`; `peer_with_workers` the same,
-    with as many `DataLoader` workers as ours. `taken` is what this process took more than before,
-    and those that packed in all, `by_ray` Ray's own processes. `ours_per_cpu` and `peer_per_cpu`
-    are images per second that a core was at work, Ray's own work counted: on a machine that does
-    other things too, they tell more.
+    `torchvision` is its extraction and one pass of `ImageFolder`; `torchvision_with_workers` the
+    same, with as many `DataLoader` workers as ours. `memory` is what this process used more than
+    before and what its workers used in all, `memory_of_ray` what Ray's own processes used.
+    `ours_per_cpu` and `torchvision_per_cpu` are images per second of CPU time, Ray's own included:
+    on a machine that does other things too, they are more reliable.
     """
 
     ours: Series
-    peer: Series
-    peer_with_workers: Series
+    torchvision: Series
+    torchvision_with_workers: Series
     ours_per_cpu: Series
-    peer_per_cpu: Series
+    torchvision_per_cpu: Series
     num_workers: int
-    taken: int
-    by_ray: int
+    memory: int
+    memory_of_ray: int
 
 
 def measure_packing(
-    pictures: Split, folder: Path, rounds: int, num_workers: int, progress: ProgressCallback
+    split: Split, folder: Path, rounds: int, num_workers: int, progress: ProgressCallback
 ) -> Packing:
-    """Pack `pictures` from one archive, `rounds` times, in turns with torchvision.
+    """Pack the images of `split` from one archive, `rounds` times, in turns with torchvision.
 
-    Neither computes the archive's MD5 sum. Ray has started before the clock does.
+    Neither computes the archive's MD5 sum. Ray starts before the clock does.
     """
     archive = folder / "train.tar"
-    classes = _write_archive(archive, pictures)
-    names = ("ours", "peer", "peer_with_workers")
+    classes = _write_archive(archive, split)
+    names = ("ours", "torchvision", "torchvision_with_workers")
     rates: dict[str, list[float]] = {name: [] for name in names}
     per_cpu: dict[str, list[float]] = {name: [] for name in names}
-    taken, by_ray = [], []
+    memory, memory_of_ray = [], []
 
     def rate(name: str, work: Callable[[], None]) -> None:
-        started, worked = time.perf_counter(), _cpu_seconds()
+        started, cpu_before = time.perf_counter(), _cpu_seconds()
         work()
-        rates[name].append(len(pictures) / (time.perf_counter() - started))
-        per_cpu[name].append(len(pictures) / (_cpu_seconds() - worked))
+        rates[name].append(len(split) / (time.perf_counter() - started))
+        per_cpu[name].append(len(split) / (_cpu_seconds() - cpu_before))
 
     with processes(num_workers):
         _pack(archive, classes, folder / "warm", num_workers)
         for number in range(rounds):
-            with _watched_memory() as peaks:
+            with _peak_memory() as peaks:
                 rate("ours", lambda: _pack(archive, classes, folder / "packed", num_workers))
-            taken.append(peaks.taken)
-            by_ray.append(peaks.by_ray)
-            rate("peer", lambda: _extract_and_decode(archive, folder / "extracted", 0))
+            memory.append(peaks.ours)
+            memory_of_ray.append(peaks.ray)
+            rate("torchvision", lambda: _extract_and_decode(archive, folder / "extracted", 0))
             rate(
-                "peer_with_workers",
+                "torchvision_with_workers",
                 lambda: _extract_and_decode(archive, folder / "extracted", num_workers),
             )
             progress(number + 1, rounds)
     return Packing(
         **{name: Series(tuple(values)) for name, values in rates.items()},
         ours_per_cpu=Series(tuple(per_cpu["ours"])),
-        peer_per_cpu=Series(tuple(per_cpu["peer"])),
+        torchvision_per_cpu=Series(tuple(per_cpu["torchvision"])),
         num_workers=num_workers,
-        taken=max(taken),
-        by_ray=max(by_ray),
+        memory=max(memory),
+        memory_of_ray=max(memory_of_ray),
     )
 
 
-def _write_archive(file: Path, pictures: Split) -> tuple[ImageClass, ...]:
-    """Write a tar of one tar a class, a part of the pictures in each."""
+def _write_archive(file: Path, split: Split) -> tuple[ImageClass, ...]:
+    """Write a tar of one tar a class, a part of the images in each."""
     classes = tuple(ImageClass(index, f"n{index:08d}") for index in range(_CLASSES))
     with tarfile.open(file, "w") as outer:
         for each in classes:
             inner = io.BytesIO()
             with tarfile.open(fileobj=inner, mode="w") as archive:
-                for i in range(each.index, len(pictures), _CLASSES):
-                    _add(archive, f"{each.name}_{i}.JPEG", pictures.encoded(i).tobytes())
+                for i in range(each.index, len(split), _CLASSES):
+                    _add(archive, f"{each.name}_{i}.JPEG", split.encoded(i).tobytes())
             _add(outer, f"{each.name}.tar", inner.getvalue())
     return classes
 
@@ -126,7 +126,7 @@ def _pack(archive: Path, classes: tuple[ImageClass, ...], to: Path, num_workers:
 
 
 def _extract_and_decode(archive: Path, to: Path, num_workers: int) -> None:
-    """As `torchvision.datasets.imagenet.parse_train_archive`, then every image once."""
+    """Do as `torchvision.datasets.imagenet.parse_train_archive`, then decode each image once."""
     extract_archive(archive, to)
     for inner in list(to.iterdir()):
         extract_archive(inner, inner.with_suffix(""), remove_finished=True)
@@ -137,10 +137,10 @@ def _extract_and_decode(archive: Path, to: Path, num_workers: int) -> None:
 
 
 def _cpu_seconds() -> float:
-    """Return what this process and its children have worked, those that ended too."""
+    """Return the CPU time of this process and its children, ended ones included."""
     me, seconds = psutil.Process(), 0.0
     for process in me, *me.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # it has just ended: its parent counts it
+        with suppress(psutil.NoSuchProcess):  # it has just ended, and its parent's time has its own
             times = process.cpu_times()
             seconds += times.user + times.system + times.children_user + times.children_system
     return seconds
@@ -148,13 +148,13 @@ def _cpu_seconds() -> float:
 
 @dataclass
 class _Peaks:
-    taken: int = 0
-    by_ray: int = 0
+    ours: int = 0
+    ray: int = 0
 
 
 @contextmanager
-def _watched_memory() -> Iterator[_Peaks]:
-    """Look every fifth of a second at what this process and its children have taken.
+def _peak_memory() -> Iterator[_Peaks]:
+    """Measure, five times a second, what this process and its children use (PSS).
 
     A page that several of them share counts for each of them in part.
     """
@@ -171,7 +171,7 @@ def _watched_memory() -> Iterator[_Peaks]:
                 except psutil.NoSuchProcess:
                     continue
                 ours, others = ours + is_ours * pss, others + (not is_ours) * pss
-            peaks.taken, peaks.by_ray = max(peaks.taken, ours), max(peaks.by_ray, others)
+            peaks.ours, peaks.ray = max(peaks.ours, ours), max(peaks.ray, others)
 
     with in_background("memory", watch):
         yield peaks

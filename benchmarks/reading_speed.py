@@ -12,7 +12,7 @@ import psutil
 from numpy.typing import NDArray
 
 from pipeline.benchmark.timing import ProgressCallback, Series, TimedTask, take_turns
-from pipeline.benchmark.train_steps import Bench, loading_only, open_loader, stepping
+from pipeline.benchmark.train_steps import Bench, loading_only, open_loader, training_steps
 from pipeline.data.store.index import IndexRow
 from pipeline.data.store.manifest import (
     FILE_NAME,
@@ -31,12 +31,12 @@ _READS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Opening:
-    """Seconds and bytes that a data set of `num_rows` images takes to open, the most of a few."""
+    """The most seconds and bytes that opening a data set of `num_rows` images took."""
 
     num_rows: int
     seconds: float
     kept: int
-    at_most: int
+    peak: int
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Reading:
 def measure_opening(folder: Path, num_rows: int, rounds: int) -> Opening:
     """Open a data set of `num_rows` rows, each time in a new process.
 
-    Its shards are holes of the right size; opening reads nothing of shards but that.
+    Its shards are sparse files of the right size: opening reads no more of them.
     """
     _write_index(folder, num_rows)
     context = multiprocessing.get_context("spawn")
@@ -62,37 +62,37 @@ def measure_opening(folder: Path, num_rows: int, rounds: int) -> Opening:
     for _ in range(rounds):
         with context.Pool(1) as pool:
             opened.append(pool.apply(_open, (folder,)))
-    seconds, kept, at_most = map(max, zip(*opened, strict=True))
-    return Opening(num_rows, seconds, kept, at_most)
+    seconds, kept, peak = map(max, zip(*opened, strict=True))
+    return Opening(num_rows, seconds, kept, peak)
 
 
 def measure_reading(
     bench: Bench, folder: Path, rounds: int, seconds: float, progress: ProgressCallback
 ) -> Reading:
-    """Read the bench's pictures from their shards, and as a file each in `folder`, in turns."""
+    """Read the bench's images from their shards, and from a file each in `folder`, in turns."""
     folder.mkdir()
     split = bench.split
     files = [folder / f"{key}.jpg" for key in split.keys]
     for i, file in enumerate(files):
         file.write_bytes(split.encoded(i).tobytes())
-    loose = replace(bench, split=_Loose(split, files))
+    loose = replace(bench, split=_LooseFiles(split, files))
     with ExitStack() as stack:
-        subjects = {
-            name: stack.enter_context(closing(subject))
-            for name, subject in {
+        tasks = {
+            name: stack.enter_context(closing(task))
+            for name, task in {
                 "bytes_packed": _random_reads(split.encoded_batch, len(split)),
                 "bytes_loose": _random_reads(loose.split.encoded_batch, len(split)),
                 "loaded_packed": loading_only(open_loader(bench)),
                 "loaded_loose": loading_only(open_loader(loose)),
-                "trained_packed": stepping(bench, open_loader(bench)),
-                "trained_loose": stepping(loose, open_loader(loose)),
+                "trained_packed": training_steps(bench, open_loader(bench)),
+                "trained_loose": training_steps(loose, open_loader(loose)),
             }.items()
         }
-        return Reading(**take_turns(subjects, rounds, seconds, bench.device, progress))
+        return Reading(**take_turns(tasks, rounds, seconds, bench.device, progress))
 
 
-class _Loose(Split):
-    """The same split, its images in files."""
+class _LooseFiles(Split):
+    """The same split with its images in files."""
 
     def __init__(self, split: Split, files: Sequence[Path]) -> None:
         self.__dict__.update(vars(split))
@@ -105,7 +105,7 @@ class _Loose(Split):
 def _random_reads(
     read: Callable[[Sequence[int]], list[NDArray[np.uint8]]], num_images: int
 ) -> TimedTask:
-    """Read in random order; every byte is looked at, since a map reads none before."""
+    """Read in random order, and touch every byte: a memory map reads none before."""
     random = np.random.default_rng(0)
     while True:
         order = random.permutation(num_images)
@@ -132,8 +132,8 @@ def _write_index(folder: Path, num_rows: int) -> None:
         file = ManifestFile(
             name=f"train-{number:06d}.tar", size=_ROWS_PER_SHARD * _IMAGE_BYTES, sha256="0" * 64
         )
-        with (folder / file.name).open("wb") as hole:
-            hole.truncate(file.size)
+        with (folder / file.name).open("wb") as sparse:
+            sparse.truncate(file.size)
         shards.append(file)
     description = Manifest(
         format_version=FORMAT_VERSION,
@@ -148,8 +148,8 @@ def _write_index(folder: Path, num_rows: int) -> None:
 
 
 def _open(folder: Path) -> tuple[float, int, int]:
-    """Return seconds, and the bytes that this process has taken in the end and at most."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+    """Return seconds, and the bytes that this process uses more at the end and at most."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     before = psutil.Process().memory_info().rss
     started = time.perf_counter()
     split = Store.open(folder).split("train")

@@ -1,4 +1,4 @@
-"""How long a training stands still when one of its workers dies."""
+"""How long a training pauses when one of its workers dies."""
 
 import time
 from contextlib import suppress
@@ -31,9 +31,9 @@ _SECONDS_TO_END = 60
 class Recovery:
     """Seconds, a value a death of a worker.
 
-    `detection` lasts from the death to the end of the other worker, which is ended for it,
-    `restart` until a new worker begins, `restoring` until the checkpoint is loaded, and
-    `first_step` to the end of the next optimizer step, for which the loader starts.
+    `detection` is from the death to the end of the other worker, which Ray ends; `restart` until a
+    new worker begins, `restoring` until the checkpoint is loaded, and `first_step` to the end of
+    the next optimizer step, for which the loader starts.
     """
 
     detection: Series
@@ -63,28 +63,28 @@ def measure_recovery(folder: Path, deaths: int) -> Recovery:
     )
     killer = _Killer(run, deaths)
     with suppress(InterruptedByUserError):
-        run_on_workers(train, job, killer.hear)
+        run_on_workers(train, job, killer.handle)
     return killer.recovery()
 
 
 class _Killer:
-    """Kills a worker every few steps, and notes when the training is back."""
+    """Kills a worker every few steps, and records when the training is back."""
 
     def __init__(self, run: RunFolder, deaths: int) -> None:
         self._run, self._deaths = run, deaths
         self._steps = 0
-        self._times: list[dict[str, float]] = []  # of what follows a death, by its name
+        self._times: list[dict[str, float]] = []  # of each death and what follows, by name
 
-    def hear(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         if isinstance(event, WorkerStarted):
-            self._note("start")
+            self._record("start")
         elif isinstance(event, Message) and event.text.startswith("goes on"):
-            self._note("restoration")
+            self._record("restoration")
         elif isinstance(event, StepsReport):
             self._steps += 1
             # A report from before the death may come late.
             if self._times and {"step", "restoration"} & self._times[-1].keys() == {"restoration"}:
-                self._note("step")
+                self._record("step")
                 self._steps = 0
             if self._steps == _STEPS_BETWEEN_DEATHS:
                 self._kill()
@@ -94,7 +94,7 @@ class _Killer:
         spans = [[times[b] - times[a] for a, b in pairwise(names)] for times in self._times]
         return Recovery(*(Series(tuple(values)) for values in zip(*spans, strict=True)))
 
-    def _note(self, name: str) -> None:
+    def _record(self, name: str) -> None:
         if self._times:
             self._times[-1].setdefault(name, time.time())
 
@@ -105,11 +105,11 @@ class _Killer:
         other, *_, victim = worker_processes()
         self._times.append({"death": time.time()})
         victim.kill()
-        Thread(target=self._await_end, args=(other,), daemon=True).start()
+        Thread(target=self._record_end, args=(other,), daemon=True).start()
 
-    def _await_end(self, worker: psutil.Process) -> None:
+    def _record_end(self, worker: psutil.Process) -> None:
         worker.wait(_SECONDS_TO_END)
-        self._note("end")
+        self._record("end")
 
 
 def worker_processes() -> list[psutil.Process]:

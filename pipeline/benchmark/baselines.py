@@ -1,8 +1,9 @@
-"""torchvision's loading of the same pictures, in the way its own training references go."""
+"""torchvision's loading of the same images, as its own training references do it."""
 
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import Tensor
@@ -11,7 +12,13 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from pipeline.benchmark.train_steps import Bench
-from pipeline.config.augmentation import AlexNetCrop, RandomAffine, RandomResizedCrop, ScaleJitter
+from pipeline.config.augmentation import (
+    AlexNetCrop,
+    NoAugmentation,
+    RandomAffine,
+    RandomResizedCrop,
+    ScaleJitter,
+)
 from pipeline.config.protocol import CenterCrop, TestProtocol
 from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.loader import Batch
@@ -21,14 +28,14 @@ from pipeline.data.store.store import Split
 
 @dataclass(frozen=True)
 class BaselineImage:
-    """uint8 (c, h, w), and where it came from."""
+    """An image, uint8 (c, h, w), and its index in the split."""
 
     pixels: Tensor
     index: int
 
 
 class BaselineDataset(Dataset[BaselineImage]):
-    """Decodes the bytes of a packed split and augments, all in uint8."""
+    """The images of a packed split, decoded and augmented in uint8."""
 
     def __init__(self, split: Split, input: InputConfig, augmentation: v2.Compose) -> None:
         self._split = split
@@ -41,14 +48,14 @@ class BaselineDataset(Dataset[BaselineImage]):
 
 
 def torchvision_batches(bench: Bench, num_workers: int) -> Iterator[Batch]:
-    """Load with torchvision what our loader loads: the same batches in the same order, for ever.
+    """Yield the batches that our loader yields, loaded by torchvision, without end.
 
-    Workers send uint8, a quarter of the bytes; the batch is normalized on the device.
+    Its workers send uint8, a quarter of the bytes; batches are normalized on the device.
     """
     recipe, device = bench.recipe, bench.device
-    loaded = DataLoader(
+    loader = DataLoader(
         BaselineDataset(bench.split, recipe.input, augmentation_of(bench)),
-        batch_sampler=_indices(bench),
+        batch_sampler=_batch_indices(bench),
         num_workers=num_workers,
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
@@ -56,7 +63,7 @@ def torchvision_batches(bench: Bench, num_workers: int) -> Iterator[Batch]:
     layout = torch.channels_last if bench.channels_last else torch.contiguous_format
     mean = torch.tensor(recipe.input.mean, device=device).reshape(1, -1, 1, 1)
     std = torch.tensor(recipe.input.std, device=device).reshape(1, -1, 1, 1)
-    for pixels, indices in loaded:
+    for pixels, indices in loader:
         images = pixels.to(device, non_blocking=True).to(torch.float32, memory_format=layout)
         labels = torch.from_numpy(bench.split.labels[indices.numpy()])
         yield Batch(images.sub_(mean).div_(std), labels.to(device), indices)
@@ -65,7 +72,7 @@ def torchvision_batches(bench: Bench, num_workers: int) -> Iterator[Batch]:
 def augmentation_of(bench: Bench) -> v2.Compose:
     """Return the nearest thing that torchvision has to the recipe's augmentation, in uint8.
 
-    Colour noise has no counterpart there and is left out; ours costs nothing.
+    PCA lighting has no counterpart there and is left out; ours costs nothing.
     """
     recipe, size = bench.recipe, bench.recipe.input.size
     match recipe.augmentation:
@@ -76,38 +83,39 @@ def augmentation_of(bench: Bench) -> v2.Compose:
         case AlexNetCrop(resize=side):
             steps = [v2.Resize(side), v2.CenterCrop(side), v2.RandomCrop(size)]
         case RandomAffine(max_shift=shift, min_scale=least, max_scale=most, fill=fill):
-            moved = v2.RandomAffine(0, (shift, shift), (least, most), fill=fill)
-            steps = [v2.Resize((size, size)), moved]
+            affine = v2.RandomAffine(0, (shift, shift), (least, most), fill=fill)
+            steps = [v2.Resize((size, size)), affine]
+        case NoAugmentation():
+            steps = _evaluation_transforms(recipe.evaluation, size)
         case _:
-            steps = _as_in_the_test(recipe.evaluation, size)
-    if recipe.augmentation.appearance.flip:
-        steps.append(v2.RandomHorizontalFlip())
-    return v2.Compose(steps)
+            assert_never(recipe.augmentation)
+    flips = [v2.RandomHorizontalFlip()] if recipe.augmentation.appearance.flip else []
+    return v2.Compose([*steps, *flips])
 
 
-def numbers_of_workers(num_threads: int) -> list[int]:
-    """Return how many workers to try against a loader of `num_threads`: none, half, as many.
+def worker_counts(num_threads: int) -> list[int]:
+    """Return the numbers of workers to try against a loader of `num_threads`: 0, half, as many.
 
-    More could take cores that our loader is denied.
+    More could use cores that our loader may not.
     """
     return sorted({0, -(-num_threads // 2), num_threads})
 
 
-def _as_in_the_test(protocol: TestProtocol, size: int) -> list[v2.Transform]:
+def _evaluation_transforms(protocol: TestProtocol, size: int) -> list[v2.Transform]:
     if isinstance(protocol, CenterCrop):
         return [v2.Resize(protocol.resize), v2.CenterCrop(size)]
     return [v2.Resize((size, size))]
 
 
-def _indices(bench: Bench) -> Iterator[list[int]]:
-    dealing = bench.dealing
+def _batch_indices(bench: Bench) -> Iterator[list[int]]:
+    sampler = bench.sampler
     for epoch in itertools.count():
-        order = epoch_order(bench.recipe.seed, epoch, dealing.num_images)
-        for step in range(dealing.num_steps):
-            (images,) = dealing.micro_batches(order, step, rank=0)
+        order = epoch_order(bench.recipe.seed, epoch, sampler.num_images)
+        for step in range(sampler.num_steps):
+            (images,) = sampler.micro_batches(order, step, rank=0)
             yield images.tolist()
 
 
-def _collate(pictures: list[BaselineImage]) -> tuple[Tensor, Tensor]:
-    pixels = torch.stack([picture.pixels for picture in pictures])
-    return pixels, torch.tensor([picture.index for picture in pictures])
+def _collate(images: list[BaselineImage]) -> tuple[Tensor, Tensor]:
+    pixels = torch.stack([image.pixels for image in images])
+    return pixels, torch.tensor([image.index for image in images])

@@ -1,4 +1,4 @@
-"""What the loader takes of the computer's memory, and whether that grows."""
+"""How much memory the loader uses, and whether that grows."""
 
 import gc
 from collections import deque
@@ -13,7 +13,7 @@ from pipeline.benchmark.train_steps import Bench, open_loader
 
 @dataclass(frozen=True)
 class LoaderMemory:
-    """Bytes that a loader has taken, files mapped into memory left out."""
+    """Bytes used by a loader, without files mapped into memory."""
 
     after_first_epoch: int
     after_last_epoch: int
@@ -21,23 +21,23 @@ class LoaderMemory:
 
     @property
     def growth(self) -> float:
-        """Percent of what it had after the first epoch."""
+        """The growth since the end of the first epoch, in percent."""
         return 100 * (self.after_last_epoch / self.after_first_epoch - 1)
 
 
 def measure_memory(bench: Bench, epochs: int) -> LoaderMemory:
-    """Load `epochs` epochs; look at what the process has taken after the first and the last."""
-    before = _bytes_taken()
+    """Load `epochs` epochs; measure the process's memory after the first and the last."""
+    before = _memory_bytes()
     after_epoch = []
     with closing(open_loader(bench)) as batches:
         for _ in range(epochs):
-            # As in training, a batch is held while the next one is awaited.
-            deque(islice(batches, bench.dealing.num_steps), maxlen=1)
-            after_epoch.append(_bytes_taken() - before)
+            # As in training, a batch is alive while the next one is loaded.
+            deque(islice(batches, bench.sampler.num_steps), maxlen=1)
+            after_epoch.append(_memory_bytes() - before)
     return LoaderMemory(after_epoch[0], after_epoch[-1], epochs)
 
 
-def _bytes_taken() -> int:
+def _memory_bytes() -> int:
     gc.collect()
-    taken = psutil.Process().memory_info()
-    return taken.rss - getattr(taken, "shared", 0)  # Linux tells mapped files apart
+    memory = psutil.Process().memory_info()
+    return memory.rss - getattr(memory, "shared", 0)  # mapped files, which only Linux counts

@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on."""
+"""The machine that a benchmark ran on."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class MachineInfo:
-    """`computes_bfloat16` says whether the device has instructions for it, or only imitates it."""
+    """CPU and GPU; `computes_bfloat16`: whether the device has instructions for it."""
 
     cpu: str
     num_cores: int
@@ -16,7 +16,7 @@ class MachineInfo:
 
 
 def machine_info(device: torch.device) -> MachineInfo:
-    """Say what this machine is, as seen from what computes on `device`."""
+    """Describe this machine for what computes on `device`."""
     cpu = torch.cpu.get_capabilities()
     on_gpu = device.type == "cuda"
     return MachineInfo(
@@ -26,6 +26,6 @@ def machine_info(device: torch.device) -> MachineInfo:
         computes_bfloat16=(
             torch.cuda.is_bf16_supported(including_emulation=False)
             if on_gpu
-            else any(there for name, there in cpu.items() if "bf16" in name)
+            else any(has_it for name, has_it in cpu.items() if "bf16" in name)
         ),
     )

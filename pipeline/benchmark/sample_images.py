@@ -1,7 +1,8 @@
-"""Photographs to measure with: crops of the two that scikit-learn ships, so that no data is needed.
+"""JPEGs to measure with: crops of the two photographs that scikit-learn ships, so that no data is
+needed.
 
-Their sizes are like ImageNet's, whose usual image has 500×375 pixels: the shorter side is about
-375, the longer about 500, and one in four stands upright.
+Their sizes are like ImageNet's, where the usual image has 500×375 pixels: the shorter side is about
+375, the longer about 500, and one in four is upright.
 """
 
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ _UPRIGHT_SHARE = 0.25
 _QUALITY = 90
 
 
-def write_pictures(folder: Path, num_images: int, num_classes: int) -> Split:
-    """Pack `num_images` different JPEGs at `folder`; their labels only are in range."""
+def write_sample_images(folder: Path, num_images: int, num_classes: int) -> Split:
+    """Pack `num_images` different JPEGs into `folder`, with random labels."""
     store = write_store(
         folder,
         name="pictures",

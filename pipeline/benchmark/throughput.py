@@ -1,14 +1,14 @@
 """How many images a second one worker loads, trains on, and both at once.
 
-- `loader`: the loader of a training alone, thrown away as it comes.
+- `loader`: the loader of a training alone; its batches are discarded.
 - `step`: the training loop alone, on batches that are in the device's memory.
 - `together`: the training loop on the loader.
 - `plain_step`: as `step`, in float32 and the contiguous layout.
 - `without_norm`: as `step`, of the network without its response normalization, where it has one.
 
-The loader has `loading.threads` threads, the step `workers.cpus`, alone as together; so where the
-machine has cores for both, nothing but waiting and traffic can make `together` slower than the
-slower of the two. On a GPU the step needs the CPU hardly at all.
+The loader has `loading.threads` threads and the step `workers.cpus`, alone and together. So on a
+machine with cores for both, only waiting and memory traffic can make `together` slower than the
+slower of the two. On a GPU the step hardly needs the CPU.
 """
 
 import itertools
@@ -19,17 +19,17 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from pipeline.benchmark.baselines import augmentation_of, numbers_of_workers, torchvision_batches
+from pipeline.benchmark.baselines import augmentation_of, torchvision_batches, worker_counts
 from pipeline.benchmark.loader_memory import LoaderMemory, measure_memory
 from pipeline.benchmark.machine_info import MachineInfo, machine_info
-from pipeline.benchmark.sample_images import write_pictures
+from pipeline.benchmark.sample_images import write_sample_images
 from pipeline.benchmark.timing import ProgressCallback, Series, TimedTask, take_turns
 from pipeline.benchmark.train_steps import (
     Bench,
     first_batches,
     loading_only,
     open_loader,
-    stepping,
+    training_steps,
 )
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import BatchConfig, Recipe
@@ -46,7 +46,7 @@ _ENDLESS = 10**9  # epochs
 
 @dataclass(frozen=True)
 class Baseline:
-    """torchvision's loading of the same pictures, with the fastest of the `tried` workers."""
+    """torchvision's loading of the same images, with the fastest of the `tried` worker counts."""
 
     rates: Series
     num_workers: int
@@ -56,7 +56,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Images per second, a value a round; `recipe` and `cluster` are as they were measured."""
+    """Images per second, a value a round; `recipe` is as `measurable_recipe` returned it."""
 
     recipe: Recipe
     cluster: Cluster
@@ -68,10 +68,10 @@ class Benchmark:
     plain_step: Series
     without_norm: Series | None
     together: Series
-    peer: Baseline | None
+    baseline: Baseline | None
 
     def measured_speed(self) -> MeasuredSpeed:
-        """Return what a plan wants to know of it."""
+        """Return what `ilsvrc plan` reads of it."""
         workers, loading = self.cluster.workers, self.cluster.loading
         return MeasuredSpeed(
             date=now(),
@@ -95,43 +95,44 @@ def run_benchmark(
     seconds: float = 5.0,
     progress: ProgressCallback = lambda done, total: None,
 ) -> Benchmark:
-    """Measure in `rounds` rounds with turns of `seconds`, on pictures made for the occasion.
+    """Measure in `rounds` rounds with turns of `seconds`, on sample images.
 
-    `num_images` different pictures, rounded up to whole micro-batches, are taken again and again;
-    the recipe's own data isn't touched. `against` may be "torchvision". bfloat16 becomes float32
-    on a device that only imitates it. Raises `UserError` for an unknown peer, a network of signals
-    or one that doesn't fit its input, and a GPU that isn't there.
+    `num_images` different images, rounded up to whole micro-batches, are loaded again and again;
+    the recipe's own data isn't read. `against` may be "torchvision". bfloat16 becomes float32 on a
+    device without instructions for it. Raises `UserError` for an unknown baseline, a recipe of
+    signals, a network that doesn't fit its input, and a GPU that isn't there.
     """
     if against not in (None, "torchvision"):
-        raise UserError(f"--against {against}: not a known peer; there is: torchvision")
+        raise UserError(f"--against {against}: not a known baseline; there is: torchvision")
     device = device_here(cluster.workers.device)
     machine = machine_info(device)
-    recipe = as_measured(recipe, machine)
-    each = recipe.batch.micro_batch_size
-    num_images = -(-num_images // each) * each
+    recipe = measurable_recipe(recipe, machine)
+    micro_batch = recipe.batch.micro_batch_size
+    num_images = -(-num_images // micro_batch) * micro_batch
+    num_classes = recipe.network.num_classes
     with TemporaryDirectory(prefix="ilsvrc-") as folder, threads(cluster.workers.cpus):
-        split = write_pictures(Path(folder) / "pictures", num_images, recipe.network.num_classes)
+        split = write_sample_images(Path(folder) / "images", num_images, num_classes)
         bench = Bench(recipe, split, cluster.loading, cluster.channels_last, device)
         memory = measure_memory(bench, _EPOCHS_OF_MEMORY)
-        tried = numbers_of_workers(cluster.loading.threads) if against else []
-        num_workers = _fastest(bench, tried, seconds) if tried else None
+        tried = worker_counts(cluster.loading.threads) if against else []
+        num_workers = _fastest_count(bench, tried, seconds) if tried else None
         with ExitStack() as stack:
-            subjects = {
-                name: stack.enter_context(closing(subject))
-                for name, subject in _subjects(bench, num_workers).items()
+            tasks = {
+                name: stack.enter_context(closing(task))
+                for name, task in _tasks(bench, num_workers).items()
             }
             rates = take_turns(
-                subjects,
+                tasks,
                 rounds,
                 seconds,
                 device,
                 progress,
                 steady=("step", "plain step", "without norm"),
             )
-        peer = None
+        baseline = None
         if num_workers is not None:
             names = [type(step).__name__ for step in augmentation_of(bench).transforms]
-            peer = Baseline(rates["peer"], num_workers, tuple(tried), ", ".join(names))
+            baseline = Baseline(rates["baseline"], num_workers, tuple(tried), ", ".join(names))
     return Benchmark(
         recipe=recipe,
         cluster=cluster,
@@ -143,25 +144,27 @@ def run_benchmark(
         plain_step=rates["plain step"],
         without_norm=rates.get("without norm"),
         together=rates["together"],
-        peer=peer,
+        baseline=baseline,
     )
 
 
-def _subjects(bench: Bench, num_workers: int | None) -> dict[str, TimedTask]:
-    subjects = {"loader": loading_only(open_loader(bench))}
+def _tasks(bench: Bench, num_workers: int | None) -> dict[str, TimedTask]:
+    tasks = {"loader": loading_only(open_loader(bench))}
     if num_workers is not None:
-        subjects["peer"] = loading_only(torchvision_batches(bench, num_workers))
+        tasks["baseline"] = loading_only(torchvision_batches(bench, num_workers))
     batches = first_batches(bench, _BATCHES_IN_MEMORY)
     plain = replace(
         bench, recipe=bench.recipe.model_copy(update={"precision": "float32"}), channels_last=False
     )
     plain_batches = [replace(batch, images=batch.images.contiguous()) for batch in batches]
-    subjects["together"] = stepping(bench, open_loader(bench))
-    subjects["step"] = stepping(bench, itertools.cycle(batches))
-    subjects["plain step"] = stepping(plain, itertools.cycle(plain_batches))
+    tasks["together"] = training_steps(bench, open_loader(bench))
+    tasks["step"] = training_steps(bench, itertools.cycle(batches))
+    tasks["plain step"] = training_steps(plain, itertools.cycle(plain_batches))
     if _has_response_norm(bench.recipe):
-        subjects["without norm"] = stepping(bench, itertools.cycle(batches), without=ResponseNorm)
-    return subjects
+        tasks["without norm"] = training_steps(
+            bench, itertools.cycle(batches), without=ResponseNorm
+        )
+    return tasks
 
 
 def _has_response_norm(recipe: Recipe) -> bool:
@@ -170,25 +173,28 @@ def _has_response_norm(recipe: Recipe) -> bool:
     return any(isinstance(layer, ResponseNorm) for layer in layers)
 
 
-def _fastest(bench: Bench, tried: list[int], seconds: float) -> int:
+def _fastest_count(bench: Bench, tried: list[int], seconds: float) -> int:
     rates: dict[int, Series] = {}
-    for number in tried:
-        with closing(loading_only(torchvision_batches(bench, number))) as subject:
-            rates |= take_turns({number: subject}, 1, seconds, bench.device)
-    return max(tried, key=lambda number: rates[number].median)
+    for count in tried:
+        with closing(loading_only(torchvision_batches(bench, count))) as task:
+            rates |= take_turns({count: task}, 1, seconds, bench.device)
+    return max(tried, key=lambda count: rates[count].median)
 
 
-def as_measured(recipe: Recipe, machine: MachineInfo) -> Recipe:
-    """Return what is measured of a recipe; raises `UserError` for one of signals."""
+def measurable_recipe(recipe: Recipe, machine: MachineInfo) -> Recipe:
+    """Return `recipe` with one micro-batch a step, without end, in a precision that `machine` has.
+
+    Raises `UserError` for a recipe of signals.
+    """
     if recipe.input.dimensions == 1:
         raise UserError(
             f"{recipe.network.name} takes signals, which have no benchmark; choose a recipe of "
             "images"
         )
-    each = recipe.batch.micro_batch_size
+    size = recipe.batch.micro_batch_size
     return recipe.model_copy(
         update={
-            "batch": BatchConfig(global_batch_size=each, micro_batch_size=each),
+            "batch": BatchConfig(global_batch_size=size, micro_batch_size=size),
             "epochs": _ENDLESS,
             "precision": recipe.precision if machine.computes_bfloat16 else "float32",
         }

@@ -1,4 +1,4 @@
-"""A benchmark as a person reads it."""
+"""A benchmark as a table for a terminal."""
 
 from collections.abc import Iterator
 
@@ -16,14 +16,15 @@ def benchmark_table(result: Benchmark) -> Table:
     table.add_column("Images/s")
     table.add_column("Median (lowest–highest)", justify="right", no_wrap=True)
     table.add_row("loader", _rates(result.loader))
-    if result.peer:
-        workers = result.peer.num_workers
-        table.add_row(f"torchvision's, {_workers(workers)}", _rates(result.peer.rates))
+    if result.baseline:
+        count = result.baseline.num_workers
+        name = f"torchvision's, {count} worker{'s' * (count != 1)}"
+        table.add_row(name, _rates(result.baseline.rates))
     table.add_row(f"step, {_kind(result)}", _rates(result.step))
     table.add_row("step, float32 contiguous", _rates(result.plain_step))
     table.add_row("loader and step together", _rates(result.together), end_section=True)
-    if result.peer:
-        table.add_row("loader ÷ torchvision's", ratio(result.loader.over(result.peer.rates)))
+    if result.baseline:
+        table.add_row("loader ÷ torchvision's", ratio(result.loader.over(result.baseline.rates)))
     table.add_row("step ÷ float32 contiguous", ratio(result.step.over(result.plain_step)))
     if result.without_norm:
         table.add_row("step ÷ without response norm", ratio(result.step.over(result.without_norm)))
@@ -33,7 +34,7 @@ def benchmark_table(result: Benchmark) -> Table:
 
 
 def benchmark_notes(result: Benchmark) -> Iterator[str]:
-    """Say on what it was measured, and what was left out, a line each."""
+    """Yield lines on what it was measured, and what was left out."""
     machine, workers, loading = result.machine, result.cluster.workers, result.cluster.loading
     memory, recipe = result.memory, result.recipe
     where = f"{machine.gpu}; " if machine.gpu else ""
@@ -54,10 +55,10 @@ def benchmark_notes(result: Benchmark) -> Iterator[str]:
         f"{result.num_images} JPEGs of about 500×375 cropped from scikit-learn's photos, in the "
         "page cache; the recipe's data isn't read"
     )
-    if result.peer:
-        tried = ", ".join(map(str, result.peer.tried))
+    if result.baseline:
+        tried = ", ".join(map(str, result.baseline.tried))
         yield (
-            f"torchvision: {result.peer.augmentation} in uint8, normalized as a batch; tried "
+            f"torchvision: {result.baseline.augmentation} in uint8, normalized as a batch; tried "
             f"{tried} workers"
         )
     yield (
@@ -70,10 +71,6 @@ def benchmark_notes(result: Benchmark) -> Iterator[str]:
 def _kind(result: Benchmark) -> str:
     layout = "channels-last" if result.cluster.channels_last else "contiguous"
     return f"{result.recipe.precision} {layout}"
-
-
-def _workers(count: int) -> str:
-    return f"{count} worker{'s' * (count != 1)}"
 
 
 def _rates(series: Series) -> str:

@@ -1,7 +1,7 @@
-"""Rates of several things on one machine, taken in turns.
+"""Images per second of several tasks on one machine, measured in turns.
 
-A machine's speed drifts, so that two things measured one after the other differ without a reason.
-Here every round gives each of them a turn (A B C A B C …), and a ratio is taken within its round.
+A machine's speed drifts, so that two tasks measured one after the other differ without a reason.
+Here each round gives every task a turn (A B C A B C …), and ratios are taken within a round.
 """
 
 import time
@@ -12,14 +12,15 @@ from typing import TypeVar
 
 import torch
 
-# Yields the number of images done, a batch at a time, without an end.
+# Yields the number of images of each batch once it is done, without end.
 TimedTask = Generator[int, None, None]
 Name = TypeVar("Name")
-# Is told the rounds that are done, and of all.
+# Called with the number of rounds done and of all rounds.
 ProgressCallback = Callable[[int, int], None]
 
-# Of a turn, taken before the clock starts: what was loaded ahead between two turns is used up.
-_SETTLING_SHARE = 0.2
+# The share of a turn that comes before the clock starts, to use up what was prefetched between
+# two turns.
+_WARMUP_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Series:
 
 
 def take_turns(
-    subjects: Mapping[Name, TimedTask],
+    tasks: Mapping[Name, TimedTask],
     rounds: int,
     seconds: float,
     device: torch.device,
@@ -58,33 +59,33 @@ def take_turns(
     *,
     steady: Container[Name] = (),
 ) -> dict[Name, Series]:
-    """Measure the images per second of each subject, `rounds` times; a first round isn't counted.
+    """Measure the images per second of each task, `rounds` times after a round of warm-up.
 
-    A turn lasts for whole batches until `seconds` are over, after a fifth of it to settle. The
-    `steady` ones, which load nothing ahead, settle in the first round only.
+    A turn is whole batches until `seconds` are over, after a fifth of it as warm-up. `steady`
+    tasks, which prefetch nothing, are warmed up in the first round only.
     """
-    rates: dict[Name, list[float]] = {name: [] for name in subjects}
+    rates: dict[Name, list[float]] = {name: [] for name in tasks}
     for number in range(rounds + 1):
-        for name, subject in subjects.items():
+        for name, task in tasks.items():
             if number == 0 or name not in steady:
-                _rate(subject, seconds * _SETTLING_SHARE, device)
+                _rate(task, seconds * _WARMUP_SHARE, device)
             if number > 0:
-                rates[name].append(_rate(subject, seconds, device))
+                rates[name].append(_rate(task, seconds, device))
         progress(number + 1, rounds + 1)
     return {name: Series(tuple(values)) for name, values in rates.items()}
 
 
-def _rate(subject: TimedTask, seconds: float, device: torch.device) -> float:
+def _rate(task: TimedTask, seconds: float, device: torch.device) -> float:
     images = 0
     started = clock(device)
     while True:
-        images += next(subject)
+        images += next(task)
         if time.perf_counter() - started >= seconds:
             return images / (clock(device) - started)
 
 
 def clock(device: torch.device) -> float:
-    """Return seconds, once what was asked of the device is done."""
+    """Return the time in seconds, once the device has done all its queued work."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)  # what was asked of the GPU is done only then
+        torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""What is measured: the loader, the step, and the two together, by the code that trains."""
+"""The tasks of a benchmark: the loader, the training step, and both, by the code that trains."""
 
 import itertools
 from collections.abc import Iterator
@@ -24,11 +24,11 @@ from pipeline.training.train_state import Progress, TrainState, build_train_stat
 
 @dataclass(frozen=True)
 class Bench:
-    """A recipe on one worker, with pictures in the place of its data.
+    """A recipe on one worker, with sample images in place of its data.
 
-    `dealing` makes every step one micro-batch and an optimizer step: what one worker does where
-    there are as many workers as micro-batches. `num_images` is a multiple of the micro-batch, so
-    that all steps are alike.
+    With `sampler`, each step is one micro-batch and an optimizer step: what one worker does where
+    there are as many workers as micro-batches. The split's size is a multiple of the micro-batch,
+    so that all steps are alike.
     """
 
     recipe: Recipe
@@ -38,27 +38,27 @@ class Bench:
     device: torch.device
 
     @property
-    def dealing(self) -> BatchSampler:
+    def sampler(self) -> BatchSampler:
         return BatchSampler(len(self.split), self.recipe.batch.micro_batch_size, 1, 1)
 
 
 def open_loader(bench: Bench) -> Loader:
     """Build the loader of a training, at its first step."""
-    recipe, dealing = bench.recipe, bench.dealing
+    recipe, sampler = bench.recipe, bench.sampler
     return build_loader(
         bench.split,
-        training_plan(recipe, bench.split, dealing, 0, 0, 0),
+        training_plan(recipe, bench.split, sampler, 0, 0, 0),
         recipe.input,
         bench.loading,
         bench.device,
-        max_batch_size=dealing.max_micro_batch_size,
+        max_batch_size=sampler.max_micro_batch_size,
         fill=recipe.augmentation.appearance.fill,
         channels_last=bench.channels_last,
     )
 
 
 def loading_only(batches: Iterator[Batch]) -> TimedTask:
-    """Load and throw away."""
+    """Load batches and discard them."""
     for batch in batches:
         yield len(batch.labels)
 
@@ -66,26 +66,26 @@ def loading_only(batches: Iterator[Batch]) -> TimedTask:
 def first_batches(bench: Bench, count: int) -> list[Batch]:
     """Return the first batches of a training, on the worker's device."""
     with closing(open_loader(bench)) as batches:
-        # Copies, since the loader's own memory goes with it.
+        # Copies, since the loader frees its own memory.
         return [
             Batch(batch.images.clone(), batch.labels, batch.indices)
             for batch in itertools.islice(batches, count)
         ]
 
 
-def stepping(
+def training_steps(
     bench: Bench, batches: Iterator[Batch], *, without: type[nn.Module] | None = None
 ) -> TimedTask:
-    """Train a network from its first step on whatever `batches` yields.
+    """Train a network from its first step on `batches`.
 
-    Layers of the kind `without` do nothing.
+    Layers of the type `without` are replaced by identities.
     """
-    for outcome in steps_of(bench, train_state_of(bench, without), batches):
-        yield bench.dealing.batch_size(outcome.step)
+    for result in steps_of(bench, initial_train_state(bench, without), batches):
+        yield bench.sampler.batch_size(result.step)
 
 
-def train_state_of(bench: Bench, without: type[nn.Module] | None = None) -> TrainState:
-    """Build the network and optimizer of a training, at its first step."""
+def initial_train_state(bench: Bench, without: type[nn.Module] | None = None) -> TrainState:
+    """Build the network and optimizer of a training before its first step."""
     torch.manual_seed(bench.recipe.seed)
     model = build_model(bench.recipe.network, bench.recipe.input)
     for name, layer in list(model.named_modules()):
@@ -95,12 +95,11 @@ def train_state_of(bench: Bench, without: type[nn.Module] | None = None) -> Trai
     return build_train_state(bench.recipe, model)
 
 
-def steps_of(bench: Bench, learner: TrainState, batches: Iterator[Batch]) -> Iterator[StepResult]:
-    """Take the training's steps on whatever `batches` yields."""
+def steps_of(bench: Bench, state: TrainState, batches: Iterator[Batch]) -> Iterator[StepResult]:
+    """Take the training's steps on `batches`."""
     recipe = bench.recipe
     worker = Worker(0, 1, bench.device)
     for epoch in range(recipe.epochs):
         yield from train_epoch(
-            recipe, learner.model, learner.optimizer, batches, bench.dealing, worker,
-            Progress(epoch),
+            recipe, state.model, state.optimizer, batches, bench.sampler, worker, Progress(epoch)
         )  # fmt: skip

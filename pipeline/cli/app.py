@@ -6,11 +6,9 @@ answers at once.
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline.cli import (
     benchmark_commands,
@@ -19,20 +17,10 @@ from pipeline.cli import (
     planning_commands,
     report_commands,
     submit_commands,
+    training_commands,
 )
-from pipeline.cli.command_line import command_line
-from pipeline.cli.console import console_for_tables, say
-from pipeline.cli.options import (
-    Assignments,
-    ClusterAssignments,
-    ClusterName,
-    RecipeName,
-    StartFrom,
-    load_job,
-    load_only_cluster,
-)
-from pipeline.config.recipe import Expectation
-from pipeline.runtime.errors import InterruptedByUserError, UserError, WorkerFailedError
+from pipeline.cli.console import console_for_tables, one_line_errors
+from pipeline.runtime.errors import UserError
 
 app = typer.Typer(
     help="Train and reproduce ImageNet's classic networks.",
@@ -42,65 +30,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
-
-
-def train(
-    context: typer.Context,
-    recipe: RecipeName,
-    on: ClusterName = "laptop",
-    set_: Assignments = None,
-    run: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The run's name. The same name again goes on with that run.",
-            show_default="the recipe's name and digest",
-        ),
-    ] = None,
-    start_from: StartFrom = None,
-) -> None:
-    """Train a network, or go on where the same training stopped."""
-    from pipeline.reports.comparison import comparison_markdown, comparison_tables
-    from pipeline.tracking.measured_runs import measured_from_runs
-    from pipeline.tracking.queries import tracked_run
-    from pipeline.trainer.driver import conclude, run_training
-
-    what, where = load_job(recipe, on, set_)
-    console = Console()
-    command = command_line(context.obj)
-    outcome = run_training(what, Path(recipe).stem, where, run, console, start_from, command)
-    if outcome is None:
-        say(console, "this training is complete; `ilsvrc compare` shows its result")
-        return
-    uri = where.tracking.uri
-    run_id = outcome.folder.tracking_run_id()
-    if not run_id:
-        say(console, "the tracking store is still away; the same command records the result later")
-        return
-    results = measured_from_runs([tracked_run(uri, run_id)])
-    conclude(outcome, uri, comparison_markdown(results))
-    console.print(comparison_tables(results)[0])
-    if what.expect:
-        say(console, f"expected by the recipe: {_expectation(what.expect)}")
-    say(console, _how_to_look(uri))
-
-
-def replay(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
-    step: Annotated[int, typer.Argument(metavar="STEP", help="As MLflow counts them, from 1.")],
-    on: ClusterName = "laptop",
-    set_: ClusterAssignments = None,
-) -> None:
-    """Run one step of a past training again, and show its loss, gradient and worst images."""
-    from pipeline.reports.replay_tables import replay_line, replay_table
-    from pipeline.runs.run_folder import find_run
-    from pipeline.trainer.driver import run_replay
-
-    cluster = load_only_cluster(on, set_)
-    replayed = run_replay(find_run(cluster.runs_dir, run), step, cluster, Console())
-    console = Console()
-    say(console, replay_line(replayed))
-    console.print(replay_table(replayed))
 
 
 def describe(
@@ -150,9 +79,9 @@ for panel, commands in {
     "Trainings": (
         planning_commands.check,
         planning_commands.plan,
-        train,
+        training_commands.train,
         submit_commands.submit,
-        replay,
+        training_commands.replay,
     ),
     "Results": (
         evaluation_commands.evaluate,
@@ -167,37 +96,13 @@ for panel, commands in {
         report_commands.register,
     ),
     "Networks": (describe, report_commands.visualize),
-    "Speed": (
-        benchmark_commands.benchmark,
-        benchmark_commands.benchmark_store,
-        benchmark_commands.benchmark_protection,
-    ),
+    "Speed": (benchmark_commands.benchmark,),
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
 
 
 def main() -> None:
-    """Run the command; what went wrong is one line on stderr, a user's mistake exit code 2."""
-    try:
+    """Run the command."""
+    with one_line_errors():
         app(obj=sys.argv[1:])
-    except (UserError, WorkerFailedError, InterruptedByUserError) as error:
-        console = Console(stderr=True)
-        console.print("[red]ilsvrc:[/]", end=" ")
-        say(console, str(error))
-        sys.exit(error.exit_code)
-
-
-def _expectation(expect: Expectation) -> str:
-    errors = {"top-1 error": expect.top1_error, "top-5 error": expect.top5_error}
-    figures = ", ".join(
-        f"{name} {error:g} %" for name, error in errors.items() if error is not None
-    )
-    return f"{figures} ({expect.protocol}; {expect.source})"
-
-
-def _how_to_look(uri: str) -> str:
-    if uri.startswith("sqlite:"):
-        command = Path(sys.executable).with_name("mlflow")
-        return f"to look at the runs in a browser: {command} ui --backend-store-uri {uri}"
-    return "the tracking server shows the run and its curves"

@@ -1,5 +1,6 @@
-"""What all commands say, and how they show that they are at work."""
+"""Output that all commands share: progress bars, plain lines, tables, errors."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,9 +15,24 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from pipeline.runtime.errors import InterruptedByUserError, UserError, WorkerFailedError
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Exit with one line on stderr for what went wrong; a user's mistake has exit code 2."""
+    try:
+        yield
+    except (UserError, WorkerFailedError, InterruptedByUserError) as error:
+        console = Console(stderr=True)
+        console.print("[red]ilsvrc:[/]", end=" ")
+        say(console, str(error))
+        sys.exit(error.exit_code)
+
 
 @contextmanager
 def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar; what is yielded moves it, to so many of so many."""
     with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(doing, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
@@ -31,7 +47,7 @@ def transfer(doing: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def transfers(*doing: str) -> Iterator[list[Callable[[int, int], None]]]:
-    """Show what is done one after the other, in one bar; the first is begun at once."""
+    """Show transfers, one after the other, in one bar that starts with the first."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -51,10 +67,11 @@ def transfers(*doing: str) -> Iterator[list[Callable[[int, int], None]]]:
 
 
 def say(console: Console, text: str) -> None:
+    """Print `text` as it is: no markup, no line breaks."""
     console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def console_for_tables() -> Console:
-    """As wide as the terminal; what goes to a file or a pipe is as wide as it needs to be."""
+    """Return a console as wide as the terminal; as wide as needed for a file or a pipe."""
     console = Console()
     return console if console.is_terminal else Console(width=10_000)

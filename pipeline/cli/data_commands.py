@@ -217,7 +217,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Look at a data set's health: every byte, a sample of images. Exit code 1 if any is wrong."""
-    from pipeline.data.sources.repair import repair as mend
+    from pipeline.data.sources.repair import repair as repair_store
     from pipeline.data.sources.verify import verify
     from pipeline.data.store.store import Store
     from pipeline.reports.verify_tables import verify_notes, verify_table
@@ -230,8 +230,8 @@ def doctor(
                 "was copied from"
             )
         with transfer("repairing") as show:
-            mended = mend(place, _workers(None), show)
-        say(console, f"repaired: {', '.join(mended) or 'nothing was damaged'}")
+            repaired = repair_store(place, _workers(None), show)
+        say(console, f"repaired: {', '.join(repaired) or 'nothing was damaged'}")
     store = Store.open(place)
     with transfer("reading") as show:
         health = verify(store, None if all_ else sample, show)
@@ -254,8 +254,8 @@ def stage(
     say(Console(), f"{store.name} is in {store.folder}; train with --set cluster.stage_to={to}")
 
 
-def _workers(asked: int | None) -> int:
-    return len(os.sched_getaffinity(0)) if asked is None else asked
+def _workers(count: int | None) -> int:
+    return len(os.sched_getaffinity(0)) if count is None else count
 
 
 def _say_prepared(prepared: "Prepared") -> None:

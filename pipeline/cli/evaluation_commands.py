@@ -1,4 +1,4 @@
-"""The commands that evaluate networks and score what they predicted: parse, call, show."""
+"""The commands that evaluate networks and score their predictions: parse, call, show."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pipeline.cli.command_line import command_line
 from pipeline.cli.console import say
-from pipeline.cli.options import ClusterAssignments, load_only_cluster
+from pipeline.cli.options import ClusterAssignments, ClusterName, load_only_cluster
 from pipeline.config.cluster import Cluster, Folder, as_folder, load_cluster
 from pipeline.runtime.errors import UserError
 
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
     from pipeline.runs.evaluated_model import EvaluatedModel, Preprocessing
     from pipeline.runs.weights_source import WeightsSource
 
-ClusterName = Annotated[
-    str, typer.Option("--on", metavar="CLUSTER", help="In configs/clusters, or a YAML file.")
-]
-Kept = Annotated[
+PredictionsName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run, its folder, or a file of predictions.")
 ]
 SplitName = Annotated[
@@ -29,12 +26,12 @@ SplitName = Annotated[
     typer.Option(
         metavar="NAME",
         help="Which split; of other data than a run's own, as DATA.NAME.",
-        show_default="the only one kept",
+        show_default="the only one there",
     ),
 ]
 ProtocolName = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Which protocol.", show_default="the only one kept"),
+    typer.Option(metavar="NAME", help="Which protocol.", show_default="the only one there"),
 ]
 
 
@@ -88,34 +85,33 @@ def evaluate(
 ) -> None:
     """Count the errors of a network over a whole split by a test protocol, every image once.
 
-    What it predicts for every image is kept with the run: `ilsvrc predictions`, `ensemble`,
-    `paired` and `submission` read it.
+    Its predictions for every image are kept with the run: `ilsvrc predictions`, `ensemble`,
+    `paired` and `submission` read them.
     """
     from pipeline.reports.prediction_tables import result_line, trials_table, trials_verdict
     from pipeline.trainer.evaluation_run import run_evaluation
     from pipeline.trainer.preprocessing_trials import run_sanity
 
     cluster = load_only_cluster(on, set_)
-    subject, origin = _subject(cluster, run, weights, network, module, preprocessing)
-    place = _data(cluster, data, origin)
-    split = split or _test_split(origin)
+    model, source = _model(cluster, run, weights, network, module, preprocessing)
+    folder = _data(cluster, data, source)
+    split = split or _test_split(source)
     console = Console()
     if sanity:
-        trials = run_sanity(subject, place, split, cluster, console)
+        trials = run_sanity(model, folder, split, cluster, console)
         console.print(trials_table(trials))
         say(console, trials_verdict(trials))
         return
-    chosen = _protocol(protocol, subject)
-    command = command_line(context.obj)
-    predictions = run_evaluation(subject, origin, place, split, chosen, cluster, console, command)
+    chosen, command = _protocol(protocol, model), command_line(context.obj)
+    predictions = run_evaluation(model, source, folder, split, chosen, cluster, console, command)
     if (predictions.labels < 0).any():
-        say(console, f"{split} has unknown labels; `ilsvrc submission` writes what was predicted")
+        say(console, f"{split} has unknown labels; `ilsvrc submission` writes the predictions")
     else:
         say(console, result_line(predictions))
 
 
 def predictions(
-    run: Kept,
+    run: PredictionsName,
     split: SplitName = None,
     protocol: ProtocolName = None,
     topk: Annotated[str, typer.Option(metavar="K,K,…", help="Which k.")] = "1,5",
@@ -136,7 +132,7 @@ def predictions(
         ks = [0]
     if min(ks) < 1:
         raise UserError(f"--topk {topk}: write whole numbers from 1, as 1,5,10")
-    found = _kept(load_cluster(on), run, split, protocol)
+    found = _predictions(load_cluster(on), run, split, protocol)
     console = Console()
     for table in (
         errors_table(found, ks),
@@ -158,30 +154,26 @@ def ensemble(
     protocol: ProtocolName = None,
     on: ClusterName = "laptop",
 ) -> None:
-    """Average what several networks predicted, and keep that as predictions of their ensemble."""
+    """Average the predictions of several networks, and keep them as those of their ensemble."""
     from pipeline.evaluation.ensemble import ensemble as average
-    from pipeline.evaluation.predictions import predictions_file, write_predictions
     from pipeline.reports.prediction_tables import result_line
-    from pipeline.trainer.evaluation_run import track
+    from pipeline.trainer.job_evaluation import record_ensemble
 
     try:
         shares = [float(share) for share in weights.split(",")] if weights else None
     except ValueError:
         raise UserError(f"--weights {weights}: write numbers, as 0.5,0.25,0.25") from None
     cluster = load_cluster(on)
-    found = average([_kept(cluster, run, split, protocol) for run in runs], shares)
-    about = found.metadata
-    file = predictions_file(cluster.runs_dir / about.run, about.qualified_split, about.protocol)
-    write_predictions(found, file)
-    track(found, file, cluster, command=command_line(context.obj))
+    found = average([_predictions(cluster, run, split, protocol) for run in runs], shares)
+    file = record_ensemble(found, cluster, command_line(context.obj))
     if (found.labels >= 0).all():
         say(Console(), result_line(found))
-    say(Console(), f"predictions of {about.ensemble_size} networks in {file}")
+    say(Console(), f"predictions of {found.metadata.ensemble_size} networks in {file}")
 
 
 def paired(
-    first: Kept,
-    second: Kept,
+    first: PredictionsName,
+    second: PredictionsName,
     split: SplitName = None,
     protocol: ProtocolName = None,
     on: ClusterName = "laptop",
@@ -191,7 +183,7 @@ def paired(
     from pipeline.reports.prediction_tables import paired_table
 
     cluster = load_cluster(on)
-    one, other = (_kept(cluster, run, split, protocol) for run in (first, second))
+    one, other = (_predictions(cluster, run, split, protocol) for run in (first, second))
     names = (
         f"{one.metadata.run} {one.metadata.protocol}",
         f"{other.metadata.run} {other.metadata.protocol}",
@@ -200,7 +192,7 @@ def paired(
 
 
 def submission(
-    run: Kept,
+    run: PredictionsName,
     split: Annotated[str, typer.Option(metavar="NAME", help="Which split.")] = "test",
     protocol: ProtocolName = None,
     to: Annotated[Path, typer.Option(metavar="FILE", help="Where it goes.")] = Path(
@@ -212,7 +204,7 @@ def submission(
     from pipeline.evaluation.ilsvrc_submission import submission as lines
     from pipeline.runtime.storage import write_atomically
 
-    found = _kept(load_cluster(on), run, split, protocol)
+    found = _predictions(load_cluster(on), run, split, protocol)
     write_atomically(to.absolute(), lines(found).encode())
     say(Console(), f"{len(found):,} images of {split} in {to}")
 
@@ -230,7 +222,7 @@ def score(
         say(Console(), f"{number} guess{'es' * (number > 1)}: flat error {error:.6f}")
 
 
-def _subject(
+def _model(
     cluster: Cluster,
     run: str | None,
     weights: str | None,
@@ -243,8 +235,8 @@ def _subject(
     from pipeline.runs.weights_source import external_weights_source, weights_source_of_run
 
     if run is None:
-        subject = external_model(weights, network, module, _preprocessing(preprocessing))
-        return subject, external_weights_source(subject, cluster.runs_dir)
+        model = external_model(weights, network, module, _preprocessing(preprocessing))
+        return model, external_weights_source(model, cluster.runs_dir)
     for option, value in (
         ("--weights", weights),
         ("--network", network),
@@ -266,34 +258,36 @@ def _preprocessing(text: str | None) -> "Preprocessing | None":
     return validate(Preprocessing, read_mapping(text, "--preprocessing"), "--preprocessing")
 
 
-def _data(cluster: Cluster, data: str | None, origin: "WeightsSource") -> Folder:
+def _data(cluster: Cluster, data: str | None, source: "WeightsSource") -> Folder:
     """Return the packed data set: a path or URL, a name in the cluster's, or the run's own."""
     from pipeline.data.store.manifest import FILE_NAME
     from pipeline.data.store.store import store_folder
 
     if data and ("/" in data or (Path(data) / FILE_NAME).is_file()):
         return as_folder(data)
-    name = data or origin.data
+    name = data or source.data
     if not name:
         raise UserError("--data STORE is needed: a packed data set for weights from elsewhere")
     return store_folder(cluster, name)
 
 
-def _test_split(origin: "WeightsSource") -> str:
-    return origin.folder.recipe().data.test_split if origin.data else "val"
+def _test_split(source: "WeightsSource") -> str:
+    return source.folder.recipe().data.test_split if source.data else "val"
 
 
-def _protocol(name: str | None, subject: "EvaluatedModel") -> "TestProtocol":
+def _protocol(name: str | None, model: "EvaluatedModel") -> "TestProtocol":
     from pipeline.config.protocol import parse_protocol
 
     if name is None:
-        return subject.protocol
-    if subject.input.dimensions == 1:
+        return model.protocol
+    if model.input.dimensions == 1:
         raise UserError(f"--protocol {name}: signals are seen as they are; leave it out")
-    return parse_protocol(name, subject.input.size, subject.protocol, subject.trained_sides)
+    return parse_protocol(name, model.input.size, model.protocol, model.trained_sides)
 
 
-def _kept(cluster: Cluster, run: str, split: str | None, protocol: str | None) -> "Predictions":
+def _predictions(
+    cluster: Cluster, run: str, split: str | None, protocol: str | None
+) -> "Predictions":
     """Read the predictions of `run` that the options name, or the only ones that it has."""
     from pipeline.evaluation.predictions import find_predictions, read_predictions
 

@@ -1,4 +1,4 @@
-"""How a command names a training: a recipe, a cluster, and values set in both."""
+"""The options by which commands name a training: a recipe, a cluster, and overrides of both."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ ClusterName = Annotated[
     typer.Option(
         "--on",
         metavar="CLUSTER",
-        help="Where to train: a name in configs/clusters, or a YAML file.",
+        help="Where: a name in configs/clusters, or a YAML file.",
     ),
 ]
 Assignments = Annotated[
@@ -50,7 +50,9 @@ StartFrom = Annotated[
 ]
 
 
-def load_job(recipe: str, cluster: str, assignments: list[str] | None) -> tuple[Recipe, Cluster]:
+def load_training(
+    recipe: str, cluster: str, assignments: list[str] | None
+) -> tuple[Recipe, Cluster]:
     return load_recipe(recipe, of_recipe(assignments)), load_cluster(
         cluster, of_cluster(assignments)
     )

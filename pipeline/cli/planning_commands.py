@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.console import console_for_tables
-from pipeline.cli.options import Assignments, ClusterName, RecipeName, load_job
+from pipeline.cli.options import Assignments, ClusterName, RecipeName, load_training
 
 
 def plan(
@@ -28,7 +28,7 @@ def plan(
     from pipeline.planning.plan import make_plan
     from pipeline.reports.plan_tables import plan_tables
 
-    what, where = load_job(recipe, on, set_)
+    what, where = load_training(recipe, on, set_)
     console = console_for_tables()
     for part in plan_tables(make_plan(what, where, gpu)):
         console.print(part)
@@ -39,7 +39,7 @@ def check(recipe: RecipeName, on: ClusterName = "laptop", set_: Assignments = No
     from pipeline.checks.node_checks import check_nodes
     from pipeline.checks.preflight import preflight
 
-    job = load_job(recipe, on, set_)
+    job = load_training(recipe, on, set_)
     console = Console()
     with console.status("looking"):
         checks = list(preflight(*job))

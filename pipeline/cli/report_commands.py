@@ -1,4 +1,4 @@
-"""The commands that compare, publish, report and show: parse, call one function each."""
+"""The commands that compare, report and draw: parse, call one function each."""
 
 import re
 from pathlib import Path
@@ -8,18 +8,11 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.console import progress, say
+from pipeline.cli.options import ClusterName
 from pipeline.config.cluster import load_cluster
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import write_atomically
 
-On = Annotated[
-    str,
-    typer.Option(
-        "--on",
-        metavar="CLUSTER",
-        help="Whose runs: a name in configs/clusters, or a YAML file.",
-    ),
-]
 Experiment = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="An MLflow experiment.", show_default="the cluster's"),
@@ -41,7 +34,7 @@ def compare(
             "whether it may be held against the runs.",
         ),
     ] = None,
-    on: On = "laptop",
+    on: ClusterName = "laptop",
     experiment: Experiment = None,
 ) -> None:
     """Put the runs of an experiment beside the published results of the same protocol."""
@@ -50,14 +43,14 @@ def compare(
     from pipeline.tracking.measured_runs import measured_from_runs
     from pipeline.tracking.queries import evaluated_runs, named_runs
 
-    asked = find_published(with_) if with_ else []
+    numbers = find_published(with_) if with_ else []
     tracking = load_cluster(on).tracking
     found = evaluated_runs(tracking.uri, experiment or tracking.experiment)
     results = measured_from_runs(named_runs(found, runs))
     console = Console()
-    if asked:
-        for result in asked:
-            say(console, "\n".join(explain_number(result, results)))
+    if numbers:
+        for number in numbers:
+            say(console, "\n".join(explain_number(number, results)))
         return
     for table in comparison_tables(results):
         console.print(table)
@@ -76,7 +69,7 @@ def published(
             "nothing is added.",
         ),
     ] = False,
-    on: On = "laptop",
+    on: ClusterName = "laptop",
     experiment: Experiment = None,
 ) -> None:
     """Print the published results, each with its protocol and source."""
@@ -102,7 +95,7 @@ def register(
         str | None,
         typer.Option("--as", metavar="NAME", help="As which model.", show_default="its network"),
     ] = None,
-    on: On = "laptop",
+    on: ClusterName = "laptop",
     experiment: Experiment = None,
 ) -> None:
     """Put a run's network into MLflow's registry with its results as tags; again: new tags."""
@@ -114,7 +107,7 @@ def register(
     tracking = load_cluster(on).tracking
     runs = evaluated_runs(tracking.uri, experiment or tracking.experiment)
     found = named_runs(runs, [run])
-    training = next((one for one in found if not one.parent), None)
+    training = next((one for one in found if one.name == run and not one.parent), None)
     if training is None:
         evaluated = found[0].tags.get("evaluation.run", "another run")
         raise UserError(f"'{run}' is an evaluation of '{evaluated}'; register that one")
@@ -145,7 +138,7 @@ def visualize(
         str | None, typer.Option(metavar="NAME", help="Which images.", show_default="the test's")
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="How many images to cover in parts.")] = 6,
-    on: On = "laptop",
+    on: ClusterName = "laptop",
 ) -> None:
     """Draw what a trained network has learned, as a PNG in the run's folder and in MLflow."""
     from pipeline.runs.run_folder import find_run
@@ -176,7 +169,7 @@ def report(
         list[str] | None,
         typer.Option("--run", metavar="RUN", help="Can be given again.", show_default="all"),
     ] = None,
-    on: On = "laptop",
+    on: ClusterName = "laptop",
 ) -> None:
     """Write an experiment as one page: results, curves, costs, how to repeat each run."""
     from pipeline.reports.page import build_page

@@ -1,4 +1,4 @@
-"""`ilsvrc submit` and `ilsvrc jobs`: trainings on a cluster's engine."""
+"""`ilsvrc submit` and `ilsvrc jobs`: trainings and jobs on a cluster's engine."""
 
 import shlex
 import sys
@@ -7,48 +7,43 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from pipeline.cli.command_line import command_line
 from pipeline.cli.console import console_for_tables, say
 from pipeline.cli.options import (
     Assignments,
     ClusterAssignments,
-    RecipeName,
+    ClusterName,
     StartFrom,
     load_only_cluster,
     of_cluster,
     of_recipe,
 )
+from pipeline.cli.training_commands import run_job
 from pipeline.config.cluster import Cluster
 from pipeline.config.engine import KubeRay
 from pipeline.runtime.errors import InterruptedByUserError, UserError
 
 if TYPE_CHECKING:
-    from pipeline.submit.job_engine import JobEngine, State, SubmittedJob
+    from pipeline.submit.job_engine import JobEngine, State, SubmittedJob, SubmittedTraining
     from pipeline.tracking.queries import TrainingProgress
 
 jobs = typer.Typer(help="Look at submitted trainings, and stop them.", no_args_is_help=False)
+jobs.command("run")(run_job)
 
-ClusterName = Annotated[
-    str,
-    typer.Option(
-        "--on",
-        metavar="CLUSTER",
-        help="Whose jobs: a name in configs/clusters, or a YAML file.",
-    ),
-]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its run's name.")]
 
 
 def submit(
     context: typer.Context,
-    recipe: RecipeName,
-    on: Annotated[
+    document: Annotated[
         str,
-        typer.Option(
-            "--on",
-            metavar="CLUSTER",
-            help="Where to train: a name in configs/clusters, or a YAML file.",
+        typer.Argument(
+            metavar="RECIPE|JOB",
+            help="What to train: a name in configs/recipes, a recipe's YAML file, or a job's, as "
+            "jobs/resnet152.yaml, which is evaluated as well.",
         ),
     ],
+    on: ClusterName,
     set_: Assignments = None,
     seeds: Annotated[
         str | None,
@@ -63,24 +58,23 @@ def submit(
         typer.Option("--follow", help="Show what the jobs print, one after the other, to the end."),
     ] = False,
 ) -> None:
-    """Hand a training to a cluster: this machine, a Ray cluster, Kubernetes or Slurm."""
-    from pipeline.submit.submit import engine_of, read_seeds, read_trainings, refuse_unfit
+    """Hand trainings to a cluster: this machine, a Ray cluster, Kubernetes or Slurm."""
+    from pipeline.submit.local import local_commands
+    from pipeline.submit.submit import engine_of, refuse_unfit
 
-    trainings = read_trainings(
-        recipe, of_recipe(set_), on, of_cluster(set_), read_seeds(seeds), start_from
-    )
+    trainings = _trainings(document, on, set_, seeds, start_from)
     cluster = trainings[0].cluster
     engine = engine_of(cluster)
-    command = _command(recipe, on, set_, seeds, start_from)
+    typed = [text for text in context.obj or () if text not in ("--dry-run", "--follow")]
+    command = command_line(typed) or "ilsvrc submit"
     if dry_run:
         typer.echo(engine.render(trainings, command), nl=False)
         return
     if cluster.engine.kind == "local":
-        for training in trainings:
-            arguments = training.arguments()
+        for arguments in local_commands(trainings):
             context.find_root().command.main(arguments, standalone_mode=False, obj=arguments)
         return
-    refuse_unfit(trainings[0])  # the others differ by their seed alone
+    refuse_unfit(trainings)
     submitted = engine.submit(trainings, command)
     console = Console()
     for job in submitted:
@@ -91,6 +85,37 @@ def submit(
     ends = [_print_logs(engine, job, on, follow=True) for job in submitted]
     if "failed" in ends:
         raise typer.Exit(1)
+
+
+def _trainings(
+    document: str,
+    on: str,
+    assignments: list[str] | None,
+    seeds: str | None,
+    start_from: str | None,
+) -> list["SubmittedTraining"]:
+    """Read what to submit, a recipe or a job; `UserError` for what is wrong before any work."""
+    from pipeline.config.job import is_job
+    from pipeline.reports.expected_results import find_expected
+    from pipeline.submit.submit import read_job, read_seeds, read_trainings
+
+    of_trainings = of_recipe(assignments)
+    if not is_job(document):
+        chosen = read_seeds(seeds)
+        return read_trainings(
+            document, of_trainings, on, of_cluster(assignments), chosen, start_from
+        )
+    for option, value in {
+        "--set": of_trainings and of_trainings[0],
+        "--seeds": seeds,
+        "--start-from": start_from,
+    }.items():
+        if value:
+            raise UserError(f"{option} {value}: {document} is a job; say it there")
+    trainings = read_job(document, on, of_cluster(assignments))
+    assert trainings[0].job is not None
+    find_expected(trainings[0].job.document.expect)
+    return trainings
 
 
 @jobs.callback(invoke_without_command=True)
@@ -171,7 +196,7 @@ def cluster_by_hand(
 
 
 def _progress(cluster: Cluster, runs: set[str]) -> dict[str, "TrainingProgress"]:
-    """What is tracked of `runs`. A store that is away gets a warning: jobs are shown without."""
+    """Return what is tracked of `runs`; where the store is away, warn and return nothing."""
     from pipeline.tracking.queries import training_progress
 
     tracking = cluster.tracking
@@ -197,20 +222,7 @@ def _print_logs(engine: "JobEngine", job: "SubmittedJob", on: str, follow: bool)
         return None
     end = next((one for one in engine.jobs() if one.id == job.id), None)
     if end is None:
-        say(Console(), f"job {job.id} is gone, and nobody remembers how it ended")
+        say(Console(), f"job {job.id} is gone, and its end is not known")
         return None
     say(Console(), " ".join(filter(None, (f"job {end.id}: {end.state}", end.reason))))
     return end.state
-
-
-def _command(
-    recipe: str,
-    on: str,
-    assignments: list[str] | None,
-    seeds: str | None,
-    start_from: str | None,
-) -> str:
-    sets = [part for assignment in assignments or [] for part in ("--set", assignment)]
-    chosen = ["--seeds", seeds] if seeds else []
-    start = ["--start-from", start_from] if start_from else []
-    return shlex.join(["ilsvrc", "submit", recipe, "--on", on, *sets, *chosen, *start])

@@ -12,7 +12,15 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pipeline.config.augmentation import Augmentation, MixupConfig, ProgressiveResizing
 from pipeline.config.optimization import EMAConfig, LossConfig, OptimizerConfig, ScheduleConfig
 from pipeline.config.protocol import TestProtocol
-from pipeline.config.yaml import Fraction, Section, find_config_file, override, read_yaml, validate
+from pipeline.config.yaml import (
+    Fraction,
+    Section,
+    digest,
+    find_config_file,
+    override,
+    read_yaml,
+    validate,
+)
 from pipeline.runtime.errors import UserError
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -219,6 +227,11 @@ class Recipe(Section):
                 if kind != needed:
                     raise ValueError(f"input.dimensions: 1 needs {key}: {{kind: {needed}}}")
         return self
+
+
+def default_run_name(stem: str, recipe: Recipe) -> str:
+    """Return the name of a run that is given none: its recipe's file and digest."""
+    return f"{stem}-{digest(recipe.without_expectation())[:8]}"
 
 
 def load_recipe(name: str, assignments: list[str] | None = None) -> Recipe:

@@ -14,12 +14,17 @@ from pipeline.runtime.errors import UserError
 _ROWS_AT_ONCE = 4096
 
 
-def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = None) -> Predictions:
+def ensemble(
+    members: Sequence[Predictions],
+    weights: Sequence[float] | None = None,
+    protocol: str | None = None,
+) -> Predictions:
     """Average the members' probabilities, by `weights` that are then made to add up to 1.
 
     Each member's are averaged over the views of an image already, so that the result is that of one
-    joint forward pass, but for the rounding of stored probabilities to float16. Raises `UserError`
-    if images, labels or classes differ, a member comes twice, or the weights are invalid.
+    joint forward pass, but for the rounding of stored probabilities to float16. `protocol` names
+    what members of different sizes have in common ("dense-3-scales"). Raises `UserError` if images,
+    labels or classes differ, a member comes twice, or the weights are invalid.
     """
     if len(members) < 2:
         raise UserError("an ensemble has at least two members")
@@ -55,7 +60,7 @@ def ensemble(members: Sequence[Predictions], weights: Sequence[float] | None = N
         ranks=ranks,
         guesses=guesses,
         classes=first.classes,
-        metadata=_metadata([member.metadata for member in members], shares.tolist()),
+        metadata=_metadata([member.metadata for member in members], shares.tolist(), protocol),
     )
 
 
@@ -71,7 +76,9 @@ def _refuse_repeats(members: Sequence[PredictionMetadata]) -> None:
         runs[key] = member.run
 
 
-def _metadata(members: Sequence[PredictionMetadata], shares: Sequence[float]) -> PredictionMetadata:
+def _metadata(
+    members: Sequence[PredictionMetadata], shares: Sequence[float], protocol: str | None
+) -> PredictionMetadata:
     """Return the metadata of an ensemble; values that differ between members are joined by +."""
     equal = len(set(shares)) == 1
     names = [
@@ -82,7 +89,10 @@ def _metadata(members: Sequence[PredictionMetadata], shares: Sequence[float]) ->
     digest = hashlib.sha256("\n".join([*keys, *names]).encode()).hexdigest()
     # One network by two protocols is one network.
     sizes = {member.weights_digest: member.ensemble_size for member in members}
-    protocols = _joined(member.protocol for member in members)
+    is_one = len({member.protocol for member in members}) == 1
+    protocols = protocol or ""
+    if is_one or protocol is None:
+        protocols = _joined(member.protocol for member in members)
     return members[0].model_copy(
         update={
             "network": _network_names({member.network for member in members}),
@@ -104,7 +114,7 @@ def _joined(values: Iterable[str]) -> str:
 
 def _network_names(names: set[str]) -> str:
     """Join the networks' names as those of published ensembles are."""
-    *others, last = sorted(names)
+    *others, last = sorted(names, key=lambda name: name.replace("_", " "))  # vgg_c before vgg16
     if len(others) == 1:
         return f"{others[0]} and {last}"
     return ", ".join([*others, last])

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.evaluation.metrics import Counts, Interval, wilson_interval
+from pipeline.evaluation.predictions import Predictions
 from pipeline.results.published import ErrorName, ResultKey
 
 
@@ -45,6 +46,20 @@ class MeasuredError:
 
     def __str__(self) -> str:
         return f"{self.value:.2f} ({self.interval.low:.2f}–{self.interval.high:.2f})"
+
+
+def measured_from_predictions(predictions: Predictions) -> Measured:
+    """Return the result of one evaluation; `UserError` where labels are unknown."""
+    about = predictions.metadata
+    key = ResultKey(
+        network=about.network,
+        training_data=about.training_data,
+        split=about.qualified_split if about.is_foreign else about.split,
+        protocol=about.protocol,
+        ensemble_size=about.ensemble_size,
+        extra_data=about.extra_data,
+    )
+    return Measured(key, predictions.counts, about.run)
 
 
 def errors_of(counts: Counts) -> tuple[MeasuredError, MeasuredError]:

@@ -27,8 +27,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.config.recipe import Recipe, read_recipe
-from pipeline.config.yaml import digest, flatten, to_yaml
+from pipeline.config.recipe import Recipe, default_run_name, read_recipe
+from pipeline.config.yaml import flatten, to_yaml
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import file_lock, write_atomically
 
@@ -157,7 +157,7 @@ def name_run(
     Raises `UserError` when the folder belongs to another recipe or another start.
     """
     if name is None:
-        name = f"{recipe_name}-{digest(recipe.without_expectation())[:8]}"
+        name = default_run_name(recipe_name, recipe)
         name += f"-from-{start_digest[:8]}" if start_digest else ""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"--run '{name}': use letters, digits, '-', '_' and '.' only")

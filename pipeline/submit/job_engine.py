@@ -1,4 +1,4 @@
-"""What is submitted, and what an engine says about it afterwards."""
+"""What is submitted, and the interface that all engines have."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from pipeline.config.cluster import Cluster
+from pipeline.config.job import Job
 from pipeline.config.recipe import Recipe
 from pipeline.config.yaml import find_config_file
 
@@ -14,41 +15,45 @@ State = Literal["waiting", "running", "finished", "stopped", "failed"]
 
 @dataclass(frozen=True)
 class SubmittedTraining:
-    """One training, as the command names it, and the run that it will be or go on with.
+    """One training, as the command names it, and the run that it makes or goes on with.
 
-    `recipe` and `cluster` are resolved; `assignments` are those of `--set`, to which a `seed` adds
-    its own. `start_from` is a run or a file, by its name where the training will be.
+    `document` names its recipe, or its `job`, which evaluates it as well. `recipe` and `cluster`
+    are resolved; `assignments` are those of `--set`. `index` tells trainings of one submission
+    apart: the seed, or the place in the job. `start_from` is a run or a file, by its name on the
+    cluster.
     """
 
+    document: str
     recipe: Recipe
-    recipe_name: str
     cluster: Cluster
     cluster_name: str
     assignments: tuple[str, ...]
-    seed: int | None
     run: str
+    index: int | None = None
     start_from: str | None = None
+    job: Job | None = None
 
     @property
-    def recipe_file(self) -> Path:
-        return find_config_file(self.recipe_name, "recipes")
+    def document_file(self) -> Path:
+        return find_config_file(self.document, "recipes" if self.job is None else "jobs")
 
     @property
     def cluster_file(self) -> Path:
         return find_config_file(self.cluster_name, "clusters")
 
-    def arguments(self, recipe: str | None = None, cluster: str | None = None) -> list[str]:
-        """Return the arguments of `ilsvrc` that train this; its documents may lie elsewhere."""
-        where = [recipe or self.recipe_name, "--on", cluster or self.cluster_name]
-        chosen = [] if self.seed is None else [f"seed={self.seed}"]
-        sets = [part for text in (*self.assignments, *chosen) for part in ("--set", text)]
+    def arguments(self, document: str | None = None, cluster: str | None = None) -> list[str]:
+        """Return the arguments of `ilsvrc` that do this; its documents may lie elsewhere."""
+        command = ["train"] if self.job is None else ["jobs", "run"]
+        documents = [document or self.document, "--on", cluster or self.cluster_name]
+        seed = [f"seed={self.index}"] if self.job is None and self.index is not None else []
+        sets = [part for text in (*self.assignments, *seed) for part in ("--set", text)]
         start = ["--start-from", self.start_from] if self.start_from else []
-        return ["train", *where, *sets, *start, "--run", self.run]
+        return [*command, *documents, *sets, *start, "--run", self.run]
 
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job as its engine sees it; `reason` says why it waits or how it failed, if known."""
+    """A training as its engine sees it; `reason` is why it waits or how it failed, if known."""
 
     id: str
     run: str
@@ -57,16 +62,16 @@ class SubmittedJob:
 
 
 class JobEngine(Protocol):
-    """What every kind of engine can do. All raise `UserError` where it can't be reached."""
+    """What every engine can do. All raise `UserError` where it can't be reached."""
 
     def render(self, trainings: list[SubmittedTraining], command: str) -> str:
-        """Return what `submit` hands to the engine, as text; `command` is told in its first line.
+        """Return what `submit` hands to the engine, as text; its first line is `command`.
 
-        Nothing is asked of the engine, and nothing in the text depends on this machine.
+        The engine is not asked, and nothing in the text depends on this machine.
         """
 
     def submit(self, trainings: list[SubmittedTraining], command: str) -> list[SubmittedJob]:
-        """Hand over all of `trainings` or, where that fails, none."""
+        """Submit all of `trainings` or, where that fails, none."""
 
     def jobs(self) -> list[SubmittedJob]:
         """Return the jobs that the engine remembers, newest first."""

@@ -1,4 +1,4 @@
-"""What Kubernetes is asked for: a RayJob for a training, a RayCluster to work on by hand."""
+"""Manifests for Kubernetes: a RayJob for a training, a RayCluster to work on by hand."""
 
 import hashlib
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.config.cluster import Cluster
 from pipeline.config.engine import KubeRay
-from pipeline.config.yaml import read_yaml
+from pipeline.config.yaml import find_config_file, read_yaml
 from pipeline.submit.job_engine import SubmittedTraining
 from pipeline.submit.manifests import to_documents
 
@@ -19,29 +19,46 @@ OURS = {"app.kubernetes.io/name": "ilsvrc"}
 Manifest = dict[str, Any]
 
 _DOCUMENTS = "/etc/ilsvrc"
-_NAME_LENGTH = 40  # KubeRay adds words, and services may have 63 letters
+_NAME_LENGTH = 40  # KubeRay appends words, and names of services are limited to 63 characters
+
+
+def mounted_documents(training: SubmittedTraining) -> dict[str, dict[str, Any]]:
+    """Return the training's documents as they are here (the image has its own), without comments.
+
+    By their paths where they are mounted: the recipe or job, the cluster, and a job's recipes.
+    """
+    file, cluster = training.document_file, training.cluster_file
+    content = read_yaml(file)
+    documents = {file.name: content, f"clusters/{cluster.name}": read_yaml(cluster)}
+    for number, group in enumerate(content["trainings"] if training.job else ()):
+        recipe = find_config_file(group["recipe"], "recipes")
+        path = f"recipes/{number}/{recipe.name}"
+        documents[path] = read_yaml(recipe)
+        group["recipe"] = f"{_DOCUMENTS}/{path}"
+    return documents
 
 
 def documents_of(training: SubmittedTraining, engine: KubeRay) -> Manifest:
-    """The training's recipe and cluster as they are here, but for comments: not the image's."""
-    name = object_name(training)
+    """Return the ConfigMap of a training's documents."""
+    documents = mounted_documents(training).values()
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(name, engine, training.run),
-        "data": {
-            "recipe": to_documents([read_yaml(training.recipe_file)]),
-            "cluster": to_documents([read_yaml(training.cluster_file)]),
-        },
+        "metadata": _metadata(object_name(training), engine, training.run),
+        "data": {_key(number): to_documents([one]) for number, one in enumerate(documents)},
     }
 
 
+def _key(number: int) -> str:
+    return f"document-{number}"
+
+
 def ray_job(training: SubmittedTraining, engine: KubeRay) -> Manifest:
-    """A Ray cluster for the time of one training, started again where it fails."""
+    """Return a Ray cluster for the time of one training, which is started again if it fails."""
     name, cluster = object_name(training), training.cluster
-    recipe, place = training.recipe_file.name, training.cluster_file.name
-    arguments = training.arguments(f"{_DOCUMENTS}/{recipe}", f"{_DOCUMENTS}/clusters/{place}")
-    items = [{"key": "recipe", "path": recipe}, {"key": "cluster", "path": f"clusters/{place}"}]
+    paths = list(mounted_documents(training))
+    arguments = training.arguments(*(f"{_DOCUMENTS}/{path}" for path in paths[:2]))
+    items = [{"key": _key(number), "path": path} for number, path in enumerate(paths)]
     documents = {"name": "documents", "configMap": {"name": name, "items": items}}
     spec = _cluster_spec(cluster, engine)
     head = spec["headGroupSpec"]["template"]["spec"]
@@ -70,7 +87,7 @@ def ray_job(training: SubmittedTraining, engine: KubeRay) -> Manifest:
 
 
 def ray_cluster(name: str, cluster: Cluster, engine: KubeRay) -> Manifest:
-    """A Ray cluster that stays until it is deleted."""
+    """Return a Ray cluster that stays until it is deleted."""
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "RayCluster",
@@ -80,9 +97,9 @@ def ray_cluster(name: str, cluster: Cluster, engine: KubeRay) -> Manifest:
 
 
 def object_name(training: SubmittedTraining) -> str:
-    """The run's name as Kubernetes takes names: small letters, a letter first, digits, `-`.
+    """Return a Kubernetes name for the run: small letters, a letter first, digits, `-`.
 
-    Its digest tells apart what is alike when cut.
+    A digest distinguishes names that are alike when cut.
     """
     digest = hashlib.sha256(training.run.encode()).hexdigest()[:8]
     words = re.sub(r"[^a-z0-9]+", "-", training.run.lower()).lstrip("-0123456789")
@@ -109,7 +126,7 @@ def _cluster_spec(cluster: Cluster, engine: KubeRay) -> Manifest:
         "rayVersion": version("ray"),  # the image's as well
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
-            # No worker is placed beside the driver.
+            # Keeps workers off the driver's node.
             "rayStartParams": {"num-cpus": "0", "num-gpus": "0"},
             "template": _pod("ray-head", head, engine),
         },
@@ -127,7 +144,7 @@ def _cluster_spec(cluster: Cluster, engine: KubeRay) -> Manifest:
 
 
 def _pod(container: str, resources: dict[str, int | str], engine: KubeRay) -> Manifest:
-    # NCCL and loaders share memory; a container has 64 MB of it otherwise.
+    # For NCCL and loaders; a container has 64 MB of shared memory otherwise.
     shared = {"name": "shared-memory", "emptyDir": {"medium": "Memory"}}
     claims = [
         {"name": one.claim, "persistentVolumeClaim": {"claimName": one.claim}}

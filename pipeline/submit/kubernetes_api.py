@@ -27,11 +27,11 @@ from pipeline.submit.manifests import to_documents
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
-# What KubeRay says of the deployment, and of the job once that is complete.
+# KubeRay's states of the deployment, and of the job once that is complete.
 _WAITING = ("", "Initializing", "Waiting", "Suspending", "Suspended", "Retrying")
 _ENDS: dict[str, State] = {"SUCCEEDED": "finished", "STOPPED": "stopped"}
 _SECONDS_TO_DELETE = 60.0
-BY_HAND = "ilsvrc"
+_BY_HAND = "ilsvrc"
 
 
 class KubernetesJobs:
@@ -49,10 +49,10 @@ class KubernetesJobs:
         return f"# {command}\n" + to_documents(manifests)
 
     def submit(self, trainings: list[SubmittedTraining], command: str) -> list[SubmittedJob]:
-        with self._reaching() as api:
+        with self._client() as api:
             kubernetes = _Objects(api, self._engine.namespace)
             for training in trainings:
-                kubernetes.make_room(ray_job(training, self._engine))
+                kubernetes.delete_finished(ray_job(training, self._engine))
             made: list[Manifest] = []
             try:
                 for training in trainings:
@@ -68,7 +68,7 @@ class KubernetesJobs:
         ]
 
     def jobs(self) -> list[SubmittedJob]:
-        with self._reaching() as api:
+        with self._client() as api:
             kubernetes = _Objects(api, self._engine.namespace)
             found = sorted(
                 kubernetes.jobs(),
@@ -78,11 +78,11 @@ class KubernetesJobs:
             return [_submitted(job, kubernetes) for job in found]
 
     def logs(self, job: SubmittedJob, follow: bool) -> Iterator[str]:
-        with self._reaching() as api:
+        with self._client() as api:
             yield from _Objects(api, self._engine.namespace).logs(job.id, follow)
 
     def stop(self, job: SubmittedJob) -> str:
-        with self._reaching() as api:
+        with self._client() as api:
             kubernetes = _Objects(api, self._engine.namespace)
             if job.state == "running":
                 kubernetes.stop_job(job.id)
@@ -92,26 +92,26 @@ class KubernetesJobs:
 
     def render_cluster(self) -> str:
         """Return the Ray cluster to work on by hand, as text."""
-        return to_documents([ray_cluster(BY_HAND, self._cluster, self._engine)])
+        return to_documents([ray_cluster(_BY_HAND, self._cluster, self._engine)])
 
     def start_cluster(self) -> str:
         """Start the Ray cluster to work on by hand; return how to reach it, as a sentence."""
-        with self._reaching() as api:
-            manifest = ray_cluster(BY_HAND, self._cluster, self._engine)
+        with self._client() as api:
+            manifest = ray_cluster(_BY_HAND, self._cluster, self._engine)
             _Objects(api, self._engine.namespace).create_cluster(manifest)
         namespace = f"-n {self._engine.namespace}"
         return (
-            f"kubectl port-forward {namespace} service/{BY_HAND}-head-svc 8265 brings it to this "
-            f"machine, where `--on ray` finds it; its token is in the secret {BY_HAND}"
+            f"kubectl port-forward {namespace} service/{_BY_HAND}-head-svc 8265 brings it to this "
+            f"machine, where `--on ray` finds it; its token is in the secret {_BY_HAND}"
         )
 
     def delete_cluster(self) -> None:
-        with self._reaching() as api:
-            _Objects(api, self._engine.namespace).delete_cluster(BY_HAND)
+        with self._client() as api:
+            _Objects(api, self._engine.namespace).delete_cluster(_BY_HAND)
 
     @contextmanager
-    def _reaching(self) -> Iterator["ApiClient"]:
-        """Yield a client; what it raises becomes a `UserError` of one line."""
+    def _client(self) -> Iterator["ApiClient"]:
+        """Yield a client whose errors become a `UserError` of one line."""
         try:
             from kubernetes import config
             from kubernetes.client.exceptions import ApiException
@@ -122,7 +122,7 @@ class KubernetesJobs:
         from urllib3.exceptions import HTTPError
 
         try:
-            # The client itself looks at the environment but once, when it is imported.
+            # The client itself reads the environment only when it is imported.
             file = os.environ.get("KUBECONFIG")
             api = config.new_client_from_config(config_file=file, context=self._engine.context)
         except (config.ConfigException, OSError) as error:
@@ -144,12 +144,12 @@ class KubernetesJobs:
 
 
 class _Objects:
-    """The few requests that are made of Kubernetes, in one namespace."""
+    """The objects of one namespace: the few requests that are needed."""
 
     def __init__(self, api: "ApiClient", namespace: str) -> None:
         from kubernetes.client import CoreV1Api, CustomObjectsApi
 
-        api.configuration.safe_chars_for_path_param = "/:"  # of paths through the proxy
+        api.configuration.safe_chars_for_path_param = "/:"  # for paths through the proxy
         self._core: Any = CoreV1Api(api)
         self._custom: Any = CustomObjectsApi(api)
         self._api, self._namespace = api, namespace
@@ -183,26 +183,26 @@ class _Objects:
         metadata = {**manifest["metadata"], "ownerReferences": [owner]}
         self._core.create_namespaced_config_map(self._namespace, {**manifest, "metadata": metadata})
 
-    def make_room(self, manifest: Manifest) -> None:
-        """Delete the job of this name that has ended; refuse one that has not."""
+    def delete_finished(self, manifest: Manifest) -> None:
+        """Delete a finished job of this name; `UserError` for one that has not finished."""
         name = manifest["metadata"]["name"]
-        before = [job for job in self.jobs() if job["metadata"]["name"] == name]
-        if not before:
+        existing = [job for job in self.jobs() if job["metadata"]["name"] == name]
+        if not existing:
             return
-        if _state(before[0]) in ("waiting", "running"):
+        if _state(existing[0]) in ("waiting", "running"):
             raise UserError(f"job {name} is there already; `ilsvrc jobs stop {name}` ends it")
         self.delete_job(name)
         deadline = time.monotonic() + _SECONDS_TO_DELETE
         while any(job["metadata"]["name"] == name for job in self.jobs()):
             if time.monotonic() > deadline:
-                raise UserError(f"job {name} of before is still being deleted; try again later")
+                raise UserError(f"an earlier job {name} is still being deleted; try again later")
             time.sleep(1)
 
     def delete_job(self, name: str) -> None:
         self._custom.delete_namespaced_custom_object(*self._ray_jobs, name)
 
     def stop_job(self, name: str) -> None:
-        """Ask the job's own Ray, through Kubernetes' proxy, to end it as `ray job stop` does."""
+        """Stop a job as `ray job stop` does, at its own Ray through Kubernetes' proxy."""
         job = self._custom.get_namespaced_custom_object(*self._ray_jobs, name)
         ray = job["status"]["rayClusterName"]
         token = self._token(ray)
@@ -227,7 +227,7 @@ class _Objects:
             yield chunk.decode("utf-8", "replace")
 
     def why_pods_wait(self, ray: str) -> str:
-        """Say what keeps a Ray cluster's pods from running: the image, a volume, no room."""
+        """Return why a Ray cluster's pods do not run: the image, a volume, no room."""
         pods = self._core.list_namespaced_pod(
             self._namespace, label_selector=f"ray.io/cluster={ray}"
         )
@@ -266,7 +266,7 @@ def _state(job: Manifest) -> State:
 def _explained(error: Any, host: str, engine: KubeRay) -> str:
     try:
         message = json.loads(error.body)["message"]
-    except (TypeError, ValueError, KeyError):  # not of Kubernetes, but of what it leads to
+    except (TypeError, ValueError, KeyError):  # not Kubernetes' own, but of a service behind it
         message = " ".join(str(error.body or error.reason).split())[:300]
     match error.status:
         case 401:

@@ -1,6 +1,7 @@
-"""Trainings on this machine, in the foreground: nothing is submitted, runs are found by folder."""
+"""Trainings on this machine, in the foreground: runs are found by their folders."""
 
 import fcntl
+import shlex
 from collections.abc import Iterator
 
 from pipeline.config.cluster import Cluster
@@ -16,13 +17,11 @@ class LocalRuns:
         self._folder = cluster.runs_dir
 
     def render(self, trainings: list[SubmittedTraining], command: str) -> str:
-        import shlex
-
-        lines = [shlex.join(["ilsvrc", *training.arguments()]) for training in trainings]
+        lines = [shlex.join(["ilsvrc", *arguments]) for arguments in local_commands(trainings)]
         return "\n".join([f"# {command}", *lines, ""])
 
     def submit(self, trainings: list[SubmittedTraining], command: str) -> list[SubmittedJob]:
-        raise NotImplementedError("the command trains, here and now")
+        raise NotImplementedError("the command itself trains")
 
     def jobs(self) -> list[SubmittedJob]:
         records = self._folder.glob("*/run.json")
@@ -41,6 +40,12 @@ class LocalRuns:
             raise UserError(f"run '{job.run}' isn't being trained, it is {job.state} already")
         RunFolder(self._folder / job.run).stop_request.touch()
         return "it saves after this step, and ends"
+
+
+def local_commands(trainings: list[SubmittedTraining]) -> list[list[str]]:
+    """Return the arguments of `ilsvrc` for each training, or one command for all of a job."""
+    commands = [training.arguments() for training in trainings]
+    return [commands[0][: -len(["--run", "NAME"])]] if trainings[0].job else commands
 
 
 def _state(folder: RunFolder) -> State:

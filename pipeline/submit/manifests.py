@@ -1,4 +1,4 @@
-"""Plain data as YAML documents that a person can read and change."""
+"""Writes plain data as YAML documents that are easy to read and change."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import yaml
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines stand as they are; nothing is said by reference to another place."""
+    """Writes texts of several lines as blocks, and no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -21,4 +21,5 @@ _Dumper.add_representer(str, _text)
 
 
 def to_documents(manifests: list[dict[str, Any]]) -> str:
+    """Return `manifests` as one text of YAML documents."""
     return yaml.dump_all(manifests, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

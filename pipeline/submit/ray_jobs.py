@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.config.cluster import Cluster
 from pipeline.config.engine import RayServer
+from pipeline.config.yaml import find_config_file
 from pipeline.runtime.errors import UserError
 from pipeline.submit.job_engine import State, SubmittedJob, SubmittedTraining
 from pipeline.submit.manifests import to_documents
@@ -46,12 +47,12 @@ class RayJobs:
         requests = [self._request(training) for training in trainings]
         client = self._client()
         submitted: list[SubmittedJob] = []
-        with tempfile.TemporaryDirectory() as scratch, self._reaching():
+        with tempfile.TemporaryDirectory() as scratch, self._user_errors():
             package = Path(scratch) / "tree.zip"
             pack(PROJECT, self._cluster, package, self._engine.upload_megabytes * 1e6)
             try:
                 for training, request in zip(trainings, requests, strict=True):
-                    # Ray fills it in with the package's address.
+                    # Ray replaces it with the package's address.
                     request["runtime_env"]["working_dir"] = str(package)
                     job = client.submit_job(**request)
                     submitted.append(SubmittedJob(job, training.run, "waiting"))
@@ -62,7 +63,7 @@ class RayJobs:
         return submitted
 
     def jobs(self) -> list[SubmittedJob]:
-        with self._reaching():
+        with self._user_errors():
             found = self._client().list_jobs()
         ours = [job for job in found if job.submission_id and "run" in (job.metadata or {})]
         ours.sort(key=lambda job: job.start_time or 0, reverse=True)
@@ -73,23 +74,25 @@ class RayJobs:
 
     def logs(self, job: SubmittedJob, follow: bool) -> Iterator[str]:
         client = self._client()
-        with self._reaching():
+        with self._user_errors():
             if follow:
-                yield from _in_turn(lambda: client.tail_job_logs(job.id))
+                yield from _synchronous(lambda: client.tail_job_logs(job.id))
             else:
                 yield client.get_job_logs(job.id)
 
     def stop(self, job: SubmittedJob) -> str:
-        with self._reaching():
+        with self._user_errors():
             self._client().stop_job(job.id)
         return f"it saves and ends within {self._engine.stop_seconds} s"
 
     def _request(self, training: SubmittedTraining) -> dict[str, Any]:
+        for group in training.job.document.trainings if training.job else ():
+            within_tree(find_config_file(group.recipe, "recipes"), group.recipe)
         arguments = training.arguments(
-            within_tree(training.recipe_file, training.recipe_name),
+            within_tree(training.document_file, training.document),
             within_tree(training.cluster_file, training.cluster_name),
         )
-        # Ray gives a job that is stopped 3 seconds, which may be less than a checkpoint takes.
+        # Ray kills a stopped job after 3 seconds, which may be less than a checkpoint takes.
         environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(self._engine.stop_seconds)}
         runtime_env: dict[str, Any] = {"env_vars": environment | _tracking_server()}
         if self._engine.environment == "pinned":
@@ -102,17 +105,17 @@ class RayJobs:
         }
 
     def _client(self) -> "JobSubmissionClient":
-        # Else Ray neither reads the token of this user nor sends it.
+        # Otherwise Ray does not send this user's token.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        with self._reaching():
+        with self._user_errors():
             from ray.job_submission import JobSubmissionClient
 
-            for module in ("dashboard_sdk", "job.sdk"):  # they tell what they upload
+            for module in ("dashboard_sdk", "job.sdk"):  # they log what they upload
                 logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.ERROR)
             return JobSubmissionClient(self._engine.address)
 
     @contextmanager
-    def _reaching(self) -> Iterator[None]:
+    def _user_errors(self) -> Iterator[None]:
         """Turn what Ray raises into a `UserError` of one line that names the address."""
         address = self._engine.address
         try:
@@ -135,7 +138,7 @@ class RayJobs:
 
 
 def _tracking_server() -> dict[str, str]:
-    """The tracking server of this user's environment, which the job's does not know."""
+    """Return the tracking server of this user's environment, which the job's does not have."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None:
         return {}
@@ -151,8 +154,8 @@ def _reason(job: Any) -> str:
     return "" if job.status in ("RUNNING", "SUCCEEDED") else (job.message or "").partition("\n")[0]
 
 
-def _in_turn(make: Callable[[], AsyncIterator[Item]]) -> Iterator[Item]:
-    """Yield what an asynchronous iterator yields."""
+def _synchronous(make: Callable[[], AsyncIterator[Item]]) -> Iterator[Item]:
+    """Yield the items of an asynchronous iterator."""
     loop = asyncio.new_event_loop()
     try:
         items = aiter(make())

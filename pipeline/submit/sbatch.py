@@ -1,4 +1,4 @@
-"""The script that Slurm runs: Ray over the allocation, the training on it, again when requeued."""
+"""The script that Slurm runs: Ray on the nodes, the training on Ray, and a requeue when stopped."""
 
 import math
 import shlex
@@ -9,8 +9,8 @@ from pathlib import Path
 from pipeline.config.engine import Slurm
 from pipeline.submit.job_engine import SubmittedTraining
 
-# Signals reach the script alone (`B:`), not the workers: they learn of it by the run's `stop` file.
-# It is written until all is over, since a training that just starts removes an earlier one's.
+# Signals reach only the script (`B:`); the training looks for the run's `stop` file. The script
+# writes it again and again until the end, since a training that starts removes an earlier one's.
 _SCRIPT = """\
 #!/bin/bash
 # {submitted by}
@@ -20,19 +20,19 @@ set -euo pipefail
 {setup}
 run={run}
 stop={runs_dir}/$run/stop
-again=no
-asking=
+requeue=no
+stopping=
 
-ask() {
-    again=$1
-    [ -z "$asking" ] || return 0
+request_stop() {
+    requeue=$1
+    [ -z "$stopping" ] || return 0
     mkdir -p "${stop%/*}"
     while touch "$stop"; do sleep 5; done &
-    asking=$!
+    stopping=$!
 }
-trap '[ -z "$asking" ] || { kill "$asking"; rm -f "$stop"; }' EXIT
-trap 'ask yes' USR1 TERM # the time is over, or a more important job came
-trap 'ask no' USR2       # ilsvrc jobs stop
+trap '[ -z "$stopping" ] || { kill "$stopping"; rm -f "$stop"; }' EXIT
+trap 'request_stop yes' USR1 TERM # the time limit, or a preemption
+trap 'request_stop no' USR2       # ilsvrc jobs stop
 
 # A token of this job's own: no other user of these machines can join its Ray.
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')
@@ -40,15 +40,15 @@ export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 --wait=60 \\
     {python} -m {module} \\
-    {train} --run "$run" &
+    {arguments} --run "$run" &
 step=$!
 while true; do
     status=0
     wait "$step" || status=$?
-    kill -0 "$step" 2>/dev/null || break # else a signal ended the waiting, not the training
+    kill -0 "$step" 2>/dev/null || break # else a signal ended only the `wait`
 done
 
-if [ "$again" = yes ] && [ "$status" -ne 0 ]; then
+if [ "$requeue" = yes ] && [ "$status" -ne 0 ]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"
@@ -56,17 +56,18 @@ exit "$status"
 
 
 def render_script(trainings: list[SubmittedTraining], engine: Slurm, command: str) -> str:
-    """Return the script for `trainings`, which differ in their seeds at most.
+    """Return the script for `trainings`: seeds of a recipe, or those of a job.
 
-    Those with seeds are an array of jobs, whose numbers are the seeds.
+    With an `index` they are an array of jobs, which has the same numbers.
     """
     first = trainings[0]
-    run, train = shlex.quote(first.run), shlex.join(replace(first, seed=None).arguments()[:-2])
-    if first.seed is not None:
-        runs = " ".join(f"[{one.seed}]={shlex.quote(one.run)}" for one in trainings)
+    run = shlex.quote(first.run)
+    arguments = shlex.join(replace(first, index=None).arguments()[:-2])
+    if first.index is not None:
+        runs = " ".join(f"[{one.index}]={shlex.quote(one.run)}" for one in trainings)
         run = f"({runs})\nrun=${{run[$SLURM_ARRAY_TASK_ID]}}"
-        train += ' --set seed="$SLURM_ARRAY_TASK_ID"'
-    ray_over_nodes = "pipeline.submit.slurm_node"
+        arguments += "" if first.job else ' --set seed="$SLURM_ARRAY_TASK_ID"'
+    ray_on_nodes = "pipeline.submit.slurm_node"
     parts = {
         "submitted by": command,
         "options": "\n".join(f"#SBATCH --{option}" for option in _options(trainings, engine)),
@@ -74,8 +75,8 @@ def render_script(trainings: list[SubmittedTraining], engine: Slurm, command: st
         "run": run,
         "runs_dir": shlex.quote(from_here(first.cluster.runs_dir)),
         "python": shlex.quote(engine.python),
-        "module": "pipeline" if first.cluster.workers.are_in_process else ray_over_nodes,
-        "train": train,
+        "module": "pipeline" if first.cluster.workers.are_in_process else ray_on_nodes,
+        "arguments": arguments,
     }
     script = _SCRIPT
     for name, text in parts.items():
@@ -84,23 +85,23 @@ def render_script(trainings: list[SubmittedTraining], engine: Slurm, command: st
 
 
 def from_here(path: Path) -> str:
-    """Return `path` as seen from the working folder, which is the job's as well."""
+    """Return `path` relative to the working folder, the job's as well, where it lies inside."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def runs_of_comment(comment: str) -> dict[str, str]:
-    """Read what a job's comment says of its runs: {seed, or nothing: run}."""
+    """Read the runs from a job's comment: {index, or nothing: run}."""
     words = comment.split()[1:] if comment.startswith("ilsvrc ") else []
-    return {seed: run for seed, _, run in (word.rpartition("=") for word in words)}
+    return {index: run for index, _, run in (word.rpartition("=") for word in words)}
 
 
 def _options(trainings: list[SubmittedTraining], engine: Slurm) -> Iterator[str]:
     first = trainings[0]
     workers, each = first.cluster.workers, engine.workers_per_node
-    seeds = [one.seed for one in trainings if one.seed is not None]
-    runs = [one.run if one.seed is None else f"{one.seed}={one.run}" for one in trainings]
-    yield f"job-name={Path(first.recipe_name).stem}"
+    array = [one.index for one in trainings if one.index is not None]
+    runs = [one.run if one.index is None else f"{one.index}={one.run}" for one in trainings]
+    yield f"job-name={Path(first.document).stem}"
     yield f'comment="ilsvrc {" ".join(runs)}"'
     nodes = sorted({max(1, workers.fewest // each), max(1, workers.most // each)})
     yield f"nodes={'-'.join(map(str, nodes))}"
@@ -114,11 +115,11 @@ def _options(trainings: list[SubmittedTraining], engine: Slurm) -> Iterator[str]
         "partition": engine.partition,
         "account": engine.account,
         "qos": engine.qos,
-        "array": ",".join(str(seed) for seed in seeds),
+        "array": ",".join(map(str, array)),
     }
     yield from (f"{key}={value}" for key, value in known.items() if value)
     yield "requeue"
     yield f"signal=B:USR1@{engine.warning_seconds}"
     yield "open-mode=append"
-    yield f"output={from_here(first.cluster.runs_dir)}/slurm-{'%A_%a' if seeds else '%j'}.log"
+    yield f"output={from_here(first.cluster.runs_dir)}/slurm-{'%A_%a' if array else '%j'}.log"
     yield from (f"{key}={value}" if value else key for key, value in engine.options.items())

@@ -1,4 +1,4 @@
-"""Trainings as Slurm's jobs, by Slurm's own commands."""
+"""Trainings as jobs of Slurm, by Slurm's own commands."""
 
 import os
 import subprocess
@@ -26,12 +26,12 @@ _STATES: dict[str, State] = {
 _ALIVE = ("waiting", "running")
 _FIELDS = {"JobArrayID": 30, "State": 30, "Reason": 60, "exit_code": 10, "Comment": 2000}
 _STOPPED_CODE = 130  # of a training that saved and ended as asked
-_MENDS = {
+_REMEDIES = {
     "configuration source": "; set SLURM_CONF, or run this on a machine of the Slurm cluster",
     "contact slurm controller": "; have slurmctld started, or set SLURM_CONF to another cluster's",
     "invalid partition": "; `sinfo` lists them: set engine.partition",
 }
-_SECONDS_BETWEEN_LOOKS = 3.0
+_POLL_SECONDS = 3.0
 
 
 class SlurmJobs:
@@ -51,7 +51,7 @@ class SlurmJobs:
             file.flush()
             number = _run("sbatch", "--parsable", file.name).strip().partition(";")[0]
         return [
-            SubmittedJob(_id(number, training.seed), training.run, "waiting")
+            SubmittedJob(_id(number, training.index), training.run, "waiting")
             for training in trainings
         ]
 
@@ -60,18 +60,18 @@ class SlurmJobs:
         found = dict(read_lines(_queue("--me")))
         for number, job in read_lines(_accounts()):
             found.setdefault(number, job)
-        return sorted(found.values(), key=lambda job: _in_order(job.id), reverse=True)
+        return sorted(found.values(), key=lambda job: _sort_key(job.id), reverse=True)
 
     def logs(self, job: SubmittedJob, follow: bool) -> Iterator[str]:
         path = self._cluster.runs_dir / f"slurm-{job.id}.log"
         if not follow and not path.exists():
             raise UserError(f"{path}: not there yet; job {job.id} has not begun, or runs elsewhere")
-        # The controller soon forgets jobs that are over, and refuses to be asked for them.
+        # The controller forgets jobs soon after their end, and then refuses to answer.
         follow = follow and job.state in _ALIVE
         position = 0
         while True:
-            # Looked at before the file is read, so that its last words are.
-            is_over = not follow or not _goes_on(job.id)
+            # Checked before the file is read, so that its last lines are read.
+            is_over = not follow or not _is_alive(job.id)
             if path.exists():
                 with path.open(encoding="utf-8", errors="replace") as file:
                     file.seek(position)
@@ -79,7 +79,7 @@ class SlurmJobs:
                     position = file.tell()
             if is_over:
                 return
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_POLL_SECONDS)
 
     def stop(self, job: SubmittedJob) -> str:
         if job.state == "waiting":
@@ -89,18 +89,18 @@ class SlurmJobs:
         return "it saves after its step, and ends"
 
 
-def _goes_on(number: str) -> bool:
+def _is_alive(number: str) -> bool:
     return any(job.state in _ALIVE for _, job in read_lines(_queue(f"--jobs={number}")))
 
 
 def _queue(which: str) -> str:
-    """What the controller says of jobs that it has, or had until minutes ago."""
+    """Return squeue's lines of jobs that the controller has, or had until minutes ago."""
     fields = ",".join(f"{name}:.{width}|" for name, width in _FIELDS.items())
     return _run("squeue", which, "--states=all", "--array", "--noheader", f"--Format={fields}")
 
 
 def _accounts() -> str:
-    """What accounting says in the same form, or nothing where none is kept."""
+    """Return sacct's lines in the same form, or nothing where no accounts are kept."""
     fields = "--format=JobID,State,Reason,ExitCode,Comment"
     try:
         return _run(
@@ -139,13 +139,13 @@ def _exit_code(status: str) -> int:
     return int(code) if colon else os.waitstatus_to_exitcode(int(code))
 
 
-def _in_order(number: str) -> tuple[int, int]:
+def _sort_key(number: str) -> tuple[int, int]:
     job, _, task = number.partition("_")
     return int(job), int(task or 0)
 
 
-def _id(number: str, seed: int | None) -> str:
-    return number if seed is None else f"{number}_{seed}"
+def _id(number: str, index: int | None) -> str:
+    return number if index is None else f"{number}_{index}"
 
 
 def _run(command: str, *arguments: str) -> str:
@@ -164,6 +164,6 @@ def _run(command: str, *arguments: str) -> str:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"nothing, and ends with {done.returncode}"]
         problem = lines[-1].removeprefix(f"{command}: ")
-        mends = (mend for words, mend in _MENDS.items() if words in problem.lower())
-        raise UserError(f"{command} says: {problem}{next(mends, '')}")
+        remedies = (text for words, text in _REMEDIES.items() if words in problem.lower())
+        raise UserError(f"{command} says: {problem}{next(remedies, '')}")
     return done.stdout

@@ -1,4 +1,4 @@
-"""A node of a Slurm allocation, as `srun` starts it: Ray's head and the command, or one more.
+"""One node of a Slurm allocation, as `srun` starts it: Ray's head and the command, or a worker.
 
     srun … python -m pipeline.submit.slurm_node train RECIPE …
 
@@ -18,29 +18,29 @@ from pathlib import Path
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.ray_session import ray_session
 
-_PATIENCE = 300.0  # seconds until all nodes must have joined
-_PORTS_A_JOB = 20
-_SECONDS_BETWEEN_LOOKS, _MISSES = 3.0, 3
+_JOIN_SECONDS = 300.0  # until all nodes must have joined
+_PORTS_PER_JOB = 20
+_POLL_SECONDS, _MAX_MISSES = 3.0, 3
 
 
 def main() -> None:
-    """Be this task's node until the command has ended; the first one exits with its status."""
+    """Run this task's node until the command has ended; the first exits with its status."""
     environment, number = os.environ, int(os.environ["SLURM_JOB_ID"])
-    # Jobs that share a machine have ports of their own, below those that systems give out.
-    first_port = 20_000 + number % 500 * _PORTS_A_JOB
+    # Each job on a machine has its own ports, below the ephemeral ones.
+    first_port = 20_000 + number % 500 * _PORTS_PER_JOB
     host, scratch = environment["SLURM_LAUNCH_NODE_IPADDR"], Path(f"/tmp/ilsvrc-{number}")
     try:
         if environment["SLURM_PROCID"] == "0":
-            sys.exit(_lead(host, first_port, scratch))
-        _follow(host, first_port)
+            sys.exit(_run_head(host, first_port, scratch))
+        _run_worker(host, first_port)
     except UserError as error:
         sys.exit(f"ilsvrc: {error}")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _lead(host: str, port: int, scratch: Path) -> int:
-    """Be Ray's head, run the command when all nodes are there, and return its status."""
+def _run_head(host: str, port: int, scratch: Path) -> int:
+    """Start Ray's head, run the command when all nodes have joined, and return its status."""
     address = f"{host}:{port}"
     ray = _start_ray(
         port, "--head", f"--node-ip-address={host}", f"--port={port}", f"--temp-dir={scratch}",
@@ -57,37 +57,37 @@ def _lead(host: str, port: int, scratch: Path) -> int:
         ray.wait()
 
 
-def _follow(host: str, port: int) -> None:
-    """Be a node of the head's Ray, again if that ends, until the head is gone: all is over then.
+def _run_worker(host: str, port: int) -> None:
+    """Join the head's Ray, again if that ends, until the head is gone, which ends the job.
 
     Ray itself would wait a minute for the head to come back.
     """
     _wait_for_port(host, port)
     ray, num_missed = None, 0
-    while num_missed < _MISSES:
+    while num_missed < _MAX_MISSES:
         if ray is None or ray.poll() is not None:
             ray = _start_ray(port, f"--address={host}:{port}")
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(_POLL_SECONDS)
         num_missed = 0 if _is_open(host, port) else num_missed + 1
     if ray:
         ray.terminate()
         ray.wait()
 
 
-def _start_ray(first_port: int, *place: str) -> "subprocess.Popen[bytes]":
+def _start_ray(first_port: int, *options: str) -> "subprocess.Popen[bytes]":
     environment = os.environ
-    # Nodes that are one machine, as where this is tested, must not meet here.
-    agent_port = first_port + 3 + int(environment["SLURM_NODEID"]) % (_PORTS_A_JOB - 3)
+    # Differs between nodes, which may be one machine, as in tests.
+    agent_port = first_port + 3 + int(environment["SLURM_NODEID"]) % (_PORTS_PER_JOB - 3)
     gpus = environment.get("SLURM_GPUS_ON_NODE")
     command = [
-        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *place,
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options,
         f"--num-cpus={environment['SLURM_CPUS_PER_TASK']}",
         *([f"--num-gpus={gpus}"] if gpus else []),
         f"--dashboard-agent-listen-port={agent_port}", "--disable-usage-stats",
     ]  # fmt: skip
-    # Ray would wait for 30 seconds before it ends, as if others still asked for its services.
-    at_once = {**environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
-    return subprocess.Popen(command, env=at_once, stdout=subprocess.DEVNULL)
+    # Ray would drain for 30 seconds before it ends.
+    environment_without_drain = {**environment, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+    return subprocess.Popen(command, env=environment_without_drain, stdout=subprocess.DEVNULL)
 
 
 def _is_open(host: str, port: int) -> bool:
@@ -99,23 +99,25 @@ def _is_open(host: str, port: int) -> bool:
 
 
 def _wait_for_port(host: str, port: int) -> None:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _JOIN_SECONDS
     while not _is_open(host, port):
         if time.monotonic() > deadline:
             raise UserError(f"Ray's head at {host}:{port} didn't start; see above")
         time.sleep(1)
 
 
-def _wait_for_nodes(host: str, port: int, number: int, head: "subprocess.Popen[bytes]") -> None:
+def _wait_for_nodes(host: str, port: int, num_nodes: int, head: "subprocess.Popen[bytes]") -> None:
     import ray
 
     _wait_for_port(host, port)
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _JOIN_SECONDS
     with ray_session(f"{host}:{port}"):
-        while len(there := [node for node in ray.nodes() if node["Alive"]]) < number:
+        while len(alive := [node for node in ray.nodes() if node["Alive"]]) < num_nodes:
             if time.monotonic() > deadline or head.poll() is not None:
-                names = ", ".join(node["NodeManagerHostname"] for node in there)
-                raise UserError(f"{len(there)} of {number} nodes joined Ray ({names}); see above")
+                names = ", ".join(node["NodeManagerHostname"] for node in alive)
+                raise UserError(
+                    f"{len(alive)} of {num_nodes} nodes joined Ray ({names}); see above"
+                )
             time.sleep(1)
 
 

@@ -1,13 +1,14 @@
-"""From the command's words to trainings, and from a cluster to the engine that takes them."""
+"""Reads what a command submits, and finds the engine that takes it."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import assert_never
 
 from pipeline.config.cluster import Cluster, load_cluster
-from pipeline.config.engine import KubeRay, RayServer, Slurm
-from pipeline.config.recipe import load_recipe
-from pipeline.config.yaml import digest
+from pipeline.config.engine import KubeRay, Local, RayServer, Slurm
+from pipeline.config.job import load_job
+from pipeline.config.recipe import Recipe, default_run_name, load_recipe
 from pipeline.data.loading.sampler import BatchSampler
 from pipeline.runtime.errors import UserError
 from pipeline.submit.job_engine import JobEngine, SubmittedJob, SubmittedTraining
@@ -18,31 +19,63 @@ def read_trainings(
     of_recipe: list[str],
     cluster: str,
     of_cluster: list[str],
-    seeds: Sequence[int | None],
+    seeds: Sequence[int],
     start_from: str | None = None,
 ) -> list[SubmittedTraining]:
-    """Return one training a seed of `seeds`, or one with the recipe's own where there are none.
+    """Return one training for each of `seeds`, or one with the recipe's own where there are none.
 
     `of_recipe` and `of_cluster` are `key=value` overrides. Runs get the names that `ilsvrc train`
-    gives them, but that weights to start from are known by their name, not by their digest: only
-    the cluster has them.
+    gives them, but weights to start from are known by their name, not by their digest: only the
+    cluster has them.
     """
-    where = load_cluster(cluster, of_cluster)
-    assignments = (*of_recipe, *(f"cluster.{text}" for text in of_cluster))
+    resolved = load_cluster(cluster, of_cluster)
     trainings = []
-    for seed in seeds or [None]:
-        chosen = [] if seed is None else [f"seed={seed}"]
-        what = load_recipe(recipe, [*of_recipe, *chosen])
-        # As if for one step's images: only the cluster knows the data set.
-        BatchSampler.of(what.batch, what.batch.global_batch_size, where.workers.most)
-        run = f"{Path(recipe).stem}-{digest(what.without_expectation())[:8]}"
+    for seed in seeds or (None,):
+        of_seed = [] if seed is None else [f"seed={seed}"]
+        what = load_recipe(recipe, [*of_recipe, *of_seed])
+        _refuse_too_many_workers(what, resolved)
+        run = default_run_name(Path(recipe).stem, what)
         if start_from:
             start = Path(start_from).name.removesuffix(".safetensors")
             run += "-from-" + re.sub(r"[^\w.-]", "-", start)
         trainings.append(
-            SubmittedTraining(what, recipe, where, cluster, assignments, seed, run, start_from)
+            SubmittedTraining(
+                document=recipe,
+                recipe=what,
+                cluster=resolved,
+                cluster_name=cluster,
+                assignments=(*of_recipe, *(f"cluster.{text}" for text in of_cluster)),
+                run=run,
+                index=seed,
+                start_from=start_from,
+            )
         )
     return trainings
+
+
+def read_job(file: str, cluster: str, of_cluster: list[str]) -> list[SubmittedTraining]:
+    """Return the trainings of a job; see `load_job` for what is refused."""
+    job, resolved = load_job(file), load_cluster(cluster, of_cluster)
+    for member in job.members:
+        _refuse_too_many_workers(member.recipe, resolved)
+    return [
+        SubmittedTraining(
+            document=file,
+            recipe=member.recipe,
+            cluster=resolved,
+            cluster_name=cluster,
+            assignments=tuple(f"cluster.{text}" for text in of_cluster),
+            run=member.run,
+            index=place if len(job.members) > 1 else None,
+            job=job,
+        )
+        for place, member in enumerate(job.members)
+    ]
+
+
+def _refuse_too_many_workers(recipe: Recipe, cluster: Cluster) -> None:
+    # As if for the images of one step: only the cluster knows the data set.
+    BatchSampler.of(recipe.batch, recipe.batch.global_batch_size, cluster.workers.most)
 
 
 def read_seeds(text: str | None) -> list[int]:
@@ -60,20 +93,24 @@ def read_seeds(text: str | None) -> list[int]:
     return seeds
 
 
-def refuse_unfit(training: SubmittedTraining) -> None:
-    """Raise `UserError` for what is wrong wherever the training runs, before it costs anything.
+def refuse_unfit(trainings: Sequence[SubmittedTraining]) -> None:
+    """Raise `UserError` for what is wrong wherever a training runs, before it costs anything.
 
-    What only the nodes can know (their data, GPUs and disks) the training looks at when it starts.
+    What only the nodes can know (their data, GPUs and disks) the training checks when it starts.
     """
     from pipeline.checks.preflight import refuse_early
     from pipeline.runs.initial_weights import find_initial_weights
 
-    recipe, cluster = training.recipe, training.cluster
-    shared = isinstance(cluster.engine, Slurm)
-    if shared and training.start_from:
-        find_initial_weights(cluster.runs_dir, training.start_from, recipe)
-    seen = ("data set", "batch", "storage", "tracking") if shared else ()
-    refuse_early(recipe, cluster, ("network", "memory", *seen))
+    without_seeds = {one.recipe.model_copy(update={"seed": 0}): one for one in trainings}
+    for training in without_seeds.values():
+        recipe, cluster = training.recipe, training.cluster
+        is_shared = isinstance(cluster.engine, Slurm)
+        if is_shared and training.start_from:
+            find_initial_weights(cluster.runs_dir, training.start_from, recipe)
+        shared = ("data set", "batch", "storage", "tracking") if is_shared else ()
+        refuse_early(recipe, cluster, ("network", "memory", *shared))
+        for protocol in training.job.member(training.run).protocols if training.job else ():
+            refuse_early(recipe.model_copy(update={"evaluation": protocol}), cluster, ("network",))
 
 
 def engine_of(cluster: Cluster) -> JobEngine:
@@ -91,10 +128,12 @@ def engine_of(cluster: Cluster) -> JobEngine:
             from pipeline.submit.slurm import SlurmJobs
 
             return SlurmJobs(engine, cluster)
-        case _:
+        case Local():
             from pipeline.submit.local import LocalRuns
 
             return LocalRuns(cluster)
+        case _:
+            assert_never(cluster.engine)
 
 
 def find_job(engine: JobEngine, name: str) -> SubmittedJob:

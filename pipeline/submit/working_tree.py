@@ -15,22 +15,22 @@ _LEFT_OUT = (
     ".*", "__pycache__", "*.egg-info", "build", "data", "runs", "mlruns", "mlartifacts",
     "mlflow.db*",
 )  # fmt: skip
-# The earliest that a zip file can say; without times the same tree is the same package.
+# The earliest time of a zip file: the same tree must give the same package.
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 _CHUNK = 1 << 20
 
 
 def files_of_tree(tree: Path, cluster: Cluster) -> Iterator[Path]:
-    """Yield the files to send, in order; hidden ones and the cluster's own folders stay here."""
+    """Yield the files to send, in order, without hidden ones and the cluster's own folders."""
     cache = cluster.cache.folder if cluster.cache else None
-    stays = {Path(cluster.data_dir), cluster.runs_dir, cluster.stage_to, cache}
+    excluded = {Path(cluster.data_dir), cluster.runs_dir, cluster.stage_to, cache}
     for folder, subfolders, names in os.walk(tree):
         here = Path(folder)
-        # In place, so that os.walk does not go there.
+        # Changed in place, so that os.walk does not enter the others.
         subfolders[:] = sorted(
             name
             for name in subfolders
-            if not _is_left_out(here == tree, name) and here / name not in stays
+            if not _is_left_out(here == tree, name) and here / name not in excluded
         )
         for name in sorted(names):
             if not _is_left_out(here == tree, name) and (here / name).is_file():
@@ -71,7 +71,10 @@ def _too_large(tree: Path, files: list[Path], limit_bytes: float) -> UserError:
 
 
 def within_tree(document: Path, name: str) -> str:
-    """Return what a job that has the tree calls a document, which must lie inside."""
+    """Return the name or path of a document for a job that has the tree.
+
+    Raises `UserError` for a document outside of it.
+    """
     if not document.is_relative_to(PROJECT):
         raise UserError(
             f"{document} is not sent: it lies outside of {PROJECT}; put it into {PROJECT}/configs"

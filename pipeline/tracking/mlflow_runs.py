@@ -159,6 +159,12 @@ def run_with_tags(uri: str, experiment: str, tags: Mapping[str, str]) -> str | N
     return next((str(run.info.run_id) for run in alike), None)
 
 
+def tag_run(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
+    """Give a run `tags` in addition to, or in place of, its own."""
+    with user_errors(uri):
+        _log_texts(connect(uri), run_id, {}, tags)
+
+
 def log_dataset(uri: str, run_id: str, name: str, digest: str, location: str) -> None:
     """Record the name of the data set that the run trains on, without reading the data."""
     with user_errors(uri):

@@ -36,8 +36,10 @@ class TrainingProgress:
         return replace(self, images_per_second=None, seconds_left=None)
 
 
-# The tag that tells published results in an experiment from its own runs.
-KIND, PUBLISHED = "kind", "published"
+# The tag that tells published results, and the runs of jobs, from trainings and evaluations.
+KIND, PUBLISHED, JOB = "kind", "published", "job"
+# Before a job's name: the tag of runs that belong to it.
+JOB_PREFIX = "job/"
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,16 @@ class TrackedRun:
     @property
     def parent(self) -> str:
         """The id of the training that this run evaluates; empty for any other run."""
-        return self.tags.get("mlflow.parentRunId", "")
+        return "" if self.jobs else self.tags.get("mlflow.parentRunId", "")
+
+    @property
+    def jobs(self) -> list[str]:
+        """The names of the jobs that this training or ensemble belongs to."""
+        return [tag.removeprefix(JOB_PREFIX) for tag in self.tags if tag.startswith(JOB_PREFIX)]
 
 
 def evaluated_runs(uri: str, experiment: str) -> list[TrackedRun]:
-    """Return the runs of `experiment` but for the published ones, newest first.
+    """Return the trainings and evaluations of `experiment`, newest first.
 
     Raises `UserError` if there is no such store or experiment; it names the experiments there are.
     """
@@ -75,7 +82,7 @@ def evaluated_runs(uri: str, experiment: str) -> list[TrackedRun]:
                 f"no experiment '{experiment}' in the tracking store; there are: {known}"
             )
         runs = all_runs(client, found.experiment_id)
-    return [_tracked(run) for run in runs if run.data.tags.get(KIND) != PUBLISHED]
+    return [_tracked(run) for run in runs if run.data.tags.get(KIND) not in (PUBLISHED, JOB)]
 
 
 def like_filter(text: str) -> str:
@@ -101,18 +108,18 @@ def all_runs(client: "MlflowClient", experiment_id: str, filter: str = "") -> "l
 
 
 def named_runs(runs: Sequence[TrackedRun], names: Sequence[str] | None) -> list[TrackedRun]:
-    """Return the runs with these names and their evaluations, in order; all of them without names.
+    """Return the runs with these names, those of jobs with these names, and their evaluations.
 
-    Raises `UserError` for a name that no run has.
+    In order; all runs without names. Raises `UserError` for a name that no run and no job has.
     """
     if not names:
         return list(runs)
-    known_names = {run.name for run in runs}
+    known_names = {name for run in runs for name in (run.name, *run.jobs)}
     for name in names:
         if name not in known_names:
             known = ", ".join(sorted(known_names)) or "none"
             raise UserError(f"no run '{name}' in the experiment; there are: {known}")
-    chosen = {run.run_id for run in runs if run.name in names}
+    chosen = {run.run_id for run in runs if not {run.name, *run.jobs}.isdisjoint(names)}
     return [run for run in runs if run.run_id in chosen or run.parent in chosen]
 
 

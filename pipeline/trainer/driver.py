@@ -43,12 +43,13 @@ def run_training(
     console: Console,
     start_from: str | None = None,
     command: str | None = None,
+    job_name: str | None = None,
 ) -> TrainingResult | None:
     """Train, or go on training; return None if the run was concluded already.
 
     `start_from` names a trained run, or a file of weights, to start from; a new run is recorded
-    with `command`. Raises `UserError` before any worker starts for what can be checked by then, and
-    `InterruptedByUserError` after Ctrl-C.
+    with `command`, and as one of the job `job_name`. Raises `UserError` before any worker starts
+    for what can be checked by then, and `InterruptedByUserError` after Ctrl-C.
     """
     start = find_initial_weights(cluster.runs_dir, start_from, recipe) if start_from else None
     start_digest = start.digest if start else ""
@@ -66,7 +67,7 @@ def run_training(
         for earlier in (folder.stop_request, folder.errors):
             earlier.unlink(missing_ok=True)
         remove_stale_scratch(folder)
-        registration = RunRegistration(folder, recipe, cluster, store, start, command)
+        registration = RunRegistration(folder, recipe, cluster, store, start, command, job_name)
         with _concluded(uri, folder.tracking_run_id):
             with ProgressDisplay(console) as display:
                 display.show(Message(f"run {folder.name} in {folder.path}"))

@@ -1,7 +1,7 @@
 """An evaluation by any protocol: the command's part, and that of the workers."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
 from pipeline.tracking import mlflow_runs
 from pipeline.tracking.environment import environment_tags
+from pipeline.tracking.queries import tracked_run
 
 _SECONDS_BETWEEN_MESSAGES = 30.0
 
@@ -122,18 +123,15 @@ def track(
     cluster: Cluster,
     parent_run_id: str | None = None,
     command: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Record an evaluation in MLflow, its predictions as an artifact; return the run's id."""
+    """Record an evaluation in MLflow, its predictions as an artifact; return the run's id.
+
+    `tags` are for the run besides those of the evaluation.
+    """
     metadata = predictions.metadata
     uri, experiment = cluster.tracking.uri, cluster.tracking.experiment
-    identity = {
-        "kind": "evaluation",
-        "evaluation.run": metadata.run,
-        "split": metadata.split,
-        "protocol": metadata.protocol,
-        "evaluation.data": metadata.data,
-        "dataset.digest": metadata.data_digest,
-    }
+    identity = _identity(metadata)
     if parent_run_id and mlflow_runs.is_there(uri, parent_run_id):
         identity["mlflow.parentRunId"] = parent_run_id
     run_id = mlflow_runs.start_run(
@@ -153,6 +151,7 @@ def track(
             "ensemble.size": str(metadata.ensemble_size),
             "weights.digest": metadata.weights_digest,
             **({"command": command} if command else {}),
+            **(tags or {}),
         },
         existing_run_id=mlflow_runs.run_with_tags(uri, experiment, identity),
     )
@@ -161,6 +160,25 @@ def track(
     mlflow_runs.log_files(uri, run_id, [file], PREDICTIONS)
     mlflow_runs.finish_run(uri, run_id, "FINISHED")
     return run_id
+
+
+def is_tracked(metadata: PredictionMetadata, cluster: Cluster) -> bool:
+    """Whether MLflow has this evaluation, with all that `track` records."""
+    uri = cluster.tracking.uri
+    run_id = mlflow_runs.run_with_tags(uri, cluster.tracking.experiment, _identity(metadata))
+    return run_id is not None and tracked_run(uri, run_id).status == "FINISHED"
+
+
+def _identity(metadata: PredictionMetadata) -> dict[str, str]:
+    """Return the tags by which an evaluation is found again."""
+    return {
+        "kind": "evaluation",
+        "evaluation.run": metadata.run,
+        "split": metadata.split,
+        "protocol": metadata.protocol,
+        "evaluation.data": metadata.data,
+        "dataset.digest": metadata.data_digest,
+    }
 
 
 def _metrics(predictions: Predictions) -> dict[str, float]:

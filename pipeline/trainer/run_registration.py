@@ -19,6 +19,7 @@ from pipeline.runtime.background import in_background
 from pipeline.runtime.errors import UserError
 from pipeline.tracking import mlflow_runs
 from pipeline.tracking.environment import environment_tags
+from pipeline.tracking.job_runs import job_tags, start_job_run
 
 _SECONDS_BETWEEN_TRIES = 5.0
 
@@ -33,6 +34,7 @@ class RunRegistration:
     store: Store
     start: InitialWeights | None
     command: str | None = None
+    job_name: str | None = None
 
     def prepare(self) -> None:
         """Write the recipe and the record to the run's folder, without the tracking store."""
@@ -61,7 +63,7 @@ class RunRegistration:
             self.cluster.tracking.experiment,
             run_name=self.folder.name,
             params=self._params(),
-            tags=self._tags(record),
+            tags={**self._tags(record), **self._job_tags()},
             existing_run_id=record.tracking_run_id,
             command=self.command,
         )
@@ -75,6 +77,11 @@ class RunRegistration:
             for section, document in (("recipe", self.recipe), ("cluster", self.cluster))
             for key, value in flatten(document).items()
         }
+
+    def _job_tags(self) -> dict[str, str]:
+        if self.job_name is None:
+            return {}
+        return job_tags(self.job_name, start_job_run(self.cluster, self.job_name))
 
     def _tags(self, record: RunRecord) -> dict[str, str]:
         recipe, start = self.recipe, self.start

@@ -1,4 +1,4 @@
-"""What the benchmark measures is what trains: same batches, same step, and a peer beside it."""
+"""What the benchmark measures is what trains: same batches, same step, and a baseline beside it."""
 
 import itertools
 from collections.abc import Iterator
@@ -10,17 +10,17 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from pipeline.benchmark.baselines import numbers_of_workers, torchvision_batches
+from pipeline.benchmark.baselines import torchvision_batches, worker_counts
 from pipeline.benchmark.loader_memory import LoaderMemory
 from pipeline.benchmark.machine_info import machine_info
-from pipeline.benchmark.sample_images import write_pictures
+from pipeline.benchmark.sample_images import write_sample_images
 from pipeline.benchmark.throughput import run_benchmark
 from pipeline.benchmark.train_steps import (
     Bench,
     first_batches,
     loading_only,
     open_loader,
-    stepping,
+    training_steps,
 )
 from pipeline.cli.app import app
 from pipeline.config.cluster import Cluster, LoadingConfig, WorkersConfig, load_cluster
@@ -57,7 +57,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(data_folder: Path) -> Split:
-    return write_pictures(data_folder / "pictures", NUM_PICTURES, num_classes=10)
+    return write_sample_images(data_folder / "pictures", NUM_PICTURES, num_classes=10)
 
 
 def small_recipe(*more: str) -> Recipe:
@@ -83,7 +83,7 @@ def bench_of(pictures: Split, *more: str) -> Bench:
     return Bench(small_recipe(*more), pictures, LoadingConfig(), channels_last=True, device=CPU)
 
 
-def test_pictures_are_like_imagenets_and_all_different(pictures: Split) -> None:
+def test_sample_images_have_imagenets_sizes_and_are_all_different(pictures: Split) -> None:
     sizes = np.sort(pictures.sizes, axis=1)
     assert ((sizes[:, 0] >= 350) & (sizes[:, 0] < 400)).all()
     assert ((sizes[:, 1] >= 480) & (sizes[:, 1] < 520)).all()
@@ -122,15 +122,15 @@ def test_a_step_trains_on_one_batch_and_counts_its_images(pictures: Split) -> No
             taken.append(batch)
             yield batch
 
-    step = stepping(bench, batches())
+    step = training_steps(bench, batches())
     assert [next(step) for _ in range(4)] == [4] * 4  # on into the second epoch
     assert len(taken) == 4
     assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in taken)
 
 
-def test_both_together_train_on_every_image_of_the_loader(pictures: Split) -> None:
+def test_loader_and_steps_together_train_on_every_image(pictures: Split) -> None:
     bench = bench_of(pictures)
-    assert sum(stepping(bench, open_loader(bench))) == 2 * NUM_PICTURES
+    assert sum(training_steps(bench, open_loader(bench))) == 2 * NUM_PICTURES
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
@@ -160,7 +160,7 @@ def test_torchvisions_workers_load_gray_images_too(pictures: Split) -> None:
 
 
 def test_no_more_workers_are_tried_than_the_loader_has_threads() -> None:
-    assert [numbers_of_workers(threads) for threads in (1, 2, 5)] == [[0, 1], [0, 1, 2], [0, 3, 5]]
+    assert [worker_counts(threads) for threads in (1, 2, 5)] == [[0, 1], [0, 1, 2], [0, 3, 5]]
 
 
 def test_growth_is_in_percent_of_the_first_epoch() -> None:
@@ -192,7 +192,7 @@ def test_the_command_prints_figures_ratios_and_the_machine() -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_layers_of_a_kind_are_left_out(pictures: Split) -> None:
+def test_layers_of_a_type_can_be_replaced_by_identities(pictures: Split) -> None:
     bench = bench_of(pictures)
     with torch.device("meta"):
         kinds = [
@@ -204,12 +204,12 @@ def test_layers_of_a_kind_are_left_out(pictures: Split) -> None:
         lambda layer, given, result: seen.append(type(layer))
     )
     with hook:
-        next(stepping(bench, open_loader(bench), without=nn.BatchNorm2d))
+        next(training_steps(bench, open_loader(bench), without=nn.BatchNorm2d))
     assert nn.Identity in seen
     assert nn.BatchNorm2d not in seen
 
 
-def test_an_unknown_peer_is_refused() -> None:
+def test_an_unknown_baseline_is_refused() -> None:
     with pytest.raises(UserError, match=r"tensorflow.*torchvision"):
         run_benchmark(load_recipe("smoke"), load_cluster("laptop"), against="tensorflow")
 

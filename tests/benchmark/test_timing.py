@@ -11,33 +11,33 @@ from pipeline.benchmark.timing import Series, TimedTask, take_turns
 CPU = torch.device("cpu")
 
 
-def test_subjects_take_turns_round_by_round() -> None:
+def test_tasks_take_turns_round_by_round() -> None:
     taken: list[str] = []
 
-    def subject(name: str) -> TimedTask:
+    def task(name: str) -> TimedTask:
         while True:
             taken.append(name)
             yield 1
 
     rounds: list[tuple[int, int]] = []
     series = take_turns(
-        {"a": subject("a"), "b": subject("b")}, 2, 0.0, CPU, lambda *done: rounds.append(done)
+        {"a": task("a"), "b": task("b")}, 2, 0.0, CPU, lambda *done: rounds.append(done)
     )
-    # A turn of no length is one batch to settle and one that counts; the first round only settles.
+    # A turn of no length is one batch of warm-up and one that counts; the first round is warm-up.
     assert "".join(taken) == "ab" + "aabb" * 2
     assert rounds == [(1, 3), (2, 3), (3, 3)]
     assert {name: len(one.values) for name, one in series.items()} == {"a": 2, "b": 2}
 
 
-def test_what_loads_nothing_ahead_settles_once() -> None:
+def test_tasks_that_prefetch_nothing_are_warmed_up_once() -> None:
     taken: list[str] = []
 
-    def subject(name: str) -> TimedTask:
+    def task(name: str) -> TimedTask:
         while True:
             taken.append(name)
             yield 1
 
-    take_turns({"a": subject("a"), "b": subject("b")}, 2, 0.0, CPU, steady=("a",))
+    take_turns({"a": task("a"), "b": task("b")}, 2, 0.0, CPU, steady=("a",))
     assert "".join(taken) == "ab" + "abb" * 2
 
 
@@ -45,13 +45,13 @@ def test_a_rate_counts_the_images_of_its_turn_only(monkeypatch: pytest.MonkeyPat
     now = 0.0
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now))
 
-    def subject() -> TimedTask:
+    def task() -> TimedTask:
         nonlocal now
-        for images in (1000, 1000, 3, 5):  # twice to settle, then 8 images in 2 seconds
+        for images in (1000, 1000, 3, 5):  # warm-up twice, then 8 images in 2 seconds
             now += 1.0
             yield images
 
-    (series,) = take_turns({"it": subject()}, 1, 1.5, CPU).values()
+    (series,) = take_turns({"it": task()}, 1, 1.5, CPU).values()
     assert series.values == (4.0,)
 
 

@@ -1,4 +1,4 @@
-"""What is measured of packed data sets is what it is called."""
+"""`python -m benchmarks.packed_store`: what it measures, and that it runs from a clone."""
 
 import subprocess
 from pathlib import Path
@@ -9,11 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks.packed_store import StoreBenchmark, store_benchmark_notes, store_benchmark_table
+from benchmarks.packed_store import StoreBenchmark, store_notes, store_table
 from benchmarks.packing_speed import _cpu_seconds, measure_packing
 from benchmarks.reading_speed import measure_opening, measure_reading
 from pipeline.benchmark.machine_info import machine_info
-from pipeline.benchmark.sample_images import write_pictures
+from pipeline.benchmark.sample_images import write_sample_images
 from pipeline.benchmark.train_steps import Bench
 from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import load_recipe
@@ -23,18 +23,18 @@ CPU = torch.device("cpu")
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_packing_opening_and_reading_are_measured(tmp_path: Path, ray_session: None) -> None:
-    pictures = write_pictures(tmp_path / "pictures", 40, num_classes=10)
+    pictures = write_sample_images(tmp_path / "pictures", 40, num_classes=10)
     recipe = load_recipe(
         "smoke", ["data.name=pictures", "batch={global_batch_size: 8, micro_batch_size: 8}"]
     ).model_copy(update={"epochs": 10**9})
     bench = Bench(recipe, pictures, LoadingConfig(), channels_last=True, device=CPU)
-    told: list[tuple[int, int]] = []
+    shown: list[tuple[int, int]] = []
     packing = measure_packing(
-        pictures, tmp_path, rounds=1, num_workers=1, progress=lambda *numbers: told.append(numbers)
+        pictures, tmp_path, rounds=1, num_workers=1, progress=lambda *numbers: shown.append(numbers)
     )
-    assert told == [(1, 1)]
+    assert shown == [(1, 1)]
     assert not (tmp_path / "packed").exists()
-    assert packing.ours.median > 0 < packing.peer_per_cpu.median
+    assert packing.ours.median > 0 < packing.torchvision_per_cpu.median
     opening = measure_opening(tmp_path / "large", num_rows=3000, rounds=1)
     assert opening.num_rows == 3000
     reading = measure_reading(
@@ -46,14 +46,14 @@ def test_packing_opening_and_reading_are_measured(tmp_path: Path, ray_session: N
     ]
     result = StoreBenchmark(recipe, machine_info(CPU), 40, packing, opening, reading)
     console = Console(width=100)
-    with console.capture() as shown:
-        console.print(store_benchmark_table(result))
+    with console.capture() as table:
+        console.print(store_table(result))
     for part in ("pack ÷ extract, then decode", "bytes in random order", "training lenet5_modern"):
-        assert part in shown.get()
-    assert "opening 3,000 rows took" in "\n".join(store_benchmark_notes(result))
+        assert part in table.get()
+    assert "opening 3,000 rows took" in "\n".join(store_notes(result))
 
 
-def test_a_child_that_ends_while_it_is_looked_at_is_no_matter(
+def test_a_child_process_that_ends_while_it_is_measured_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with subprocess.Popen(["sleep", "60"]) as child:

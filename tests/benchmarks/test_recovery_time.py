@@ -1,4 +1,4 @@
-"""Whom the measurement of a recovery kills."""
+"""Which processes the recovery benchmark kills."""
 
 import subprocess
 import time
@@ -8,7 +8,7 @@ import psutil
 from benchmarks.recovery_time import worker_processes
 
 
-def test_a_process_that_ends_meanwhile_is_no_worker() -> None:
+def test_only_running_training_workers_are_found() -> None:
     worker = subprocess.Popen(["sh", "-c", "sleep 60; :", "RayTrainWorker"])
     ended = subprocess.Popen(["true"])  # and stays as a zombie until it is waited for
     while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:

@@ -1,4 +1,4 @@
-"""The real command, as a person types it: what it prints, how it fails, what it leaves."""
+"""The real command, as a person types it: what it prints and how it fails."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def workspace(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 IN_PROCESS = ["--set", "cluster.workers.count=0"]
 
 
-def test_help_lists_every_command_and_comes_without_the_heavy_imports() -> None:
+def test_help_lists_every_command_without_heavy_imports() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from pipeline.cli.app import app\n"
         "print(CliRunner().invoke(app, ['--help']).output)\n"
@@ -56,7 +56,7 @@ def test_help_lists_every_command_and_comes_without_the_heavy_imports() -> None:
         assert f" {command} " in done.stdout
 
 
-# What is wrong, the command, and what the one line must say: where, and how to mend it.
+# A mistake: the command, and what its one line must say: where it is, and the remedy.
 MISTAKES = {
     "a misspelt key": (
         ["train", "smoke", "--set", "optimizer.learning_rte=0.1"],
@@ -160,11 +160,11 @@ MISTAKES = {
         ["train", "smoke", "--start-from", "nothing"],
         ["no run 'nothing'"],
     ),
-    "a number that nobody published": (
+    "a number that is not published": (
         ["compare", "--with", "alexnet 12.3"],
         ["alexnet 12.3", "`ilsvrc published alexnet`"],
     ),
-    "a network that nobody published": (["published", "lenet9"], ["lenet9", "lenet5"]),
+    "a network without published results": (["published", "lenet9"], ["lenet9", "lenet5"]),
     "a report of no trainings": (["report", "mine", "--to", "page.html"], ["mlflow.db", "train"]),
     "a page in a file": (
         ["report", "ilsvrc", "--to", "data/digits/dataset.json/page.html"],
@@ -176,13 +176,13 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_line_before_any_worker_starts(
+def test_a_mistake_is_one_line_before_any_worker_starts(
     mistake: str,
     workspace: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments, told = MISTAKES[mistake]
+    arguments, parts = MISTAKES[mistake]
     monkeypatch.chdir(workspace)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(sys, "argv", ["ilsvrc", *arguments])
@@ -192,19 +192,19 @@ def test_a_mistake_gets_one_line_before_any_worker_starts(
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("ilsvrc: ")
-    for part in told:
+    for part in parts:
         assert part in lines[0]
     assert not list(workspace.glob("runs/*"))
 
 
-def test_the_command_itself_exits_with_2_and_no_traceback(workspace: Path) -> None:
+def test_the_command_exits_with_2_and_no_traceback(workspace: Path) -> None:
     done = ilsvrc("train", "lenet6", folder=workspace)
     assert done.returncode == 2
     assert done.stderr.startswith("ilsvrc: no recipe 'lenet6'")
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_checks_that_stumble_over_the_same_say_it_once(
+def test_checks_that_fail_for_the_same_reason_share_a_line(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")

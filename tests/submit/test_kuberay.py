@@ -51,7 +51,7 @@ def jobs(*of_cluster: str) -> KubernetesJobs:
 
 
 @pytest.mark.parametrize("of_cluster", [[], EVERYTHING], ids=["as it comes", "every choice"])
-def test_manifests_are_valid_by_the_published_schemas(of_cluster: list[str]) -> None:
+def test_manifests_are_valid_by_kuberays_schemas(of_cluster: list[str]) -> None:
     (training,) = trainings(*of_cluster)
     engine = training.cluster.engine
     job = ray_job(training, engine)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def test_manifests_are_valid_by_the_published_schemas(of_cluster: list[str]) -> 
     V1ConfigMap.model_validate(documents_of(training, engine))  # type: ignore[arg-type]
 
 
-def test_the_schemas_refuse_what_is_wrong() -> None:
+def test_the_schemas_refuse_wrong_manifests() -> None:
     (training,) = trainings()
     job = ray_job(training, training.cluster.engine)  # type: ignore[arg-type]
     misspelt = copy.deepcopy(job)
@@ -78,7 +78,7 @@ def test_the_schemas_refuse_what_is_wrong() -> None:
     assert "not of type 'integer'" in kuberay_problems(wrong_type)[0]
 
 
-def test_the_job_trains_what_is_here_with_what_the_cluster_says() -> None:
+def test_a_rayjob_has_the_recipe_and_the_clusters_settings() -> None:
     (training,) = trainings(*EVERYTHING, seeds=(7,))
     job = ray_job(training, training.cluster.engine)  # type: ignore[arg-type]
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "training"
@@ -93,7 +93,7 @@ def test_the_job_trains_what_is_here_with_what_the_cluster_says() -> None:
     }  # fmt: skip
     assert {"secretRef": {"name": "ilsvrc"}} in worker["envFrom"]
     documents = documents_of(training, training.cluster.engine)["data"]  # type: ignore[arg-type]
-    assert yaml.safe_load(documents["recipe"])["network"]["name"] == "resnet50"
+    assert yaml.safe_load(documents["document-0"])["network"]["name"] == "resnet50"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_job_trains_what_is_here_with_what_the_cluster_says() -> None:
         ("resnet50-1a2b3c4d-from-seven.", "resnet50-1a2b3c4d-from-seven"),
     ],
 )
-def test_names_are_such_as_kubernetes_takes(run: str, words: str) -> None:
+def test_object_names_are_valid_in_kubernetes(run: str, words: str) -> None:
     (training,) = trainings()
     name = object_name(dataclasses.replace(training, run=run))
     assert re.fullmatch(rf"{words}-[0-9a-f]{{8}}", name)
@@ -114,13 +114,13 @@ def test_names_are_such_as_kubernetes_takes(run: str, words: str) -> None:
     assert len(name) <= 40
 
 
-def test_seeds_that_start_from_the_same_weights_have_jobs_of_their_own() -> None:
+def test_seeds_that_start_from_the_same_weights_have_different_names() -> None:
     start = "/shared/pretrainedonsomethingquitedifferent.safetensors"
     found = read_trainings("resnet50", [], "kuberay", [], [0, 1], start)
     assert len({object_name(training) for training in found}) == 2
 
 
-def test_submit_makes_a_job_and_its_documents_go_with_it(server: KubernetesServer) -> None:
+def test_submit_makes_a_rayjob_that_owns_its_configmap(server: KubernetesServer) -> None:
     submitted = jobs().submit(trainings(seeds=(0, 1)), "ilsvrc submit …")
     assert set(server.of_kind("rayjobs")) == {job.id for job in submitted}
     assert set(server.of_kind("configmaps")) == {job.id for job in submitted}
@@ -132,7 +132,7 @@ def test_submit_makes_a_job_and_its_documents_go_with_it(server: KubernetesServe
 
 
 @pytest.mark.parametrize("plural", ["rayjobs", "configmaps"])
-def test_a_submit_that_fails_leaves_nothing(server: KubernetesServer, plural: str) -> None:
+def test_a_failed_submit_leaves_no_objects(server: KubernetesServer, plural: str) -> None:
     server.refused.add(plural)
     with pytest.raises(UserError, match=rf"forbids it: {plural} is forbidden.*engine.namespace"):
         jobs().submit(trainings(seeds=(0, 1)), "")
@@ -140,7 +140,7 @@ def test_a_submit_that_fails_leaves_nothing(server: KubernetesServer, plural: st
     assert not server.of_kind("configmaps")
 
 
-def test_the_second_job_failing_takes_the_first_away(server: KubernetesServer) -> None:
+def test_when_the_second_job_fails_the_first_is_deleted(server: KubernetesServer) -> None:
     first, second = trainings(seeds=(0, 1))
     server.of_kind("configmaps")[object_name(second)] = {"metadata": {}}
     with pytest.raises(UserError, match="already exists"):
@@ -149,7 +149,7 @@ def test_the_second_job_failing_takes_the_first_away(server: KubernetesServer) -
     assert set(server.of_kind("configmaps")) == {object_name(second)}
 
 
-def test_an_ended_job_makes_room_and_one_that_runs_does_not(server: KubernetesServer) -> None:
+def test_a_finished_job_is_replaced_and_a_running_one_is_not(server: KubernetesServer) -> None:
     (submitted,) = jobs().submit(trainings(), "")
     with pytest.raises(UserError, match=f"ilsvrc jobs stop {submitted.id}"):
         jobs().submit(trainings(), "")
@@ -160,7 +160,7 @@ def test_an_ended_job_makes_room_and_one_that_runs_does_not(server: KubernetesSe
     assert "status" not in server.of_kind("rayjobs")[submitted.id]
 
 
-def test_a_cluster_to_work_on_by_hand_comes_and_goes(server: KubernetesServer) -> None:
+def test_a_cluster_to_work_on_by_hand_is_created_and_deleted(server: KubernetesServer) -> None:
     assert "port-forward -n default service/ilsvrc-head-svc 8265" in jobs().start_cluster()
     (manifest,) = yaml.safe_load_all(jobs().render_cluster())
     assert server.of_kind("rayclusters")["ilsvrc"]["spec"] == manifest["spec"]
@@ -170,7 +170,7 @@ def test_a_cluster_to_work_on_by_hand_comes_and_goes(server: KubernetesServer) -
     assert not server.of_kind("rayclusters")
 
 
-def test_an_elastic_training_lets_kuberay_add_and_take_nodes() -> None:
+def test_an_elastic_training_lets_kuberay_change_the_number_of_nodes() -> None:
     elastic = "workers={min: 8, max: 32, device: gpu, cpus: 8, ray_address: auto}"
     batch = "batch={global_batch_size: 1024, micro_batch_size: 32}"
     (training,) = read_trainings("resnet50", [batch], "kuberay", [elastic], [])
@@ -192,7 +192,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_states(server: KubernetesServer, state: str) -> None:
+def test_kuberays_states_are_translated(server: KubernetesServer, state: str) -> None:
     (submitted,) = jobs().submit(trainings(), "")
     server.of_kind("rayjobs")[submitted.id]["status"] = STATES[state]
     (found,) = jobs().jobs()
@@ -200,7 +200,7 @@ def test_states(server: KubernetesServer, state: str) -> None:
     assert found.reason == STATES[state].get("message", "")
 
 
-def test_an_image_that_cant_be_pulled_is_the_reason(server: KubernetesServer) -> None:
+def test_an_image_that_cant_be_pulled_is_given_as_the_reason(server: KubernetesServer) -> None:
     (submitted,) = jobs().submit(trainings(), "")
     server.of_kind("rayjobs")[submitted.id]["status"] = {
         "jobDeploymentStatus": "Initializing", "rayClusterName": "its-ray",
@@ -218,7 +218,7 @@ def test_an_image_that_cant_be_pulled_is_the_reason(server: KubernetesServer) ->
     assert found.reason == "ImagePullBackOff: Back-off pulling image ilsvrc:latest"
 
 
-def test_logs_are_those_of_the_pod_that_submits(server: KubernetesServer) -> None:
+def test_logs_are_those_of_the_submitting_pod(server: KubernetesServer) -> None:
     (submitted,) = jobs().submit(trainings(), "")
     with pytest.raises(UserError, match="has printed nothing"):
         list(jobs().logs(submitted, follow=False))
@@ -233,7 +233,7 @@ def unknown_user(server: KubernetesServer, folder: Path) -> None:
     server.write_kubeconfig(folder / "kubeconfig", token="of yesterday")
 
 
-def nobody_there(server: KubernetesServer, folder: Path) -> None:
+def wrong_address(server: KubernetesServer, folder: Path) -> None:
     document = yaml.safe_load((folder / "kubeconfig").read_text())
     document["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:9"
     (folder / "kubeconfig").write_text(yaml.safe_dump(document))
@@ -249,21 +249,21 @@ def no_operator(server: KubernetesServer, folder: Path) -> None:
 
 MISTAKES: dict[str, tuple[Callable[[KubernetesServer, Path], None], str]] = {
     "old credentials": (unknown_user, "doesn't know this user.*renew the credentials"),
-    "nobody at the address": (nobody_there, "no Kubernetes answers at http://127.0.0.1:9.*context"),
+    "a wrong address": (wrong_address, "no Kubernetes answers at http://127.0.0.1:9.*context"),
     "no kubeconfig": (no_kubeconfig, "no way to Kubernetes.*set KUBECONFIG"),
     "no operator": (no_operator, "knows no RayJob; have the KubeRay operator installed"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_what_is_missing_is_told_with_its_mend(
+def test_each_mistake_is_named_with_its_remedy(
     server: KubernetesServer, tmp_path: Path, mistake: str
 ) -> None:
-    make, told = MISTAKES[mistake]
+    make, message = MISTAKES[mistake]
     make(server, tmp_path)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         jobs().submit(trainings(), "")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         jobs().jobs()
 
 

@@ -1,4 +1,4 @@
-"""Jobs of this machine: what its runs' folders and the tracking store say of them."""
+"""Jobs on this machine, as the runs' folders and the tracking store show them."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ from pipeline.trainer.driver import run_training
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
 
 
-def test_submit_trains_here_is_listed_and_stops(workspace: Path) -> None:
+def test_a_training_submitted_here_is_listed_and_can_be_stopped(workspace: Path) -> None:
     command = [str(ILSVRC), "submit", "smoke", "--on", "laptop", "--seeds", "3"]
     command += ["--set", "epochs=600", "--set", "cluster.workers.count=0"]
     environment = {**os.environ, "COLUMNS": "200"}
@@ -50,7 +50,9 @@ def test_submit_trains_here_is_listed_and_stops(workspace: Path) -> None:
     assert find_job(runs, job.run).state == "stopped"
 
 
-def test_a_new_attempt_forgets_how_the_last_one_ended(workspace: Path, tracking_uri: str) -> None:
+def test_a_new_attempt_removes_the_errors_of_the_last_one(
+    workspace: Path, tracking_uri: str
+) -> None:
     cluster = load_cluster("laptop", ["workers.count=0", f"tracking.uri={tracking_uri}"])
     folder = RunFolder(cluster.runs_dir / "mine")
     folder.path.mkdir(parents=True)
@@ -71,4 +73,4 @@ def _await_two_epochs(uri: str, run: str) -> None:
         if known and known.epochs_done >= 1 and known.seconds_left:
             return
         time.sleep(0.2)
-    raise AssertionError("the store knows of no two epochs")
+    raise AssertionError("the store has no two epochs")

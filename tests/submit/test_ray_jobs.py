@@ -22,6 +22,7 @@ from pipeline.submit.job_engine import SubmittedJob
 from pipeline.submit.kubernetes_api import KubernetesJobs
 from pipeline.submit.ray_jobs import RayJobs
 from pipeline.submit.submit import read_trainings
+from pipeline.submit.working_tree import PROJECT
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
 
@@ -51,7 +52,7 @@ def ilsvrc(ray_head: RayHead) -> Command:
     return run
 
 
-def test_a_job_is_stopped_with_a_checkpoint_and_the_same_submit_ends_it(
+def test_a_stopped_job_has_a_checkpoint_and_submitting_again_completes_it(
     ilsvrc: Command, on_ray: list[str], tmp_path: Path
 ) -> None:
     submit = ["submit", "smoke", *on_ray, "--set=epochs=20"]
@@ -85,8 +86,25 @@ def test_a_job_is_stopped_with_a_checkpoint_and_the_same_submit_ends_it(
     assert before[:3] == [job, run, "stopped"]
 
 
+def test_a_job_of_two_trainings_ends_with_their_ensemble(
+    ilsvrc: Command, on_ray: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(PROJECT)
+    done = ilsvrc("submit", "jobs/smoke.yaml", *on_ray, "--follow")
+    assert done.returncode == 0, done.stderr
+    runs = re.findall(r"job raysubmit_\w+: run (smoke-\w+)\n", done.stdout)
+    assert len(set(runs)) == 2
+    assert done.stdout.count("899 images of val, 1 view of each") == 2  # by `center`
+    assert done.stdout.count("ensemble of 2") == 1
+    for run in runs:
+        (folder,) = (tmp_path / "runs").glob(run)
+        assert len(list((folder / "predictions").iterdir())) == 2
+    listed = ilsvrc("jobs", "list", *on_ray).stdout
+    assert all(re.search(rf"{run} +finished", listed) for run in runs)
+
+
 @pytest.mark.slow
-def test_a_jobs_workers_are_placed_by_the_cluster_and_leave_its_ray_running(
+def test_a_jobs_workers_run_on_the_cluster_and_leave_its_ray_running(
     ilsvrc: Command, on_ray: list[str], mlflow_server: str
 ) -> None:
     workers = "cluster.workers={count: 2, device: cpu, ray_address: auto}"
@@ -97,7 +115,7 @@ def test_a_jobs_workers_are_placed_by_the_cluster_and_leave_its_ray_running(
         assert f"epoch {epochs}/{epochs}  val (whole, 899 images)" in done.stdout
 
 
-def test_kubernetes_proxy_reaches_the_jobs_own_ray(
+def test_a_job_in_kubernetes_is_stopped_through_the_api_servers_proxy(
     ray_head: RayHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = KubernetesServer(proxied_to=ray_head.address)
@@ -122,7 +140,7 @@ def test_kubernetes_proxy_reaches_the_jobs_own_ray(
     server.stop()
 
 
-def test_a_wrong_token_is_told_with_its_mend(ilsvrc: Command, on_ray: list[str]) -> None:
+def test_a_wrong_token_is_named_with_its_remedy(ilsvrc: Command, on_ray: list[str]) -> None:
     done = ilsvrc("jobs", "list", *on_ray, RAY_AUTH_TOKEN="0" * 64)
     assert done.returncode == 2
     assert re.fullmatch(
@@ -130,22 +148,22 @@ def test_a_wrong_token_is_told_with_its_mend(ilsvrc: Command, on_ray: list[str])
     )
 
 
-def test_nobody_at_the_address() -> None:
+def test_an_address_without_a_ray_cluster_is_named() -> None:
     cluster = load_cluster("ray", ["engine.address=http://127.0.0.1:9"])
     with pytest.raises(UserError, match=r"no Ray cluster answers at http://127\.0\.0\.1:9; start"):
         RayJobs(cluster.engine, cluster).jobs()  # type: ignore[arg-type]
 
 
-def test_a_job_that_ray_says_nothing_of_has_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_job_without_a_message_has_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.job_submission import JobDetails
 
-    told = (None, "", "out of memory\nwhile …")
+    messages = (None, "", "out of memory\nwhile …")
     known = [
         JobDetails(
             type="SUBMISSION", submission_id=f"job-{number}", entrypoint="", status="FAILED",
             message=message, metadata={"run": "mine"},
         )
-        for number, message in enumerate(told)
+        for number, message in enumerate(messages)
     ]  # fmt: skip
     server = SimpleNamespace(list_jobs=lambda: known)
     monkeypatch.setattr(RayJobs, "_client", lambda jobs: server)
@@ -161,14 +179,14 @@ def requests(*of_cluster: str) -> list[dict[str, object]]:
     return list(yaml.safe_load_all(text))
 
 
-def test_the_environment_can_be_pinned() -> None:
+def test_the_environment_can_be_pinned_to_the_constraints() -> None:
     (request,) = requests("engine.environment=pinned")
     packages = request["runtime_env"]["uv"]["packages"]  # type: ignore[index]
     assert [pin for pin in packages if pin.startswith("torch==")]
     assert "uv" not in requests()[0]["runtime_env"]  # type: ignore[operator]
 
 
-def test_the_users_tracking_server_is_the_jobs_but_never_a_password(
+def test_the_users_tracking_server_is_passed_on_without_a_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")

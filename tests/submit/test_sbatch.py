@@ -1,4 +1,4 @@
-"""The script for Slurm, as far as it can be judged where no Slurm is."""
+"""The script for Slurm, and Slurm's answers, as far as they can be tested without Slurm."""
 
 import subprocess
 from pathlib import Path
@@ -21,13 +21,13 @@ def script(*of_cluster: str, seeds: tuple[int, ...] = ()) -> str:
 
 
 @pytest.mark.parametrize("seeds", [(), (0, 2)])
-def test_bash_understands_it(seeds: tuple[int, ...]) -> None:
+def test_the_script_is_valid_bash(seeds: tuple[int, ...]) -> None:
     text = script("engine.setup=[module load cuda, 'export A=\"b c\"']", seeds=seeds)
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     assert 'module load cuda\nexport A="b c"\n' in text
 
 
-def test_nodes_follow_from_the_workers() -> None:
+def test_nodes_are_computed_from_the_workers() -> None:
     workers = "workers={count: 8, device: gpu, cpus: 6, ray_address: auto}"
     options = script(workers, "engine.workers_per_node=4").splitlines()
     for option in ("nodes=2", "ntasks-per-node=1", "cpus-per-task=24", "gpus-per-node=4"):
@@ -35,7 +35,7 @@ def test_nodes_follow_from_the_workers() -> None:
     assert "#SBATCH --signal=B:USR1@120" in options
 
 
-def test_an_array_is_numbered_by_its_seeds() -> None:
+def test_an_array_of_jobs_has_the_seeds_as_numbers() -> None:
     text = script(seeds=(3, 7))
     assert "#SBATCH --array=3,7\n" in text
     (comment,) = [line for line in text.splitlines() if "--comment" in line]
@@ -66,7 +66,7 @@ LINES = {
     "no time": "12|TIMEOUT|TimeLimit|0:15|ilsvrc resnet50-1a2b3c4d",
     "cancelled": "12|CANCELLED by 0|None|0:15|ilsvrc resnet50-1a2b3c4d",
 }
-TOLD = {
+STATES = {
     "squeue": ("waiting", "Resources"), "sacct": ("running", ""),
     "an array's task": ("running", ""), "stopped, by squeue": ("stopped", ""),
     "stopped, by sacct": ("stopped", ""), "failed": ("failed", "exit code 1"),
@@ -75,13 +75,13 @@ TOLD = {
 
 
 @pytest.mark.parametrize("name", LINES)
-def test_what_slurm_says_of_a_job(name: str) -> None:
+def test_slurms_states_are_translated(name: str) -> None:
     ((number, job),) = read_lines(LINES[name] + "\n99|RUNNING|None|0|another's comment\n")
-    assert (job.state, job.reason) == TOLD[name]
+    assert (job.state, job.reason) == STATES[name]
     assert (number, job.run) == (LINES[name].split("|")[0].strip(), "resnet50-1a2b3c4d")
 
 
-def test_commands_that_fail_without_a_word_are_borne(
+def test_slurms_commands_may_fail_without_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -95,7 +95,7 @@ def test_commands_that_fail_without_a_word_are_borne(
         jobs.stop(SubmittedJob("17", "mine", "waiting"))
 
 
-def test_a_machine_without_slurm_is_told_so(
+def test_a_machine_without_slurm_is_named_with_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -104,7 +104,7 @@ def test_a_machine_without_slurm_is_told_so(
         SlurmJobs(cluster.engine, cluster).jobs()  # type: ignore[arg-type]
 
 
-def test_what_a_job_of_long_ago_printed_needs_no_controller(
+def test_the_log_of_an_old_job_is_read_without_the_controller(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

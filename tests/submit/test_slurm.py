@@ -1,4 +1,4 @@
-"""Trainings as jobs of a real Slurm: two nodes, preemption, and what its commands say."""
+"""Trainings and jobs on a real Slurm: two nodes, arrays, preemption, errors."""
 
 import os
 import re
@@ -16,7 +16,9 @@ from pipeline.config.cluster import load_cluster
 from pipeline.runtime.errors import UserError
 from pipeline.submit.job_engine import SubmittedJob
 from pipeline.submit.slurm import SlurmJobs
-from pipeline.submit.submit import find_job, read_trainings
+from pipeline.submit.submit import find_job, read_job, read_trainings
+from pipeline.submit.working_tree import PROJECT
+from pipeline.tracking.queries import evaluated_runs, named_runs
 
 pytestmark = pytest.mark.slurm
 
@@ -48,7 +50,7 @@ def submit(of_cluster: list[str], *of_recipe: str, seeds: tuple[int, ...] = ()) 
     return jobs_of(of_cluster).submit(trainings, "ilsvrc submit smoke …")[-1]
 
 
-def test_a_preempted_training_saves_waits_and_goes_on(
+def test_a_preempted_training_saves_is_queued_again_and_goes_on(
     slurm: SlurmCluster, on_slurm: list[str], tmp_path: Path
 ) -> None:
     job = submit([*on_slurm, "engine.options={nodelist: n0}"], "epochs=30")
@@ -67,7 +69,7 @@ def test_a_preempted_training_saves_waits_and_goes_on(
     assert state_of(job, jobs) == "finished"
 
 
-def test_an_array_of_seeds_and_a_stop(
+def test_a_member_of_an_array_of_seeds_can_be_stopped(
     slurm: SlurmCluster, on_slurm: list[str], tmp_path: Path
 ) -> None:
     submit([*on_slurm, "engine.options={nodelist: n1}"], "epochs=300", seeds=(3, 7))
@@ -85,7 +87,47 @@ def test_an_array_of_seeds_and_a_stop(
     await_(lambda: state_of(first, jobs) == "stopped")
 
 
-def test_what_slurm_refuses_is_told(on_slurm: list[str]) -> None:
+@pytest.mark.timeout(600)
+def test_a_job_is_an_array_whose_last_training_makes_the_ensemble(
+    slurm: SlurmCluster, on_slurm: list[str], tmp_path: Path
+) -> None:
+    """Both nodes train at the same time, and share one MLflow run of the job."""
+    trainings = read_job(f"{PROJECT}/jobs/smoke.yaml", "slurm", on_slurm)
+    jobs = jobs_of(on_slurm)
+    submitted = jobs.submit(trainings, "ilsvrc submit jobs/smoke.yaml …")
+    assert [job.id.partition("_")[2] for job in submitted] == ["0", "1"]
+    await_(lambda: {state_of(job, jobs) for job in submitted} == {"finished"})
+    words = ["".join(jobs.logs(job, follow=False)) for job in submitted]
+    (last,) = [text for text in words if "ensemble of 2" in text]
+    assert all(training.run in last for training in trainings)
+    uri = load_cluster("slurm", on_slurm).tracking.uri
+    found = named_runs(evaluated_runs(uri, "ilsvrc"), ["smoke"])
+    assert len(found) == 2 + 2 + 1  # trainings, evaluations by `center`, the ensemble
+    assert len({run.tags["mlflow.parentRunId"] for run in found if not run.parent}) == 1
+
+
+def test_a_preempted_evaluation_is_queued_again_and_goes_on(
+    slurm: SlurmCluster, on_slurm: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text("{trainings: [{recipe: smoke, set: {epochs: 1}}], evaluate: [google-144]}\n")
+    settings = [*on_slurm, "engine.options={nodelist: n0}", "loading.evaluation_batch_size=32"]
+    jobs = jobs_of(settings)
+    (job,) = jobs.submit(read_job(str(file), "slurm", settings), "ilsvrc submit one.yaml …")
+    log = tmp_path / "runs" / f"slurm-{job.id}.log"
+    await_(lambda: log.exists() and "144 views of each" in log.read_text())
+    important = ["--partition=high", "--nodelist=n0", "--exclusive", "--output=/dev/null"]
+    slurm.ask("sbatch", *important, "--wrap=sleep 1")
+    await_(lambda: state_of(job, jobs) == "waiting")
+    assert "the same command goes on with this evaluation" in log.read_text()
+    begin_now(job, slurm)
+    words = "".join(jobs.logs(job, follow=True))
+    assert state_of(job, jobs) == "finished", words
+    assert words.count("epoch 1/1  val") == 1  # the training was complete
+    assert words.count("144 views of each") == 2
+
+
+def test_slurms_refusal_is_shown_with_its_remedy(on_slurm: list[str]) -> None:
     with pytest.raises(UserError, match=r"sbatch says: .*set engine\.partition"):
         submit([*on_slurm, "engine.partition=nowhere"])
     assert "nowhere" not in str(jobs_of(on_slurm).jobs())
@@ -93,7 +135,7 @@ def test_what_slurm_refuses_is_told(on_slurm: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_nodes_train_as_one_and_go_on_after_preemption(
+def test_two_nodes_compute_what_one_computes_preemption_included(
     slurm: SlurmCluster, on_slurm: list[str], tmp_path: Path, mlflow_server: str, data_dir: Path
 ) -> None:
     two = "workers={count: 2, device: cpu, ray_address: auto}"

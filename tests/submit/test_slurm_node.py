@@ -1,4 +1,4 @@
-"""Nodes of an allocation meet, run the command once, and all end with it; without Slurm."""
+"""Nodes of an allocation join one Ray, run the command once and end with it; without Slurm."""
 
 import os
 import secrets
@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_two_nodes_end_when_the_command_has() -> None:
+def test_all_nodes_end_with_the_command() -> None:
     environment = os.environ | {
         "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "SLURM_JOB_ID": str(os.getpid()), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1",

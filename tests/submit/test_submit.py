@@ -1,4 +1,4 @@
-"""From the words of `ilsvrc submit` to what every engine is given."""
+"""What `ilsvrc submit` reads, refuses, and gives to every engine."""
 
 import shlex
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from pipeline.cli.app import app
 from pipeline.runtime.errors import UserError
 from pipeline.submit import submit
 from pipeline.submit.job_engine import SubmittedJob
-from pipeline.submit.submit import engine_of, read_seeds, read_trainings, refuse_unfit
+from pipeline.submit.submit import engine_of, read_job, read_seeds, read_trainings, refuse_unfit
 
 ENGINES = ("ray", "kuberay", "slurm")
 
 
 @pytest.mark.parametrize("kind", ["laptop", *ENGINES])
-def test_every_engine_is_told_what_to_start_from(kind: str) -> None:
+def test_every_engine_gets_the_weights_to_start_from(kind: str) -> None:
     trainings = read_trainings("vgg16", [], kind, [], [0, 1], "runs/vgg a.safetensors")
     first, second = (training.run for training in trainings)
     assert first != second
@@ -27,15 +27,15 @@ def test_every_engine_is_told_what_to_start_from(kind: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0-2,9-7", "9-7", "0-2,2", "3,3"])
-def test_seeds_are_named_once_and_from_low_to_high(text: str) -> None:
+def test_seeds_must_be_unique_and_their_ranges_ascending(text: str) -> None:
     assert read_seeds("0-2,7") == [0, 1, 2, 7]
     assert read_seeds(None) == []
     with pytest.raises(UserError, match=f"--seeds {text}: name each seed once, ranges from low"):
         read_seeds(text)
 
 
-class Forgetful:
-    """An engine that has forgotten a job when its last words are told."""
+class ForgetfulEngine:
+    """An engine that no longer knows a job once its log was read."""
 
     def __init__(self) -> None:
         self.known = [SubmittedJob("17", "mine", "running")]
@@ -48,23 +48,25 @@ class Forgetful:
         self.known = []
 
 
-def test_a_job_that_is_forgotten_meanwhile_has_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "engine_of", lambda cluster: Forgetful())
+def test_a_job_that_its_engine_forgets_has_no_end_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(submit, "engine_of", lambda cluster: ForgetfulEngine())
     done = CliRunner().invoke(app, "jobs logs 17 --follow", catch_exceptions=False)
     assert done.exit_code == 0
     assert done.output.splitlines() == [
-        "epoch 1/1", "job 17 is gone, and nobody remembers how it ended",
+        "epoch 1/1", "job 17 is gone, and its end is not known",
     ]  # fmt: skip
 
 
-def test_what_the_named_gpu_can_not_hold_is_not_submitted() -> None:
+def test_a_training_too_large_for_the_named_gpu_is_refused() -> None:
     def refuse(kind: str, micro_batch: int, *of_cluster: str) -> None:
         batch = f"batch={{global_batch_size: 4096, micro_batch_size: {micro_batch}}}"
         (training,) = read_trainings("vgg16", [batch], kind, list(of_cluster), [])
-        refuse_unfit(training)
+        refuse_unfit([training])
 
     refuse("kuberay", 32, "workers.gpu=v100")
-    refuse("kuberay", 512)  # nobody said what its GPUs are
+    refuse("kuberay", 512)  # its GPUs are not known
     for kind in ("kuberay", "ray"):
         with pytest.raises(
             UserError, match=r"vgg16 takes at least .*, the cluster's NVIDIA V100 .* 16\.0 GB"
@@ -74,7 +76,16 @@ def test_what_the_named_gpu_can_not_hold_is_not_submitted() -> None:
         refuse("ray", 32, "workers.gpu=abacus")
 
 
-def test_a_start_that_slurms_nodes_will_not_find_is_refused(tmp_path: Path) -> None:
+def test_weights_that_slurms_nodes_will_not_find_are_refused(tmp_path: Path) -> None:
     (training,) = read_trainings("resnet50", [], "slurm", [f"runs_dir={tmp_path}"], [], "nowhere")
     with pytest.raises(UserError, match=f"no run 'nowhere' in {tmp_path}"):
-        refuse_unfit(training)
+        refuse_unfit([training])
+
+
+def test_a_job_with_a_protocol_that_its_network_cannot_do_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("{trainings: [{recipe: resnet50}], evaluate: [dense]}")
+    refuse_unfit(read_job(str(file), "kuberay", []))
+    file.write_text("{trainings: [{recipe: smoke}], evaluate: [dense]}")
+    with pytest.raises(UserError, match="LeNet5Modern can't be made fully convolutional"):
+        refuse_unfit(read_job(str(file), "kuberay", []))

@@ -1,4 +1,4 @@
-"""What travels with a job, and what must not."""
+"""Which files are sent with a job."""
 
 import os
 import zipfile
@@ -30,7 +30,7 @@ def cluster_of(tree: Path) -> Cluster:
     return load_cluster("laptop", [f"data_dir={tree / 'store'}", cache])
 
 
-def test_code_and_configurations_travel_and_nothing_else(tree: Path) -> None:
+def test_only_code_and_configurations_are_packed(tree: Path) -> None:
     target = tree.parent / "tree.zip"
     pack(tree, cluster_of(tree), target, 1e6)
     with zipfile.ZipFile(target) as package:
@@ -40,7 +40,7 @@ def test_code_and_configurations_travel_and_nothing_else(tree: Path) -> None:
         assert package.read("pipeline/cli.py") == b"pipeline/cli.py"
 
 
-def test_the_same_tree_is_the_same_package(tree: Path) -> None:
+def test_the_same_tree_gives_the_same_package(tree: Path) -> None:
     first, second = tree.parent / "first.zip", tree.parent / "second.zip"
     pack(tree, cluster_of(tree), first, 1e6)
     os.utime(tree / "pipeline/cli.py", (0, 0))
@@ -54,7 +54,7 @@ def test_a_tree_over_the_limit_names_its_largest_file(tree: Path) -> None:
         pack(tree, cluster_of(tree), tree.parent / "tree.zip", 2e6)
 
 
-def test_the_project_itself_is_small(tmp_path: Path) -> None:
+def test_the_project_itself_packs_into_five_megabytes(tmp_path: Path) -> None:
     pack(PROJECT, load_cluster("laptop"), tmp_path / "tree.zip", 5e6)
     with zipfile.ZipFile(tmp_path / "tree.zip") as package:
         assert {"pipeline/__main__.py", "configs/recipes/smoke.yaml"} <= set(package.namelist())

@@ -1,0 +1,146 @@
+"""The commands that train on this machine or its Ray: parse, call one function each, show."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.cli.command_line import command_line
+from pipeline.cli.console import say
+from pipeline.cli.options import (
+    Assignments,
+    ClusterAssignments,
+    ClusterName,
+    RecipeName,
+    StartFrom,
+    load_only_cluster,
+    load_training,
+)
+from pipeline.config.cluster import Cluster
+from pipeline.config.recipe import Expectation, Recipe
+
+
+def train(
+    context: typer.Context,
+    recipe: RecipeName,
+    on: ClusterName = "laptop",
+    set_: Assignments = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The run's name. The same name again goes on with that run.",
+            show_default="the recipe's name and digest",
+        ),
+    ] = None,
+    start_from: StartFrom = None,
+) -> None:
+    """Train a network, or go on where the same training stopped."""
+    what, where = load_training(recipe, on, set_)
+    _train(what, Path(recipe).stem, where, run, command_line(context.obj), start_from)
+
+
+def run_job(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A job, as jobs/resnet152.yaml.")],
+    on: ClusterName = "laptop",
+    set_: ClusterAssignments = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only the training of this run.", show_default="all"),
+    ] = None,
+) -> None:
+    """Train and evaluate a job here, one training after the other; the last one concludes it."""
+    from pipeline.config.job import load_job
+    from pipeline.reports.comparison import comparison_tables
+    from pipeline.reports.expected_results import expected_lines, find_expected
+    from pipeline.results.measured import measured_from_predictions
+    from pipeline.runs.run_folder import RunFolder
+    from pipeline.tracking.job_runs import finish_job_run
+    from pipeline.trainer.job_evaluation import evaluate_ensembles, evaluate_member
+
+    job, cluster, console = load_job(file), load_only_cluster(on, set_), Console()
+    command = command_line(context.obj)
+    expected = find_expected(job.document.expect)
+    for member in job.members if run is None else [job.member(run)]:
+        RunFolder(cluster.runs_dir / member.run).stop_request.unlink(missing_ok=True)
+        name = Path(member.recipe_name).stem
+        _train(member.recipe, name, cluster, member.run, command, job_name=job.name)
+        evaluate_member(job, member, cluster, console, command)
+    predictions = evaluate_ensembles(job, cluster, command)
+    if predictions is None:
+        say(console, f"job {job.name}: the last of its {len(job.members)} trainings concludes it")
+        return
+    results = [measured_from_predictions(one) for one in predictions]
+    lines = list(expected_lines(expected, results))
+    finish_job_run(cluster, job.name, "\n\n".join(lines))
+    console.print(comparison_tables(results)[0])
+    for line in lines:
+        say(console, line)
+
+
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
+    step: Annotated[int, typer.Argument(metavar="STEP", help="As MLflow counts them, from 1.")],
+    on: ClusterName = "laptop",
+    set_: ClusterAssignments = None,
+) -> None:
+    """Run one step of a past training again, and show its loss, gradient and worst images."""
+    from pipeline.reports.replay_tables import replay_line, replay_table
+    from pipeline.runs.run_folder import find_run
+    from pipeline.trainer.driver import run_replay
+
+    cluster, console = load_only_cluster(on, set_), Console()
+    step_again = run_replay(find_run(cluster.runs_dir, run), step, cluster, console)
+    say(console, replay_line(step_again))
+    console.print(replay_table(step_again))
+
+
+def _train(
+    recipe: Recipe,
+    recipe_name: str,
+    cluster: Cluster,
+    run: str | None,
+    command: str | None,
+    start_from: str | None = None,
+    job_name: str | None = None,
+) -> None:
+    """Train, and show the result beside the published ones."""
+    from pipeline.reports.comparison import comparison_markdown, comparison_tables
+    from pipeline.tracking.measured_runs import measured_from_runs
+    from pipeline.tracking.queries import tracked_run
+    from pipeline.trainer.driver import conclude, run_training
+
+    console = Console()
+    result = run_training(recipe, recipe_name, cluster, run, console, start_from, command, job_name)
+    if result is None:
+        say(console, "this training is complete; `ilsvrc compare` shows its result")
+        return
+    uri = cluster.tracking.uri
+    run_id = result.folder.tracking_run_id()
+    if not run_id:
+        say(console, "the tracking store is still away; the same command records the result later")
+        return
+    results = measured_from_runs([tracked_run(uri, run_id)])
+    conclude(result, uri, comparison_markdown(results))
+    console.print(comparison_tables(results)[0])
+    if recipe.expect:
+        say(console, f"expected by the recipe: {_expectation(recipe.expect)}")
+    say(console, _how_to_look(uri))
+
+
+def _expectation(expect: Expectation) -> str:
+    errors = {"top-1 error": expect.top1_error, "top-5 error": expect.top5_error}
+    figures = ", ".join(
+        f"{name} {error:g} %" for name, error in errors.items() if error is not None
+    )
+    return f"{figures} ({expect.protocol}; {expect.source})"
+
+
+def _how_to_look(uri: str) -> str:
+    if uri.startswith("sqlite:"):
+        command = Path(sys.executable).with_name("mlflow")
+        return f"to look at the runs in a browser: {command} ui --backend-store-uri {uri}"
+    return "the tracking server shows the run and its curves"
