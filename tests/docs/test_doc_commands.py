@@ -10,7 +10,7 @@ import typer
 from pages import NAMES, ROOT, shell_commands, text_of, without_blocks
 
 from pipeline.cli.app import app
-from pipeline.cli.options import load_job
+from pipeline.cli.options import load_training
 from pipeline.config.recipe import load_recipe
 
 ROOT_COMMAND = typer.main.get_command(app)
@@ -48,7 +48,7 @@ def test_every_shown_command_parses_and_its_recipe_and_values_are_valid(name: st
         recipe, cluster = given.get("recipe"), given.get("on", "laptop")
         if recipe and not PLACEHOLDER.fullmatch(recipe) and not cluster.endswith(".yaml"):
             known = cluster if not PLACEHOLDER.fullmatch(cluster) else "laptop"
-            load_job(recipe, known, given.get("set_"))
+            load_training(recipe, known, given.get("set_"))
 
 
 @pytest.mark.parametrize("name", NAMES)
