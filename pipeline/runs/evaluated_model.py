@@ -96,7 +96,9 @@ class EvaluatedModel:
     precision: str = "float32"
     trained_sides: tuple[int, int] | None = None
 
-    def setting(self, split: Split, protocol: TestProtocol, cluster: Cluster) -> EvaluationConfig:
+    def evaluation_config(
+        self, split: Split, protocol: TestProtocol, cluster: Cluster
+    ) -> EvaluationConfig:
         """Return how it is evaluated on a split, by a protocol, on a cluster's workers."""
         return EvaluationConfig(
             split=split,

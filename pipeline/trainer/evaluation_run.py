@@ -103,7 +103,7 @@ def evaluate_on_worker(job: EvaluationJob, worker: Worker, report: Report) -> Co
     split = store.split(job.split)
     model = job.model.build(len(store.classes))
     model = to_device(model, worker.device, channels_last=job.cluster.channels_last)
-    config = job.model.setting(split, job.protocol, job.cluster)
+    config = job.model.evaluation_config(split, job.protocol, job.cluster)
     writer = PredictionWriter(job.file, len(split), worker)
     num_images = len(share_of(len(split), worker.rank, worker.world_size))
     with watched(job, worker, report) as watchdog:

@@ -21,7 +21,7 @@ class Validation:
         self._store = job.store()
         split = self._store.split(recipe.data.test_split)
         self._model = model_of_recipe(recipe, job.folder.weights)
-        self._config = self._model.setting(split, recipe.evaluation, job.cluster)
+        self._config = self._model.evaluation_config(split, recipe.evaluation, job.cluster)
         file = predictions_file(job.folder.path, split.name, self._config.protocol_name)
         self._writer = PredictionWriter(file, len(split), worker)
 
