@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.config.protocol import TestProtocol
     from pipeline.evaluation.predictions import Predictions
     from pipeline.runs.evaluated_model import EvaluatedModel, Preprocessing
-    from pipeline.runs.weights_source import WeightsSource
+    from pipeline.runs.run_folder import RunFolder
 
 PredictionsName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run, its folder, or a file of predictions.")
@@ -93,17 +93,18 @@ def evaluate(
     from pipeline.trainer.preprocessing_trials import run_sanity
 
     cluster = load_only_cluster(on, set_)
-    model, source = _model(cluster, run, weights, network, module, preprocessing)
-    folder = _data(cluster, data, source)
-    split = split or _test_split(source)
+    model, folder = _model(cluster, run, weights, network, module, preprocessing)
+    place = _data(cluster, data, folder)
+    split = split or _test_split(folder)
     console = Console()
     if sanity:
-        trials = run_sanity(model, folder, split, cluster, console)
+        trials = run_sanity(model, place, split, cluster, console)
         console.print(trials_table(trials))
         say(console, trials_verdict(trials))
         return
-    chosen, command = _protocol(protocol, model), command_line(context.obj)
-    predictions = run_evaluation(model, source, folder, split, chosen, cluster, console, command)
+    chosen = _protocol(protocol, model)
+    command = command_line(context.obj)
+    predictions = run_evaluation(model, folder, place, split, chosen, cluster, console, command)
     if (predictions.labels < 0).any():
         say(console, f"{split} has unknown labels; `ilsvrc submission` writes the predictions")
     else:
@@ -229,14 +230,13 @@ def _model(
     network: str | None,
     module: str | None,
     preprocessing: str | None,
-) -> tuple["EvaluatedModel", "WeightsSource"]:
+) -> tuple["EvaluatedModel", "RunFolder"]:
     from pipeline.runs.evaluated_model import external_model, model_of_run
     from pipeline.runs.run_folder import find_run
-    from pipeline.runs.weights_source import external_weights_source, weights_source_of_run
 
     if run is None:
         model = external_model(weights, network, module, _preprocessing(preprocessing))
-        return model, external_weights_source(model, cluster.runs_dir)
+        return model, model.external_folder(cluster.runs_dir)
     for option, value in (
         ("--weights", weights),
         ("--network", network),
@@ -246,7 +246,7 @@ def _model(
         if value:
             raise UserError(f"{option}: run '{run}' has its own; leave out one of them")
     folder = find_run(cluster.runs_dir, run)
-    return model_of_run(folder), weights_source_of_run(folder)
+    return model_of_run(folder), folder
 
 
 def _preprocessing(text: str | None) -> "Preprocessing | None":
@@ -258,21 +258,20 @@ def _preprocessing(text: str | None) -> "Preprocessing | None":
     return validate(Preprocessing, read_mapping(text, "--preprocessing"), "--preprocessing")
 
 
-def _data(cluster: Cluster, data: str | None, source: "WeightsSource") -> Folder:
+def _data(cluster: Cluster, data: str | None, folder: "RunFolder") -> Folder:
     """Return the packed data set: a path or URL, a name in the cluster's, or the run's own."""
     from pipeline.data.store.manifest import FILE_NAME
     from pipeline.data.store.store import store_folder
 
     if data and ("/" in data or (Path(data) / FILE_NAME).is_file()):
         return as_folder(data)
-    name = data or source.data
-    if not name:
+    if data is None and folder.record() is None:
         raise UserError("--data STORE is needed: a packed data set for weights from elsewhere")
-    return store_folder(cluster, name)
+    return store_folder(cluster, data or folder.recipe().data.name)
 
 
-def _test_split(source: "WeightsSource") -> str:
-    return source.folder.recipe().data.test_split if source.data else "val"
+def _test_split(folder: "RunFolder") -> str:
+    return folder.recipe().data.test_split if folder.record() else "val"
 
 
 def _protocol(name: str | None, model: "EvaluatedModel") -> "TestProtocol":

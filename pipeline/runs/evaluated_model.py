@@ -16,8 +16,9 @@ from pipeline.config.cluster import Cluster
 from pipeline.config.protocol import CenterCrop, TestProtocol
 from pipeline.config.recipe import InputConfig, NetworkConfig, Recipe
 from pipeline.config.yaml import Section
-from pipeline.data.store.store import Split
+from pipeline.data.store.store import Split, Store
 from pipeline.evaluation.evaluation_config import EvaluationConfig
+from pipeline.evaluation.predictions import PredictionMetadata
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.torchvision_weights import load_torchvision
 from pipeline.models.weights_file import read_weights
@@ -95,7 +96,9 @@ class EvaluatedModel:
     precision: str = "float32"
     trained_sides: tuple[int, int] | None = None
 
-    def setting(self, split: Split, protocol: TestProtocol, cluster: Cluster) -> EvaluationConfig:
+    def evaluation_config(
+        self, split: Split, protocol: TestProtocol, cluster: Cluster
+    ) -> EvaluationConfig:
         """Return how it is evaluated on a split, by a protocol, on a cluster's workers."""
         return EvaluationConfig(
             split=split,
@@ -170,6 +173,35 @@ class EvaluatedModel:
             values = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
             digest.update(name.encode() + values.numpy().tobytes())
         return digest.hexdigest()
+
+    def external_folder(self, runs_dir: Path) -> RunFolder:
+        """Return the folder for the predictions of an external network, named by its weights."""
+        return RunFolder(runs_dir / f"{self.name}-{self.weights_digest()[:8]}")
+
+    def prediction_metadata(
+        self, folder: RunFolder, store: Store, split: str, protocol: TestProtocol
+    ) -> PredictionMetadata:
+        """Return the metadata of predictions on a split of `store`, which are stored in `folder`.
+
+        An external network's training data are unknown; they are taken to be those of `store`.
+        """
+        record = folder.record()
+        training_digest = record.dataset_digest if record else ""
+        training_data = store.name
+        if record and training_digest not in ("", store.digest):
+            training_data = record.dataset_name or folder.recipe().data.name
+        return PredictionMetadata(
+            network=self.name,
+            training_data=training_data,
+            training_digest=training_digest,
+            data=store.name,
+            data_digest=store.digest,
+            split=split,
+            protocol=protocol.name(self.input.size),
+            weights_digest=self.weights_digest(),
+            run=folder.name,
+            extra_data=record.extra_data if record else "none",
+        )
 
 
 def model_of_run(folder: RunFolder) -> EvaluatedModel:

@@ -30,8 +30,7 @@ from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import open_data, watched
 from pipeline.models.classifier import to_device
 from pipeline.runs.evaluated_model import EvaluatedModel
-from pipeline.runs.run_folder import RunFolder
-from pipeline.runs.weights_source import WeightsSource, prediction_metadata
+from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
 from pipeline.tracking import mlflow_runs
@@ -61,7 +60,7 @@ class EvaluationJob:
 
 def run_evaluation(
     model: EvaluatedModel,
-    source: WeightsSource,
+    folder: RunFolder,
     data: Folder,
     split: str,
     protocol: TestProtocol,
@@ -69,8 +68,9 @@ def run_evaluation(
     console: Console,
     command: str | None = None,
 ) -> Predictions:
-    """Evaluate `model` on `split` of the data set in `data`; store and return its predictions.
+    """Evaluate `model` on `split` of the data set in `data`; return its predictions.
 
+    They are stored in `folder`: that of the run that trained the network, or an external network's.
     The MLflow run is a child of the one that trained the network; a repetition of the same
     evaluation continues it, with its own `command`. Without known labels nothing is scored. Raises
     `UserError` for what can be checked before any worker starts.
@@ -80,11 +80,12 @@ def run_evaluation(
     images = store.split(split)
     check_contents(images, model.input)
     model.refuse_unfit(len(store.classes))
-    if source.dataset_digest and data == store_folder(cluster, source.data):
-        _refuse_other_data(source, store)
-    metadata = prediction_metadata(model, source, store, split, protocol)
-    source.folder.path.mkdir(parents=True, exist_ok=True)
-    job = EvaluationJob(model, data, split, protocol, cluster, source.folder, metadata)
+    record = folder.record()
+    if record and data == store_folder(cluster, folder.recipe().data.name):
+        _refuse_other_data(folder, record, store)
+    metadata = model.prediction_metadata(folder, store, split, protocol)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    job = EvaluationJob(model, data, split, protocol, cluster, folder, metadata)
     with ProgressDisplay(console) as display:
         views = protocol.num_views
         display.show(
@@ -92,7 +93,7 @@ def run_evaluation(
         )
         run_on_workers(evaluate_on_worker, job, display.show)
     predictions = read_predictions(job.file)
-    track(predictions, job.file, cluster, source.tracking_run_id, command)
+    track(predictions, job.file, cluster, folder.tracking_run_id(), command)
     return predictions
 
 
@@ -102,7 +103,7 @@ def evaluate_on_worker(job: EvaluationJob, worker: Worker, report: Report) -> Co
     split = store.split(job.split)
     model = job.model.build(len(store.classes))
     model = to_device(model, worker.device, channels_last=job.cluster.channels_last)
-    config = job.model.setting(split, job.protocol, job.cluster)
+    config = job.model.evaluation_config(split, job.protocol, job.cluster)
     writer = PredictionWriter(job.file, len(split), worker)
     num_images = len(share_of(len(split), worker.rank, worker.world_size))
     with watched(job, worker, report) as watchdog:
@@ -203,9 +204,9 @@ def _with_messages(batches: Iterable[Batch], num_images: int, report: Report) ->
             report(Message(f"{text}, {rate:,.1f} per second"))
 
 
-def _refuse_other_data(source: WeightsSource, store: Store) -> None:
-    if source.dataset_digest != store.digest:
+def _refuse_other_data(folder: RunFolder, record: RunRecord, store: Store) -> None:
+    if record.dataset_digest != store.digest:
         raise UserError(
-            f"run '{source.folder.name}' belongs to another data set than {store.folder} holds "
+            f"run '{folder.name}' belongs to another data set than {store.folder} holds "
             "now; bring that one back, or name the one to evaluate on with --data"
         )

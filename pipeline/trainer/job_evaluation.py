@@ -22,7 +22,6 @@ from pipeline.evaluation.predictions import (
 )
 from pipeline.runs.evaluated_model import model_of_run
 from pipeline.runs.run_folder import RunFolder
-from pipeline.runs.weights_source import weights_source_of_run
 from pipeline.runtime.background import in_background
 from pipeline.runtime.errors import InterruptedByUserError, UserError
 from pipeline.runtime.storage import file_lock
@@ -45,12 +44,12 @@ def evaluate_member(
         member.recipe,
         cluster.tracking.uri,
     )
-    source = weights_source_of_run(folder)
-    if not source.tracking_run_id:
+    model, run_id = model_of_run(folder), folder.tracking_run_id()
+    if not run_id:
         raise UserError(f"run '{folder.name}' is not recorded yet; submit the job again when it is")
     # Again, since the training may be older than the job.
-    tag_run(uri, source.tracking_run_id, job_tags(job.name, start_job_run(cluster, job.name)))
-    model, data = model_of_run(folder), store_folder(cluster, recipe.data.name)
+    tag_run(uri, run_id, job_tags(job.name, start_job_run(cluster, job.name)))
+    data = store_folder(cluster, recipe.data.name)
     for protocol in member.protocols:
         file = _predictions_file(member, protocol, cluster)
         is_own = protocol == recipe.evaluation  # measured and recorded by the training
@@ -58,7 +57,7 @@ def evaluate_member(
             continue
         with _interrupted_on_request(folder):
             run_evaluation(
-                model, source, data, recipe.data.test_split, protocol, cluster, console, command
+                model, folder, data, recipe.data.test_split, protocol, cluster, console, command
             )
 
 

@@ -89,7 +89,7 @@ def _try_all(job: _TrialsJob, worker: Worker, report: Report) -> list[Preprocess
     model = job.model.build(len(store.classes))
     job.model.refuse_unfit(len(store.classes), model)
     model = to_device(model, worker.device, channels_last=job.cluster.channels_last)
-    declared = job.model.setting(images, job.protocol, job.cluster)
+    declared = job.model.evaluation_config(images, job.protocol, job.cluster)
     trials: list[PreprocessingTrial] = []
     right_as_declared = None
     for name, config in _variants(declared, job.protocol).items():

@@ -9,7 +9,6 @@ from pipeline.evaluation.predictions import predictions_file
 from pipeline.launch.heartbeat import Watchdog
 from pipeline.launch.training_job import TrainingJob
 from pipeline.runs.evaluated_model import model_of_recipe
-from pipeline.runs.weights_source import prediction_metadata, weights_source_of_run
 from pipeline.runtime.distributed import Worker
 
 
@@ -22,7 +21,7 @@ class Validation:
         self._store = job.store()
         split = self._store.split(recipe.data.test_split)
         self._model = model_of_recipe(recipe, job.folder.weights)
-        self._config = self._model.setting(split, recipe.evaluation, job.cluster)
+        self._config = self._model.evaluation_config(split, recipe.evaluation, job.cluster)
         file = predictions_file(job.folder.path, split.name, self._config.protocol_name)
         self._writer = PredictionWriter(file, len(split), worker)
 
@@ -34,8 +33,7 @@ class Validation:
     def write_predictions(self) -> None:
         """Write the collected predictions. For the first worker, after the final weights."""
         split, classes = self._config.split, self._store.classes
-        source = weights_source_of_run(self._job.folder)
-        metadata = prediction_metadata(
-            self._model, source, self._store, split.name, self._config.protocol
+        metadata = self._model.prediction_metadata(
+            self._job.folder, self._store, split.name, self._config.protocol
         )
         self._writer.join(split, classes, metadata)

@@ -27,11 +27,6 @@ from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.predictions import Predictions, find_predictions, read_predictions
 from pipeline.models.zoo import NETWORKS
 from pipeline.runs.evaluated_model import Preprocessing, external_model, model_of_run
-from pipeline.runs.weights_source import (
-    external_weights_source,
-    prediction_metadata,
-    weights_source_of_run,
-)
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.measured_runs import measured_from_runs
 from pipeline.tracking.mlflow_client import connect
@@ -72,7 +67,7 @@ def evaluated(trained: Trained, protocol: TestProtocol, workers: int = 0) -> Pre
     some = cluster.workers.model_copy(update={"count": workers})
     return run_evaluation(
         model_of_run(folder),
-        weights_source_of_run(folder),
+        folder,
         store_folder(cluster, "digits"),
         "val",
         protocol,
@@ -126,9 +121,7 @@ def test_predictions_of_other_data_have_files_of_their_own(
     content = before.read_bytes()
     for name in ("other", "digits"):  # the last is named as the run's own, and holds others
         place = less_of_digits(tmp_path / name, name)
-        found = run_evaluation(
-            model, weights_source_of_run(folder), place, "val", model.protocol, cluster, QUIET
-        )
+        found = run_evaluation(model, folder, place, "val", model.protocol, cluster, QUIET)
         kept = find_predictions(folder.path, f"{name}.val", "whole")
         assert kept.name == f"{name}.val.whole.safetensors"
         assert read_predictions(kept).digest == found.digest
@@ -149,20 +142,22 @@ def test_a_renamed_folder_holds_the_same_data(
     recipe = load_recipe("smoke", ["epochs=1", "data.name=renamed"])
     result = run_training(recipe, "smoke", cluster, "of-renamed", QUIET)
     assert result
-    model, source = model_of_run(result.folder), weights_source_of_run(result.folder)
-    place = store_folder(cluster, source.data)
-    found = run_evaluation(model, source, place, "val", model.protocol, cluster, QUIET)
+    folder, record = result.folder, result.folder.record()
+    assert record
+    model, place = model_of_run(folder), store_folder(cluster, "renamed")
+    found = run_evaluation(model, folder, place, "val", model.protocol, cluster, QUIET)
     assert (found.metadata.training_data, found.metadata.data) == ("digits", "digits")
     assert found.metadata.qualified_split == "val"
     # As recorded before the data set's own name was.
-    old = replace(source, training_data="renamed")
-    again = run_evaluation(model, old, place, "val", model.protocol, cluster, QUIET)
+    folder.write_record(replace(record, dataset_name=""))
+    again = run_evaluation(model, folder, place, "val", model.protocol, cluster, QUIET)
     assert again.metadata == found.metadata
     tracked = evaluated_runs(cluster.tracking.uri, "evaluated")
     (measured,) = measured_from_runs(named_runs(tracked, ["of-renamed"]))
     assert (measured.key.training_data, measured.key.split) == ("digits", "val")
     other = Store.open(less_of_digits(tmp_path / "other", "other"))
-    foreign = prediction_metadata(model, source, other, "val", model.protocol)
+    folder.write_record(record)
+    foreign = model.prediction_metadata(folder, other, "val", model.protocol)
     assert (foreign.training_data, foreign.qualified_split) == ("digits", "other.val")
 
 
@@ -235,13 +230,13 @@ def test_external_weights_are_evaluated(elsewhere: Path, trained: Trained, tmp_p
     file = elsewhere / "own.safetensors"
     preprocessing = Preprocessing(resize=72, crop=64)
     model = external_model(str(file), "resnet18", None, preprocessing)
-    source = external_weights_source(model, tmp_path)
+    folder = model.external_folder(tmp_path)
     place = elsewhere / "photos"
-    found = run_evaluation(model, source, place, "val", ten_crop(72), trained.cluster, QUIET)
+    found = run_evaluation(model, folder, place, "val", ten_crop(72), trained.cluster, QUIET)
     assert found.metadata.network == "resnet18"
     assert found.metadata.run == f"resnet18-{found.metadata.weights_digest[:8]}"
     assert 0 <= found.counts.top1_hits <= len(found)
-    kept = find_predictions(source.folder.path, "val", None)
+    kept = find_predictions(folder.path, "val", None)
     assert kept.name.startswith("photos.val.ten-crop-72-")
     (run,) = named_runs(
         evaluated_runs(trained.cluster.tracking.uri, "evaluated"),
@@ -258,8 +253,8 @@ def test_torchvision_weights_predict_the_same_as_torchvision(
     expected_model = torchvision.models.resnet18(num_classes=2).eval()
     torch.save(expected_model.state_dict(), tmp_path / "resnet18.pth")
     model = external_model(f"torchvision:{tmp_path / 'resnet18.pth'}", "resnet18", None, None)
-    place, source = elsewhere / "photos", external_weights_source(model, tmp_path)
-    found = run_evaluation(model, source, place, "val", model.protocol, trained.cluster, QUIET)
+    place, folder = elsewhere / "photos", model.external_folder(tmp_path)
+    found = run_evaluation(model, folder, place, "val", model.protocol, trained.cluster, QUIET)
     transform = transforms.Compose(
         [
             transforms.Resize(256),
