@@ -124,10 +124,10 @@ def networks_table() -> str:
             f"`{network.name}`",
             "×".join(map(str, network.input_shape)),
             f"{network.num_classes:,}",
-            network.anatomy.depth,
-            f"{network.anatomy.trained_parameters:,}",
-            f"{network.anatomy.multiply_adds:,}",
-            "×".join(map(str, network.anatomy.receptive_field)),
+            network.profile.depth,
+            f"{network.profile.trained_parameters:,}",
+            f"{network.profile.multiply_adds:,}",
+            "×".join(map(str, network.profile.receptive_field)),
         )
         for network in summarize_zoo().networks
     ]

@@ -15,10 +15,11 @@ _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of code: its language, "" where none is named, and its text."""
+    """A fenced block of code: its language, "" where none is named, its text, its first line."""
 
     language: str
     text: str
+    line: int
 
 
 def text_of(name: str) -> str:
@@ -26,7 +27,10 @@ def text_of(name: str) -> str:
 
 
 def blocks(text: str) -> list[Block]:
-    return [Block(language, content) for _, language, content in _BLOCK.findall(text)]
+    return [
+        Block(found[2], found[3], 2 + text.count("\n", 0, found.start()))
+        for found in _BLOCK.finditer(text)
+    ]
 
 
 def without_blocks(text: str) -> str:

@@ -19,5 +19,7 @@ def test_the_examples_print_what_the_page_shows(
         assert (example.language, shown.language) == ("python", "text")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(example.text, "docs/python.md", "exec"), names)
+            # Lines are counted from the top of the page, for a traceback that shows them.
+            lines = "\n" * (example.line - 1) + example.text
+            exec(compile(lines, "docs/python.md", "exec"), names)
         assert printed.getvalue() == shown.text
