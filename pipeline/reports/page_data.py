@@ -129,10 +129,10 @@ def _filters(run: TrackedRun, weights: Path) -> FilterImage | None:
 def _predictions(folder: Path, cluster: Cluster) -> Iterator[PredictedSplit]:
     for path in kept_predictions(folder):
         predictions = read_predictions(path)
-        about = predictions.metadata
+        metadata = predictions.metadata
         try:
-            store = Store.open(store_folder(cluster, about.data), cluster.cache)
+            store = Store.open(store_folder(cluster, metadata.data), cluster.cache)
         except UserError:
             continue
-        if store.digest == about.data_digest and store.contents == "images":
-            yield PredictedSplit(predictions, store.split(about.split))
+        if store.digest == metadata.data_digest and store.contents == "images":
+            yield PredictedSplit(predictions, store.split(metadata.split))

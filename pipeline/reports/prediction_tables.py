@@ -14,14 +14,14 @@ from pipeline.reports.tables import titled_table
 
 def result_line(predictions: Predictions) -> str:
     """Return the errors of one evaluation with their 95 % intervals, in one line."""
-    about, counts = predictions.metadata, predictions.counts
+    metadata, counts = predictions.metadata, predictions.counts
     top1, top5 = (
         wilson_interval(counts.images - hits, counts.images)
         for hits in (counts.top1_hits, counts.top5_hits)
     )
     return (
-        f"{about.run}: {about.split} ({about.protocol}, {counts.images:,} images)  top-1 error "
-        f"{counts.top1_error:.2f} % ({top1.low:.2f}–{top1.high:.2f})  top-5 error "
+        f"{metadata.run}: {metadata.split} ({metadata.protocol}, {counts.images:,} images)  "
+        f"top-1 error {counts.top1_error:.2f} % ({top1.low:.2f}–{top1.high:.2f})  top-5 error "
         f"{counts.top5_error:.2f} % ({top5.low:.2f}–{top5.high:.2f})"
     )
 

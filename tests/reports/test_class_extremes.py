@@ -28,7 +28,7 @@ def predictions(split: Split, data_dir: Path) -> Predictions:
     scores = torch.zeros(len(labels), 10)
     confidences = 1 + torch.arange(len(labels)) % 50 / 10
     scores[torch.arange(len(labels)), answers] = confidences
-    about = PredictionMetadata(
+    metadata = PredictionMetadata(
         network="n", training_data="digits", data="digits", data_digest="d", split="val",
         protocol="whole", weights_digest="w", run="mine",
     )  # fmt: skip
@@ -39,7 +39,7 @@ def predictions(split: Split, data_dir: Path) -> Predictions:
         ranks=label_ranks(scores, labels).numpy().astype(np.int32),
         guesses=topk_classes(scores, 5).numpy().astype(np.int32),
         classes=tuple(Store.open(data_dir / "digits").classes),
-        metadata=about,
+        metadata=metadata,
     )
 
 

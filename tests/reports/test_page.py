@@ -54,7 +54,8 @@ def test_the_page_shows_the_results_and_figures_of_a_run(folder: Path) -> None:
     (run,) = connect(f"sqlite:///{folder}/mlflow.db").search_runs(["1"])
     error = run.data.metrics["eval/val/whole/top1_error"]
     assert f"<strong>{error:.2f}</strong>" in html
-    assert "<dt>MLflow run</dt><dd>" + run.info.run_id in html
+    command = "ilsvrc train smoke --set cluster.workers.count=0 --set epochs=2 --run mine"
+    assert f"<pre><code>{command}</code></pre>" in html
     assert run.data.tags["dataset.digest"][:16] in html
     assert html.count('<img src="data:image/png;base64,') >= 1  # the filters
     for title in ("Loss", "Top-1 error, %", "Learning rate", "Images/s"):
