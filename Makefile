@@ -41,7 +41,7 @@ test-slow: $(READY)  ## Run the tests that take minutes each
 
 soak: $(READY)  ## Inject 200 random faults into one training (hours); FAULTS and SEED choose others
 	ILSVRC_SOAK_FAULTS=$(or $(FAULTS),200) $(if $(SEED),ILSVRC_SOAK_SEED=$(SEED)) \
-		$(BIN)/python -m pytest -s tests/launch/test_soak.py
+		$(BIN)/python -m pytest -s tests/trainer/test_soak.py
 
 jobs: $(READY)  ## Render the examples of docs/jobs/ again, each by the command in it
 	@for file in docs/jobs/*; do \

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 
 from pipeline.config.cluster import LoadingConfig
-from pipeline.config.protocol import (
-    TestProtocol,
-)
+from pipeline.config.protocol import TestProtocol
 from pipeline.config.recipe import InputConfig
 from pipeline.data.store.store import Split
 

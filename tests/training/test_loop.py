@@ -186,23 +186,25 @@ def test_mixing_reaches_the_network_and_the_loss() -> None:
     assert result.sums.images == 50
 
 
-@pytest.mark.parametrize(("start_step", "expected"), [(0, [0, 1, 2, 3, 4]), (1, [])])
+@pytest.mark.parametrize(("start_step", "num_observed"), [(0, 26), (1, 0)])
 def test_an_optimizer_sees_its_samples_before_an_epochs_first_step(
-    start_step: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+    start_step: int, num_observed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = "optimizer={kind: diagonal-levenberg-marquardt, learning_rate: 0.1, num_samples: 5}"
-    recipe, model, sampler = recipe_with(25, 25, kind), small_network(), BatchSampler(50, 25, 1, 1)
+    kind = "optimizer={kind: diagonal-levenberg-marquardt, learning_rate: 0.1, num_samples: 26}"
+    recipe, sampler = recipe_with(25, 25, kind), BatchSampler(50, 25, 1, 1)
+    model = small_network()
     model[3] = nn.ReLU()  # curvatures of dropout are unknown
     optimizer = build_optimizer(recipe.optimizer, model)
-    samples: list[int] = []
+    observed: list[int] = []
 
     def observe_samples(loss: object, batches: Iterator[Batch], worker: Worker) -> None:
-        samples.extend(index for batch in batches for index in batch.indices.tolist())
+        observed.extend(index for batch in batches for index in batch.indices.tolist())
 
     monkeypatch.setattr(optimizer, "observe_samples", observe_samples)
-    orders = [torch.tensor(expected)] * bool(expected) + [torch.arange(50)[25 * start_step :][:25]]
-    batches = iter([Batch(IMAGES[order], LABELS[order], order) for order in orders])
+    samples = torch.arange(num_observed).split(25) if num_observed else ()
+    step = torch.arange(25 * start_step, 25 * start_step + 25)
+    batches = iter([Batch(IMAGES[some], LABELS[some], some) for some in (*samples, step)])
     progress = Progress(0, start_step)
     next(train_epoch(recipe, model, optimizer, batches, sampler, ALONE, progress))
-    assert samples == expected
+    assert observed == list(range(num_observed))
     assert next(batches, None) is None
