@@ -11,6 +11,7 @@ from pages import NAMES, ROOT, shell_commands, text_of, without_blocks
 
 from pipeline.cli.app import app
 from pipeline.cli.options import load_training
+from pipeline.config.job import load_job
 from pipeline.config.recipe import load_recipe
 
 ROOT_COMMAND = typer.main.get_command(app)
@@ -45,10 +46,12 @@ def test_every_shown_command_parses_and_its_recipe_and_values_are_valid(name: st
         given = parse(words).params
         if name == "docs/adding.md":  # its values are those of kinds that its diffs add
             continue
-        recipe, cluster = given.get("recipe"), given.get("on", "laptop")
-        if recipe and not PLACEHOLDER.fullmatch(recipe) and not cluster.endswith(".yaml"):
-            known = cluster if not PLACEHOLDER.fullmatch(cluster) else "laptop"
-            load_training(recipe, known, given.get("set_"))
+        document = given.get("recipe") or given.get("document") or ""
+        cluster = "laptop" if PLACEHOLDER.fullmatch(given.get("on", "")) else given.get("on")
+        if document.startswith("jobs/"):
+            load_job(str(ROOT / document))
+        elif document and not PLACEHOLDER.fullmatch(document):
+            load_training(document, cluster or "laptop", given.get("set_"))
 
 
 @pytest.mark.parametrize("name", NAMES)
