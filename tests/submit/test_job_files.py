@@ -85,25 +85,30 @@ def test_every_engine_takes_every_job(path: Path, engine: str, render: Render) -
             assert all(run in text for run in runs)
 
 
-def test_a_job_mounted_by_kuberay_makes_the_same_runs(
+def test_a_job_mounted_by_kuberay_makes_the_same_runs_from_the_users_own_recipes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, render: Render
 ) -> None:
-    """What KubeRay mounts names its recipes by their paths there."""
-    text = render(["ilsvrc", "submit", "jobs/vgg-7.yaml", "--on", "kuberay"])
-    job, documents = list(yaml.safe_load_all(text))[:2]
-    (volume,) = [
-        one
-        for one in job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["volumes"]
-        if one["name"] == "documents"
-    ]
+    here, pod = tmp_path / "here", tmp_path / "pod"
+    (here / "configs" / "recipes").mkdir(parents=True)
+    for name in ("mine", "yours"):
+        recipe = (PROJECT / "configs" / "recipes" / "resnet18.yaml").read_text()
+        (here / "configs" / "recipes" / f"{name}.yaml").write_text(f"{recipe}seed: {len(name)}\n")
+    (here / "two.yaml").write_text("trainings: [{recipe: mine, seeds: [0, 1]}, {recipe: yours}]")
+    monkeypatch.chdir(here)
+    expected = [member.run for member in load_job("two.yaml").members]
+    job, documents = list(
+        yaml.safe_load_all(render(["ilsvrc", "submit", "two.yaml", "--on", "kuberay"]))
+    )[:2]
+    head = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    (volume,) = [one for one in head["volumes"] if one["name"] == "documents"]
     for item in volume["configMap"]["items"]:
-        file = tmp_path / item["path"]
+        file = pod / item["path"]
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(documents["data"][item["key"]].replace("/etc/ilsvrc", str(tmp_path)))
-    monkeypatch.chdir(tmp_path)
-    mounted, here = load_job(f"{tmp_path}/vgg-7.yaml"), load_job(f"{PROJECT}/jobs/vgg-7.yaml")
-    assert [one.run for one in mounted.members] == [one.run for one in here.members]
-    assert mounted.name == here.name
+        file.write_text(documents["data"][item["key"]].replace("/etc/ilsvrc", str(pod)))
+    monkeypatch.chdir(pod)
+    mounted = load_job(f"{pod}/two.yaml")
+    assert [member.run for member in mounted.members] == expected
+    assert mounted.name == "two"
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
