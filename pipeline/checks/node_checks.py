@@ -68,7 +68,7 @@ def _software(nodes: list[Node]) -> Check:
 
 def _gpus(nodes: list[Node], cluster: Cluster) -> Check:
     if cluster.workers.device == "cpu":
-        return Check("GPUs", True, "none asked for")
+        return Check("GPUs", True, "none requested")
     problems = []
     for node in nodes:
         report = node.report

@@ -35,7 +35,7 @@ TRAINING = ("network", "data set", "batch", "machine", "memory", "storage", "tra
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check: its message says what was found, or what is wrong and its mend."""
+    """The result of one check: its message says what was found, or what is wrong and what to do."""
 
     name: str
     passed: bool

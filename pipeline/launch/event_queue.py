@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class EventQueue:
     """Holds events until the driver takes them, and the error that ends all attempts.
 
-    Not `ray.util.queue`, whose `put` waits for an answer and which holds no such error.
+    `ray.util.queue` waits for an answer to each put, and holds no such error.
     """
 
     def __init__(self) -> None:

@@ -144,8 +144,8 @@ def _device_name(cluster: Cluster, hardware: Hardware) -> str:
 def _correction(measured: MeasuredSpeed, machine: WorkerHardware) -> float:
     """Return measured ÷ modelled seconds of the step that was measured."""
     workload = measure_workload(measured.recipe, machine.hardware.data["ilsvrc2012"])
-    there = replace(machine, cores=measured.cpus if not machine.is_gpu else 1)
-    step = step_parts(workload, there, 1, 1)
+    benchmarked = replace(machine, cores=measured.cpus if not machine.is_gpu else 1)
+    step = step_parts(workload, benchmarked, 1, 1)
     modelled = step.seconds - step.loader
     return measured.recipe.batch.micro_batch_size / measured.step_images_per_second / modelled
 

@@ -4,7 +4,7 @@ recipe.yaml           the resolved recipe; its digest names the run
 run.json              the data set's digest, the MLflow run
 .lock                 held by the process that trains
 checkpoints/          pipeline.training.checkpoint
-metrics.jsonl         every metric, whether the tracking server was there or not
+metrics.jsonl         every metric, also while the tracking server is away
 weights.safetensors   the final weights; their presence means that the training is done
 predictions/          their predictions for every image (pipeline.evaluation.predictions)
 pictures/             drawings of them by `ilsvrc visualize`

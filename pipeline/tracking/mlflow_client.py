@@ -120,7 +120,7 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def _make_sqlite_file(path: Path) -> None:
-    """Have MLflow make its tables in a file beside, and link it to `path` when it is complete.
+    """Have MLflow make its tables in a temporary file, linked to `path` when it is complete.
 
     MLflow itself fails when two processes make one file, and can't repair an incomplete one.
     """
