@@ -96,7 +96,8 @@ def read_manifest(folder: Folder) -> Manifest:
 def check_sizes(folder: Folder, files: Iterable[ManifestFile]) -> None:
     """Raise `UserError` that names the first of `files` that is missing or of another size."""
     if isinstance(folder, Path):
-        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)}
+        with os.scandir(folder) as entries:
+            sizes = {entry.name: entry.stat().st_size for entry in entries}
     else:  # one request lists them all
         with remote_errors(folder):
             found = folder.fs.ls(folder.path, detail=True)
