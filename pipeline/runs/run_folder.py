@@ -13,12 +13,6 @@ quarantined.txt       images that the training left out, where its recipe lets i
 errors.log            the workers' traceback, where one failed
 stacks-of-worker-N.txt  the stacks of a worker that hung (launch.heartbeat)
 save, stop            request a checkpoint, or a stop, after the next step (launch.stop_signal)
-
-Checkpoints, metric log and heartbeat are this project's own, beside Ray's and MLflow's. Ray Train
-reports a checkpoint by a call of all workers together, only within Ray, and doesn't verify it; ours
-is written in the background, also without Ray, and a damaged one is found by its digest. MLflow's
-client waits for its server, or loses what is in its queue when the process is killed; the log
-outlives both. Ray notices a worker that dies, but not one that hangs.
 """
 
 import json
