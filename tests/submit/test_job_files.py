@@ -143,7 +143,7 @@ def predictions_of(member: JobMember, protocol: TestProtocol) -> Predictions:
         ranks=np.zeros(2, np.int32),
         guesses=np.zeros((2, 2), np.int32),
         classes=(ImageClass(0, "zero"), ImageClass(1, "one")),
-        about=PredictionMetadata(
+        metadata=PredictionMetadata(
             network=recipe.network.name,
             training_data=recipe.data.name,
             training_digest="1a2b",
