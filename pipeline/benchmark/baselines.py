@@ -66,7 +66,7 @@ def torchvision_batches(bench: Bench, num_workers: int) -> Iterator[Batch]:
     for pixels, indices in loader:
         images = pixels.to(device, non_blocking=True).to(torch.float32, memory_format=layout)
         labels = torch.from_numpy(bench.split.labels[indices.numpy()])
-        yield Batch(images.sub_(mean).div_(std), labels.to(device), indices)
+        yield Batch.of(images.sub_(mean).div_(std), labels.to(device), indices)
 
 
 def augmentation_of(bench: Bench) -> v2.Compose:

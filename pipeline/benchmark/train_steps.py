@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -68,7 +68,7 @@ def first_batches(bench: Bench, count: int) -> list[Batch]:
     with closing(open_loader(bench)) as batches:
         # Copies, since the loader frees its own memory.
         return [
-            Batch(batch.images.clone(), batch.labels, batch.indices)
+            replace(batch, images=batch.images.clone())
             for batch in itertools.islice(batches, count)
         ]
 

@@ -142,7 +142,7 @@ def _means(
                 batch = replace(batch, images=batch.images.flip(1))
             means = view_means(network, batch, one, config.averages_logits, config.precision)
             first = slice(None, None, one.boxes_per_image)
-            yield Batch(batch.images[first], batch.labels[first], batch.indices[first]), means
+            yield Batch.of(batch.images[first], batch.labels[first], batch.indices[first]), means
 
 
 def view_means(

@@ -61,7 +61,7 @@ def summary(what: str, found: list[float]) -> str:
 @torch.inference_mode()
 def test_ten_crops_against_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     model, views = network(name), pictures(40)
-    batch = Batch(views, torch.zeros(40), torch.arange(40))
+    batch = Batch.of(views, torch.zeros(40), torch.arange(40))
     one, ten = Pass(iter(()), 40), Pass(iter(()), 8, boxes_per_image=5, flip=True)
     found = ratios(
         lambda: [view_means(model, batch, ten, False, "float32") for _ in range(5)],

@@ -51,7 +51,7 @@ def run_epoch(
         for step in range(start_step, sampler.num_steps):
             for indices in sampler.micro_batches(np.arange(len(IMAGES)), step, 0):
                 chosen = torch.from_numpy(indices)
-                yield Batch(IMAGES[chosen], LABELS[chosen], chosen)
+                yield Batch.of(IMAGES[chosen], LABELS[chosen], chosen)
 
     optimizer, progress = build_optimizer(recipe.optimizer, model), Progress(epoch, start_step)
     return list(train_epoch(recipe, model, optimizer, batches(), sampler, ALONE, progress))
@@ -155,7 +155,7 @@ def test_the_mean_of_ddp_over_workers_is_undone() -> None:
     recipe = recipe_with(50, 25)
     sampler, worker = BatchSampler(50, 50, 2, world_size=2), replace(ALONE, world_size=2)
     chosen = torch.arange(25)
-    half = iter([Batch(IMAGES[chosen], LABELS[chosen], chosen)])
+    half = iter([Batch.of(IMAGES[chosen], LABELS[chosen], chosen)])
     optimizer = torch.optim.SGD(one_of_two.parameters(), lr=0.0)
     for group in optimizer.param_groups:
         group["learning_rate_factor"] = 1.0
@@ -203,7 +203,7 @@ def test_an_optimizer_sees_its_samples_before_an_epochs_first_step(
     monkeypatch.setattr(optimizer, "observe_samples", observe_samples)
     samples = torch.arange(num_observed).split(25) if num_observed else ()
     step = torch.arange(25 * start_step, 25 * start_step + 25)
-    batches = iter([Batch(IMAGES[some], LABELS[some], some) for some in (*samples, step)])
+    batches = iter([Batch.of(IMAGES[some], LABELS[some], some) for some in (*samples, step)])
     progress = Progress(0, start_step)
     next(train_epoch(recipe, model, optimizer, batches, sampler, ALONE, progress))
     assert observed == list(range(num_observed))

@@ -109,7 +109,7 @@ def test_levenberg_marquardt_follows_its_formula() -> None:
     settings = optimization.LevenbergMarquardtConfig(learning_rate=0.5, damping=0.1)
     optimizer = build_optimizer(settings, model)
     images, labels = torch.tensor([[1.0], [4.0], [4.0]]), torch.tensor([0, 0, 1])
-    batches = (Batch(images[rows], labels[rows], torch.tensor(rows)) for rows in ([0], [1, 2]))
+    batches = (Batch.of(images[rows], labels[rows], torch.tensor(rows)) for rows in ([0], [1, 2]))
     assert isinstance(optimizer, SampledOptimizer)
     optimizer.observe_samples(optimization.LossConfig(), batches, Worker(0, 1, torch.device("cpu")))
     curvature = 0.25 * (1 + 16 + 16) / 3  # p (1 - p) x²

@@ -35,7 +35,7 @@ def images_with(brightness: list[float]) -> Tensor:
 def batches(images: Tensor, size: int) -> list[Batch]:
     indices = torch.arange(len(images))
     return [
-        Batch(images[part], torch.zeros(len(part), dtype=torch.int64), part)
+        Batch.of(images[part], torch.zeros(len(part), dtype=torch.int64), part)
         for part in indices.split(size)
     ]
 

@@ -25,13 +25,20 @@ class Batch:
     """What a worker computes on at once, in the order of its views.
 
     images: float32 (n, c, h, w), or 1-D inputs (n, 1, length), normalized. labels: int64 (n,).
-    indices: int64 (n,), into the split. Images and labels are on the worker's device, indices stay
-    on the CPU.
+    indices: int64 (n,), into the split. keys, micro_batches: int64 (n,), as in `Views`. Images,
+    labels and keys are on the worker's device, the others stay on the CPU.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    keys: Tensor
+    micro_batches: Tensor
+
+    @staticmethod
+    def of(images: Tensor, labels: Tensor, indices: Tensor) -> "Batch":
+        """Return images that are one micro-batch, with no random numbers."""
+        return Batch(images, labels, indices, torch.zeros_like(labels), torch.zeros_like(indices))
 
 
 class _Backend(Interface):
@@ -89,6 +96,8 @@ class Loader:
             images=jitter_colors(images, views, self._input),
             labels=labels.to(self._device),
             indices=torch.from_numpy(views.images),
+            keys=torch.from_numpy(views.keys).to(self._device),
+            micro_batches=torch.from_numpy(views.micro_batches),
         )
 
     def close(self) -> None:

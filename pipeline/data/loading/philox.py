@@ -15,7 +15,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 # The last counter word separates the uses of the numbers.
-_VIEWS, _ORDER = 0, 1
+_VIEWS, _ORDER, _KEYS = 0, 1, 2
 
 _BLOCKS_IN_CACHE = 1 << 14
 
@@ -55,6 +55,19 @@ def uniforms(seed: int, epoch: int, images: NDArray[np.int64], count: int) -> ND
     counters[..., 3] = _VIEWS
     words = philox4x32(counters.reshape(-1, 4), (seed, epoch))
     return words.reshape(len(images), num_blocks * 4)[:, :count].astype(np.float64) / 2**32
+
+
+def image_keys(seed: int, epoch: int, images: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return one random 64-bit number for each of `images` (n,), int64 (n,), of either sign.
+
+    It seeds what the network itself draws for an image (`pipeline.models.dropout`).
+    """
+    counters = np.zeros((len(images), 4), dtype=np.uint64)
+    counters[:, 0] = images.astype(np.uint64) & _LOW
+    counters[:, 1] = images.astype(np.uint64) >> _HALF
+    counters[:, 3] = _KEYS
+    words = philox4x32(counters, (seed, epoch))
+    return ((words[:, 0] << _HALF) | words[:, 1]).view(np.int64)
 
 
 def sort_keys(seed: int, epoch: int, num_images: int) -> NDArray[np.uint64]:

@@ -1,6 +1,7 @@
 """Plans: the views of each batch of a worker, in order, for a training or an evaluation."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from pipeline.config.boxes import resized
 from pipeline.config.protocol import BoxProtocol
 from pipeline.config.recipe import Recipe
-from pipeline.data.loading.sampler import BatchSampler, epoch_order
+from pipeline.data.loading.philox import image_keys
+from pipeline.data.loading.sampler import BatchSampler, TrainingPass, epoch_order
 from pipeline.data.loading.views import (
     Views,
     evaluation_views,
@@ -28,7 +30,7 @@ def training_plan(
     start_epoch: int,
     start_step: int,
 ) -> Iterator[Views]:
-    """Yield the views of each micro-batch of worker `rank`, from (epoch, step) to the last epoch.
+    """Yield the views of each pass of worker `rank`, from (epoch, step) to the last epoch.
 
     Before the first step of an epoch come those that the optimizer looks at. Epochs follow one
     another without a break, so that loading ahead never stops between them.
@@ -37,21 +39,27 @@ def training_plan(
     for epoch in range(start_epoch, recipe.epochs):
         order = epoch_order(recipe.seed, epoch, sampler.num_images)
         first_step = start_step if epoch == start_epoch else 0
-        looked_at = (order[places] for places in samples if first_step == 0)
-        steps = (
-            sampler.micro_batches(order, step, rank)
-            for step in range(first_step, sampler.num_steps)
+        looked_at = (
+            TrainingPass(order[places], np.zeros_like(places))
+            for places in samples
+            if first_step == 0
         )
-        for images in chain(looked_at, chain.from_iterable(steps)):
-            yield training_views(
+        steps = (sampler.passes(order, step, rank) for step in range(first_step, sampler.num_steps))
+        for each in chain(looked_at, chain.from_iterable(steps)):
+            views = training_views(
                 recipe.augmentation,
                 recipe.evaluation,
                 recipe.input.size,
-                images,
-                split.sizes[images],
+                each.images,
+                split.sizes[each.images],
                 recipe.seed,
                 epoch,
                 training_size(recipe.input.size, recipe.resizing, epoch),
+            )
+            yield replace(
+                views,
+                keys=image_keys(recipe.seed, epoch, each.images),
+                micro_batches=each.micro_batches,
             )
 
 

@@ -23,25 +23,47 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
+class TrainingPass:
+    """The images of a step that a worker computes at once: one or more whole micro-batches.
+
+    images: int64 (n,). micro_batches: int64 (n,), in rising order, the number of each image's
+    micro-batch among all of the step.
+    """
+
+    images: NDArray[np.int64]
+    micro_batches: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class BatchSampler:
-    """Splits an epoch's images into global batches, micro-batches and workers' shares.
+    """Splits an epoch's images into global batches, micro-batches, workers' shares and passes.
 
     Every split is even: sizes differ by at most one, as `numpy.array_split`. So every image is used
     exactly once an epoch, and no batch is tiny. Where the workers don't divide the micro-batches of
     a step, some of them compute one more than others. Raises `UserError` where some micro-batch or
     worker would have nothing.
+
+    A worker computes `micro_batches_at_once` of its micro-batches in one pass; the result is that
+    of one after another.
     """
 
     num_images: int
     global_batch_size: int
     num_micro_batches: int
     world_size: int
+    micro_batches_at_once: int = 1
 
     @staticmethod
-    def of(batch: BatchConfig, num_images: int, world_size: int) -> "BatchSampler":
+    def of(
+        batch: BatchConfig, num_images: int, world_size: int, micro_batches_at_once: int = 1
+    ) -> "BatchSampler":
         """Return the sampler of a recipe's `batch`."""
         return BatchSampler(
-            num_images, batch.global_batch_size, batch.num_micro_batches, world_size
+            num_images,
+            batch.global_batch_size,
+            batch.num_micro_batches,
+            world_size,
+            micro_batches_at_once,
         )
 
     def __post_init__(self) -> None:
@@ -77,6 +99,15 @@ class BatchSampler:
         """Images in the largest micro-batch of the epoch."""
         return -(-self.batch_size(0) // self.num_micro_batches)
 
+    @property
+    def max_pass_size(self) -> int:
+        """Images in the largest pass of the epoch."""
+        return self.max_micro_batch_size * min(self.micro_batches_at_once, len(self.share(0)))
+
+    def num_passes(self, rank: int) -> int:
+        """Return how many passes worker `rank` computes in a step."""
+        return -(-len(self.share(rank)) // self.micro_batches_at_once)
+
     def batch_size(self, step: int) -> int:
         """Return the number of images in global batch `step`, all workers together."""
         return self._start(step + 1) - self._start(step)
@@ -88,6 +119,18 @@ class BatchSampler:
         batch = order[self._start(step) : self._start(step + 1)]
         share = self.share(rank)
         return np.array_split(batch, self.num_micro_batches)[share.start : share.stop]
+
+    def passes(self, order: NDArray[np.int64], step: int, rank: int) -> list[TrainingPass]:
+        """Return the same micro-batches by the passes in which they are computed."""
+        micro_batches = self.micro_batches(order, step, rank)
+        numbers, at_once = self.share(rank), self.micro_batches_at_once
+        return [
+            TrainingPass(
+                np.concatenate(together := micro_batches[start : start + at_once]),
+                np.repeat(numbers[start : start + at_once], [len(images) for images in together]),
+            )
+            for start in range(0, len(micro_batches), at_once)
+        ]
 
     def sample_batches(self, num_samples: int, rank: int) -> list[NDArray[np.int64]]:
         """Return worker `rank`'s share of the first `num_samples` places of an epoch's order.

@@ -38,6 +38,10 @@ class Views:
     lighting: float32 (n, 3), added to R, G, B in 0–255.
     color_jitter: float32 (n, 3), factors of brightness, contrast and saturation before the lighting
         (`pipeline.data.loading.color_jitter`); 1 leaves the colours alone.
+    keys: int64 (n,), a random number of each image in its epoch, for what the network draws;
+        `training_plan` sets them, elsewhere they are 0.
+    micro_batches: int64 (n,), in rising order, the number of each one's micro-batch in its step;
+        likewise.
     boxes_per_image: so many views in a row are of one image, which is decoded once for them. They
         share its first one's flip and lighting, and what any of them may read.
     """
@@ -49,12 +53,21 @@ class Views:
     flips: NDArray[np.bool_]
     lighting: NDArray[np.float32]
     color_jitter: NDArray[np.float32]
+    keys: Integers
+    micro_batches: Integers
     boxes_per_image: int = 1
 
     def take(self, rows: Sequence[int]) -> "Views":
         """Return these views alone; of an image's several, all must be among them."""
-        arrays = ("images", "boxes", "support", "flips", "lighting", "color_jitter")
-        return replace(self, **{name: vars(self)[name][list(rows)] for name in arrays})
+        chosen = list(rows)
+        return replace(
+            self,
+            **{
+                name: values[chosen]
+                for name, values in vars(self).items()
+                if isinstance(values, np.ndarray)
+            },
+        )
 
 
 def evaluation_views(
@@ -133,6 +146,8 @@ def training_views(
         flips=(numbers[:, _FLIP] < 0.5) & look.flip,
         lighting=pca_lighting(numbers[:, _LIGHTING], look.color_noise, look.color_components),
         color_jitter=color_jitter,
+        keys=np.zeros_like(images),
+        micro_batches=np.zeros_like(images),
     )
 
 
@@ -158,5 +173,7 @@ def _plain_views(
         flips=np.zeros(n, dtype=np.bool_),
         lighting=np.zeros((n, 3), dtype=np.float32),
         color_jitter=np.ones((n, 3), dtype=np.float32),
+        keys=np.zeros_like(images),
+        micro_batches=np.zeros_like(images),
         boxes_per_image=boxes_per_image,
     )
