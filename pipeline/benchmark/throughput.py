@@ -36,6 +36,7 @@ from pipeline.config.recipe import BatchConfig, Recipe
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import build_model
 from pipeline.planning.measured_speed import MeasuredSpeed, now
+from pipeline.planning.pass_size import gpu_memory, micro_batches_at_once
 from pipeline.runtime.distributed import device_here, threads
 from pipeline.runtime.errors import UserError
 
@@ -97,7 +98,7 @@ def run_benchmark(
 ) -> Benchmark:
     """Measure in `rounds` rounds with turns of `seconds`, on sample images.
 
-    `num_images` different images, rounded up to whole micro-batches, are loaded again and again;
+    `num_images` different images, rounded up to whole passes, are loaded again and again;
     the recipe's own data isn't read. `against` may be "torchvision". bfloat16 becomes float32 on a
     device without instructions for it. Raises `UserError` for an unknown baseline, a recipe of
     signals, a network that doesn't fit its input, and a GPU that isn't there.
@@ -106,13 +107,21 @@ def run_benchmark(
         raise UserError(f"--against {against}: not a known baseline; there is: torchvision")
     device = device_here(cluster.workers.device)
     machine = machine_info(device)
-    recipe = measurable_recipe(recipe, machine)
-    micro_batch = recipe.batch.micro_batch_size
-    num_images = -(-num_images // micro_batch) * micro_batch
+    at_once = micro_batches_at_once(recipe, cluster.compute, gpu_memory(device))
+    recipe = measurable_recipe(recipe, machine, at_once)
+    batch = recipe.batch.global_batch_size
+    num_images = -(-num_images // batch) * batch
     num_classes = recipe.network.num_classes
     with TemporaryDirectory(prefix="ilsvrc-") as folder, threads(cluster.workers.cpus):
         split = write_sample_images(Path(folder) / "images", num_images, num_classes)
-        bench = Bench(recipe, split, cluster.loading, cluster.channels_last, device)
+        bench = Bench(
+            recipe,
+            split,
+            cluster.loading,
+            cluster.channels_last,
+            device,
+            cluster.compute.engine,
+        )
         memory = measure_memory(bench, _EPOCHS_OF_MEMORY)
         tried = worker_counts(cluster.loading.threads) if against else []
         num_workers = _fastest_count(bench, tried, seconds) if tried else None
@@ -181,8 +190,10 @@ def _fastest_count(bench: Bench, tried: list[int], seconds: float) -> int:
     return max(tried, key=lambda count: rates[count].median)
 
 
-def measurable_recipe(recipe: Recipe, machine: MachineInfo) -> Recipe:
-    """Return `recipe` with one micro-batch a step, without end, in a precision that `machine` has.
+def measurable_recipe(recipe: Recipe, machine: MachineInfo, at_once: int = 1) -> Recipe:
+    """Return `recipe` with one pass a step, without end, in a precision that `machine` has.
+
+    A pass is `at_once` micro-batches.
 
     Raises `UserError` for a recipe of signals.
     """
@@ -194,7 +205,7 @@ def measurable_recipe(recipe: Recipe, machine: MachineInfo) -> Recipe:
     size = recipe.batch.micro_batch_size
     return recipe.model_copy(
         update={
-            "batch": BatchConfig(global_batch_size=size, micro_batch_size=size),
+            "batch": BatchConfig(global_batch_size=at_once * size, micro_batch_size=size),
             "epochs": _ENDLESS,
             "precision": recipe.precision if machine.computes_bfloat16 else "float32",
         }

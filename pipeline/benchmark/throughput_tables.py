@@ -46,7 +46,7 @@ def benchmark_notes(result: Benchmark) -> Iterator[str]:
     yield f"{where}{machine.cpu}, {machine.num_cores} cores; {bfloat16}"
     yield (
         f"one worker, threads: {loading.threads} to load ({loading.backend}), {workers.cpus} to "
-        f"step; a step is {recipe.batch.micro_batch_size} images of {recipe.input.size}×"
+        f"step; a step is {recipe.batch.global_batch_size} images of {recipe.input.size}×"
         f"{recipe.input.size}"
     )
     if workers.device == "cpu" and loading.threads + workers.cpus > machine.num_cores:

@@ -18,6 +18,7 @@ from pipeline.data.store.store import Split
 from pipeline.models.classifier import to_device
 from pipeline.models.zoo import build_model
 from pipeline.runtime.distributed import Worker
+from pipeline.training.grouped_forward import Engine, build_forward
 from pipeline.training.loop import StepResult, train_epoch
 from pipeline.training.train_state import Progress, TrainState, build_train_state
 
@@ -26,9 +27,9 @@ from pipeline.training.train_state import Progress, TrainState, build_train_stat
 class Bench:
     """A recipe on one worker, with sample images in place of its data.
 
-    With `sampler`, each step is one micro-batch and an optimizer step: what one worker does where
-    there are as many workers as micro-batches. The split's size is a multiple of the micro-batch,
-    so that all steps are alike.
+    Each step is one pass and an optimizer step: what one worker does where there are as many
+    workers as passes. The split's size is a multiple of the recipe's batch, so that all steps are
+    alike.
     """
 
     recipe: Recipe
@@ -36,10 +37,12 @@ class Bench:
     loading: LoadingConfig
     channels_last: bool
     device: torch.device
+    engine: Engine = "eager"
 
     @property
     def sampler(self) -> BatchSampler:
-        return BatchSampler(len(self.split), self.recipe.batch.micro_batch_size, 1, 1)
+        batch = self.recipe.batch
+        return BatchSampler.of(batch, len(self.split), 1, batch.num_micro_batches)
 
 
 def open_loader(bench: Bench) -> Loader:
@@ -51,7 +54,7 @@ def open_loader(bench: Bench) -> Loader:
         recipe.input,
         bench.loading,
         bench.device,
-        max_batch_size=sampler.max_micro_batch_size,
+        max_batch_size=sampler.max_pass_size,
         fill=recipe.augmentation.appearance.fill,
         channels_last=bench.channels_last,
     )
@@ -97,9 +100,10 @@ def initial_train_state(bench: Bench, without: type[nn.Module] | None = None) ->
 
 def steps_of(bench: Bench, state: TrainState, batches: Iterator[Batch]) -> Iterator[StepResult]:
     """Take the training's steps on `batches`."""
-    recipe = bench.recipe
+    recipe, sampler = bench.recipe, bench.sampler
     worker = Worker(0, 1, bench.device)
+    forward = build_forward(recipe, state.model, sampler, worker, bench.engine)
     for epoch in range(recipe.epochs):
         yield from train_epoch(
-            recipe, state.model, state.optimizer, batches, bench.sampler, worker, Progress(epoch)
-        )  # fmt: skip
+            recipe, forward, state.optimizer, batches, sampler, worker, Progress(epoch)
+        )

@@ -119,6 +119,19 @@ class LoadingConfig(Section):
     evaluation_batch_size: PositiveInt = 256
 
 
+class ComputeConfig(Section):
+    """How a worker computes a step. None of this changes what is trained, but for rounding.
+
+    `images_at_once` is how many images a worker computes in one pass, rounded down to whole
+    micro-batches, of which it takes at least one. Left out, it is one micro-batch on a CPU, and on
+    a GPU as many as fit its memory. `engine` runs a pass as PyTorch does ("eager"), as a function
+    that it has compiled ("compile"), or as CUDA graphs that it has captured ("graphs").
+    """
+
+    images_at_once: PositiveInt | None = None
+    engine: Literal["eager", "compile", "graphs"] = "eager"
+
+
 class TrackingConfig(Section):
     """Where runs are recorded. `MLFLOW_TRACKING_URI` takes precedence over `uri`.
 
@@ -166,6 +179,7 @@ class Cluster(Section):
     engine: Engine = Local()
     network: CommunicationConfig = CommunicationConfig()
     loading: LoadingConfig = LoadingConfig()
+    compute: ComputeConfig = ComputeConfig()
     tracking: TrackingConfig = TrackingConfig()
     saving: SavingConfig = SavingConfig()
     data_dir: str = "data"
@@ -192,6 +206,12 @@ class Cluster(Section):
                     f"{workers.most} workers don't fill nodes of engine.workers_per_node={each}; "
                     "change one of them"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_need_a_gpu(self) -> Self:
+        if self.compute.engine == "graphs" and self.workers.device == "cpu":
+            raise ValueError("compute.engine: graphs needs workers.device: gpu")
         return self
 
     def in_this_process(self) -> "Cluster":

@@ -13,6 +13,7 @@ from pipeline.data.store.stage import stage
 from pipeline.data.store.store import Store, store_folder
 from pipeline.launch.events import Report
 from pipeline.launch.heartbeat import Watchdog
+from pipeline.planning.pass_size import gpu_memory, micro_batches_at_once
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
 
@@ -42,8 +43,11 @@ class TrainingJob:
         return open_data(self.cluster, store_folder(self.cluster, self.recipe.data.name))
 
     def sampler(self, worker: Worker) -> BatchSampler:
-        images = self.store().split_manifest(self.recipe.data.train_split)
-        return BatchSampler.of(self.recipe.batch, images.num_images, worker.world_size)
+        """Return how the training split's images come to batches, on `worker` to passes too."""
+        recipe = self.recipe
+        images = self.store().split_manifest(recipe.data.train_split)
+        at_once = micro_batches_at_once(recipe, self.cluster.compute, gpu_memory(worker.device))
+        return BatchSampler.of(recipe.batch, images.num_images, worker.world_size, at_once)
 
 
 def open_data(cluster: Cluster, folder: Folder) -> Store:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pipeline.models.classifier import ImageClassifier, InputShape
+from pipeline.models.dropout import Dropout
 from pipeline.models.initialization import fill_normal
 from pipeline.models.response_norm import ResponseNorm, SameMapNorm
 
@@ -85,10 +86,10 @@ class AlexNet(ImageClassifier):
         self.flatten = nn.Flatten()
         self.fc6 = nn.Linear(256 * 6 * 6, 4096)
         self.relu6 = nn.ReLU(inplace=True)
-        self.dropout6 = nn.Dropout(0.5)
+        self.dropout6 = Dropout(0.5)
         self.fc7 = nn.Linear(4096, 4096)
         self.relu7 = nn.ReLU(inplace=True)
-        self.dropout7 = nn.Dropout(0.5)
+        self.dropout7 = Dropout(0.5)
         self.fc8 = nn.Linear(4096, num_classes)
         self._initialize(initial)
         if initial.bias == 1:

@@ -9,11 +9,13 @@ As the authors' code: the last batch norm and its ReLU come before the global po
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from pipeline.models.batch_norm import BatchNorm2d
 from pipeline.models.classifier import ImageClassifier, InputShape
 from pipeline.models.initialization import fill_normal
 
@@ -23,21 +25,24 @@ class DenseLayer(nn.Module):
 
     def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.bn1 = BatchNorm2d(in_channels)
         self.relu1 = nn.ReLU(inplace=True)
         self.conv1 = nn.Conv2d(in_channels, 4 * growth, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(4 * growth)
+        self.bn2 = BatchNorm2d(4 * growth)
         self.relu2 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
 
     def forward(self, *features: Tensor, recompute: bool = False) -> Tensor:
         if recompute and self.training and torch.is_grad_enabled():
+            # The batch norm must not update its statistics twice. In a training it writes them
+            # where they are the same the second time.
+            once: Any = {"context_fn": lambda: (nullcontext(), _statistics_kept(self.bn1))}
             x = checkpoint(
                 self._bottleneck,
                 *features,
                 use_reentrant=False,
                 preserve_rng_state=False,
-                context_fn=lambda: (nullcontext(), _statistics_kept(self.bn1)),
+                **({} if self.bn1.group_statistics is not None else once),
             )
         else:
             x = self._bottleneck(*features)
@@ -66,7 +71,7 @@ class Transition(nn.Sequential):
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
-        self.bn = nn.BatchNorm2d(in_channels)
+        self.bn = BatchNorm2d(in_channels)
         self.relu = nn.ReLU(inplace=True)
         self.conv = nn.Conv2d(in_channels, in_channels // 2, 1, bias=False)
         self.pool = nn.AvgPool2d(2)
@@ -89,7 +94,7 @@ class DenseNet(ImageClassifier):
         n1, n2, n3, n4 = num_layers
         width = 2 * growth
         self.conv0 = nn.Conv2d(num_channels, width, 7, stride=2, padding=3, bias=False)
-        self.bn0 = nn.BatchNorm2d(width)  # (n, 2k, 112, 112)
+        self.bn0 = BatchNorm2d(width)  # (n, 2k, 112, 112)
         self.relu0 = nn.ReLU(inplace=True)
         self.pool0 = nn.MaxPool2d(3, stride=2, padding=1)  # (n, 2k, 56, 56)
         self.block1 = DenseBlock(n1, width, growth)
@@ -106,7 +111,7 @@ class DenseNet(ImageClassifier):
         width //= 2
         self.block4 = DenseBlock(n4, width, growth)
         width += n4 * growth
-        self.bn5 = nn.BatchNorm2d(width)
+        self.bn5 = BatchNorm2d(width)
         self.relu5 = nn.ReLU(inplace=True)
         self.pool5 = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
@@ -137,7 +142,7 @@ class DenseNet(ImageClassifier):
 
 
 @contextmanager
-def _statistics_kept(norm: nn.BatchNorm2d) -> Iterator[None]:
+def _statistics_kept(norm: BatchNorm2d) -> Iterator[None]:
     """Run `norm` again on the same batch without updating its statistics a second time."""
     momentum, norm.momentum = norm.momentum, 0.0
     try:

@@ -10,7 +10,9 @@ from functools import partial
 
 from torch import Tensor, cat, nn
 
+from pipeline.models.batch_norm import BatchNorm2d
 from pipeline.models.classifier import ImageClassifier, InputShape, WithAuxiliary
+from pipeline.models.dropout import Dropout
 from pipeline.models.response_norm import ResponseNorm
 
 
@@ -31,7 +33,7 @@ class ConvUnit(nn.Sequential):
             in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=not batch_norm
         )
         if batch_norm:
-            self.bn = nn.BatchNorm2d(out_channels)
+            self.bn = BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
 
 
@@ -80,7 +82,7 @@ class GoogLeNetAuxiliary(nn.Sequential):
         self.flatten = nn.Flatten()
         self.fc1 = nn.Linear(128 * 4 * 4, 1024)
         self.relu = nn.ReLU(inplace=True)
-        self.dropout = nn.Dropout(0.7)
+        self.dropout = Dropout(0.7)
         self.fc2 = nn.Linear(1024, num_classes)
 
 
@@ -120,7 +122,7 @@ class GoogLeNet(ImageClassifier):
         self.auxiliary2 = auxiliary(528, num_classes)
         self.pool5 = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.dropout = nn.Dropout(0.4)
+        self.dropout = Dropout(0.4)
         self.fc = nn.Linear(1024, num_classes)
         self._initialize()
 

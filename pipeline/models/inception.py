@@ -8,7 +8,9 @@ torchvision, batch norm has a scale γ, average pools count their padding as zer
 
 from torch import Tensor, cat, nn
 
+from pipeline.models.batch_norm import BatchNorm2d
 from pipeline.models.classifier import ImageClassifier, InputShape, WithAuxiliary
+from pipeline.models.dropout import Dropout
 
 
 class ConvBN(nn.Sequential):
@@ -29,7 +31,7 @@ class ConvBN(nn.Sequential):
         self.conv = nn.Conv2d(
             in_channels, out_channels, (height, width), stride, padding, bias=False
         )
-        self.bn = nn.BatchNorm2d(out_channels, eps=1e-3)
+        self.bn = BatchNorm2d(out_channels, eps=1e-3)
         self.relu = nn.ReLU(inplace=True)
 
 
@@ -168,7 +170,7 @@ class InceptionV3(ImageClassifier):
         self.mixed_7c = inception_e(2048)
         self.pool3 = nn.AdaptiveAvgPool2d(1)  # (n, 2048, 1, 1)
         self.flatten = nn.Flatten()
-        self.dropout = nn.Dropout(0.5)
+        self.dropout = Dropout(0.5)
         self.fc = nn.Linear(2048, num_classes)
         self._initialize()
 

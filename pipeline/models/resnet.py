@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from pipeline.models.batch_norm import BatchNorm2d
 from pipeline.models.classifier import ImageClassifier, InputShape
 from pipeline.models.initialization import fill_normal, he_std
 
@@ -41,7 +42,7 @@ def option_c(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """A projection: 1×1 convolution and batch norm."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
-        nn.BatchNorm2d(out_channels),
+        BatchNorm2d(out_channels),
     )
 
 
@@ -57,9 +58,9 @@ class BasicBlock(nn.Module):
     def __init__(self, in_channels: int, width: int, stride: int, shortcut: Shortcut) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNorm2d(width)
         self.shortcut = shortcut(in_channels, width, stride)
         self.relu = nn.ReLU(inplace=True)
 
@@ -82,11 +83,11 @@ class Bottleneck(nn.Module):
         first, second = (1, stride) if self.stride_in_3x3 else (stride, 1)
         out_channels = width * self.expansion
         self.conv1 = nn.Conv2d(in_channels, width, 1, stride=first, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, stride=second, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.bn3 = BatchNorm2d(out_channels)
         self.shortcut = shortcut(in_channels, out_channels, stride)
         self.relu = nn.ReLU(inplace=True)
 
@@ -123,7 +124,7 @@ class ResNet(ImageClassifier):
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(num_channels, 64, 7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)  # (n, 64, 112, 112)
+        self.bn1 = BatchNorm2d(64)  # (n, 64, 112, 112)
         self.relu = nn.ReLU(inplace=True)
         self.pool1 = nn.MaxPool2d(3, stride=2, padding=1)  # (n, 64, 56, 56)
         self._in_channels = 64

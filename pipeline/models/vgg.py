@@ -10,7 +10,9 @@ from string import ascii_lowercase
 
 from torch import Tensor, nn
 
+from pipeline.models.batch_norm import BatchNorm2d
 from pipeline.models.classifier import ImageClassifier, InputShape, check_shapes
+from pipeline.models.dropout import Dropout
 from pipeline.models.initialization import fill_normal
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.runtime.errors import UserError
@@ -55,7 +57,7 @@ class VGG(ImageClassifier):
                 convolution = nn.Conv2d(width, channels, size, padding=size // 2)
                 self.add_module(f"conv{name}", convolution)
                 if batch_norm:
-                    self.add_module(f"bn{name}", nn.BatchNorm2d(channels))
+                    self.add_module(f"bn{name}", BatchNorm2d(channels))
                 self.add_module(f"relu{name}", nn.ReLU(inplace=True))
                 width = channels
             if response_norm and block == 1:
@@ -64,10 +66,10 @@ class VGG(ImageClassifier):
         self.flatten = nn.Flatten()
         self.fc6 = nn.Linear(512 * 7 * 7, 4096)
         self.relu6 = nn.ReLU(inplace=True)
-        self.dropout6 = nn.Dropout(0.5)
+        self.dropout6 = Dropout(0.5)
         self.fc7 = nn.Linear(4096, 4096)
         self.relu7 = nn.ReLU(inplace=True)
-        self.dropout7 = nn.Dropout(0.5)
+        self.dropout7 = Dropout(0.5)
         self.fc8 = nn.Linear(4096, num_classes)
         self._initialize(batch_norm)
 

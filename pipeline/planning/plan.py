@@ -9,6 +9,7 @@ from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
 from pipeline.planning.hardware import Hardware, read_hardware
 from pipeline.planning.measured_speed import MeasuredSpeed, newest_measurement
+from pipeline.planning.pass_size import micro_batches_at_once
 from pipeline.planning.step_cost import WorkerHardware, bytes_between_nodes, step_parts
 from pipeline.planning.workload import Workload, data_facts, measure_workload
 from pipeline.runtime.errors import UserError
@@ -79,6 +80,9 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
         cores=1 if is_gpu else workers.cpus,
         threads=cluster.loading.threads,
         workers_per_node=device.workers_per_node,
+        micro_batches_at_once=micro_batches_at_once(
+            recipe, cluster.compute, device.memory.value * 1e9 if is_gpu else None
+        ),
     )
     measured = newest_measurement(cluster.runs_dir, recipe, machine)
     if measured:
@@ -144,10 +148,15 @@ def _device_name(cluster: Cluster, hardware: Hardware) -> str:
 def _correction(measured: MeasuredSpeed, machine: WorkerHardware) -> float:
     """Return measured ÷ modelled seconds of the step that was measured."""
     workload = measure_workload(measured.recipe, machine.hardware.data["ilsvrc2012"])
-    benchmarked = replace(machine, cores=measured.cpus if not machine.is_gpu else 1)
-    step = step_parts(workload, benchmarked, 1, 1)
+    batch = measured.recipe.batch  # one pass
+    benchmarked = replace(
+        machine,
+        cores=measured.cpus if not machine.is_gpu else 1,
+        micro_batches_at_once=batch.num_micro_batches,
+    )
+    step = step_parts(workload, benchmarked, 1, batch.num_micro_batches)
     modelled = step.seconds - step.loader
-    return measured.recipe.batch.micro_batch_size / measured.step_images_per_second / modelled
+    return batch.global_batch_size / measured.step_images_per_second / modelled
 
 
 def _memory(workload: Workload, hardware: Hardware, micro_batch: int, is_gpu: bool) -> float:

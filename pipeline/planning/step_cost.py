@@ -1,9 +1,10 @@
 """A model of one optimizer step on n workers: a sum of times, the largest is the bottleneck.
 
 A worker computes each of its micro-batches, forward and backward, in the time that its arithmetic
-takes at the device's efficiency, and then its memory traffic at the memory's bandwidth; no faster
-than a CPU can start the kernels. Gradients travel by rings, first in each node, then between nodes,
-during the last micro-batch's backward pass, two thirds of its time; the last bucket can't overlap.
+takes at the device's efficiency, and then its memory traffic at the memory's bandwidth; and a pass
+of several no faster than a CPU can start its kernels. Gradients travel by rings, first in each
+node, then between nodes, during the backward half of the last pass, two thirds of its time; the
+last bucket can't overlap.
 Loading overlaps with all this and counts only where it is slower.
 """
 
@@ -25,6 +26,7 @@ _BUCKET_BYTES = 25 * 2**20  # DDP's
 class WorkerHardware:
     """The hardware of each worker: `cores` of the device (GPUs: 1), `threads` for loading.
 
+    It computes up to `micro_batches_at_once` in one pass.
     `correction` is measured ÷ modelled time of a step, and `loaded_per_thread` images/s, from
     `ilsvrc benchmark` where that has run.
     """
@@ -35,6 +37,7 @@ class WorkerHardware:
     cores: int
     threads: int
     workers_per_node: int
+    micro_batches_at_once: int = 1
     correction: float = 1.0
     loaded_per_thread: float | None = None
 
@@ -81,9 +84,10 @@ def step_parts(
     traffic = slow * images * workload.activation_bytes * facts.activation_passes.value / bandwidth
     launch = machine.correction * workload.layers * facts.launch.value / 1e3 * machine.is_gpu
     optimizer = slow * workload.gradient_bytes * _WEIGHT_PASSES / bandwidth
-    waiting = max(0.0, launch - arithmetic - traffic)
+    in_a_pass = min(machine.micro_batches_at_once, micro_batches_each)
+    waiting = max(0.0, launch / in_a_pass - arithmetic - traffic)
     micro_batch = arithmetic + traffic + waiting
-    exchange = _exposed_exchange(workload, machine, num_workers, micro_batch)
+    exchange = _exposed_exchange(workload, machine, num_workers, in_a_pass * micro_batch)
     computing = micro_batches_each * micro_batch + optimizer + exchange
     loading = (
         micro_batches_each
@@ -107,7 +111,7 @@ def bytes_between_nodes(workload: Workload, machine: WorkerHardware, num_workers
 
 
 def _exposed_exchange(
-    workload: Workload, machine: WorkerHardware, num_workers: int, micro_batch: float
+    workload: Workload, machine: WorkerHardware, num_workers: int, last_pass: float
 ) -> float:
     """Return the seconds of the gradients' exchange that don't overlap with the backward pass."""
     device, facts = machine.device, machine.hardware
@@ -119,7 +123,7 @@ def _exposed_exchange(
         + 2 * math.ceil(math.log2(num_workers)) * facts.delay.value / 1e3
     )
     last_bucket = min(1.0, _BUCKET_BYTES / workload.gradient_bytes)
-    return max(seconds - micro_batch * 2 / 3, seconds * last_bucket)
+    return max(seconds - last_pass * 2 / 3, seconds * last_bucket)
 
 
 def _ring_factor(members: int) -> float:

@@ -58,11 +58,15 @@ def measure_workload(recipe: Recipe, data: DataFacts) -> Workload:
     )
 
 
-def training_bytes(recipe: Recipe) -> float:
-    """Return the least memory that a worker needs: state, and a micro-batch's activations."""
-    model = meta_model(recipe)
-    activations = recipe.batch.micro_batch_size * _activation_bytes(recipe, model)
-    return _state_bytes(recipe, model) + activations
+def training_bytes(recipe: Recipe, num_micro_batches: int = 1) -> float:
+    """Return the memory that a worker needs: state, and the activations of a pass."""
+    return _state_bytes(recipe, meta_model(recipe)) + pass_bytes(recipe, num_micro_batches)
+
+
+def pass_bytes(recipe: Recipe, num_micro_batches: int) -> float:
+    """Return the memory of the activations of so many micro-batches that are computed at once."""
+    images = num_micro_batches * recipe.batch.micro_batch_size
+    return images * _activation_bytes(recipe, meta_model(recipe))
 
 
 def meta_model(recipe: Recipe) -> ImageClassifier:

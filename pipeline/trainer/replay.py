@@ -9,6 +9,7 @@ from pipeline.launch.training_job import TrainingJob
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
 from pipeline.trainer.worker import make_model, restore, training_batches
+from pipeline.training.grouped_forward import build_forward
 from pipeline.training.loop import train_epoch
 from pipeline.training.step_inspection import InspectedStep, StepInspector
 from pipeline.training.train_state import build_train_state
@@ -42,8 +43,9 @@ def replay(job: TrainingJob, step: int, worker: Worker, report: Report) -> Inspe
     split = store.split(recipe.data.train_split)
     model, optimizer = train_state.model, train_state.optimizer
     loader = training_batches(job, sampler, progress, worker, report)
-    inspector = StepInspector(model, optimizer, loader)
-    for result in train_epoch(recipe, model, optimizer, inspector, sampler, worker, progress):
+    forward = build_forward(recipe, model, sampler, worker, job.cluster.compute.engine)
+    inspector = StepInspector(forward, optimizer, loader)
+    for result in train_epoch(recipe, forward, optimizer, inspector, sampler, worker, progress):
         if result.step == index:
             break
         inspector.reset()

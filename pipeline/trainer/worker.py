@@ -32,6 +32,7 @@ from pipeline.trainer.metric_aggregation import MetricAggregator
 from pipeline.trainer.validation import Validation
 from pipeline.training.checkpoint import Retention, load_checkpoint, newest_checkpoint
 from pipeline.training.checkpoint_writer import CheckpointWriter, SilentWriter
+from pipeline.training.grouped_forward import GroupedForward, build_forward
 from pipeline.training.loop import train_epoch
 from pipeline.training.loss_monitor import LossMonitor
 from pipeline.training.schedule import Schedule
@@ -118,7 +119,10 @@ def train_epochs(progress: Progress, context: WorkerContext) -> Counts | None:
     """Train from `progress` to the end; return the last evaluation, None if no epoch was left."""
     recipe, worker, sampler = context.job.recipe, context.worker, context.sampler
     train_state = context.train_state
-    model = in_parallel(train_state.model, worker)
+    cluster = context.job.cluster
+    model = in_parallel(
+        build_forward(recipe, train_state.model, sampler, worker, cluster.compute.engine), worker
+    )
     schedule = Schedule(recipe.schedule, recipe.epochs)
     counts = None
     with closing(
@@ -186,13 +190,15 @@ def make_model(job: TrainingJob, worker: Worker) -> ImageClassifier:
     return model
 
 
-def in_parallel(model: nn.Module, worker: Worker) -> nn.Module:
+def in_parallel(model: GroupedForward, worker: Worker) -> nn.Module:
     """Return `model` such that its gradients are averaged over the workers."""
     if worker.world_size == 1:
         return model
     devices = [worker.device] if worker.device.type == "cuda" else None
-    # Batch-norm statistics are averaged after each step (`pipeline.training.batch_norm`).
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+    # Batch-norm statistics are averaged after each step (`BatchNormStatistics`).
+    return DistributedDataParallel(
+        model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
 
 
 def training_batches(
@@ -212,7 +218,7 @@ def training_batches(
         recipe.input,
         job.cluster.loading,
         worker.device,
-        max_batch_size=sampler.max_micro_batch_size,
+        max_batch_size=sampler.max_pass_size,
         fill=recipe.augmentation.appearance.fill,
         channels_last=job.cluster.channels_last,
         quarantine=quarantine,

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.sgd import sgd
 
 
 class CaffeSGD(Optimizer):
@@ -23,13 +24,20 @@ class CaffeSGD(Optimizer):
         """Move every parameter that has a gradient by its velocity."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            velocities = [self._velocity(p) for p in parameters]
-            gradients = [p.grad for p in parameters]
-            if decay := group["weight_decay"]:
-                gradients = list(torch._foreach_add(gradients, parameters, alpha=decay))
-            torch._foreach_mul_(velocities, group["momentum"])
-            torch._foreach_add_(velocities, gradients, alpha=-group["lr"])
-            torch._foreach_add_(parameters, velocities)
+            # torch's form is v ← momentum · v + (1 − dampening) · g, weight ← weight − lr · v: its
+            # dampening carries our rate, its rate our sign.
+            sgd(
+                parameters,
+                [p.grad for p in parameters],
+                [self._velocity(p) for p in parameters],
+                weight_decay=group["weight_decay"],
+                momentum=group["momentum"],
+                lr=-1.0,
+                dampening=1.0 + group["lr"],
+                nesterov=False,
+                maximize=False,
+                fused=True,
+            )
 
     def _velocity(self, parameter: torch.Tensor) -> torch.Tensor:
         state = self.state[parameter]

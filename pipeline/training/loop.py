@@ -18,9 +18,10 @@ from pipeline.data.loading.sampler import BatchSampler
 from pipeline.evaluation.metric_sums import MetricSums
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.precision import autocast
-from pipeline.training.batch_norm import average_statistics, equal_weight
+from pipeline.training.grouped_forward import GroupedForward
+from pipeline.training.groups import even_parts
 from pipeline.training.loss import main_logits, objective, summed_loss
-from pipeline.training.mixup import mix_images
+from pipeline.training.mixup import mix_groups
 from pipeline.training.optimizer import SampledOptimizer, set_learning_rate
 from pipeline.training.schedule import Schedule
 from pipeline.training.train_state import Progress
@@ -54,71 +55,76 @@ def train_epoch(
 ) -> Iterator[StepResult]:
     """Take the optimizer steps that are left of the epoch of `progress`, yielding after each.
 
-    `batches` are this worker's of `training_plan`. Gradients are the mean over the images of the
-    whole global batch: every micro-batch counts by its images, and DDP's mean over workers is
-    undone by the world size.
+    `model` is a `GroupedForward`, maybe in DDP. `batches` are this worker's of `training_plan`.
+    Gradients are the mean over the images of the whole global batch: every micro-batch counts by
+    its images, and DDP's mean over workers is undone by the world size.
     """
     model.train()
+    network = model.module if isinstance(model, DistributedDataParallel) else model
+    assert isinstance(network, GroupedForward)
     if progress.step == 0 and isinstance(optimizer, SampledOptimizer):
         samples = sampler.sample_batches(recipe.optimizer.num_samples, worker.rank)
         optimizer.observe_samples(recipe.loss, islice(batches, len(samples)), worker)
     schedule = Schedule(recipe.schedule, recipe.epochs)
-    micro_batches = sampler.share(worker.rank)
+    num_passes = sampler.num_passes(worker.rank)
     for step in range(progress.step, sampler.num_steps):
         position = progress.epoch + step / sampler.num_steps
         rate = recipe.optimizer.learning_rate * schedule.factor(position, progress.plateau)
         set_learning_rate(optimizer, rate)
         share = worker.world_size / sampler.batch_size(step)
-        sums = MetricSums.zeros(torch.float64, worker.device)
+        computed: list[_Computed] = []
         waiting = 0.0
-        for index, micro_batch in enumerate(micro_batches):
+        for number in range(num_passes):
             started = time.perf_counter()
             batch = next(batches)
             waiting += time.perf_counter() - started
-            _seed_generators(worker.device, recipe.seed, progress.epoch, step, micro_batch)
-            with (
-                _synchronized(model, is_last=index + 1 == len(micro_batches)),
-                equal_weight(model, index, len(micro_batches)),
-                autocast(recipe.precision, worker.device),
-            ):
-                images, targets = mix_images(
-                    recipe.mixing, recipe.network.num_classes, batch.images, batch.labels
-                )
-                output = model(images)
-                (objective(recipe.loss, output, targets) * share).backward()
-            sums += _sums(recipe, main_logits(output), targets, batch.labels)
+            parts = even_parts(batch)
+            for part in parts:
+                is_last = number + 1 == num_passes and part is parts[-1]
+                place = (recipe.seed, progress.epoch, step)
+                with (
+                    _synchronized(model, is_last=is_last),
+                    autocast(recipe.precision, worker.device),
+                ):
+                    images, targets = mix_groups(
+                        recipe.mixing, recipe.network.num_classes, part, place
+                    )
+                    output = model(images, part.keys, part.num_groups)
+                    (objective(recipe.loss, output, targets) * share).backward()
+                network.statistics.add_pass()
+                # A copy, since a captured network returns the same tensor again.
+                logits = main_logits(output).detach().clone()
+                computed.append(_Computed(logits, targets, part.labels))
         norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         if recipe.max_gradient_norm is not None:
             clip_grads_with_norm_(model.parameters(), recipe.max_gradient_norm, norm)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        average_statistics(model, len(micro_batches) / sampler.num_micro_batches, worker)
-        yield StepResult(progress.epoch, step, rate, sums, norm, waiting)
+        optimizer.zero_grad(set_to_none=not network.has_static_gradients)
+        network.statistics.update(worker)
+        yield StepResult(progress.epoch, step, rate, _sums(recipe, computed), norm, waiting)
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """The logits (n, c), targets and labels of a part of a step."""
+
+    logits: Tensor
+    targets: Tensor
+    labels: Tensor
 
 
 def _synchronized(model: nn.Module, is_last: bool) -> AbstractContextManager[object]:
-    # Gradients travel once a step, with the last micro-batch.
+    # Gradients travel once a step, with the last pass.
     if isinstance(model, DistributedDataParallel) and not is_last:
         return model.no_sync()
     return nullcontext()
 
 
-def _seed_generators(
-    device: torch.device, seed: int, epoch: int, step: int, micro_batch: int
-) -> None:
-    # For dropout and mixing, a pure function of the position: resuming needs no generator state,
-    # and the same micro-batch drops the same units on any worker.
-    mixed = seed
-    for part in (epoch, step, micro_batch):
-        mixed = (mixed * 6364136223846793005 + part + 1442695040888963407) % 2**63
-    # Not `torch.manual_seed`, which takes milliseconds where CUDA is there but not started.
-    torch.default_generator.manual_seed(mixed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(mixed)
-
-
 @torch.no_grad()
-def _sums(recipe: Recipe, logits: Tensor, targets: Tensor, labels: Tensor) -> MetricSums:
+def _sums(recipe: Recipe, computed: list[_Computed]) -> MetricSums:
+    logits = torch.cat([part.logits for part in computed])
+    targets = torch.cat([part.targets for part in computed])
     # Of mixed images the label is that of the first; mixing leaves the order of labels alone.
+    labels = torch.cat([part.labels for part in computed])
     loss = summed_loss(recipe.loss, logits, targets).double()
     return MetricSums.of(loss, logits, labels, logits.device)

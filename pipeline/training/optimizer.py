@@ -62,7 +62,7 @@ def build_optimizer(settings: optimization.OptimizerConfig, model: nn.Module) ->
         case optimization.SGDConfig(momentum_form="rate-inside"):
             return CaffeSGD(parts, rate, momentum)
         case optimization.SGDConfig(nesterov=nesterov):
-            return SGD(parts, rate, momentum, nesterov=nesterov)
+            return SGD(parts, rate, momentum, nesterov=nesterov, fused=True)
         case _:
             assert_never(settings)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import get_total_norm
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from pipeline.data.loading.loader import Batch
 from pipeline.models.classifier import WithAuxiliary
+from pipeline.training.grouped_forward import GroupedForward
 from pipeline.training.loss import main_logits
 
 
@@ -37,9 +39,14 @@ class InspectedStep:
 
 
 class StepInspector(Iterator[Batch]):
-    """Passes on `batches`; records them, their logits and gradients since the last reset."""
+    """Passes on `batches`; records them, their logits and gradients since the last reset.
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, batches: Iterator[Batch]) -> None:
+    `model` is the network as the loop runs it.
+    """
+
+    def __init__(
+        self, model: GroupedForward, optimizer: Optimizer, batches: Iterator[Batch]
+    ) -> None:
         self.gradient_norm = 0.0
         self._batches = batches
         self.reset()
@@ -48,21 +55,22 @@ class StepInspector(Iterator[Batch]):
 
     def reset(self) -> None:
         """Drop what is recorded; the next step begins."""
-        self._recorded: list[tuple[Batch, Tensor]] = []
+        self._taken: list[Batch] = []
+        self._logits: list[Tensor] = []
 
     def __next__(self) -> Batch:
-        self._batch = next(self._batches)
-        return self._batch
+        self._taken.append(next(self._batches))
+        return self._taken[-1]
 
     def images(self, keys: Sequence[str], class_names: Sequence[str]) -> tuple[InspectedImage, ...]:
         """Return the images of the step: those whose loss is NaN, then from the highest loss."""
+        labels = torch.cat([batch.labels for batch in self._taken])
         images = [
             InspectedImage(keys[index], class_names[label], loss)
-            for batch, logits in self._recorded
             for index, label, loss in zip(
-                batch.indices.tolist(),
-                batch.labels.tolist(),
-                F.cross_entropy(logits, batch.labels, reduction="none").tolist(),
+                torch.cat([batch.indices for batch in self._taken]).tolist(),
+                labels.tolist(),
+                F.cross_entropy(torch.cat(self._logits), labels, reduction="none").tolist(),
                 strict=True,
             )
         ]
@@ -71,7 +79,7 @@ class StepInspector(Iterator[Batch]):
     def _record_logits(
         self, model: nn.Module, inputs: object, output: Tensor | WithAuxiliary
     ) -> None:
-        self._recorded.append((self._batch, main_logits(output).detach()))
+        self._logits.append(main_logits(output).detach().clone())
 
     def _record_gradients(self, optimizer: Optimizer, *_: object) -> None:
         gradients = [

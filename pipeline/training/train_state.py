@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, field
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
 
 from pipeline.config.recipe import Recipe
 from pipeline.models.classifier import ImageClassifier
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.ema import build_ema
+from pipeline.training.ema import MovingAverage, build_ema
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.schedule import PlateauState
 
@@ -29,7 +29,7 @@ class TrainState:
 
     model: ImageClassifier
     optimizer: Optimizer
-    ema: AveragedModel | None
+    ema: MovingAverage | None
 
     @property
     def eval_model(self) -> nn.Module:
@@ -56,9 +56,22 @@ class TrainState:
         """Take over the state of `checkpoint`; return its progress."""
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        _match_layouts(self.optimizer)
         if self.ema:
             self.ema.load_state_dict(checkpoint.average)
         return Progress(checkpoint.epoch, checkpoint.step, checkpoint.plateau)
+
+
+def _match_layouts(optimizer: Optimizer) -> None:
+    """Lay out the state of each parameter in memory as the parameter is.
+
+    Fused optimizers go through both by address, and a training may go on in the other layout
+    (`channels_last`).
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(value)
 
 
 def build_train_state(recipe: Recipe, model: ImageClassifier) -> TrainState:

@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 from torchvision.models.googlenet import Inception as TorchvisionInception
 
+from pipeline.models.batch_norm import BatchNorm2d
 from pipeline.models.classifier import WithAuxiliary
 from pipeline.models.googlenet import GoogLeNet, googlenet, googlenet_bn
 from pipeline.models.profile import ModelProfile, profile_model
@@ -130,7 +131,7 @@ def test_batch_norm_replaces_response_norm_and_biases() -> None:
         network = googlenet_bn(1000)
     kinds = [type(module) for module in network.modules()]
     assert ResponseNorm not in kinds
-    assert kinds.count(nn.BatchNorm2d) == kinds.count(nn.Conv2d) == 59
+    assert kinds.count(BatchNorm2d) == kinds.count(nn.Conv2d) == 59
     assert all(m.bias is None for m in network.modules() if isinstance(m, nn.Conv2d))
 
 

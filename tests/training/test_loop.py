@@ -10,8 +10,11 @@ from torch import nn
 
 from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.data.loading.loader import Batch
+from pipeline.data.loading.philox import image_keys
 from pipeline.data.loading.sampler import BatchSampler
+from pipeline.models.dropout import Dropout
 from pipeline.runtime.distributed import Worker
+from pipeline.training.grouped_forward import GroupedForward, WholePass
 from pipeline.training.loop import StepResult, train_epoch
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.train_state import Progress
@@ -36,25 +39,31 @@ def recipe_with(global_batch: int, micro_batch: int, *more: str) -> Recipe:
 def small_network(dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(7)
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(dropout), nn.Linear(32, 10)
+        nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), Dropout(dropout), nn.Linear(32, 10)
     )
+
+
+def grouped(model: nn.Module, sampler: BatchSampler) -> GroupedForward:
+    whole = WholePass((sampler.max_pass_size, *IMAGES.shape[1:]), sampler.micro_batches_at_once)
+    return GroupedForward(model, whole)
 
 
 def run_epoch(
-    recipe: Recipe, model: nn.Module, *, epoch: int = 0, start_step: int = 0
+    recipe: Recipe, model: nn.Module, *, epoch: int = 0, start_step: int = 0, at_once: int = 1
 ) -> list[StepResult]:
-    sampler = BatchSampler(
-        len(IMAGES), recipe.batch.global_batch_size, recipe.batch.num_micro_batches, 1
-    )
+    sampler = BatchSampler.of(recipe.batch, len(IMAGES), 1, at_once)
 
     def batches() -> Iterator[Batch]:
         for step in range(start_step, sampler.num_steps):
-            for indices in sampler.micro_batches(np.arange(len(IMAGES)), step, 0):
-                chosen = torch.from_numpy(indices)
-                yield Batch.of(IMAGES[chosen], LABELS[chosen], chosen)
+            for each in sampler.passes(np.arange(len(IMAGES)), step, 0):
+                chosen = torch.from_numpy(each.images)
+                keys = torch.from_numpy(image_keys(recipe.seed, epoch, each.images))
+                numbers = torch.from_numpy(each.micro_batches)
+                yield Batch(IMAGES[chosen], LABELS[chosen], chosen, keys, numbers)
 
     optimizer, progress = build_optimizer(recipe.optimizer, model), Progress(epoch, start_step)
-    return list(train_epoch(recipe, model, optimizer, batches(), sampler, ALONE, progress))
+    forward = grouped(model, sampler)
+    return list(train_epoch(recipe, forward, optimizer, batches(), sampler, ALONE, progress))
 
 
 def weights(model: nn.Module) -> torch.Tensor:
@@ -120,6 +129,18 @@ def test_dropout_is_a_function_of_the_position() -> None:
     assert other_epoch != pytest.approx(losses, rel=1e-3)
 
 
+@pytest.mark.parametrize("at_once", [2, 5])
+def test_passes_of_several_micro_batches_change_nothing(at_once: int) -> None:
+    # 5 steps of 10 images, in five micro-batches of 2, with dropout and mixing.
+    recipe = recipe_with(10, 2, "mixing={mixup_alpha: 1.0}")
+    one, other = small_network(0.5), small_network(0.5)
+    losses = [float(result.sums.loss) for result in run_epoch(recipe, one)]
+    assert losses == pytest.approx(
+        [float(result.sums.loss) for result in run_epoch(recipe, other, at_once=at_once)], rel=1e-6
+    )
+    torch.testing.assert_close(weights(other), weights(one), rtol=0, atol=1e-6)
+
+
 def test_label_smoothing_reaches_the_loss() -> None:
     plain = run_epoch(recipe_with(50, 50), small_network())[0].sums.loss
     smooth = run_epoch(recipe_with(50, 50, "loss.label_smoothing=0.2"), small_network())[
@@ -161,7 +182,8 @@ def test_the_mean_of_ddp_over_workers_is_undone() -> None:
         group["learning_rate_factor"] = 1.0
     gradients: list[torch.Tensor] = []
     one_of_two[1].weight.register_hook(gradients.append)
-    next(train_epoch(recipe, one_of_two, optimizer, half, sampler, worker, Progress()))
+    forward = grouped(one_of_two, sampler)
+    next(train_epoch(recipe, forward, optimizer, half, sampler, worker, Progress()))
     nn.functional.cross_entropy(alone(IMAGES[:25]), LABELS[:25]).backward()
     torch.testing.assert_close(gradients[0], alone[1].weight.grad, rtol=1e-4, atol=1e-7)
 
@@ -205,6 +227,7 @@ def test_an_optimizer_sees_its_samples_before_an_epochs_first_step(
     step = torch.arange(25 * start_step, 25 * start_step + 25)
     batches = iter([Batch.of(IMAGES[some], LABELS[some], some) for some in (*samples, step)])
     progress = Progress(0, start_step)
-    next(train_epoch(recipe, model, optimizer, batches, sampler, ALONE, progress))
+    forward = grouped(model, sampler)
+    next(train_epoch(recipe, forward, optimizer, batches, sampler, ALONE, progress))
     assert observed == list(range(num_observed))
     assert next(batches, None) is None

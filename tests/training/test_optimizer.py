@@ -1,5 +1,7 @@
 """Parameter groups, and the steps of each optimizer against its formula."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,8 @@ from pipeline.data.loading.loader import Batch
 from pipeline.models.zoo import NETWORKS
 from pipeline.runtime.distributed import Worker
 from pipeline.training.optimizer import SampledOptimizer, build_optimizer, set_learning_rate
+from pipeline.training.schedule import PlateauState, Schedule
+from pipeline.training.train_state import Progress, TrainState
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -70,6 +74,51 @@ def test_both_forms_of_momentum_follow_their_formula_when_the_rate_drops() -> No
             assert layer.weight.item() == pytest.approx(w, rel=1e-6)
         ends.add(round(w, 3))
     assert len(ends) == 2
+
+
+def test_the_rate_inside_follows_its_formula_over_a_whole_schedule() -> None:
+    torch.manual_seed(0)
+    schedule = Schedule(
+        optimization.PiecewiseSchedule(epochs=(2, 3, 5), factors=(0.1, 1e-6, 3.0), warmup_epochs=1),
+        epochs=6,
+    )
+    layer = nn.Conv2d(3, 4, 3).double().to(memory_format=torch.channels_last)
+    settings = optimization.SGDConfig(
+        learning_rate=0.3, weight_decay=0.01, momentum_form="rate-inside"
+    )
+    optimizer = build_optimizer(settings, layer)
+    w, v = layer.weight.detach().clone(), torch.zeros_like(layer.weight)
+    for step in range(60):  # from a rate of 0
+        rate = 0.3 * schedule.factor(step / 10, PlateauState())
+        set_learning_rate(optimizer, rate)
+        layer.weight.grad = torch.randn_like(layer.weight)
+        optimizer.step()
+        v = 0.9 * v - rate * (layer.weight.grad + 0.01 * w)
+        w = w + v
+        torch.testing.assert_close(layer.weight.detach(), w, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["rate-inside", "rate-outside"])
+def test_a_state_saved_in_the_other_memory_layout_goes_on_the_same(form: str) -> None:
+    settings = optimization.SGDConfig(learning_rate=0.1, momentum_form=form)
+
+    def states() -> Iterator[TrainState]:
+        for layout in (torch.contiguous_format, torch.channels_last):
+            torch.manual_seed(0)
+            layer = nn.Conv2d(3, 4, 3).to(memory_format=layout)
+            yield TrainState(layer, build_optimizer(settings, layer), None)
+
+    def step(state: TrainState) -> None:
+        state.optimizer.zero_grad()
+        state.model(torch.ones(1, 3, 8, 8)).square().sum().mul(1e-3).backward()
+        state.optimizer.step()
+
+    before, after = states()
+    step(before)
+    after.load(before.to_checkpoint(Progress(0, 1)))
+    for state in (before, after):
+        step(state)
+    torch.testing.assert_close(after.model.weight, before.model.weight, rtol=0, atol=1e-7)
 
 
 def test_velocities_with_the_rate_inside_are_restored() -> None:

@@ -8,6 +8,7 @@ come from (seed, epoch, image).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,14 +61,12 @@ class Views:
     def take(self, rows: Sequence[int]) -> "Views":
         """Return these views alone; of an image's several, all must be among them."""
         chosen = list(rows)
-        return replace(
-            self,
-            **{
-                name: values[chosen]
-                for name, values in vars(self).items()
-                if isinstance(values, np.ndarray)
-            },
-        )
+        arrays: dict[str, Any] = {
+            name: values[chosen]
+            for name, values in vars(self).items()
+            if isinstance(values, np.ndarray)
+        }
+        return replace(self, **arrays)
 
 
 def evaluation_views(

@@ -1,0 +1,35 @@
+"""How many micro-batches a worker computes at once, where the cluster doesn't say."""
+
+import torch
+
+from pipeline.config.cluster import ComputeConfig
+from pipeline.config.recipe import Recipe
+from pipeline.planning.workload import pass_bytes, training_bytes
+
+# Of a GPU's memory: the rest is for the loader, kernels' workspaces and fragments.
+_SHARE_TO_FILL = 0.6
+# A GPU is busy with so many; more only take memory.
+_ENOUGH_IMAGES = 256
+
+
+def gpu_memory(device: torch.device) -> int | None:
+    """Return the bytes that `device` has, if it is a GPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.get_device_properties(device).total_memory
+
+
+def micro_batches_at_once(recipe: Recipe, compute: ComputeConfig, memory: float | None) -> int:
+    """Return how many whole micro-batches `compute.images_at_once` holds, at least one.
+
+    Left out, it is as many as fit a GPU's `memory` in bytes, up to 256 images; on a CPU, for which
+    `memory` is None, one.
+    """
+    size = recipe.batch.micro_batch_size
+    if compute.images_at_once is not None:
+        return max(1, compute.images_at_once // size)
+    if memory is None:
+        return 1
+    one = pass_bytes(recipe, 1)
+    free = _SHARE_TO_FILL * memory - training_bytes(recipe) + one
+    return max(1, min(int(free // one), _ENOUGH_IMAGES // size))
