@@ -1,5 +1,8 @@
 """An exponential moving average of the weights, which is then what is evaluated and kept."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -34,9 +37,11 @@ class MovingAverage(AveragedModel):
         self.n_averaged += 1
         self._is_empty = False
 
-    def load_state_dict(self, *args: object, **kwargs: object) -> object:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
         """Load as any module does."""
-        result = super().load_state_dict(*args, **kwargs)
+        result = super().load_state_dict(state_dict, strict, assign)
         self._is_empty = not self.n_averaged
         return result
 

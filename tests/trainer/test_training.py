@@ -117,7 +117,9 @@ def test_two_ray_workers_compute_the_same_steps_as_one(
 ) -> None:
     alone = make_job("alone", ["epochs=2", *more], IN_PROCESS)
     expected = run_on_workers(train, alone, ignore)
-    together = make_job("together", ["epochs=2", *more], ["workers.count=2"])
+    # Its four micro-batches a worker in passes of three and of one.
+    at_once = "compute.images_at_once=24"
+    together = make_job("together", ["epochs=2", *more], ["workers.count=2", at_once])
     events: list[Event] = []
     counts = run_on_workers(train, together, events.append)
     # The same sums in another order: rounding of float32 over some thirty steps.
