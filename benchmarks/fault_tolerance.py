@@ -167,6 +167,7 @@ def _protected_steps(bench: Bench, batches: Iterator[Batch], folder: Path) -> Ti
         steps = steps_of(bench, initial_train_state(bench), watchdog.counted(batches))
         for number, result in enumerate(steps, 1):
             metrics.add(result)
+            watchdog.step_done()
             stop_signal.poll()
             if number % _STEPS_BETWEEN_REPORTS == 0:
                 metrics.report_steps()

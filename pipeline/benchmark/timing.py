@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import torch
 
+from pipeline.runtime.distributed import synchronize
+
 # Yields the number of images of each batch once it is done, without end.
 TimedTask = Generator[int, None, None]
 Name = TypeVar("Name")
@@ -86,6 +88,5 @@ def _rate(task: TimedTask, seconds: float, device: torch.device) -> float:
 
 def clock(device: torch.device) -> float:
     """Return the time in seconds, once the device has done all its queued work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter()

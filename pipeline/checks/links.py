@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipeline.checks.preflight import Check
 from pipeline.config.cluster import Cluster
@@ -14,11 +15,13 @@ from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob, watched
 from pipeline.planning.workload import meta_model
 from pipeline.runs.run_folder import RunFolder
-from pipeline.runtime.distributed import Worker
+from pipeline.runtime.distributed import Worker, synchronize
 from pipeline.runtime.errors import UserError, WorkerFailedError
 
 _LARGEST_BUFFER = 2**28  # bytes
 _ROUNDS = 5
+_SECONDS_TO_CONNECT = 120
+_SECONDS_TO_ADD = 20
 
 
 def check_links(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
@@ -26,11 +29,12 @@ def check_links(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
     num_workers = cluster.workers.fewest
     if num_workers == 1:
         return Check("all-reduce", True, "one worker has nothing to exchange")
-    limits = {"max_failures": 0, "hang_seconds": 20}
+    limits = {"max_failures": 0, "hang_seconds": _SECONDS_TO_ADD}
     workers = cluster.workers.with_count(num_workers).model_copy(update=limits)
-    job = TrainingJob(
-        recipe, cluster.model_copy(update={"workers": workers}), RunFolder(folder), ""
-    )
+    seconds = min(cluster.network.timeout_seconds, _SECONDS_TO_CONNECT)
+    network = cluster.network.model_copy(update={"timeout_seconds": seconds})
+    cluster = cluster.model_copy(update={"workers": workers, "network": network})
+    job = TrainingJob(recipe, cluster, RunFolder(folder), "")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         size, seconds = run_on_workers(_time_all_reduce, job, lambda event: None)
@@ -50,17 +54,16 @@ def _time_all_reduce(job: TrainingJob, worker: Worker, report: Report) -> tuple[
     """Return the bytes and the median seconds of one all-reduce. A collective call."""
     parameters = sum(value.numel() for value in meta_model(job.recipe).parameters())
     buffer = torch.zeros(min(parameters, _LARGEST_BUFFER // 4), device=worker.device)
-    seconds = []
+    _all_reduce(buffer)  # connects, before anything is timed or watched
     with watched(job, worker, report) as watchdog:
-        for _ in watchdog.counted(range(_ROUNDS + 1)):
-            _synchronize(worker)
-            started = time.perf_counter()
-            torch.distributed.all_reduce(buffer)
-            _synchronize(worker)
-            seconds.append(time.perf_counter() - started)
-    return 4 * buffer.numel(), statistics.median(seconds[1:])  # the first one includes connecting
+        seconds = [_all_reduce(buffer) for _ in watchdog.counted(range(_ROUNDS))]
+    return 4 * buffer.numel(), statistics.median(seconds)
 
 
-def _synchronize(worker: Worker) -> None:
-    if worker.device.type == "cuda":
-        torch.cuda.synchronize(worker.device)
+def _all_reduce(buffer: Tensor) -> float:
+    """Sum `buffer` over the workers, and return the seconds that it took."""
+    synchronize(buffer.device)
+    started = time.perf_counter()
+    torch.distributed.all_reduce(buffer)
+    synchronize(buffer.device)
+    return time.perf_counter() - started

@@ -39,9 +39,10 @@ class WorkersConfig(Section):
     `gpu` is the model of each worker's GPU, by its name in `ilsvrc plan`, which knows its memory
     and speed where no GPU can be queried.
 
-    Workers that take no batch for `hang_seconds` are ended, which counts as a failure. After up to
-    `max_failures` failures the training restarts from the last checkpoint. After a scheduler's
-    signal, a training has `grace_seconds` to save a checkpoint and stop.
+    When no worker takes a batch for `hang_seconds`, all are ended, which counts as a failure; one
+    that waits for a slower one isn't hung. After up to `max_failures` failures the training
+    restarts from the last checkpoint. After a scheduler's signal, a training has `grace_seconds` to
+    save a checkpoint and stop.
     """
 
     count: NonNegativeInt | None = None
@@ -101,8 +102,8 @@ class CommunicationConfig(Section):
 
     NCCL and gloo use the network `interface` (`ib0`), or choose one themselves. The `rendezvous` is
     at the first worker's address, passed by environment variables or by URL. A worker that waits
-    `timeout_seconds` for the others in a collective fails; `workers.hang_seconds`, if shorter,
-    comes first and gives a better message.
+    `timeout_seconds` for the others in a collective fails, so that no step may take longer; where
+    none of them goes on, `workers.hang_seconds`, if shorter, comes first and says who is late.
     """
 
     interface: str | None = None

@@ -78,11 +78,15 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class WorkerHung:
-    """A worker took no batch for `seconds` and ends itself; its stacks are in `folder`."""
+    """No batch was taken for `seconds`, and a worker ends itself; its stacks are in `folder`.
+
+    `late` are the workers that the others waited for, or all.
+    """
 
     rank: int
     seconds: float
     folder: Path
+    late: tuple[int, ...]
 
 
 Event = (

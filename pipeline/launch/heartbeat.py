@@ -1,4 +1,4 @@
-"""Ends workers that hang, in a collective or in reading, so that they can be started again."""
+"""Ends workers that hang, in a collective or in reading, so that they can start again."""
 
 import faulthandler
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.launch.events import Event, Heartbeat, Message, Report, WorkerHung, WorkerStarted
+from pipeline.launch.progress_board import ProgressBoard, WorkerProgress, late_workers
 from pipeline.runtime.background import in_background
 from pipeline.runtime.distributed import Worker
 
@@ -19,7 +20,7 @@ _MARGIN = 5.0  # seconds after the timeout before the interpreter's own watchdog
 
 
 class Watchdog:
-    """Ends a worker that takes no batch for `timeout` seconds.
+    """Ends the worker when the job hangs (`launch.progress_board`).
 
     It then writes the stacks of all its threads to `folder` and exits: Ray Train starts all workers
     again, from the last checkpoint. All workers of a hanging collective do so. A worker whose
@@ -29,13 +30,32 @@ class Watchdog:
     def __init__(self, folder: Path, timeout: float, worker: Worker, report: Report) -> None:
         self._stacks = folder / f"stacks-of-worker-{worker.rank}.txt"
         self._timeout, self._worker, self._report = timeout, worker, report
-        self._num_taken, self._last = 0, time.monotonic()
+        self._delay = timeout / 5
+        self._board = ProgressBoard(worker, self._delay)
+        self._num_taken, self._last, self._is_alone = 0, time.monotonic(), False
+        self._num_steps, self._in_this_step, self._in_a_step = 0, 0, 1
 
     def counted(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """Yield `batches` and note the time of each."""
+        """Yield batches of a training, and note the time of each."""
         for batch in batches:
-            self._num_taken, self._last = self._num_taken + 1, time.monotonic()
+            self._note_batch()
+            self._in_this_step += 1
             yield batch
+
+    def counted_alone(self, batches: Iterable[Item]) -> Iterator[Item]:
+        """Yield `batches` between which no worker waits for another, and note the time of each."""
+        self._last, self._is_alone = time.monotonic(), True  # it may have waited until now
+        try:
+            for batch in batches:
+                self._note_batch()
+                yield batch
+        finally:
+            self._is_alone, self._last = False, time.monotonic()
+
+    def step_done(self) -> None:
+        """Note the end of a step, in which all workers have met."""
+        self._num_steps += 1
+        self._in_a_step, self._in_this_step = max(1, self._in_this_step), 0
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -47,19 +67,29 @@ class Watchdog:
                 while not is_over.wait(min(1.0, self._timeout / 4)):
                     faulthandler.dump_traceback_later(self._timeout + _MARGIN, exit=True, file=file)
                     self._report(Heartbeat(self._worker.rank, self._num_taken))
-                    if time.monotonic() - self._last > self._timeout:
+                    known = self._board.known(self._progress())
+                    if late := late_workers(known, self._worker.rank, self._timeout, self._delay):
                         faulthandler.dump_traceback(file, all_threads=True)
-                        self._exit()
+                        self._exit(late)
 
             try:
-                with in_background("watchdog", watch):
+                with self._board.exchanging(self._progress), in_background("watchdog", watch):
                     yield
             finally:
                 faulthandler.cancel_dump_traceback_later()
                 self._stacks.unlink(missing_ok=True)  # evaluations of one run share the file
 
-    def _exit(self) -> None:
-        self._report(WorkerHung(self._worker.rank, self._timeout, self._stacks.parent))
+    def _note_batch(self) -> None:
+        self._num_taken, self._last = self._num_taken + 1, time.monotonic()
+
+    def _progress(self) -> WorkerProgress:
+        share = min(1.0, self._in_this_step / self._in_a_step)
+        seconds = time.monotonic() - self._last
+        return WorkerProgress(self._num_steps + share, seconds, self._is_alone)
+
+    def _exit(self, late: list[int]) -> None:
+        folder = self._stacks.parent
+        self._report(WorkerHung(self._worker.rank, self._timeout, folder, tuple(late)))
         time.sleep(1)  # for the event to be sent
         os._exit(1)
 
@@ -93,14 +123,20 @@ class HeartbeatMonitor:
         return event
 
     def _hang_message(self, event: WorkerHung, now: float) -> str:
-        beats = self._heartbeats
-        slowest = min(beats, key=lambda rank: beats[rank], default=event.rank)
-        batches, last_heard = beats.get(slowest, (0, now))
-        others = {beats[rank][0] for rank in beats if rank != slowest}
+        beats, late = self._heartbeats, sorted(event.late)
+        batches, last_heard = beats.get(late[0], (0, now))
+        others = {beats[rank][0] for rank in beats if rank not in late}
         beside = f" (the others: {', '.join(map(str, sorted(others)))})" if others else ""
+        if len(late) == len(beats) > 1:
+            who = f"no worker is behind the others, after {batches} batches"
+        else:
+            ranks = ", ".join(map(str, late))
+            who = (
+                f"worker{'s' * (len(late) > 1)} {ranks} {'are' if len(late) > 1 else 'is'} late, "
+                f"after {batches} batches{beside}, last heard of {now - last_heard:.0f} s ago"
+            )
         beats.clear()
         return (
-            f"no batch was taken for {event.seconds:g} s; the slowest is worker {slowest}, after "
-            f"{batches} batches{beside}, last heard of {now - last_heard:.0f} s ago. All workers "
-            f"are ended, their stacks are in {event.folder}"
+            f"no batch was taken for {event.seconds:g} s; {who}. All workers are ended, their "
+            f"stacks are in {event.folder}"
         )

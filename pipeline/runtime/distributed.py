@@ -42,6 +42,12 @@ def device_here(kind: str) -> torch.device:
     return torch.device("cuda")
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until `device` has done all its queued work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Let torch use `count` CPU threads while inside."""

@@ -109,7 +109,7 @@ def evaluate_on_worker(job: EvaluationJob, worker: Worker, report: Report) -> Co
     with watched(job, worker, report) as watchdog:
 
         def watch(batches: Iterable[Batch]) -> Iterable[Batch]:
-            batches = watchdog.counted(batches)
+            batches = watchdog.counted_alone(batches)
             return _with_messages(batches, num_images, report) if worker.is_first else batches
 
         counts = evaluate(model, config, worker, watch, writer.add)

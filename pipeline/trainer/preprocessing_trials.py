@@ -99,7 +99,7 @@ def _try_all(job: _TrialsJob, worker: Worker, report: Report) -> list[Preprocess
             right[scored.indices] = label_ranks(scored.scores, scored.labels).cpu() == 0
 
         with watched(job, worker, report) as watchdog:
-            counts = evaluate(model, config, worker, watchdog.counted, record)
+            counts = evaluate(model, config, worker, watchdog.counted_alone, record)
         report(Message(f"{name}: top-1 error {counts.top1_error:.2f} %"))
         if right_as_declared is None:
             right_as_declared = right

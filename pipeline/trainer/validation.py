@@ -28,7 +28,8 @@ class Validation:
     def run(self, model: nn.Module, epoch: int) -> Counts:
         """Evaluate `model` after `epoch` epochs. A collective call."""
         on_scored = self._writer.add if epoch == self._job.recipe.epochs else None
-        return evaluate(model, self._config, self._worker, self._watchdog.counted, on_scored)
+        watch = self._watchdog.counted_alone
+        return evaluate(model, self._config, self._worker, watch, on_scored)
 
     def write_predictions(self) -> None:
         """Write the collected predictions. For the first worker, after the final weights."""

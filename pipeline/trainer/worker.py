@@ -135,6 +135,7 @@ def train_epochs(progress: Progress, context: WorkerContext) -> Counts | None:
             ):
                 context.aggregator.add(result)
                 train_state.update_ema()
+                context.watchdog.step_done()
                 end_step(replace(progress, step=result.step + 1), context)
             counts = validate(epoch + 1, context)
             plateau = schedule.observe(progress.plateau, epoch + 1, counts.top1_error)

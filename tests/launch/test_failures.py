@@ -147,7 +147,7 @@ def test_a_worker_that_hangs_is_ended_and_the_training_goes_on(
     assert counts.images == 899
     ended, again = notes
     told = re.match(
-        r"no batch was taken for 6 s; the slowest is worker [01], after \d+ batches \(the others: "
+        r"no batch was taken for 6 s; worker [01] is late, after \d+ batches \(the others: "
         r"\d+\), last heard of (\d+) s ago\. All workers are ended",
         ended,
     )
