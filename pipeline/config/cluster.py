@@ -174,6 +174,9 @@ class Cluster(Section):
     `data_dir` is a folder, or a URL as in fsspec (`s3://bucket/data`); credentials come from the
     environment. `stage_to` is a folder on each node's own disk, to which the data set is copied
     before it is read; `cache` keeps only a share of a remote data set there.
+
+    CPUs compute the same bits every time. GPUs do so where `deterministic`, on as many workers with
+    the same kind of GPU, and more slowly; a network with a layer that can't is refused.
     """
 
     workers: WorkersConfig
@@ -188,6 +191,7 @@ class Cluster(Section):
     cache: CacheConfig | None = None
     runs_dir: Path = Path("runs")
     channels_last: bool = True
+    deterministic: bool = False
 
     @model_validator(mode="after")
     def _engine_has_its_ray(self) -> Self:

@@ -15,6 +15,7 @@ from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.passes import Pass, passes
 from pipeline.models.classifier import modes_restored
 from pipeline.models.fully_convolutional import fully_convolutional
+from pipeline.runtime.determinism import fastest_by_trial
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.precision import autocast
 
@@ -136,7 +137,9 @@ def _means(
         channels_last=config.channels_last,
         boxes_per_image=one.boxes_per_image,
     )
-    with closing(loader):
+    # Whole images are of many shapes, on each of which cuDNN would try its algorithms.
+    by_trial = torch.backends.cudnn.benchmark and not one.is_dense
+    with closing(loader), fastest_by_trial(by_trial):
         for batch in watch(loader):
             if config.takes_bgr:
                 batch = replace(batch, images=batch.images.flip(1))

@@ -39,7 +39,7 @@ def device_here(kind: str) -> torch.device:
             "the cluster asks for GPUs and CUDA finds none here; use --on laptop, or check the "
             "driver with nvidia-smi"
         )
-    return torch.device("cuda")
+    return torch.device("cuda", 0)
 
 
 def synchronize(device: torch.device) -> None:
@@ -68,6 +68,12 @@ def sum_over_workers(values: Tensor, worker: Worker) -> Tensor:
     if worker.world_size > 1:
         torch.distributed.all_reduce(total)
     return total
+
+
+def is_so_on_all_workers(is_so: bool, worker: Worker) -> bool:
+    """Whether it `is_so` on every worker. A collective call."""
+    count = sum_over_workers(torch.tensor(int(is_so), device=worker.device), worker)
+    return int(count) == worker.world_size
 
 
 def same_on_all_workers(value: str | None, worker: Worker) -> str | None:

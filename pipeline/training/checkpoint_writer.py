@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from pipeline.runtime.distributed import synchronize
 from pipeline.runtime.errors import DiskFullError
 from pipeline.training.checkpoint import Checkpoint, Retention, save_checkpoint
 
@@ -134,9 +135,12 @@ class CheckpointWriter(SilentWriter):
 def _snapshot(state: Checkpoint) -> Checkpoint:
     """Return a copy of `state` on the CPU."""
 
+    devices: set[torch.device] = set()
+
     def copy(value: object) -> object:
         if not isinstance(value, Tensor):
             return value
+        devices.add(value.device)
         # Pinned memory, which PyTorch keeps for the next time, is filled several times faster.
         copied = torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
         return copied.copy_(value.detach(), non_blocking=True)
@@ -147,6 +151,6 @@ def _snapshot(state: Checkpoint) -> Checkpoint:
         average=tree_map(copy, state.average),
         optimizer=tree_map(copy, state.optimizer),
     )
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+    for device in devices:
+        synchronize(device)
     return copied
