@@ -38,6 +38,7 @@ from pipeline.launch.heartbeat import Watchdog
 from pipeline.launch.stop_signal import StopSignal
 from pipeline.reports.tables import titled_table
 from pipeline.runs.run_folder import RunFolder
+from pipeline.runtime.determinism import computing_on
 from pipeline.runtime.distributed import Worker, device_here, threads
 from pipeline.tracking.tracker import SilentTracker
 from pipeline.trainer.metric_aggregation import MetricAggregator
@@ -102,8 +103,12 @@ def measure_protection(
     """
     device = device_here(cluster.workers.device)
     machine = machine_info(device)
-    recipe = measurable_recipe(recipe, machine)
-    with TemporaryDirectory(prefix="ilsvrc-") as name, threads(cluster.workers.cpus):
+    recipe = measurable_recipe(recipe, device)
+    with (
+        TemporaryDirectory(prefix="ilsvrc-") as name,
+        threads(cluster.workers.cpus),
+        computing_on(device, deterministic=cluster.deterministic),
+    ):
         folder = Path(name)
         num_images = recipe.batch.micro_batch_size
         split = write_sample_images(folder / "images", num_images, recipe.network.num_classes)

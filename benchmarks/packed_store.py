@@ -87,7 +87,7 @@ def measure_store(
     """
     device = torch.device("cpu")
     machine = machine_info(device)
-    recipe = measurable_recipe(recipe, machine)
+    recipe = measurable_recipe(recipe, device)
     with TemporaryDirectory(prefix="ilsvrc-") as name, threads(cluster.workers.cpus):
         folder = Path(name)
         split = write_sample_images(folder / "images", num_images, recipe.network.num_classes)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.runtime.precision import computes_bfloat16
+
 
 @dataclass(frozen=True)
 class MachineInfo:
@@ -18,14 +20,9 @@ class MachineInfo:
 def machine_info(device: torch.device) -> MachineInfo:
     """Describe this machine for what computes on `device`."""
     cpu = torch.cpu.get_capabilities()
-    on_gpu = device.type == "cuda"
     return MachineInfo(
         cpu=cpu["cpu_name"],
         num_cores=cpu["num_logical_cores"],
-        gpu=torch.cuda.get_device_name(device) if on_gpu else None,
-        computes_bfloat16=(
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if on_gpu
-            else any(has_it for name, has_it in cpu.items() if "bf16" in name)
-        ),
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        computes_bfloat16=computes_bfloat16(device),
     )

@@ -37,8 +37,10 @@ from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import build_model
 from pipeline.planning.measured_speed import MeasuredSpeed, now
 from pipeline.planning.pass_size import gpu_memory, micro_batches_at_once
+from pipeline.runtime.determinism import computing_on
 from pipeline.runtime.distributed import device_here, threads
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.precision import precision_on
 
 _BATCHES_IN_MEMORY = 4
 _EPOCHS_OF_MEMORY = 20
@@ -106,13 +108,16 @@ def run_benchmark(
     if against not in (None, "torchvision"):
         raise UserError(f"--against {against}: not a known baseline; there is: torchvision")
     device = device_here(cluster.workers.device)
-    machine = machine_info(device)
     at_once = micro_batches_at_once(recipe, cluster.compute, gpu_memory(device))
-    recipe = measurable_recipe(recipe, machine, at_once)
+    recipe = measurable_recipe(recipe, device, at_once)
     batch = recipe.batch.global_batch_size
     num_images = -(-num_images // batch) * batch
     num_classes = recipe.network.num_classes
-    with TemporaryDirectory(prefix="ilsvrc-") as folder, threads(cluster.workers.cpus):
+    with (
+        TemporaryDirectory(prefix="ilsvrc-") as folder,
+        threads(cluster.workers.cpus),
+        computing_on(device, deterministic=cluster.deterministic),
+    ):
         split = write_sample_images(Path(folder) / "images", num_images, num_classes)
         bench = Bench(
             recipe,
@@ -145,7 +150,7 @@ def run_benchmark(
     return Benchmark(
         recipe=recipe,
         cluster=cluster,
-        machine=machine,
+        machine=machine_info(device),
         num_images=num_images,
         memory=memory,
         loader=rates["loader"],
@@ -190,8 +195,8 @@ def _fastest_count(bench: Bench, tried: list[int], seconds: float) -> int:
     return max(tried, key=lambda count: rates[count].median)
 
 
-def measurable_recipe(recipe: Recipe, machine: MachineInfo, at_once: int = 1) -> Recipe:
-    """Return `recipe` with one pass a step, without end, in a precision that `machine` has.
+def measurable_recipe(recipe: Recipe, device: torch.device, at_once: int = 1) -> Recipe:
+    """Return `recipe` with one pass a step, without end, in a precision that `device` has.
 
     A pass is `at_once` micro-batches.
 
@@ -207,6 +212,6 @@ def measurable_recipe(recipe: Recipe, machine: MachineInfo, at_once: int = 1) ->
         update={
             "batch": BatchConfig(global_batch_size=at_once * size, micro_batch_size=size),
             "epochs": _ENDLESS,
-            "precision": recipe.precision if machine.computes_bfloat16 else "float32",
+            "precision": precision_on(device, recipe.precision),
         }
     )

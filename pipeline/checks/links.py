@@ -31,8 +31,8 @@ def check_links(recipe: Recipe, cluster: Cluster, folder: Path) -> Check:
         return Check("all-reduce", True, "one worker has nothing to exchange")
     limits = {"max_failures": 0, "hang_seconds": _SECONDS_TO_ADD}
     workers = cluster.workers.with_count(num_workers).model_copy(update=limits)
-    seconds = min(cluster.network.timeout_seconds, _SECONDS_TO_CONNECT)
-    network = cluster.network.model_copy(update={"timeout_seconds": seconds})
+    timeout = min(cluster.network.timeout_seconds, _SECONDS_TO_CONNECT)
+    network = cluster.network.model_copy(update={"timeout_seconds": timeout})
     cluster = cluster.model_copy(update={"workers": workers, "network": network})
     job = TrainingJob(recipe, cluster, RunFolder(folder), "")
     try:

@@ -41,6 +41,7 @@ def check_reports(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Iterat
     """Check what the nodes reported; a check that fails names the first node at fault."""
     yield _software(nodes)
     yield _gpus(nodes, cluster)
+    yield _precision(nodes, recipe, cluster)
     yield _memory(nodes, recipe, cluster)
     yield _clocks(nodes)
     yield _storage(nodes, recipe, cluster)
@@ -85,6 +86,14 @@ def _gpus(nodes: list[Node], cluster: Cluster) -> Check:
             )
     num_gpus = sum(node.gpus for node in nodes)
     return _check("GPUs", problems, f"{num_gpus} in all, drivers fit torch and DALI")
+
+
+def _precision(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
+    used = [node for node in nodes if cluster.workers.device == "cpu" or node.gpus]
+    lacking = [node.name for node in used if not node.report.computes_bfloat16]
+    if recipe.precision == "bfloat16" and lacking:
+        return Check("precision", True, f"float32: {', '.join(lacking)} compute no bfloat16")
+    return Check("precision", True, f"{recipe.precision} on every node")
 
 
 def _memory(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:

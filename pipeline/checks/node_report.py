@@ -17,6 +17,7 @@ from pipeline.config.recipe import Recipe
 from pipeline.data.loading.dali import dali_versions
 from pipeline.data.store.store import Store, store_folder
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.precision import BFLOAT16_CAPABILITY, computes_bfloat16
 from pipeline.tracking.mlflow_runs import check_reachable
 
 _SAMPLED_IMAGES = 32  # of each split
@@ -34,7 +35,7 @@ class NodeInspection:
 
 @dataclass(frozen=True)
 class NodeReport:
-    """The state of one node.
+    """The state of one node; `computes_bfloat16` is of all the workers' devices there.
 
     CUDA versions are 1000 × major + 10 × minor, as CUDA has them; `driver_cuda` is 0 without a
     driver. Memories are in bytes; `gpu_memory` is all that the smallest GPU has. A `…_problem` is
@@ -45,6 +46,7 @@ class NodeReport:
     software: str
     num_gpus: int
     gpu_memory: int
+    computes_bfloat16: bool
     driver_cuda: int
     needed_cuda: int
     cpus: int
@@ -60,7 +62,8 @@ def inspect_node(inspection: NodeInspection) -> NodeReport:
     """Return this node's report; problems are reported, not raised."""
     os.environ.update(inspection.environment)
     recipe, cluster = inspection.recipe, inspection.cluster
-    num_gpus, gpu_memory, driver_cuda = _query_driver()
+    driver = _query_driver()
+    uses_gpu = cluster.workers.device == "gpu"
     dali, dali_cuda = dali_versions()
     torch_cuda = _cuda_number(torch.version.cuda or "0.0")
     storage_problem = _write_marker(inspection.marker)
@@ -72,9 +75,14 @@ def inspect_node(inspection: NodeInspection) -> NodeReport:
         data_problem = str(error)
     return NodeReport(
         software=f"Python {platform.python_version()}, torch {torch.__version__}, DALI {dali}",
-        num_gpus=num_gpus,
-        gpu_memory=gpu_memory,
-        driver_cuda=driver_cuda,
+        num_gpus=driver.num_gpus,
+        gpu_memory=driver.gpu_memory,
+        computes_bfloat16=(
+            driver.capability >= BFLOAT16_CAPABILITY
+            if uses_gpu
+            else computes_bfloat16(torch.device("cpu"))
+        ),
+        driver_cuda=driver.cuda,
         needed_cuda=max(torch_cuda, dali_cuda),
         cpus=len(os.sched_getaffinity(0)),
         free_memory=psutil.virtual_memory().available,
@@ -123,19 +131,34 @@ def _tracking_problem(uri: str) -> str:
     return ""
 
 
-def _query_driver() -> tuple[int, int, int]:
-    """Return the number of GPUs, the smallest one's bytes, and the driver's CUDA version; or 0."""
+@dataclass(frozen=True)
+class _Driver:
+    """What NVIDIA's driver says: GPUs, the least memory and capability of one, its own CUDA."""
+
+    num_gpus: int = 0
+    gpu_memory: int = 0
+    capability: tuple[int, int] = (0, 0)
+    cuda: int = 0
+
+
+def _query_driver() -> _Driver:
+    """Ask the driver, without CUDA, which may be given no GPU here; zeros without one."""
     try:
         import pynvml
     except ImportError:
-        return 0, 0, 0
+        return _Driver()
     try:
         pynvml.nvmlInit()
-        handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+        handles = [*map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))]
         memories = [pynvml.nvmlDeviceGetMemoryInfo(handle).total for handle in handles]
-        return len(memories), min(memories), pynvml.nvmlSystemGetCudaDriverVersion_v2()
+        return _Driver(
+            num_gpus=len(memories),
+            gpu_memory=min(memories),
+            capability=min(map(pynvml.nvmlDeviceGetCudaComputeCapability, handles)),
+            cuda=pynvml.nvmlSystemGetCudaDriverVersion_v2(),
+        )
     except (pynvml.NVMLError, ValueError):
-        return 0, 0, 0
+        return _Driver()
 
 
 def _cuda_number(version: str) -> int:

@@ -17,6 +17,7 @@ from pipeline.data.loading.sampler import BatchSampler
 from pipeline.data.loading.views import training_size
 from pipeline.data.store.store import Store, store_folder
 from pipeline.models.fully_convolutional import fully_convolutional
+from pipeline.models.nondeterministic_layers import nondeterministic_layers
 from pipeline.planning.hardware import read_hardware
 from pipeline.planning.pass_size import micro_batches_at_once
 from pipeline.planning.workload import (
@@ -27,11 +28,14 @@ from pipeline.planning.workload import (
 )
 from pipeline.runtime.distributed import device_here
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.precision import precision_on
 from pipeline.tracking.mlflow_client import sqlite_file
 from pipeline.tracking.mlflow_runs import check_recordable
 from pipeline.training.optimizer import build_optimizer
 
-TRAINING = ("network", "data set", "batch", "machine", "memory", "storage", "tracking")
+TRAINING = (
+    *("network", "data set", "batch", "machine", "precision", "memory", "storage", "tracking"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def preflight(
         "data set": _data,
         "batch": _batch,
         "machine": lambda recipe, cluster: _machine(cluster),
+        "precision": _precision,
         "memory": _memory,
         "storage": partial(_storage, on_disk),
         "tracking": lambda recipe, cluster: _tracking(cluster),
@@ -90,6 +95,12 @@ def _network(recipe: Recipe, cluster: Cluster) -> str:
             f"resizing.start_size; it takes {model.input_shape}: change or leave out resizing"
         )
     build_optimizer(recipe.optimizer, model)
+    layers = nondeterministic_layers(model)
+    if layers and cluster.deterministic and cluster.workers.device == "gpu":
+        raise UserError(
+            f"cluster.deterministic: {recipe.network.name} has {layers[0]}, which no GPU computes "
+            "the same way twice; add --set cluster.deterministic=false, or change the network"
+        )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if not isinstance(recipe.evaluation, BoxProtocol):
         fully_convolutional(model, recipe.input.size)
@@ -159,6 +170,21 @@ def _machine(cluster: Cluster) -> str:
             f"{workers.fewest} workers need a GPU each, this machine has {gpus}; add {key}={gpus}"
         )
     return f"{_worker_count(workers)} workers of {workers.cpus} CPUs, {available} there"
+
+
+def _precision(recipe: Recipe, cluster: Cluster) -> str:
+    workers = cluster.workers
+    if workers.are_on_this_machine and cluster.engine.kind == "local":
+        precision = precision_on(device_here(workers.device), recipe.precision)
+    elif workers.gpu:
+        precision = read_hardware().device(workers.gpu).precision(recipe.precision)
+    elif recipe.precision == "bfloat16":
+        return "bfloat16 where the devices of all workers compute it, else float32"
+    else:
+        precision = recipe.precision
+    if precision != recipe.precision:
+        return f"float32, since the device computes no {recipe.precision}"
+    return precision
 
 
 def _memory(recipe: Recipe, cluster: Cluster) -> str:

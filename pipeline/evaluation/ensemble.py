@@ -100,6 +100,7 @@ def _metadata(
             "training_digest": _joined(m.training_digest for m in members if m.training_digest),
             "protocol": protocols if equal else f"{protocols}-weighted",
             "extra_data": _joined(member.extra_data for member in members),
+            "precision": _joined(member.precision for member in members if member.precision),
             "weights_digest": digest,
             "run": f"ensemble-{digest[:8]}",
             "ensemble_size": sum(sizes.values()),

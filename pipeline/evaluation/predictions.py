@@ -39,7 +39,8 @@ class PredictionMetadata(Section):
     `data` is the packed data set evaluated on, `training_data` the one trained on;
     `training_digest` is empty where that is unknown, as for external weights. `weights_digest` is
     the SHA-256 of the file of weights; of an ensemble it is that of its members' digests, and
-    `members` names their runs. The fields are stored by their names.
+    `members` names their runs. `precision` is what was computed in, on the devices that were there;
+    it is empty in older files. The fields are stored by their names.
     """
 
     network: str
@@ -54,6 +55,7 @@ class PredictionMetadata(Section):
     members: tuple[str, ...] = ()
     extra_data: str = "none"
     training_digest: str = ""
+    precision: str = ""
 
     @property
     def is_foreign(self) -> bool:

@@ -16,7 +16,7 @@ import torch
 from pipeline.runtime.background import in_background
 from pipeline.runtime.distributed import Worker
 
-_LEFT = b"left"
+_LEFT = "left"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class ProgressBoard:
         others = {
             rank: KnownProgress(WorkerProgress(*json.loads(words)) if words else None, now - since)
             for rank, (words, since) in list(self._heard.items())
-            if words != _LEFT
+            if words != _LEFT.encode()
         }
         return {**others, self._worker.rank: KnownProgress(own, 0)}
 

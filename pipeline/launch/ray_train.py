@@ -19,6 +19,7 @@ from pipeline.launch.prometheus import PrometheusMetrics
 from pipeline.launch.stop_signal import stop_on_signals
 from pipeline.launch.training_job import WorkerJob
 from pipeline.runs.run_folder import RunFolder
+from pipeline.runtime.determinism import computing_on
 from pipeline.runtime.distributed import Worker, device_here, threads
 from pipeline.runtime.errors import (
     InterruptedByUserError,
@@ -26,6 +27,7 @@ from pipeline.runtime.errors import (
     UserError,
     WorkerFailedError,
 )
+from pipeline.runtime.precision import precision_of_all
 from pipeline.runtime.ray_session import ray_session
 
 if TYPE_CHECKING:
@@ -92,7 +94,23 @@ def _run_in_this_process(
 ) -> Result:
     device = device_here(job.cluster.workers.device)
     with threads(job.cluster.workers.cpus):  # as Ray does for its workers
-        return function(job, Worker(0, 1, device), show)
+        return _work(function, job, Worker(0, 1, device), show)
+
+
+def _work(
+    function: Callable[[Work, Worker, Report], Result], job: Work, worker: Worker, report: Report
+) -> Result:
+    """Call `function` as every worker does, on its device and in a precision that all have.
+
+    A collective call.
+    """
+    with computing_on(worker.device, deterministic=job.cluster.deterministic):
+        precision = precision_of_all(worker, job.precision)
+        if precision != job.precision:
+            job = job.in_precision(precision)
+            if worker.is_first:
+                report(Message("not every worker's device computes bfloat16: float32 is used"))
+        return function(job, worker, report)
 
 
 def _refuse_too_few_resources(workers: WorkersConfig) -> None:
@@ -208,7 +226,7 @@ def _run_worker(
     report(WorkerStarted(worker.rank))
     try:
         with watch_preemption(job.folder):
-            return function(job, worker, report)
+            return _work(function, job, worker, report)
     except _FINAL as error:
         return error  # for what is raised Ray would start the workers again
     except UserError as error:

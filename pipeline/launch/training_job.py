@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from pipeline.config.cluster import Cluster, Folder
 from pipeline.config.recipe import Recipe
@@ -27,6 +27,13 @@ class WorkerJob(Protocol):
     @property
     def folder(self) -> RunFolder: ...
 
+    @property
+    def precision(self) -> str: ...
+
+    def in_precision(self, precision: str) -> Self:
+        """Return the same job, computed in "float32" or "bfloat16"."""
+        ...
+
 
 @dataclass(frozen=True)
 class TrainingJob:
@@ -37,6 +44,14 @@ class TrainingJob:
     folder: RunFolder
     tracking_uri: str
     initial_weights: Path | None = None
+
+    @property
+    def precision(self) -> str:
+        return self.recipe.precision
+
+    def in_precision(self, precision: str) -> Self:
+        """Return the same training, computed in `precision`; the run keeps its recipe."""
+        return replace(self, recipe=self.recipe.model_copy(update={"precision": precision}))
 
     def store(self) -> Store:
         """Open the data set of the recipe."""

@@ -21,7 +21,10 @@ class Fact(Section):
 
 
 class Device(Section):
-    """A GPU, or one core of a CPU, and the node it stands in; units are in the file."""
+    """A GPU, or one core of a CPU, and the node it stands in; units are in the file.
+
+    `has_bfloat16`: whether it computes it natively, so that it is used there.
+    """
 
     title: str
     reported_as: str = ""
@@ -32,7 +35,12 @@ class Device(Section):
     efficiency: dict[Precision, Fact]
     peers: Fact
     network: Fact
+    has_bfloat16: bool = True
     remark: str = ""
+
+    def precision(self, asked_for: Precision) -> Precision:
+        """Return the precision that is used on it (`pipeline.runtime.precision`)."""
+        return asked_for if self.has_bfloat16 else "float32"
 
 
 class DataFacts(Section):

@@ -7,12 +7,13 @@ import torch
 
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
-from pipeline.planning.hardware import Hardware, read_hardware
+from pipeline.planning.hardware import Device, Hardware, Precision, read_hardware
 from pipeline.planning.measured_speed import MeasuredSpeed, newest_measurement
 from pipeline.planning.pass_size import micro_batches_at_once
 from pipeline.planning.step_cost import WorkerHardware, bytes_between_nodes, step_parts
 from pipeline.planning.workload import Workload, data_facts, measure_workload
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.precision import computes_bfloat16
 
 WORLD_SIZES = (1, 8, 64, 512, 4096)
 MICRO_BATCHES = (8, 16, 32, 64, 128, 256)
@@ -45,11 +46,13 @@ class Plan:
 
     `memory` is a worker's bytes by images of a micro-batch; `cluster_workers` is the cluster's own
     number of workers. Scaling pays up to `efficient_workers`; beyond `max_workers` the batch is
-    larger than any that is known to train.
+    larger than any that is known to train. `precision_asked_for` is the recipe's; the workload is
+    in the one that the device computes.
     """
 
     workload: Workload
     machine: WorkerHardware
+    precision_asked_for: Precision
     calibration: MeasuredSpeed | None
     rows: tuple[PlanRow, ...]
     memory: dict[int, float]
@@ -62,14 +65,15 @@ class Plan:
 def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan:
     """Plan `recipe` on workers as `cluster` has them, of another device if one is named.
 
-    Raises `UserError` for a device that isn't known or can't compute in the recipe's precision, and
-    for a data set that is neither packed nor known.
+    Where the device computes no bfloat16, it is planned in float32. Raises `UserError` for a device
+    that isn't known, and for a data set that is neither packed nor known.
     """
     hardware = read_hardware()
     name = device_name or _device_name(cluster, hardware)
     device = hardware.device(name)
-    if recipe.precision not in device.peak:
-        raise UserError(f"{device.title} has no {recipe.precision}; add --set precision=float32")
+    asked_for = recipe.precision
+    precision = _precision(asked_for, cluster, device, is_gpu=name != "cpu")
+    recipe = recipe.model_copy(update={"precision": precision})
     workload = measure_workload(recipe, data_facts(recipe, cluster, hardware))
     workers = cluster.workers
     is_gpu = name != "cpu"
@@ -96,6 +100,7 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
     return Plan(
         workload=workload,
         machine=machine,
+        precision_asked_for=asked_for,
         calibration=measured,
         rows=tuple(_row(workload, machine, size) for size in sizes),
         memory={size: _memory(workload, hardware, size, is_gpu) for size in MICRO_BATCHES},
@@ -143,6 +148,15 @@ def _device_name(cluster: Cluster, hardware: Hardware) -> str:
         f"which GPU the cluster has can't be seen from here; add --gpu {gpus}; "
         "cluster.workers.gpu can say so for good"
     )
+
+
+def _precision(
+    asked_for: Precision, cluster: Cluster, device: Device, *, is_gpu: bool
+) -> Precision:
+    is_here = not is_gpu and cluster.workers.are_on_this_machine
+    if is_here and not computes_bfloat16(torch.device("cpu")):
+        return "float32"
+    return device.precision(asked_for)
 
 
 def _correction(measured: MeasuredSpeed, machine: WorkerHardware) -> float:

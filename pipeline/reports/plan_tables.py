@@ -106,6 +106,8 @@ def _memory(plan: Plan) -> Table:
 
 def _sentences(plan: Plan, cite: _Citations) -> Iterator[str]:
     workload, recipe = plan.workload, plan.workload.recipe
+    if recipe.precision != plan.precision_asked_for:
+        yield f"In {recipe.precision}, since the device computes no {plan.precision_asked_for}."
     unit = "GPUs" if plan.machine.is_gpu else "workers"
     written = plan.checkpoints_written
     yield (

@@ -201,6 +201,7 @@ class EvaluatedModel:
             weights_digest=self.weights_digest(),
             run=folder.name,
             extra_data=record.extra_data if record else "none",
+            precision=self.precision,
         )
 
 

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from pipeline.tracking.metric_log import MetricLog, Record
 from pipeline.tracking.mlflow_client import connect, load_mlflow, reason, without_credentials
@@ -31,7 +32,7 @@ class Tracker(SilentTracker):
     `run_id` is called until it returns one, since a run may be made late. Then the thread gets the
     last step of each metric from the run and skips what is there already. A batch sent twice counts
     once, since MLflow drops metrics that are equal in key, step, time and value. Infinities become
-    ±1.8e308 in MLflow, NaN stays NaN.
+    ±1.8e308 in MLflow, NaN stays NaN. `tags` are set once the run is there.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class Tracker(SilentTracker):
         run_id: Callable[[], str],
         folder: Path,
         *,
+        tags: Mapping[str, str] = MappingProxyType({}),
         warn: Callable[[str], None] = _LOG.warning,
         seconds_between_batches: float = 1.0,
         seconds_to_close: float = 30.0,
     ) -> None:
-        self._uri, self._run_id, self._warn = uri, run_id, warn
+        self._uri, self._run_id, self._tags, self._warn = uri, run_id, tags, warn
         self._pause, self._close_timeout = seconds_between_batches, seconds_to_close
         self._metric_log = MetricLog(folder / "metrics.jsonl")
         self._lock = threading.Lock()
@@ -88,7 +90,7 @@ class Tracker(SilentTracker):
         while not self._given_up.is_set():
             last_round = self._closing.wait(self._pause)
             try:
-                upload = upload or _MetricUpload(self._uri, self._run_id(), self._metric_log)
+                upload = upload or self._open_upload()
                 upload.send_new()
                 self._problem = ""
             except Exception as error:  # whatever the network does, training goes on
@@ -97,6 +99,13 @@ class Tracker(SilentTracker):
             else:
                 if last_round:
                     return
+
+    def _open_upload(self) -> "_MetricUpload":
+        run_id = self._run_id()
+        upload = _MetricUpload(self._uri, run_id, self._metric_log)
+        for key, value in self._tags.items():
+            connect(self._uri).set_tag(run_id, key, value)
+        return upload
 
 
 class _MetricUpload:

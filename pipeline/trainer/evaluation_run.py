@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console
 
@@ -51,6 +52,15 @@ class EvaluationJob:
     cluster: Cluster
     folder: RunFolder
     metadata: PredictionMetadata
+
+    @property
+    def precision(self) -> str:
+        return self.model.precision
+
+    def in_precision(self, precision: str) -> Self:
+        """Return the same evaluation, computed in `precision`."""
+        metadata = self.metadata.model_copy(update={"precision": precision})
+        return replace(self, model=replace(self.model, precision=precision), metadata=metadata)
 
     @property
     def file(self) -> Path:
@@ -150,6 +160,7 @@ def track(
             "dataset.name": metadata.training_data,
             "dataset.extra": metadata.extra_data,
             "ensemble.size": str(metadata.ensemble_size),
+            **({"precision": metadata.precision} if metadata.precision else {}),
             "weights.digest": metadata.weights_digest,
             **({"command": command} if command else {}),
             **(tags or {}),

@@ -4,6 +4,7 @@ Wrong preprocessing loses a few points unnoticed. Each trial changes one thing, 
 """
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from rich.console import Console
@@ -36,6 +37,14 @@ class _TrialsJob:
     split: str
     cluster: Cluster
     folder: RunFolder
+
+    @property
+    def precision(self) -> str:
+        return self.model.precision
+
+    def in_precision(self, precision: str) -> Self:
+        """Return the same trials, computed in `precision`."""
+        return replace(self, model=replace(self.model, precision=precision))
 
 
 def run_sanity(

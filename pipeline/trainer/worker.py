@@ -95,7 +95,10 @@ def worker_context(
     tracker, writer = SilentTracker(), SilentWriter()
     if worker.is_first:
         warn = partial(_warn, report)
-        tracker = Tracker(job.tracking_uri, folder.tracking_run_id, folder.path, warn=warn)
+        tags = {"precision": job.precision}
+        tracker = Tracker(
+            job.tracking_uri, folder.tracking_run_id, folder.path, tags=tags, warn=warn
+        )
         retention = Retention(saving.checkpoints_to_keep, saving.keep_every_epochs)
         writer = CheckpointWriter(folder.checkpoints, retention, warn)
     steps_done = progress.epoch * sampler.num_steps + progress.step

@@ -96,7 +96,8 @@ def test_a_training_in_this_process_has_no_nodes_to_check(cluster: Cluster) -> N
 
 
 FINE = NodeReport(
-    software="torch 2", num_gpus=8, gpu_memory=80 * 10**9, driver_cuda=13_000,
+    software="torch 2", num_gpus=8, gpu_memory=80 * 10**9,
+    computes_bfloat16=True, driver_cuda=13_000,
     needed_cuda=13_000, cpus=64,
     free_memory=2**37, free_storage=2**40, storage_problem="", data_digest="d" * 64,
     data_problem="", tracking_problem="",
@@ -133,6 +134,19 @@ def test_a_node_that_lacks_something_fails_one_check_by_its_name(
     )
     assert failed.name == name
     assert message in failed.message
+
+
+def test_the_precision_is_what_all_nodes_with_workers_compute() -> None:
+    def found(nodes: list[Node]) -> str:
+        checks = check_reports(nodes, RECIPE, load_cluster("8gpu"))
+        (check,) = (check for check in checks if check.name == "precision")
+        assert check.passed
+        return check.message
+
+    old = node("b", computes_bfloat16=False)
+    assert found([node("a")]) == "bfloat16 on every node"
+    assert found([node("a"), old]) == "float32: b compute no bfloat16"
+    assert found([node("a"), replace(old, gpus=0)]) == "bfloat16 on every node"
 
 
 def test_several_nodes_that_lack_the_same_are_counted() -> None:

@@ -4,11 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from pipeline.checks.preflight import preflight
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
+from pipeline.models.lenet import LeNet5Modern
+from pipeline.models.zoo import NETWORKS
 from pipeline.runs.run_folder import RunFolder
+from pipeline.runtime import precision as precision_module
 
 
 @pytest.mark.parametrize("small_disk", [3072], indirect=True)
@@ -39,6 +43,46 @@ def test_an_optimizer_that_does_not_support_the_network_is_refused() -> None:
     (check,) = preflight(load_recipe("resnet18", [optimizer]), load_cluster("laptop"), ("network",))
     assert not check.passed
     assert "those of ResNet are not; use optimizer.kind: sgd" in check.message
+
+
+def test_a_layer_that_no_gpu_computes_twice_the_same_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Reflecting(LeNet5Modern):
+        def __init__(self, num_classes: int, num_channels: int = 1) -> None:
+            super().__init__(num_classes, num_channels)
+            self.pad = nn.ReflectionPad2d(1)
+
+    monkeypatch.setitem(NETWORKS, "lenet5_modern", Reflecting)
+    recipe = load_recipe("smoke")
+    for deterministic in ("false", "true"):
+        cluster = load_cluster("1gpu", [f"deterministic={deterministic}"])
+        (check,) = preflight(recipe, cluster, ("network",))
+        assert check.passed == (deterministic == "false")
+    assert check.message == (
+        "cluster.deterministic: lenet5_modern has pad (ReflectionPad2d), which no GPU computes the "
+        "same way twice; add --set cluster.deterministic=false, or change the network"
+    )
+
+
+def test_the_precision_is_what_the_device_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(cluster: str, *settings: str, precision: str = "bfloat16") -> str:
+        recipe = load_recipe("smoke", [f"precision={precision}"])
+        (check,) = preflight(recipe, load_cluster(cluster, [*settings]), ("precision",))
+        assert check.passed
+        return check.message
+
+    monkeypatch.setattr(precision_module, "computes_bfloat16", lambda device: False)
+    assert found("laptop") == "float32, since the device computes no bfloat16"
+    assert found("laptop", precision="float32") == "float32"
+    monkeypatch.setattr(precision_module, "computes_bfloat16", lambda device: True)
+    assert found("laptop") == "bfloat16"
+    far = "{count: 8, device: gpu, ray_address: auto"
+    assert found("8gpu", f"workers={far}}}") == (
+        "bfloat16 where the devices of all workers compute it, else float32"
+    )
+    assert found("8gpu", f"workers={far}, gpu: a100}}") == "bfloat16"
+    assert found("8gpu", f"workers={far}, gpu: v100}}").startswith("float32, since")
 
 
 def test_a_micro_batch_too_large_for_memory_is_refused() -> None:

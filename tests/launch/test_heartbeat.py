@@ -1,15 +1,14 @@
 """Which workers hang, and which only wait: by real processes that meet in gloo."""
 
-import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from two_workers import start_two_workers
 
 from pipeline.launch.events import Event, Heartbeat, Message, WorkerHung
 from pipeline.launch.heartbeat import HeartbeatMonitor, Watchdog
@@ -84,13 +83,9 @@ SCENARIOS = {
 }
 
 
-def run(scenario: str, rank: int, port: int, folder: Path) -> None:
+def run(rank: int, scenario: str, folder: Path) -> None:
     """Be one of two workers; write whom the watchdog found late to a file of this rank's name."""
     os.environ["FOLDER"] = str(folder)
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
 
     def report(event: Event) -> None:
         if isinstance(event, WorkerHung):
@@ -104,28 +99,16 @@ def run(scenario: str, rank: int, port: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, str]]:
     """Whom each worker found late when it ended itself, by rank, of all scenarios."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed", "pipeline.launch.heartbeat"])
     folders = {name: tmp_path_factory.mktemp(name) for name in SCENARIOS}
-    awaited = []
-    suspended: multiprocessing.process.BaseProcess
-    for name, folder in folders.items():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        for rank in (0, 1):
-            process = context.Process(target=run, args=(name, rank, port, folder))
-            process.start()
-            if (SCENARIOS[name], rank) == (the_first_is_suspended, 0):
-                suspended = process
-            else:
-                awaited.append(process)
+    started = {name: start_two_workers(run, name, folder) for name, folder in folders.items()}
     deadline = time.monotonic() + 100
-    for process in awaited:
-        process.join(max(0.0, deadline - time.monotonic()))
-    for process in (suspended, *awaited):
-        process.kill()
-        process.join()
+    for name, (first, second) in started.items():
+        second.join(max(0.0, deadline - time.monotonic()))
+        if SCENARIOS[name] is not the_first_is_suspended:
+            first.join(max(0.0, deadline - time.monotonic()))
+        for process in (first, second):
+            process.kill()
+            process.join()
     return {
         name: {int(path.name): path.read_text() for path in folder.glob("[01]")}
         for name, folder in folders.items()

@@ -1,6 +1,7 @@
 """`ilsvrc plan`: rows, memory, calibration, the printed tables, errors in one line."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from pipeline.cli.app import app
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.recipe import Recipe, load_recipe
+from pipeline.planning import plan as plan_module
 from pipeline.planning.hardware import read_hardware
 from pipeline.planning.measured_speed import MeasuredSpeed, keep_measurement
 from pipeline.planning.plan import Plan, make_plan
@@ -136,12 +138,34 @@ def test_a_damaged_measurement_is_ignored(cluster: Cluster) -> None:
     assert make_plan(load_recipe("resnet50"), cluster, "a100").calibration is None
 
 
+def test_a_device_without_bfloat16_is_planned_in_float32(cluster: Cluster) -> None:
+    recipe = load_recipe("resnet50")
+    assert recipe.precision == "bfloat16"
+    plan = make_plan(recipe, cluster, "v100")
+    assert plan == replace(
+        make_plan(load_recipe("resnet50", ["precision=float32"]), cluster, "v100"),
+        precision_asked_for="bfloat16",
+    )
+    said = "In float32, since the device computes no bfloat16."
+    assert said in rendered(plan)
+    assert said not in rendered(make_plan(recipe, cluster, "a100"))
+
+
+def test_cpus_here_are_planned_in_what_they_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = load_cluster("laptop", [f"runs_dir={tmp_path}", f"data_dir={tmp_path}"])
+    recipe = load_recipe("resnet18")
+    for has_it in (False, True):
+        monkeypatch.setattr(plan_module, "computes_bfloat16", lambda device, has_it=has_it: has_it)
+        plan = make_plan(recipe, here, None)
+        assert plan.workload.recipe.precision == ("bfloat16" if has_it else "float32")
+
+
 def test_what_cannot_be_planned_raises_a_user_error(cluster: Cluster) -> None:
     recipe = load_recipe("resnet50")
     with pytest.raises(UserError, match="GPU 'abacus': not known; there are: h100"):
         make_plan(recipe, cluster, "abacus")
-    with pytest.raises(UserError, match="has no bfloat16; add --set precision=float32"):
-        make_plan(recipe, cluster, "gtx580")
     with pytest.raises(UserError, match="digits"):
         make_plan(load_recipe("lenet5_digits"), cluster, "a100")
 
