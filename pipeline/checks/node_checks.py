@@ -14,6 +14,7 @@ from pipeline.checks.nodes import Node, inspect_nodes
 from pipeline.checks.preflight import Check, bytes_needed, too_large
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
+from pipeline.data.loading.loading_memory import LoadingMemory, loading_memory
 from pipeline.planning.workload import training_bytes
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.ray_session import ray_session
@@ -97,7 +98,10 @@ def _precision(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
 
 
 def _memory(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
-    needed, on_cpu = training_bytes(recipe), cluster.workers.device == "cpu"
+    on_cpu = cluster.workers.device == "cpu"
+    # What a CPU's loader takes is of the loader's own check.
+    loading = 0.0 if on_cpu else _loading(recipe, cluster).gpu
+    needed = training_bytes(recipe) + loading
     problems = []
     for node in nodes:
         workers = _workers_on(node, cluster) if on_cpu else min(1, node.gpus)
@@ -106,7 +110,10 @@ def _memory(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
             what = "are free" if on_cpu else "are all that a GPU has"
             problem = too_large(recipe, workers * needed, f"{available / 1e9:.1f} GB {what}")
             problems.append(f"{node.name}: {problem}")
-    return _check("memory", problems, f"at least {needed / 1e9:.1f} GB a worker, and there")
+    summary = f"at least {needed / 1e9:.1f} GB a worker, and there"
+    if loading:
+        summary += f"; {loading / 1e9:.1f} GB of it to load"
+    return _check("memory", problems, summary)
 
 
 def _clocks(nodes: list[Node]) -> Check:
@@ -169,10 +176,7 @@ def _tracking(nodes: list[Node], cluster: Cluster) -> Check:
 
 def _loader(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
     loading = cluster.loading
-    pixels = recipe.input.size**recipe.input.dimensions * recipe.input.num_channels
-    # Batches prefetched, being loaded and in use: as float32, beside the decoded images, about as
-    # large.
-    memory = 2 * 4 * pixels * recipe.batch.micro_batch_size * (loading.prefetch + 2)
+    memory = _loading(recipe, cluster).host
     problems = []
     for node in nodes:
         workers = _workers_on(node, cluster)
@@ -191,6 +195,12 @@ def _loader(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
     most = max(_workers_on(node, cluster) for node in nodes)
     summary = f"{most} workers a node, {loading.threads} threads, {memory / 1e6:,.0f} MB each"
     return _check("loader", problems, summary)
+
+
+def _loading(recipe: Recipe, cluster: Cluster) -> LoadingMemory:
+    on_gpu = cluster.workers.device == "gpu"
+    size = recipe.batch.micro_batch_size
+    return loading_memory(recipe.input, cluster.loading, size, on_gpu=on_gpu)
 
 
 def _workers_on(node: Node, cluster: Cluster) -> int:

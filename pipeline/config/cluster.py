@@ -112,9 +112,15 @@ class CommunicationConfig(Section):
 
 
 class LoadingConfig(Section):
-    """How a worker loads: by DALI or Pillow, with how many threads and prefetched batches."""
+    """How a worker loads: by DALI or Pillow, with how many threads and prefetched batches.
+
+    A worker on a GPU decodes there, or with `decoder: cpu` on the CPU, and goes on on the GPU. Of
+    what is decoded there, `hw_decoder_load` is the share of the GPU's JPEG engine, from A100 on.
+    """
 
     backend: Literal["dali", "reference"] = "dali"
+    decoder: Literal["gpu", "cpu"] = "gpu"
+    hw_decoder_load: Annotated[float, Field(ge=0, le=1)] = 0.65
     threads: PositiveInt = 1
     prefetch: PositiveInt = 2
     evaluation_batch_size: PositiveInt = 256

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import InputConfig
+from pipeline.data.loading.loading_memory import size_to_preallocate
 from pipeline.data.loading.views import Views
 from pipeline.data.store.store import Split
 
@@ -103,6 +104,29 @@ def dali_inputs(split: Split, views: Views, input: InputConfig) -> DaliInputs:
     )
 
 
+@dataclass(frozen=True)
+class GpuDecoder:
+    """How a GPU decodes.
+
+    hardware_load: the share of the images that its JPEG engine takes, if it has one. height, width:
+    in pixels, of the images for which that allocates memory at first.
+    """
+
+    hardware_load: float
+    height: int
+    width: int
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of DALI's operator that only a GPU takes."""
+        return {
+            "hw_decoder_load": self.hardware_load,
+            "preallocate_height_hint": self.height,
+            "preallocate_width_hint": self.width,
+            # As libjpeg does on the CPU. Its default repeats the nearest chroma.
+            "jpeg_fancy_upsampling": True,
+        }
+
+
 @pipeline_def
 def view_graph(
     source: Any,
@@ -111,13 +135,12 @@ def view_graph(
     fill: int | None,
     channels_last: bool,
     boxes_per_image: int = 1,
-    largest: tuple[int, int] = (0, 0),
+    gpu_decoder: GpuDecoder | None = None,
 ) -> DataNode:
     """Decode each support once, stretch its boxes to their size, mirror, light and normalize.
 
     `source` returns `DaliInputs.in_order`. The output is float32, HWC or CHW, with an axis of an
-    image's boxes before these where there are several. `largest`, the height and width that no
-    image exceeds, lets the GPU's decoder allocate its memory once.
+    image's boxes before these where there are several. Without `gpu_decoder`, the CPU decodes.
     """
     num_edges = 2 * boxes_per_image
     support_types = [] if fill is None else [_INTEGER, _INTEGER]
@@ -131,19 +154,18 @@ def view_graph(
         ndim=[*_DIMENSIONS, *[1] * (len(data_types) - len(_DIMENSIONS))],
     )
     support, edges = others[:-num_edges], others[-num_edges:]
-    height, width = largest
-    memory: Any = {"preallocate_height_hint": height, "preallocate_width_hint": width}
-    memory = memory if device == "gpu" else {}
     images: Any = fn.decoders.image_slice(
         encoded,
-        device="mixed" if device == "gpu" else "cpu",
+        device="mixed" if gpu_decoder else "cpu",
         start=start,
         shape=shape,
         axis_names="HW",
         output_type=types.DALIImageType.RGB if input.color == "rgb" else types.DALIImageType.GRAY,
         adjust_orientation=False,  # the index holds the sizes as stored
-        **memory,
+        **(gpu_decoder.arguments() if gpu_decoder else {}),
     )
+    if device == "gpu" and not gpu_decoder:
+        images = images.gpu()
     if fill is not None:
         support_start, support_shape = support
         images = fn.slice(
@@ -207,14 +229,19 @@ class DaliImages:
             in_use.append(dali_inputs(split, next(views), input))
             return in_use[-1].in_order(fill)
 
+        on_gpu = device.type == "cuda"
+        gpu_decoder = None
+        if on_gpu and loading.decoder == "gpu":
+            shape = size_to_preallocate(split.sizes, max_batch_size)
+            gpu_decoder = GpuDecoder(loading.hw_decoder_load, *shape)
         graph: Pipeline = view_graph(
             next_inputs,
-            device="gpu" if device.type == "cuda" else "cpu",
+            device="gpu" if on_gpu else "cpu",
             input=input,
             fill=fill,
             channels_last=channels_last,
             boxes_per_image=boxes_per_image,
-            largest=tuple(split.sizes.max(axis=0).tolist()),
+            gpu_decoder=gpu_decoder,
             batch_size=max_batch_size,
             num_threads=loading.threads,
             prefetch_queue_depth=loading.prefetch,

@@ -7,21 +7,29 @@ from nvidia.dali import fn, pipeline_def
 from serialized_graph import Graph, Operator, parse_graph
 
 from pipeline.config.recipe import InputConfig
-from pipeline.data.loading.dali import view_graph
+from pipeline.data.loading.dali import GpuDecoder, view_graph
 
 RGB = InputConfig(size=224, mean=(120, 110, 100), std=(60, 50, 40))
-MEMORY = {"preallocate_height_hint": 500, "preallocate_width_hint": 375}
+DECODER = GpuDecoder(hardware_load=0.5, height=500, width=375)
+OF_GPUS = {
+    "hw_decoder_load": 0.5,
+    "preallocate_height_hint": 500,
+    "preallocate_width_hint": 375,
+    "jpeg_fancy_upsampling": 1,
+}
 GRAY = InputConfig(size=32, color="gray", mean=(30,), std=(70,))
 
 
-def graph_of(device: str, input: InputConfig, fill: int | None, channels_last: bool) -> Graph:
+def graph_of(
+    device: str, input: InputConfig, fill: int | None, channels_last: bool, decoder: str = "gpu"
+) -> Graph:
     graph = view_graph(
         lambda: None,
         device=device,
         input=input,
         fill=fill,
         channels_last=channels_last,
-        largest=(500, 375),
+        gpu_decoder=DECODER if device == decoder == "gpu" else None,
         batch_size=8,
         num_threads=2,
         device_id=None,
@@ -49,7 +57,7 @@ def test_both_devices_have_one_graph(
     assert len(cpu.operators) == len(gpu.operators)
     for on_cpu, on_gpu in zip(cpu.operators, gpu.operators, strict=True):
         assert on_cpu.kind == on_gpu.kind
-        of_gpus = MEMORY if on_gpu.arguments["device"] == "mixed" else {}
+        of_gpus = OF_GPUS if on_gpu.arguments["device"] == "mixed" else {}
         of_cpu = on_cpu.arguments | {"device": ""}
         assert of_cpu | of_gpus == on_gpu.arguments | {"device": ""}
         for first, second in ((on_cpu.inputs, on_gpu.inputs), (on_cpu.outputs, on_gpu.outputs)):
@@ -73,6 +81,21 @@ def test_images_stay_on_the_gpu_once_decoded(
             for _, device in step.inputs + step.outputs} == {"cpu"}  # fmt: skip
 
 
+@every_graph
+def test_decoded_on_the_cpu_images_go_on_on_the_gpu(
+    input: InputConfig, fill: int | None, channels_last: bool
+) -> None:
+    graph = graph_of("gpu", input, fill, channels_last, decoder="cpu")
+    decoder, *others = steps_of(graph)
+    assert decoder.arguments == steps_of(graph_of("cpu", input, fill, channels_last))[0].arguments
+    assert {device for _, device in decoder.inputs + decoder.outputs} == {"cpu"}
+    for on_gpu, step in zip(
+        steps_of(graph_of("gpu", input, fill, channels_last))[1:], others, strict=True
+    ):
+        assert step.arguments == on_gpu.arguments
+        assert [device for _, device in step.inputs] == [device for _, device in on_gpu.inputs]
+
+
 def test_the_graph_is_the_one_described() -> None:
     """Also tests the parser: it reads known kinds, and arguments of every type."""
     decode, pad, resize, normalize = steps_of(graph_of("gpu", RGB, 90, True))
@@ -84,6 +107,7 @@ def test_the_graph_is_the_one_described() -> None:
     ]
     assert decode.arguments["adjust_orientation"] == 0
     assert decode.arguments["axis_names"] == "HW"
+    assert decode.arguments["jpeg_fancy_upsampling"] == 1
     assert pad.arguments["out_of_bounds_policy"] == "pad"
     assert pad.arguments["fill_values"] == [90.0]
     assert "size" not in resize.arguments  # an input: images grow with the epochs
