@@ -189,8 +189,8 @@ def _loader(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
         elif workers * memory > node.report.free_memory:
             problems.append(
                 f"{node.name}: loading takes {workers * memory / 1e9:.1f} GB, "
-                f"{node.report.free_memory / 1e9:.1f} GB are free; lower cluster.loading.prefetch "
-                "or batch.micro_batch_size"
+                f"{node.report.free_memory / 1e9:.1f} GB are free; lower cluster.loading.prefetch, "
+                "cluster.loading.window or batch.micro_batch_size"
             )
     most = max(_workers_on(node, cluster) for node in nodes)
     summary = f"{most} workers a node, {loading.threads} threads, {memory / 1e6:,.0f} MB each"

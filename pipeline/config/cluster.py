@@ -112,7 +112,10 @@ class CommunicationConfig(Section):
 
 
 class LoadingConfig(Section):
-    """How a worker loads: by DALI or Pillow, with how many threads and prefetched batches.
+    """How a worker loads: by DALI or Pillow, with how many threads.
+
+    Small batches in a row are loaded together, up to a `window` of so many images; `prefetch`
+    windows are loaded ahead.
 
     A worker on a GPU decodes there, or with `decoder: cpu` on the CPU, and goes on on the GPU. Of
     what is decoded there, `hw_decoder_load` is the share of the GPU's JPEG engine, from A100 on.
@@ -123,6 +126,8 @@ class LoadingConfig(Section):
     hw_decoder_load: Annotated[float, Field(ge=0, le=1)] = 0.65
     threads: PositiveInt = 1
     prefetch: PositiveInt = 2
+    # From 32 images on, DALI 2.4 reads headers in several threads, and may crash on a damaged one.
+    window: PositiveInt = 31
     evaluation_batch_size: PositiveInt = 256
 
 

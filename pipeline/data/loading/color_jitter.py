@@ -1,9 +1,11 @@
 """Changes brightness, contrast and saturation of images that are normalized already."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.config.recipe import InputConfig
+from pipeline.data.loading.device_memory import to_device
 from pipeline.data.loading.views import Views
 
 # Of ITU-R BT.601, as fb.resnet.torch and Pillow have them. They sum to 1.
@@ -25,16 +27,23 @@ def jitter_colors(images: Tensor, views: Views, input: InputConfig) -> Tensor:
     if (views.color_jitter == 1).all():
         return images
 
-    def per_image(values: Tensor) -> Tensor:  # (n, 3) → (n, 3, 1, 1)
-        return values.to(images.device)[..., None, None]
-
-    mean, std = (torch.tensor(values)[None] for values in (input.mean, input.std))
-    unlit_mean = mean - torch.from_numpy(views.lighting)
-    pixels = images * per_image(std) + per_image(unlit_mean)
-    gray = (pixels * per_image(torch.tensor(_GRAY)[None])).sum(dim=1, keepdim=True)
+    # All in one copy, (n, 3, 1, 1) each: the lit mean, the deviation, the gray's weights, factors.
+    shape = (len(images), 3)
+    values = np.stack(
+        [
+            np.float32(input.mean) - views.lighting,
+            np.broadcast_to(np.float32(input.std), shape),
+            np.broadcast_to(np.float32(_GRAY), shape),
+            views.color_jitter,
+        ]
+    )
+    unlit_mean, std, weights, factors = to_device(torch.from_numpy(values), images.device)[
+        ..., None, None
+    ]
+    pixels = images * std + unlit_mean
+    gray = (pixels * weights).sum(dim=1, keepdim=True)
     mean_gray = gray.mean(dim=(2, 3), keepdim=True)
-    factors = per_image(torch.from_numpy(views.color_jitter))
     brightness, contrast, saturation = factors.split(1, dim=1)  # (n, 1, 1, 1) each
     pixels = torch.lerp(gray, pixels, saturation)
     pixels = brightness * torch.lerp(mean_gray, pixels, contrast)
-    return (pixels - per_image(unlit_mean)) / per_image(std)
+    return (pixels - unlit_mean) / std

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
-from nvidia.dali.plugin.base_iterator import LastBatchPolicy
-from nvidia.dali.plugin.pytorch import DALIGenericIterator
+from nvidia.dali.tensors import TensorCPU, TensorListCPU
 from torch import Tensor
 
 from pipeline.config.cluster import LoadingConfig
@@ -59,11 +58,13 @@ class DaliInputs:
     support_shape: NDArray[np.int32]
     boxes: tuple[NDArray[np.float32], ...]
 
-    def in_order(self, fill: int | None) -> tuple[Any, ...]:
+    def in_order(self, fill: int | None) -> tuple[TensorListCPU, ...]:
         """Return the inputs of a graph with this `fill`, in its order."""
-        first = (self.encoded, self.start, self.shape, self.size, self.mean, self.mirror)
+        arrays = (self.start, self.shape, self.size, self.mean, self.mirror)
         support = () if fill is None else (self.support_start, self.support_shape)
-        return (*first, *support, *self.boxes)
+        # DALI would make the same of arrays, after many checks in Python.
+        encoded = TensorListCPU([TensorCPU(image) for image in self.encoded], contiguous=False)
+        return (encoded, *map(TensorListCPU, (*arrays, *support, *self.boxes)))
 
 
 _TYPES = (_BYTE, _INTEGER, _INTEGER, _FLOAT, _FLOAT, _INTEGER)
@@ -234,7 +235,7 @@ class DaliImages:
         if on_gpu and loading.decoder == "gpu":
             shape = size_to_preallocate(split.sizes, max_batch_size)
             gpu_decoder = GpuDecoder(loading.hw_decoder_load, *shape)
-        graph: Pipeline = view_graph(
+        self._graph: Pipeline = view_graph(
             next_inputs,
             device="gpu" if on_gpu else "cpu",
             input=input,
@@ -247,22 +248,18 @@ class DaliImages:
             prefetch_queue_depth=loading.prefetch,
             device_id=_device_id(device),
         )
-        self._iterator = DALIGenericIterator(
-            [graph],
-            ["images"],
-            size=-1,
-            last_batch_policy=LastBatchPolicy.PARTIAL,
-            prepare_first_batch=False,
-        )
 
     def __next__(self) -> Tensor:
-        images: Tensor = next(self._iterator)[0]["images"]
+        self._graph.schedule_run()  # at first, as many as it prefetches
+        (outputs,) = self._graph.outputs()  # waits for them
+        # Without a copy: with DALI's dynamic executor they are valid as long as they are used.
+        images = torch.from_dlpack(outputs.as_tensor())
         images = images.reshape(-1, *images.shape[-3:])  # an image's boxes one after another
         return images.permute(0, 3, 1, 2) if self._channels_last else images
 
     def close(self) -> None:
         """Release threads and memory."""
-        del self._iterator
+        del self._graph
 
 
 def dali_versions() -> tuple[str, int]:

@@ -13,18 +13,15 @@ from pipeline.data.store.store import Split
 
 
 class Inputs1D:
-    """Yields the inputs of each `Views`, float32 (n, 1, length) on `device`, in order.
+    """Yields the inputs of each `Views`, float32 (n, 1, length), in order.
 
     An input is always whole. Raises `ValueError` when one can't be decoded.
     """
 
-    def __init__(
-        self, split: Split, views: Iterator[Views], input: InputConfig, device: torch.device
-    ) -> None:
+    def __init__(self, split: Split, views: Iterator[Views], input: InputConfig) -> None:
         self._split = split
         self._views = views
         self._length = input.size
-        self._device = device
         self._mean = np.float32(input.mean[0])
         self._std = np.float32(input.std[0])
 
@@ -34,7 +31,7 @@ class Inputs1D:
             [decode_npy(data, self._length) for data in self._split.encoded_batch(indices)]
         )
         normalized = (values - self._mean) / self._std
-        return torch.from_numpy(normalized[:, None]).to(self._device)
+        return torch.from_numpy(normalized[:, None])
 
     def close(self) -> None:
         """There is nothing to release."""

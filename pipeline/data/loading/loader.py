@@ -1,10 +1,9 @@
 """The loader: a plan of views goes in, batches come out in the same order, by any backend."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
-from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
@@ -12,10 +11,18 @@ from torch import Tensor
 from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.color_jitter import jitter_colors
+from pipeline.data.loading.device_memory import (
+    DeviceEvent,
+    HeldImages,
+    event_recorder,
+    to_device,
+)
 from pipeline.data.loading.inputs_1d import Inputs1D
 from pipeline.data.loading.pil import PilImages
-from pipeline.data.loading.quarantine import Quarantine, damage_of
+from pipeline.data.loading.quarantine import Quarantine
+from pipeline.data.loading.thread_ahead import Source, ThreadAhead
 from pipeline.data.loading.views import Views
+from pipeline.data.loading.windows import Backend, LoadedBatch, WindowLoader
 from pipeline.data.store.store import Split
 from pipeline.runtime.errors import UserError
 
@@ -26,7 +33,8 @@ class Batch:
 
     images: float32 (n, c, h, w), or 1-D inputs (n, 1, length), normalized. labels: int64 (n,).
     indices: int64 (n,), into the split. keys, micro_batches: int64 (n,), as in `Views`. Images,
-    labels and keys are on the worker's device, the others stay on the CPU.
+    labels and keys are on the worker's device, the others stay on the CPU. seconds_waiting: how
+    long the host waited for it.
     """
 
     images: Tensor
@@ -34,6 +42,7 @@ class Batch:
     indices: Tensor
     keys: Tensor
     micro_batches: Tensor
+    seconds_waiting: float = 0.0
 
     @staticmethod
     def of(images: Tensor, labels: Tensor, indices: Tensor) -> "Batch":
@@ -41,120 +50,57 @@ class Batch:
         return Batch(images, labels, indices, torch.zeros_like(labels), torch.zeros_like(indices))
 
 
-class _Backend(Interface):
-    """Executes views: tensors of images or 1-D inputs, in the order of the views.
-
-    Colour jitter is left to the `Loader`.
-    """
-
-    def __next__(self) -> Tensor: ...
-
-    def close(self) -> None: ...
-
-
 class Loader:
     """Yields one `Batch` for each `Views`, in order; ends by `StopIteration`.
 
-    With a quarantine, views that can't be decoded are left out of their batches. Without one, and
-    where nothing of a batch is left, raises `UserError` naming the first image, of all batches
-    begun, that can't be decoded.
+    `source` loads in a thread ahead, and its errors are raised here. A batch's images are valid
+    until the next one is asked for, and afterwards for what was queued on the device by then, on
+    the stream of the calling thread. `record`: see `HeldImages`.
     """
 
     def __init__(
         self,
+        source: Source[list[LoadedBatch]],
         split: Split,
-        views: Iterable[Views],
         input: InputConfig,
-        execute: Callable[[Iterator[Views]], _Backend],
         device: torch.device,
-        quarantine: Quarantine | None,
+        record: Callable[[], DeviceEvent],
     ) -> None:
         self._split = split
         self._input = input
-        self._execute = execute
         self._device = device
-        self._quarantine = quarantine
-        self._views = iter(views)
-        self._in_flight: deque[Views] = deque()
-        self._backend = execute(self._begin(self._views))
+        self._held = HeldImages(record)
+        self._ready: deque[LoadedBatch] = deque()
+        self._windows = ThreadAhead(source)
 
     def __iter__(self) -> "Loader":
         return self
 
     def __next__(self) -> Batch:
-        try:
-            images = next(self._backend)
-        except (StopIteration, UserError):
-            raise
-        except Exception as error:
-            if not self._leave_out_damaged(error):
-                raise
-            return next(self)
-        views = self._in_flight.popleft()
+        self._held.release()
+        started = time.perf_counter()
+        if not self._ready:
+            self._ready.extend(next(self._windows))
+        seconds_waiting = time.perf_counter() - started
+        loaded = self._ready.popleft()
+        self._held.hold(loaded.images)
+        views = loaded.views
+        images = to_device(loaded.images, self._device)
         labels = torch.from_numpy(self._split.labels[views.images])
         return Batch(
             images=jitter_colors(images, views, self._input),
-            labels=labels.to(self._device),
+            labels=to_device(labels, self._device),
             indices=torch.from_numpy(views.images),
-            keys=torch.from_numpy(views.keys).to(self._device),
+            keys=to_device(torch.from_numpy(views.keys), self._device),
             micro_batches=torch.from_numpy(views.micro_batches),
+            seconds_waiting=seconds_waiting,
         )
 
     def close(self) -> None:
         """Release threads and memory; nothing can be loaded afterwards."""
-        self._backend.close()
-
-    def _begin(self, views: Iterable[Views]) -> Iterator[Views]:
-        for batch in views:
-            self._in_flight.append(batch)
-            yield batch
-
-    def _leave_out_damaged(self, error: Exception) -> bool:
-        """Begin the batches in flight again without what can't be decoded, if there is such.
-
-        A backend does not say which image it was, and can't be used after an error.
-        """
-        begun = list(self._in_flight)
-        kept = [views.take(self._rows_to_show(views, error)) for views in begun]
-        if [len(views.images) for views in kept] == [len(views.images) for views in begun]:
-            return False
-        self._backend.close()
-        self._in_flight.clear()
-        self._backend = self._execute(self._begin(chain(kept, self._views)))
-        return True
-
-    def _rows_to_show(self, views: Views, error: Exception) -> list[int]:
-        rows = []
-        for row, image in enumerate(views.images.tolist()):
-            damage = damage_of(self._split, image)
-            if damage is None:
-                rows.append(row)
-            elif self._quarantine is None:
-                raise UserError(
-                    f"{self._split.location(image)}: {damage}; run `ilsvrc prepare` again"
-                ) from error
-            # A part of a damaged image may well be decoded, which must not depend on what else is
-            # in flight: its view is tried alone.
-            elif self._can_be_shown(views.take([row])):
-                rows.append(row)
-            else:
-                self._quarantine.add(image, damage)
-        if not rows:
-            raise UserError(
-                f"{self._split.location(int(views.images[0]))}: no image of its batch can be "
-                "decoded; run `ilsvrc prepare` again"
-            ) from error
-        return rows
-
-    def _can_be_shown(self, view: Views) -> bool:
-        backend = self._execute(iter([view]))
-        try:
-            next(backend)
-        except Exception:  # backends have errors of their own
-            return False
-        finally:
-            backend.close()
-        return True
+        self._ready.clear()
+        self._windows.close()
+        self._held.close()
 
 
 def build_loader(
@@ -175,15 +121,16 @@ def build_loader(
     No `Views` may hold more than `max_batch_size` images, and all hold `boxes_per_image` views of
     each. `fill` is the grey level outside the images, or None if no box leaves its image
     (`pipeline.config.augmentation.Appearance`). 1-D inputs have one backend. `quarantine` lists
-    what can't be decoded. Raises `UserError` where `input` doesn't fit what `split` holds.
+    what can't be decoded (`WindowLoader`). Raises `UserError` where `input` doesn't fit what
+    `split` holds.
     """
     check_contents(split, input)
 
-    def execute(begun: Iterator[Views]) -> _Backend:
+    def execute(begun: Iterator[Views]) -> Backend:
         if split.contents == "signals":
-            return Inputs1D(split, begun, input, device)
+            return Inputs1D(split, begun, input)
         if loading.backend == "reference":
-            return PilImages(split, begun, input, device, fill=fill, channels_last=channels_last)
+            return PilImages(split, begun, input, fill=fill, channels_last=channels_last)
         # Imported late: DALI exists for Linux only, and loads slowly.
         from pipeline.data.loading.dali import DaliImages
 
@@ -193,13 +140,14 @@ def build_loader(
             input,
             loading,
             device,
-            max_batch_size=max_batch_size,
+            max_batch_size=max(max_batch_size, loading.window),
             fill=fill,
             channels_last=channels_last,
             boxes_per_image=boxes_per_image,
         )
 
-    return Loader(split, views, input, execute, device, quarantine)
+    source = WindowLoader(split, views, execute, quarantine, loading.window)
+    return Loader(source, split, input, device, event_recorder(device))
 
 
 def check_contents(split: Split, input: InputConfig) -> None:

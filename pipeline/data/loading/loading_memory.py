@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import InputConfig
+from pipeline.data.loading.device_memory import MAX_QUEUED
 
 # What the GPU's decoder may preallocate, in bytes: an A100 has 40 GB, and larger images than it is
 # for are decoded all the same, after an allocation.
@@ -29,17 +30,19 @@ class LoadingMemory:
 def loading_memory(
     input: InputConfig, loading: LoadingConfig, batch_size: int, *, on_gpu: bool
 ) -> LoadingMemory:
-    """Return the memory for loading `batch_size` images at once."""
-    # Batches prefetched, being loaded and in use: as float32, beside the decoded images, about as
-    # large.
+    """Return the memory for loading batches of `batch_size` images, or windows of them."""
     pixels = input.size**input.dimensions * input.num_channels
-    results = 4.0 * pixels * batch_size * (loading.prefetch + 2)
+    window = 4.0 * pixels * max(batch_size, loading.window)  # as float32
+    # Those that DALI loads, the one ready in the thread ahead, and the one in use.
+    num_windows = loading.prefetch + 2
+    decoded = num_windows * window  # before it is resized: about as large
     if not on_gpu:
-        return LoadingMemory(2 * results, 0)
+        return LoadingMemory(num_windows * window + decoded, 0)
+    shown = (num_windows + MAX_QUEUED) * window
     if loading.decoder == "cpu":
-        return LoadingMemory(results, 2 * results)
+        return LoadingMemory(decoded, shown + decoded)
     decoder = MAX_PREALLOCATED + loading.threads * _DEVICE_PADDING
-    return LoadingMemory(loading.threads * _HOST_PADDING, 2 * results + decoder)
+    return LoadingMemory(loading.threads * _HOST_PADDING, shown + decoded + decoder)
 
 
 def size_to_preallocate(sizes: NDArray[np.integer], batch_size: int) -> tuple[int, int]:

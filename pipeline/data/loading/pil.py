@@ -19,7 +19,7 @@ from pipeline.data.store.store import Split
 
 
 class PilImages:
-    """Yields the images of each `Views`, float32 (n, c, h, w) on `device`, in order.
+    """Yields the images of each `Views`, float32 (n, c, h, w), in order.
 
     Raises what PIL raises when an image can't be decoded.
     """
@@ -29,7 +29,6 @@ class PilImages:
         split: Split,
         views: Iterator[Views],
         input: InputConfig,
-        device: torch.device,
         *,
         fill: int | None,
         channels_last: bool,
@@ -37,7 +36,6 @@ class PilImages:
         self._split = split
         self._views = views
         self._input = input
-        self._device = device
         self._fill = fill or 0
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self._mean = np.array(input.mean, dtype=np.float32)
@@ -55,7 +53,7 @@ class PilImages:
             ]
         )
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)
-        return batch.contiguous(memory_format=self._layout).to(self._device)
+        return batch.contiguous(memory_format=self._layout)
 
     def close(self) -> None:
         """There is nothing to release."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from pipeline.data.loading.views import (
 )
 from pipeline.data.store.store import Split
 
+# To compute the views of so many images takes little longer than those of a few.
+_IMAGES_AT_ONCE = 512
+
 
 def training_plan(
     recipe: Recipe,
@@ -36,6 +39,7 @@ def training_plan(
     another without a break, so that loading ahead never stops between them.
     """
     samples = sampler.sample_batches(recipe.optimizer.num_samples, rank)
+    passes_at_once = max(1, _IMAGES_AT_ONCE // sampler.max_pass_size)
     for epoch in range(start_epoch, recipe.epochs):
         order = epoch_order(recipe.seed, epoch, sampler.num_images)
         first_step = start_step if epoch == start_epoch else 0
@@ -45,22 +49,25 @@ def training_plan(
             if first_step == 0
         )
         steps = (sampler.passes(order, step, rank) for step in range(first_step, sampler.num_steps))
-        for each in chain(looked_at, chain.from_iterable(steps)):
+        passes = chain(looked_at, chain.from_iterable(steps))
+        while several := list(islice(passes, passes_at_once)):
+            images = np.concatenate([each.images for each in several])
             views = training_views(
                 recipe.augmentation,
                 recipe.evaluation,
                 recipe.input.size,
-                each.images,
-                split.sizes[each.images],
+                images,
+                split.sizes[images],
                 recipe.seed,
                 epoch,
                 training_size(recipe.input.size, recipe.resizing, epoch),
             )
-            yield replace(
+            views = replace(
                 views,
-                keys=image_keys(recipe.seed, epoch, each.images),
-                micro_batches=each.micro_batches,
+                keys=image_keys(recipe.seed, epoch, images),
+                micro_batches=np.concatenate([each.micro_batches for each in several]),
             )
+            yield from views.cut([len(each.images) for each in several])
 
 
 def evaluation_plan(

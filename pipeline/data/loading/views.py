@@ -6,7 +6,7 @@ changed. Views are computed for a whole batch from the image sizes alone;
 come from (seed, epoch, image).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,12 +61,32 @@ class Views:
     def take(self, rows: Sequence[int]) -> "Views":
         """Return these views alone; of an image's several, all must be among them."""
         chosen = list(rows)
+        return replace(self, **{name: values[chosen] for name, values in self._arrays.items()})
+
+    @staticmethod
+    def joined(batches: Sequence["Views"]) -> "Views":
+        """Return the views of several batches, of one shape and as many boxes, as of one."""
+        first = batches[0]
+        if len(batches) == 1:
+            return first
+        each = [batch._arrays for batch in batches]
         arrays: dict[str, Any] = {
-            name: values[chosen]
-            for name, values in vars(self).items()
-            if isinstance(values, np.ndarray)
+            name: np.concatenate([one[name] for one in each]) for name in each[0]
         }
-        return replace(self, **arrays)
+        return replace(first, **arrays)
+
+    def cut(self, sizes: Sequence[int]) -> Iterator["Views"]:
+        """Yield so many of these views at a time, without a copy."""
+        start = 0
+        for size in sizes:
+            rows = slice(start, start := start + size)
+            yield replace(self, **{name: values[rows] for name, values in self._arrays.items()})
+
+    @property
+    def _arrays(self) -> dict[str, Any]:
+        return {
+            name: values for name, values in vars(self).items() if isinstance(values, np.ndarray)
+        }
 
 
 def evaluation_views(

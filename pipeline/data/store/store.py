@@ -176,12 +176,12 @@ class MappedShards:
         return lru_cache(_MAX_OPEN_MAPS)(_map)
 
     def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
-        return [self._read(i) for i in images]
-
-    def _read(self, i: int) -> NDArray[np.uint8]:
-        shard = self._map(self._shards[self._index.shards[i]])
-        start = int(self._index.offsets[i])
-        return shard[start : start + int(self._index.sizes[i])]
+        index, chosen = self._index, np.asarray(images, dtype=np.int64)
+        places = (index.shards[chosen], index.offsets[chosen], index.sizes[chosen])
+        return [
+            self._map(self._shards[shard])[start : start + size]
+            for shard, start, size in zip(*(each.tolist() for each in places), strict=True)
+        ]
 
 
 def store_folder(cluster: Cluster, name: str) -> Folder:

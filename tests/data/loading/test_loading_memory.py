@@ -39,7 +39,13 @@ def test_memory_is_where_the_images_are() -> None:
     on_cpu = loading_memory(INPUT, loading, 100, on_gpu=False)
     assert (on_cpu.host, on_cpu.gpu) == (2 * 5 * FLOATS, 0)
     on_gpu = loading_memory(INPUT, loading, 100, on_gpu=True)
-    assert on_gpu.gpu == 2 * 5 * FLOATS + MAX_PREALLOCATED + 8 * 16 * MIB
+    assert on_gpu.gpu == (2 * 5 + 2) * FLOATS + MAX_PREALLOCATED + 8 * 16 * MIB
     assert on_gpu.host == 8 * 16 * MIB
     mixed = loading_memory(INPUT, loading.model_copy(update={"decoder": "cpu"}), 100, on_gpu=True)
-    assert (mixed.host, mixed.gpu) == (5 * FLOATS, 2 * 5 * FLOATS)
+    assert (mixed.host, mixed.gpu) == (5 * FLOATS, (2 * 5 + 2) * FLOATS)
+
+
+def test_small_batches_are_loaded_in_windows() -> None:
+    loading = LoadingConfig(window=100)
+    small = loading_memory(INPUT, loading, 4, on_gpu=False)
+    assert small == loading_memory(INPUT, loading, 100, on_gpu=False)
