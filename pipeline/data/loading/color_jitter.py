@@ -27,23 +27,18 @@ def jitter_colors(images: Tensor, views: Views, input: InputConfig) -> Tensor:
     if (views.color_jitter == 1).all():
         return images
 
-    # All in one copy, (n, 3, 1, 1) each: the lit mean, the deviation, the gray's weights, factors.
-    shape = (len(images), 3)
-    values = np.stack(
-        [
-            np.float32(input.mean) - views.lighting,
-            np.broadcast_to(np.float32(input.std), shape),
-            np.broadcast_to(np.float32(_GRAY), shape),
-            views.color_jitter,
-        ]
+    # All in one copy, (n, 3, 1, 1) each.
+    mean, std, gray_weights = (
+        np.broadcast_to(np.array(each, dtype=np.float32), views.lighting.shape)
+        for each in (input.mean, input.std, _GRAY)
     )
-    unlit_mean, std, weights, factors = to_device(torch.from_numpy(values), images.device)[
-        ..., None, None
-    ]
-    pixels = images * std + unlit_mean
+    values = np.stack([mean - views.lighting, std, gray_weights, views.color_jitter])
+    copied = to_device(torch.from_numpy(values), images.device)[..., None, None]
+    unlit_mean, deviation, weights, factors = copied
+    pixels = images * deviation + unlit_mean
     gray = (pixels * weights).sum(dim=1, keepdim=True)
     mean_gray = gray.mean(dim=(2, 3), keepdim=True)
     brightness, contrast, saturation = factors.split(1, dim=1)  # (n, 1, 1, 1) each
     pixels = torch.lerp(gray, pixels, saturation)
     pixels = brightness * torch.lerp(mean_gray, pixels, contrast)
-    return (pixels - unlit_mean) / std
+    return (pixels - unlit_mean) / deviation

@@ -63,7 +63,10 @@ class DaliInputs:
         arrays = (self.start, self.shape, self.size, self.mean, self.mirror)
         support = () if fill is None else (self.support_start, self.support_shape)
         # DALI would make the same of arrays, after many checks in Python.
-        encoded = TensorListCPU([TensorCPU(image) for image in self.encoded], contiguous=False)
+        encoded = TensorListCPU(
+            [TensorCPU(image) for image in self.encoded],
+            contiguous=False,  # type: ignore[call-overload]  # not in its stub
+        )
         return (encoded, *map(TensorListCPU, (*arrays, *support, *self.boxes)))
 
 
