@@ -199,7 +199,7 @@ def _loader(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
 
 def _loading(recipe: Recipe, cluster: Cluster) -> LoadingMemory:
     on_gpu = cluster.workers.device == "gpu"
-    size = recipe.batch.micro_batch_size
+    size = max(recipe.batch.micro_batch_size, cluster.compute.images_at_once or 0)
     return loading_memory(recipe.input, cluster.loading, size, on_gpu=on_gpu)
 
 
