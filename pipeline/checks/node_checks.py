@@ -15,6 +15,7 @@ from pipeline.checks.preflight import Check, bytes_needed, too_large
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.loading_memory import LoadingMemory, loading_memory
+from pipeline.planning.pass_size import fewest_at_once
 from pipeline.planning.workload import training_bytes
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.ray_session import ray_session
@@ -101,14 +102,16 @@ def _memory(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
     on_cpu = cluster.workers.device == "cpu"
     # What a CPU's loader takes is of the loader's own check.
     loading = 0.0 if on_cpu else _loading(recipe, cluster).gpu
-    needed = training_bytes(recipe) + loading
+    needed = training_bytes(recipe, fewest_at_once(recipe, cluster.compute)) + loading
     problems = []
     for node in nodes:
         workers = _workers_on(node, cluster) if on_cpu else min(1, node.gpus)
         available = node.report.free_memory if on_cpu else node.report.gpu_memory
         if workers * needed > available:
             what = "are free" if on_cpu else "are all that a GPU has"
-            problem = too_large(recipe, workers * needed, f"{available / 1e9:.1f} GB {what}")
+            problem = too_large(
+                recipe, cluster, workers * needed, f"{available / 1e9:.1f} GB {what}"
+            )
             problems.append(f"{node.name}: {problem}")
     summary = f"at least {needed / 1e9:.1f} GB a worker, and there"
     if loading:

@@ -19,7 +19,7 @@ from pipeline.data.store.store import Store, store_folder
 from pipeline.models.fully_convolutional import fully_convolutional
 from pipeline.models.nondeterministic_layers import nondeterministic_layers
 from pipeline.planning.hardware import read_hardware
-from pipeline.planning.pass_size import micro_batches_at_once
+from pipeline.planning.pass_size import fewest_at_once
 from pipeline.planning.workload import (
     checkpoint_bytes,
     meta_model,
@@ -192,10 +192,7 @@ def _memory(recipe: Recipe, cluster: Cluster) -> str:
     is_here = workers.are_on_this_machine and cluster.engine.kind == "local"
     if not (is_here or workers.gpu):
         return "as much as Ray's nodes have"
-    # Left to choose, a worker takes as many micro-batches as fit, and at least one.
-    chosen = cluster.compute.images_at_once
-    at_once = micro_batches_at_once(recipe, cluster.compute, None) if chosen else 1
-    needed = training_bytes(recipe, min(at_once, recipe.batch.num_micro_batches))
+    needed = training_bytes(recipe, fewest_at_once(recipe, cluster.compute))
     if workers.gpu and not is_here:
         device = read_hardware().device(workers.gpu)
         available, what = device.memory.value * 1e9, f"the cluster's {device.title}"
@@ -206,16 +203,18 @@ def _memory(recipe: Recipe, cluster: Cluster) -> str:
         needed, available = needed * workers.fewest, psutil.virtual_memory().total
         what = "this machine"
     if needed > available:
-        raise UserError(too_large(recipe, needed, f"{what} has {available / 1e9:.1f} GB"))
+        raise UserError(too_large(recipe, cluster, needed, f"{what} has {available / 1e9:.1f} GB"))
     return f"at least {needed / 1e9:.1f} GB, {what} has {available / 1e9:.1f} GB"
 
 
-def too_large(recipe: Recipe, needed: float, available: str) -> str:
+def too_large(recipe: Recipe, cluster: Cluster, needed: float, available: str) -> str:
     """Return the message for a training that needs `needed` bytes, more than is `available`."""
+    size = f"batch.micro_batch_size ({recipe.batch.micro_batch_size})"
+    if fewest_at_once(recipe, cluster.compute) > 1:
+        size = f"cluster.compute.images_at_once ({cluster.compute.images_at_once})"
     return (
         f"{recipe.network.name} takes at least {needed / 1e9:.1f} GB to train, {available}; lower "
-        f"cluster.compute.images_at_once, or batch.micro_batch_size "
-        f"({recipe.batch.micro_batch_size})"
+        f"{size}"
     )
 
 

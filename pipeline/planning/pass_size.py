@@ -19,6 +19,12 @@ def gpu_memory(device: torch.device) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory
 
 
+def fewest_at_once(recipe: Recipe, compute: ComputeConfig) -> int:
+    """Return how many micro-batches a worker computes at once at least, on any device."""
+    at_once = micro_batches_at_once(recipe, compute, memory=None)
+    return min(at_once, recipe.batch.num_micro_batches)
+
+
 def micro_batches_at_once(recipe: Recipe, compute: ComputeConfig, memory: float | None) -> int:
     """Return how many whole micro-batches `compute.images_at_once` holds, at least one.
 
