@@ -42,8 +42,8 @@ def replay(job: TrainingJob, step: int, worker: Worker, report: Report) -> Inspe
     store = job.store()
     split = store.split(recipe.data.train_split)
     model, optimizer = train_state.model, train_state.optimizer
-    loader = training_batches(job, sampler, progress, worker, report)
     forward = build_forward(recipe, model, sampler, worker, job.cluster.compute.engine)
+    loader = training_batches(job, sampler, progress, worker, report)
     inspector = StepInspector(forward, optimizer, loader)
     for result in train_epoch(recipe, forward, optimizer, inspector, sampler, worker, progress):
         if result.step == index:

@@ -36,8 +36,9 @@ class GroupedForward(nn.Module):
 
     `engine` computes passes of the shape `whole`: "eager", operation by operation; "compile", as
     one function made by `torch.compile` with `backend`; "graphs", as CUDA graphs, one forward and
-    one backward, which are captured here and now, in the autocast mode that is on. Other passes are
-    computed eagerly.
+    one backward, which are captured here and now, in the autocast mode that is on, and before any
+    loader allocates memory on the GPU, which would break the capture. Other passes are computed
+    eagerly.
     """
 
     def __init__(
