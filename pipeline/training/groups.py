@@ -1,6 +1,8 @@
 """The parts of a pass whose micro-batches, the groups, are of one size."""
 
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -32,18 +34,13 @@ def even_parts(batch: Batch) -> list[EvenPart]:
     images were left out.
     """
     numbers, sizes = torch.unique_consecutive(batch.micro_batches, return_counts=True)
-    parts: list[EvenPart] = []
+    parts = []
     start = 0
-    for size, count in zip(*torch.unique_consecutive(sizes, return_counts=True), strict=True):
-        first = sum(part.num_groups for part in parts)
-        rows = slice(start, start + int(size * count))
+    for size, run in groupby(zip(numbers.tolist(), sizes.tolist(), strict=True), key=itemgetter(1)):
+        micro_batches = tuple(number for number, _ in run)
+        rows = slice(start, start + size * len(micro_batches))
         parts.append(
-            EvenPart(
-                batch.images[rows],
-                batch.labels[rows],
-                batch.keys[rows],
-                tuple(numbers[first : first + int(count)].tolist()),
-            )
+            EvenPart(batch.images[rows], batch.labels[rows], batch.keys[rows], micro_batches)
         )
         start = rows.stop
     return parts
