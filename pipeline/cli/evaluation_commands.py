@@ -77,6 +77,18 @@ def evaluate(
             show_default="torchvision's",
         ),
     ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="sorted-numbers|FILE",
+            help="What classes called 0, 1, 2 … mean, and the outputs of weights from elsewhere: "
+            "the k-th of the other side's names in sorted order, or the file's k-th line.",
+            show_default="classes are matched by name",
+        ),
+    ] = None,
+    restrict: Annotated[
+        bool, typer.Option("--restrict", help="Guess among the data's classes alone.")
+    ] = False,
     sanity: Annotated[
         bool, typer.Option("--sanity", help="Try other preprocessings, on some images.")
     ] = False,
@@ -89,7 +101,7 @@ def evaluate(
     `paired` and `submission` read them.
     """
     from pipeline.reports.prediction_tables import result_line, trials_table, trials_verdict
-    from pipeline.trainer.evaluation_run import run_evaluation
+    from pipeline.trainer.evaluation_run import ClassOptions, run_evaluation
     from pipeline.trainer.preprocessing_trials import run_sanity
 
     cluster = load_only_cluster(on, set_)
@@ -97,14 +109,17 @@ def evaluate(
     place = _data(cluster, data, folder)
     split = split or _test_split(folder)
     console = Console()
+    options = ClassOptions(classes, restrict)
     if sanity:
-        trials = run_sanity(model, place, split, cluster, console)
+        trials = run_sanity(model, place, split, cluster, console, options)
         console.print(trials_table(trials))
         say(console, trials_verdict(trials))
         return
     chosen = _protocol(protocol, model)
     command = command_line(context.obj)
-    predictions = run_evaluation(model, folder, place, split, chosen, cluster, console, command)
+    predictions = run_evaluation(
+        model, folder, place, split, chosen, cluster, console, command, options
+    )
     if (predictions.labels < 0).any():
         say(console, f"{split} has unknown labels; `ilsvrc submission` writes the predictions")
     else:

@@ -126,6 +126,7 @@ def _means(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield batches of one view per image, and the mean of the scores over all its views."""
     network = fully_convolutional(model, config.input.size) if one.is_dense else model
+    outputs = None if config.outputs is None else torch.tensor(config.outputs, device=worker.device)
     loader = build_loader(
         config.split,
         one.views,
@@ -143,17 +144,25 @@ def _means(
         for batch in watch(loader):
             if config.takes_bgr:
                 batch = replace(batch, images=batch.images.flip(1))
-            means = view_means(network, batch, one, config.averages_logits, config.precision)
+            means = view_means(
+                network, batch, one, config.averages_logits, config.precision, outputs
+            )
             first = slice(None, None, one.boxes_per_image)
             yield Batch.of(batch.images[first], batch.labels[first], batch.indices[first]), means
 
 
 def view_means(
-    network: nn.Module, batch: Batch, one: Pass, averages_logits: bool, precision: str
+    network: nn.Module,
+    batch: Batch,
+    one: Pass,
+    averages_logits: bool,
+    precision: str,
+    outputs: Tensor | None = None,
 ) -> Tensor:
     """Return the mean over each image's views of their softmax, or of the logits: float32 (n, c).
 
-    Each is at first the mean of the logits over the positions of a map, where there is one.
+    Each is at first the mean of the logits over the positions of a map, where there is one. Of the
+    logits only those of `outputs`, int64 (c,), count, in that order.
     """
     total: Tensor | None = None
     for mirrored in (False, True)[: 1 + one.flip]:
@@ -161,6 +170,7 @@ def view_means(
         with autocast(precision, images.device):
             logits = network(images)
         logits = logits.float().flatten(2).mean(2) if logits.dim() > 2 else logits.float()
+        logits = logits if outputs is None else logits[:, outputs]
         values = logits if averages_logits else logits.softmax(1)
         total = values if total is None else total + values
     assert total is not None

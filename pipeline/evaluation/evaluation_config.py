@@ -13,7 +13,8 @@ class EvaluationConfig:
     """A split as a network's `input` takes it, evaluated by a protocol.
 
     `takes_bgr` gives the network blue first. `shift` displaces every box of crops to the right and
-    down, in pixels of the input: a deliberate fault, for trials of the preprocessing.
+    down, in pixels of the input: a deliberate fault, for trials of the preprocessing. `outputs` are
+    the network's that count, in the order of the predictions' classes; None: all, as they are.
     """
 
     split: Split
@@ -24,6 +25,7 @@ class EvaluationConfig:
     channels_last: bool
     takes_bgr: bool = False
     shift: float = 0.0
+    outputs: tuple[int, ...] | None = None
 
     @property
     def protocol_name(self) -> str:

@@ -146,6 +146,8 @@ def protocol_words(protocol: str) -> str:
     meaning = _numbers().protocols.get(protocol)
     if meaning:
         return meaning.words
+    if found := re.fullmatch(r"(.+)-among-(\d+)", protocol):
+        return f"{protocol_words(found[1])}, guesses among {int(found[2]):,} classes"
     plain = protocol.removesuffix(_LOGITS)
     return protocol if plain == protocol else f"{protocol_words(plain)}, logits averaged"
 

@@ -4,7 +4,8 @@ import hashlib
 import importlib
 import sys
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,6 +17,7 @@ from pipeline.config.cluster import Cluster
 from pipeline.config.protocol import CenterCrop, TestProtocol
 from pipeline.config.recipe import InputConfig, NetworkConfig, Recipe
 from pipeline.config.yaml import Section
+from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.store import Split, Store
 from pipeline.evaluation.evaluation_config import EvaluationConfig
 from pipeline.evaluation.predictions import PredictionMetadata
@@ -81,7 +83,7 @@ class EvaluatedModel:
     A "zoo" network is this project's, built by `network` where a run trained it. A "module",
     "package.module:callable", is imported with `module_folder` first on the path. `takes_bgr` swaps
     the colours. `protocol` is its own, and `trained_sides` the range of shorter sides that it was
-    trained at, where that is known.
+    trained at, and `classes` those of its outputs, where that is known.
     """
 
     name: str
@@ -95,9 +97,14 @@ class EvaluatedModel:
     takes_bgr: bool = False
     precision: str = "float32"
     trained_sides: tuple[int, int] | None = None
+    classes: tuple[ImageClass, ...] = ()
 
     def evaluation_config(
-        self, split: Split, protocol: TestProtocol, cluster: Cluster
+        self,
+        split: Split,
+        protocol: TestProtocol,
+        cluster: Cluster,
+        outputs: tuple[int, ...] | None = None,
     ) -> EvaluationConfig:
         """Return how it is evaluated on a split, by a protocol, on a cluster's workers."""
         return EvaluationConfig(
@@ -108,6 +115,7 @@ class EvaluatedModel:
             loading=cluster.loading,
             channels_last=cluster.channels_last,
             takes_bgr=self.takes_bgr,
+            outputs=outputs,
         )
 
     def build(self, num_classes: int) -> nn.Module:
@@ -129,20 +137,14 @@ class EvaluatedModel:
         ImageClassifier.start_from(model, read_weights(self.weights))
         return model
 
-    def refuse_unfit(self, num_classes: int, built: nn.Module | None = None) -> None:
-        """Raise `UserError` where the network can't be built, or has another number of classes.
+    def num_outputs(self, build: Callable[[], nn.Module]) -> int:
+        """Return how many classes it tells apart; an external one, built, is shown a grey image.
 
-        An external one is built, unless it is `built` already, and applied to one grey image.
+        Raises `UserError` where it can't be built, or applied.
         """
         if self.network:
-            found = self.network.num_classes
-        else:
-            found = self._logits_of_grey(built or self.build(num_classes)).shape[-1]
-        if found != num_classes:
-            raise UserError(
-                f"{self.name} tells {found} classes apart, the data set has {num_classes}; name "
-                "another with --data"
-            )
+            return self.network.num_classes
+        return int(self._logits_of_grey(build()).shape[-1])
 
     def _logits_of_grey(self, model: nn.Module) -> Tensor:
         """Return the network's logits of one grey image, (1, classes)."""
@@ -179,7 +181,12 @@ class EvaluatedModel:
         return RunFolder(runs_dir / f"{self.name}-{self.weights_digest()[:8]}")
 
     def prediction_metadata(
-        self, folder: RunFolder, store: Store, split: str, protocol: TestProtocol
+        self,
+        folder: RunFolder,
+        store: Store,
+        split: str,
+        protocol: TestProtocol,
+        protocol_suffix: str = "",
     ) -> PredictionMetadata:
         """Return the metadata of predictions on a split of `store`, which are stored in `folder`.
 
@@ -197,7 +204,7 @@ class EvaluatedModel:
             data=store.name,
             data_digest=store.digest,
             split=split,
-            protocol=protocol.name(self.input.size),
+            protocol=protocol.name(self.input.size) + protocol_suffix,
             weights_digest=self.weights_digest(),
             run=folder.name,
             extra_data=record.extra_data if record else "none",
@@ -207,8 +214,8 @@ class EvaluatedModel:
 
 def model_of_run(folder: RunFolder) -> EvaluatedModel:
     """Return the network that a run trained; raises `UserError` if it isn't trained yet."""
-    folder.trained_record()
-    return model_of_recipe(folder.recipe(), folder.weights)
+    record = folder.trained_record()
+    return replace(model_of_recipe(folder.recipe(), folder.weights), classes=record.classes)
 
 
 def model_of_recipe(recipe: Recipe, weights: Path) -> EvaluatedModel:

@@ -1,7 +1,7 @@
 """The folder of one training: its recipe, records, checkpoints and results.
 
 recipe.yaml           the resolved recipe; its digest names the run
-run.json              the data set's digest, the MLflow run
+run.json              the data set's digest and classes, the MLflow run
 .lock                 held by the process that trains
 checkpoints/          pipeline.training.checkpoint
 metrics.jsonl         every metric, also while the tracking server is away
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from pipeline.config.recipe import Recipe, default_run_name, read_recipe
 from pipeline.config.yaml import flatten, to_yaml
+from pipeline.data.store.manifest import ImageClass
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import file_lock, write_atomically
 
@@ -39,6 +40,7 @@ class RunRecord:
     )
     is_recorded: bool = False  # trained, and all results are in the tracking store
     dataset_name: str = ""  # the packed data set's own, whatever its folder is called
+    classes: tuple[ImageClass, ...] = ()  # the network's outputs; older records have none
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
-            return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            classes = tuple(ImageClass(**each) for each in content.pop("classes", ()))
+            return RunRecord(**content, classes=classes)
+        except (ValueError, TypeError, AttributeError):
             raise UserError(
                 f"{path}: not a run's record; give the run another --run name"
             ) from None

@@ -1,7 +1,9 @@
 """Stores the final network of a run as an MLflow model, without pickle."""
 
+import json
 import tempfile
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 import pipeline
 from pipeline.config.recipe import Recipe
 from pipeline.config.yaml import to_yaml
+from pipeline.data.store.manifest import ImageClass
 from pipeline.tracking.mlflow_client import connect, user_errors
 
 if TYPE_CHECKING:
@@ -18,10 +21,13 @@ if TYPE_CHECKING:
 _REQUIREMENTS = ("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch")
 
 
-def log_model(uri: str, run_id: str, recipe: Recipe, weights: Path) -> str:
+def log_model(
+    uri: str, run_id: str, recipe: Recipe, weights: Path, classes: Sequence[ImageClass]
+) -> str:
     """Store the network of `recipe` with `weights` (safetensors) as a model of the run.
 
-    It holds the weights, the recipe and this project's code, which rebuilds the network from them.
+    It holds the weights, the recipe, `classes.json` (those of its outputs) and this project's code,
+    which rebuilds the network from them.
     Loaded by `mlflow.pyfunc.load_model`, it maps normalised images, float32 `(n, channels, size,
     size)`, or signals, `(n, 1, size)`, to logits, float32 `(n, num_classes)`. Returns its address,
     `models:/<id>`.
@@ -35,6 +41,8 @@ def log_model(uri: str, run_id: str, recipe: Recipe, weights: Path) -> str:
         run = client.get_run(run_id)
         recipe_file = Path(temporary) / "recipe.yaml"
         recipe_file.write_text(to_yaml(recipe), encoding="utf-8")
+        classes_file = Path(temporary) / "classes.json"
+        classes_file.write_text(json.dumps(list(map(vars, classes))), encoding="utf-8")
         # Not `pyfunc.log_model`: that one reads the run's whole metric history first.
         logged = client.create_logged_model(
             run.info.experiment_id, name=recipe.network.name, source_run_id=run_id
@@ -52,7 +60,11 @@ def log_model(uri: str, run_id: str, recipe: Recipe, weights: Path) -> str:
                     model_id=logged.model_id,
                 ),
                 python_model=Path(__file__).parent / "pyfunc_model.py",
-                artifacts={"recipe": str(recipe_file), "weights": str(weights)},
+                artifacts={
+                    "recipe": str(recipe_file),
+                    "weights": str(weights),
+                    "classes": str(classes_file),
+                },
                 code_paths=[str(Path(pipeline.__file__).parent)],
                 signature=_signature(recipe),
                 pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],

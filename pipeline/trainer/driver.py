@@ -79,7 +79,7 @@ def run_training(
             if run_id := folder.tracking_run_id():
                 mlflow_runs.log_files(uri, run_id, folder.results())
                 mlflow_runs.log_files(uri, run_id, kept_predictions(folder.path), PREDICTIONS)
-                mlflow_model.log_model(uri, run_id, recipe, folder.weights)
+                mlflow_model.log_model(uri, run_id, recipe, folder.weights, store.classes)
     return TrainingResult(folder, counts)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from rich.console import Console
+from torch import nn
 
 from pipeline.checks.preflight import refuse_cluster
 from pipeline.config.cluster import Cluster, Folder
@@ -15,6 +16,12 @@ from pipeline.config.yaml import flatten
 from pipeline.data.loading.loader import Batch, check_contents
 from pipeline.data.loading.plans import share_of
 from pipeline.data.store.store import Store, store_folder
+from pipeline.evaluation.class_mapping import (
+    SORTED_NUMBERS,
+    ClassMapping,
+    map_classes,
+    read_numbering,
+)
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.prediction_writer import PredictionWriter
@@ -42,6 +49,38 @@ _SECONDS_BETWEEN_MESSAGES = 30.0
 
 
 @dataclass(frozen=True)
+class ClassOptions:
+    """How a network's outputs are matched with a data set's classes; see `map_classes`."""
+
+    numbering: str | None = None
+    restrict: bool = False
+
+    def build(self, model: EvaluatedModel, store: Store) -> nn.Module:
+        """Build the network; where its classes are not known, with as many as declared or given."""
+        if self.numbering and self.numbering != SORTED_NUMBERS:
+            return model.build(len(read_numbering(Path(self.numbering))))
+        return model.build(len(store.classes))
+
+    def mapping(
+        self, model: EvaluatedModel, store: Store, built: nn.Module | None = None
+    ) -> ClassMapping:
+        """Return the mapping; raises `UserError` where there is none, or the network is broken.
+
+        A network that has to be tried to tell its outputs is built, unless it is `built` already.
+        """
+        return map_classes(
+            store.classes,
+            model.classes,
+            model.num_outputs(lambda: built or self.build(model, store)),
+            numbering=self.numbering,
+            restrict=self.restrict,
+        )
+
+
+AS_NAMED = ClassOptions()
+
+
+@dataclass(frozen=True)
 class EvaluationJob:
     """The job of every worker: which network, on which images, how, and where results go."""
 
@@ -52,6 +91,7 @@ class EvaluationJob:
     cluster: Cluster
     folder: RunFolder
     metadata: PredictionMetadata
+    mapping: ClassMapping
 
     @property
     def precision(self) -> str:
@@ -77,6 +117,7 @@ def run_evaluation(
     cluster: Cluster,
     console: Console,
     command: str | None = None,
+    class_options: ClassOptions = AS_NAMED,
 ) -> Predictions:
     """Evaluate `model` on `split` of the data set in `data`; return its predictions.
 
@@ -89,18 +130,20 @@ def run_evaluation(
     store = Store.open(data, cluster.cache)
     images = store.split(split)
     check_contents(images, model.input)
-    model.refuse_unfit(len(store.classes))
+    mapping = class_options.mapping(model, store)
     record = folder.record()
     if record and data == store_folder(cluster, folder.recipe().data.name):
         _refuse_other_data(folder, record, store)
-    metadata = model.prediction_metadata(folder, store, split, protocol)
+    metadata = model.prediction_metadata(folder, store, split, protocol, mapping.protocol_suffix)
     folder.path.mkdir(parents=True, exist_ok=True)
-    job = EvaluationJob(model, data, split, protocol, cluster, folder, metadata)
+    job = EvaluationJob(model, data, split, protocol, cluster, folder, metadata, mapping)
     with ProgressDisplay(console) as display:
         views = protocol.num_views
         display.show(
             Message(f"{len(images):,} images of {split}, {views} view{'s' * (views > 1)} of each")
         )
+        if mapping.note and metadata.training_digest != store.digest:
+            display.show(Message(mapping.note))
         run_on_workers(evaluate_on_worker, job, display.show)
     predictions = read_predictions(job.file)
     track(predictions, job.file, cluster, folder.tracking_run_id(), command)
@@ -111,9 +154,10 @@ def evaluate_on_worker(job: EvaluationJob, worker: Worker, report: Report) -> Co
     """Evaluate this worker's share, and store its predictions. A collective call."""
     store = open_data(job.cluster, job.data)
     split = store.split(job.split)
-    model = job.model.build(len(store.classes))
+    mapping = job.mapping
+    model = job.model.build(mapping.num_outputs)
     model = to_device(model, worker.device, channels_last=job.cluster.channels_last)
-    config = job.model.evaluation_config(split, job.protocol, job.cluster)
+    config = job.model.evaluation_config(split, job.protocol, job.cluster, mapping.selected)
     writer = PredictionWriter(job.file, len(split), worker)
     num_images = len(share_of(len(split), worker.rank, worker.world_size))
     with watched(job, worker, report) as watchdog:
@@ -124,7 +168,7 @@ def evaluate_on_worker(job: EvaluationJob, worker: Worker, report: Report) -> Co
 
         counts = evaluate(model, config, worker, watch, writer.add)
         if worker.is_first:
-            writer.join(split, store.classes, job.metadata)
+            writer.join(split, mapping.classes, job.metadata)
     return counts
 
 

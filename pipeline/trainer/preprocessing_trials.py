@@ -24,6 +24,7 @@ from pipeline.runs.evaluated_model import EvaluatedModel
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
+from pipeline.trainer.evaluation_run import AS_NAMED, ClassOptions
 
 _IMAGES = 2000
 _CLEARLY = 0.001  # of McNemar's test, small since several are tried
@@ -37,6 +38,7 @@ class _TrialsJob:
     split: str
     cluster: Cluster
     folder: RunFolder
+    class_options: ClassOptions
 
     @property
     def precision(self) -> str:
@@ -48,7 +50,12 @@ class _TrialsJob:
 
 
 def run_sanity(
-    model: EvaluatedModel, data: Folder, split: str, cluster: Cluster, console: Console
+    model: EvaluatedModel,
+    data: Folder,
+    split: str,
+    cluster: Cluster,
+    console: Console,
+    class_options: ClassOptions = AS_NAMED,
 ) -> list[PreprocessingTrial]:
     """Try the declared preprocessing and its common faults on up to 2,000 images, by centre crops.
 
@@ -58,7 +65,8 @@ def run_sanity(
     if not isinstance(model.protocol, CenterCrop):
         raise UserError("--sanity: this network is tested on whole images, not on centre crops")
     cluster = cluster.in_this_process()
-    job = _TrialsJob(model, model.protocol, data, split, cluster, RunFolder(cluster.runs_dir))
+    folder = RunFolder(cluster.runs_dir)
+    job = _TrialsJob(model, model.protocol, data, split, cluster, folder, class_options)
     with ProgressDisplay(console) as display:
         return run_on_workers(_try_all, job, display.show)
 
@@ -95,10 +103,10 @@ def _try_all(job: _TrialsJob, worker: Worker, report: Report) -> list[Preprocess
             f"--sanity: {job.split} of {store.name} has images of unknown class, which can't be "
             "scored; choose another with --split"
         )
-    model = job.model.build(len(store.classes))
-    job.model.refuse_unfit(len(store.classes), model)
+    model = job.class_options.build(job.model, store)
+    mapping = job.class_options.mapping(job.model, store, model)
     model = to_device(model, worker.device, channels_last=job.cluster.channels_last)
-    declared = job.model.evaluation_config(images, job.protocol, job.cluster)
+    declared = job.model.evaluation_config(images, job.protocol, job.cluster, mapping.selected)
     trials: list[PreprocessingTrial] = []
     right_as_declared = None
     for name, config in _variants(declared, job.protocol).items():

@@ -47,6 +47,7 @@ class RunRegistration:
                 start_digest=start.digest if start else "",
                 extra_data=start.extra_data(self.store.digest) if start else "none",
                 dataset_name=self.store.name,
+                classes=self.store.classes,
             )
         )
 

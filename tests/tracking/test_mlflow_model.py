@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.config.recipe import Recipe
+from pipeline.data.store.manifest import ImageClass
 from pipeline.models.zoo import build_model
 from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.mlflow_model import log_model
@@ -40,13 +42,16 @@ def test_a_logged_model_returns_the_networks_logits(
     with torch.inference_mode():
         expected = network(torch.from_numpy(images)).numpy()
 
-    address = log_model(store, run_id, recipe, weights)
+    classes = [ImageClass(index, f"n{index:08d}") for index in range(recipe.network.num_classes)]
+    address = log_model(store, run_id, recipe, weights, classes)
     assert capfd.readouterr() == ("", "")
     (output,) = connect(store).get_run(run_id).outputs.model_outputs
     assert address == f"models:/{output.model_id}"
     model = connect(store).get_logged_model(output.model_id)
     assert model.status == "READY"
     folder = Path(model.artifact_location.removeprefix("file://"))
+    kept = json.loads((folder / "artifacts" / "classes.json").read_text())
+    assert [ImageClass(**each) for each in kept] == classes
     assert not list(folder.rglob("*.pkl"))
     assert not list(folder.rglob("__pycache__"))
 

@@ -3,11 +3,13 @@
 import hashlib
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
+from io import BytesIO, StringIO
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -22,6 +24,7 @@ from pipeline.config.protocol import CenterCrop, Crops, TestProtocol, ten_crop
 from pipeline.config.recipe import load_recipe
 from pipeline.data.sources.digits import DIGIT_CLASSES, digits_samples
 from pipeline.data.sources.prepare import prepare_folder
+from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.packing import write_store
 from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.predictions import Predictions, find_predictions, read_predictions
@@ -32,7 +35,7 @@ from pipeline.tracking.measured_runs import measured_from_runs
 from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.queries import evaluated_runs, named_runs
 from pipeline.trainer.driver import TrainingResult, run_training
-from pipeline.trainer.evaluation_run import run_evaluation
+from pipeline.trainer.evaluation_run import ClassOptions, run_evaluation
 from pipeline.trainer.preprocessing_trials import run_sanity
 
 QUIET = Console(quiet=True)
@@ -131,6 +134,58 @@ def test_predictions_of_other_data_have_files_of_their_own(
     images = {result.key.split: result.counts.images for result in measured if result.counts}
     assert images == {"val": 899, "other.val": 30, "digits.val": 30}
     assert {result.key.training_data for result in measured} == {"digits"}
+
+
+def of_digits(folder: Path, names: Sequence[str]) -> Path:
+    """Pack the val digits of the classes `names` (0 … 9, or n0 … n9), numbered in that order."""
+    numbers = [int(name.removeprefix("n")) for name in names]
+    classes = [ImageClass(index, name) for index, name in enumerate(names)]
+    samples = [
+        replace(sample, label=numbers.index(sample.label))
+        for sample in digits_samples(lambda done, total: None)["val"]
+        if sample.label in numbers
+    ]
+    write_store(folder, name=folder.name, classes=classes, splits={"val": samples}, source={})
+    return folder
+
+
+def test_labels_are_mapped_by_the_names_of_classes(trained: Trained, tmp_path: Path) -> None:
+    folder, cluster = trained.result.folder, trained.cluster
+    model, own = model_of_run(folder), evaluated(trained, model_of_run(folder).protocol)
+    assert [each.name for each in model.classes] == [str(digit) for digit in range(10)]
+
+    def found(names: Sequence[str], *options: ClassOptions) -> Predictions:
+        place = of_digits(tmp_path / f"of-{'-'.join(names)}-{len(options)}", names)
+        return run_evaluation(
+            model, folder, place, "val", model.protocol, cluster, QUIET, None, *options
+        )
+
+    turned = found([str(digit) for digit in range(9, -1, -1)])
+    assert turned.counts == own.counts
+    assert np.allclose(turned.probabilities, own.probabilities[:, ::-1], atol=1e-3)
+    named = [f"n{digit}" for digit in range(10)]
+    with pytest.raises(UserError, match=r"no class for 'n0'.* 0, 1, 2 … 9; .* n0, n1, n2 … n9"):
+        found(named)
+    assert found(named, ClassOptions("sorted-numbers")).counts == own.counts
+    some = ["7", "3", "8"]
+    among_all, among_some = found(some), found(some, ClassOptions(restrict=True))
+    rows = np.isin(own.labels, [7, 3, 8])
+    assert among_all.counts.top1_hits == int((own.are_hits(1) & rows).sum())
+    assert [each.name for each in among_all.classes[:3]] == some
+    assert among_some.metadata.protocol == f"{among_all.metadata.protocol}-among-3"
+    assert among_some.probabilities.shape == (int(rows.sum()), 3)
+    assert among_some.counts.top1_hits > among_all.counts.top1_hits
+    record = folder.record()
+    assert record
+    folder.write_record(replace(record, classes=()))  # as before classes were recorded
+    try:
+        earlier = model_of_run(folder)
+        place = of_digits(tmp_path / "by-count", named)
+        said = Console(record=True, width=200, file=StringIO())
+        run_evaluation(earlier, folder, place, "val", earlier.protocol, cluster, said)
+        assert "classes the network was trained on is not recorded" in said.export_text()
+    finally:
+        folder.write_record(record)
 
 
 def test_a_renamed_folder_holds_the_same_data(
@@ -339,7 +394,7 @@ def test_an_error_in_a_module_is_reported_with_its_place(
     preprocessing = Preprocessing(mean=some, std=some, colors=colors, resize=32, crop=32)  # type: ignore[arg-type]
     model = external_model(None, None, f"{name}:Network", preprocessing)
     with pytest.raises(UserError, match=message) as raised:
-        model.refuse_unfit(2)
+        model.num_outputs(lambda: model.build(2))
     assert "\n" not in str(raised.value)
     if "line" in message:
         assert str(tmp_path / f"{name}.py") in str(raised.value)
