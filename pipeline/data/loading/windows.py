@@ -1,12 +1,13 @@
 """Windows: small batches in a row that are loaded together, as one, and cut apart afterwards."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from traceback import clear_frames
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from pipeline.data.loading.quarantine import Quarantine, damage_of
@@ -111,11 +112,12 @@ class WindowLoader:
         A backend does not say which image it was, and can't be used after an error.
         """
         begun = list(chain.from_iterable(self._in_flight))
+        damages = self._damages(begun)
         kept = []
         following = self._windows
         for views in begun:
             try:
-                kept.append(views.take(self._rows_to_show(views, error)))
+                kept.append(views.take(self._rows_to_show(views, damages, error)))
             except UserError as failure:
                 self._failure = failure
                 following = iter(())
@@ -130,10 +132,31 @@ class WindowLoader:
         self._backend = self._execute(self._begin())
         return True
 
-    def _rows_to_show(self, views: Views, error: Exception) -> list[int]:
+    def _damages(self, begun: list[Views]) -> dict[int, str]:
+        """Return what is wrong with each damaged image; where PIL finds none, ask the backend.
+
+        An error that every image alone gives too is no image's.
+        """
+        images = {image for views in begun for image in views.images.tolist()}
+        found = {image: damage_of(self._split, image) for image in images}
+        if damages := {image: damage for image, damage in found.items() if damage}:
+            return damages
+        unreadable = {
+            image
+            for views in begun
+            for image in set(views.images.tolist())
+            if not self._can_be_shown(views.take(np.flatnonzero(views.images == image).tolist()))
+        }
+        if unreadable == images:
+            return {}
+        return dict.fromkeys(unreadable, "the image can't be decoded here, though PIL reads it")
+
+    def _rows_to_show(
+        self, views: Views, damages: Mapping[int, str], error: Exception
+    ) -> list[int]:
         rows = []
         for row, image in enumerate(views.images.tolist()):
-            damage = damage_of(self._split, image)
+            damage = damages.get(image)
             # A part of a damaged image may well be decoded, which must not depend on what else is
             # in flight: its view is tried alone.
             if damage is None or self._can_be_shown(views.take([row])):

@@ -397,6 +397,28 @@ def test_a_view_on_the_undamaged_part_of_an_image_is_shown(
     assert batch.indices.tolist() == ([0, 1, 3] if backend == "dali" else [0, 3])
 
 
+@pytest.mark.parametrize("leaves_out", [False, True])
+def test_an_image_that_only_pil_reads_is_found_by_asking_dali(
+    leaves_out: bool, pack: Pack, tmp_path: Path
+) -> None:
+    """A lossless WebP with metadata, as it was packed before such were made PNGs."""
+    samples = list(photo_samples([(90, 120)] * 6))
+    photo = Image.open(io.BytesIO(samples[3].data))
+    webp = encoded_as("WEBP", photo, lossless=True, xmp=b"<x:xmpmeta/>", exif=Image.Exif())
+    assert b"VP8L" in webp
+    samples[3] = replace(samples[3], data=webp)
+    split = pack(samples).split("train")
+    quarantine = Quarantine(tmp_path / "quarantined.txt", split, 0.5, lambda text: None)
+    plan = evaluation_plan(CENTER, 224, split, 0, 1, 2)
+    loader = load(split, plan, quarantine=quarantine if leaves_out else None)
+    if leaves_out:
+        assert [batch.indices.tolist() for batch in loader] == [[0, 1], [2], [4, 5]]
+    else:
+        with pytest.raises(UserError, match=r"photo/03: the image can't be decoded here, though"):
+            list(loader)
+    loader.close()
+
+
 def test_an_image_of_another_size_than_indexed_is_named(pack: Pack) -> None:
     samples = list(photo_samples([(90, 120)] * 4))
     samples[2] = replace(samples[2], height=120, width=90)

@@ -175,6 +175,14 @@ def test_a_bad_image_stops_or_is_quarantined(
         prepare(images)
 
 
+def test_a_bad_image_does_not_change_the_digest_from_one_packing_to_the_next(images: Path) -> None:
+    (images / "china" / "cut.jpg").write_bytes(encode("JPEG")[:20])
+    places = (images.parent / "one", images.parent / "two")
+    stores = [prepare(images, to=place, on_bad="quarantine").store for place in places]
+    assert stores[0].num_quarantined == 1
+    assert stores[0].digest == stores[1].digest
+
+
 def test_bad_images_of_both_splits_are_counted(images: Path) -> None:
     for path in images.glob("*/[1-4].jpg"):
         path.write_bytes(b"")
