@@ -1,31 +1,40 @@
-"""ILSVRC-2012 from its official archives, or from folders they were extracted to.
+"""ILSVRC-2012 from its official archives, from folders they were extracted to, or from Kaggle.
 
-The training archive is a tar of one tar per synset; validation and test archives are flat. Images
-are read from inside the archives, so that 1.28 million files are never unpacked.
+The training archive is a tar of one tar per synset; validation and test archives are flat. Kaggle's
+zip archive holds folders of both. Images are read from inside the archives, so that 1.28 million
+files are never unpacked.
 """
 
 import hashlib
+import os
 import re
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.data.sources.devkit import Devkit, read_devkit
+from pipeline.data.sources.naming import official_stem
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.packing import ProgressCallback
-from pipeline.data.store.parallel_packing import Images, Listing
+from pipeline.data.store.parallel_packing import Images, Listing, Opener, open_plain
 from pipeline.data.store.tar_listing import Member, list_members
+from pipeline.data.store.zip_listing import list_zip, open_zip
 from pipeline.runtime.errors import InterruptedByUserError, UserError
 
 _SYNSET = re.compile(r"n\d{8}\.tar")
-_TRAIN = re.compile(r"n\d{8}_\d+\.JPEG")
-_VAL = re.compile(r"(?:val/)?ILSVRC2012_val_\d{8}\.JPEG|val")
+# Some append the class, as Hugging Face does.
+_TRAIN = re.compile(r"n\d{8}_\d+(?:_n\d{8})?\.JPEG")
+_VAL = re.compile(r"(?:val/)?ILSVRC2012_val_\d{8}(?:_n\d{8})?\.JPEG|val")
 _TEST = re.compile(r"(?:test/)?ILSVRC2012_test_\d{8}\.JPEG|test")
+_ZIPPED = re.compile(r"(?:.*/)?(train/n\d{8}|val|test)/[^/]+\.JPEG")
+_KAGGLE = Path("ILSVRC", "Data", "CLS-LOC")
 _BLOCK = 2**22
 
 
@@ -82,11 +91,30 @@ class Subset:
 WHOLE = Subset()
 
 
-def list_ilsvrc2012(sources: Sources, subset: Subset, edition: Edition = ILSVRC2012) -> Listing:
+def kaggle_sources(place: Path, with_test: bool = False) -> Sources:
+    """Return where Kaggle's folder, or its zip archive, has what the official archives hold."""
+    if not place.exists():
+        raise UserError(f"{place}: no such folder or archive; give what Kaggle gave")
+    if place.is_file():
+        return Sources(place, place, place, place if with_test else None)
+    root = place
+    if place.name == _KAGGLE.name and not (place / _KAGGLE).is_dir():
+        root = place.absolute().parents[2]
+    images = root / _KAGGLE
+    return Sources(images / "train", images / "val", root, images / "test" if with_test else None)
+
+
+def list_ilsvrc2012(
+    sources: Sources,
+    subset: Subset,
+    edition: Edition = ILSVRC2012,
+    follow_links: bool = False,
+) -> Listing:
     """List all images without reading them, and compare their counts with the `edition`.
 
-    Raises `UserError` that names the first wrong member or count of an archive. Of a `subset` only
-    the chosen images must be there.
+    Raises `UserError` that names the first wrong member or count of an archive, and for symbolic
+    links unless `follow_links`. Of a `subset` only the chosen images must be there. Of other
+    classes than the edition's, which only Kaggle's tables can name, the counts are not compared.
     """
     kit = read_devkit(sources.devkit)
     classes = kit.classes[: subset.classes]
@@ -95,16 +123,29 @@ def list_ilsvrc2012(sources: Sources, subset: Subset, edition: Edition = ILSVRC2
     if sources.test and not subset.is_whole:
         raise UserError("--test: a subset has no test images, as their classes are secret")
     splits = {
-        "train": list_train(sources.train, classes, subset),
-        "val": _val(sources.val, kit, len(classes), subset),
+        "train": list_train(sources.train, classes, subset, follow_links),
+        "val": _val(sources.val, kit, len(classes), subset, follow_links),
     }
     if sources.test:
-        found = _flat(sources.test, _TEST)
-        splits["test"] = Images.of((_stem(member), member, -1) for member in found)
-    if subset.is_whole:
+        found = _flat(sources.test, _TEST, follow_links)
+        rows = ((_stem(member), member, -1) for member in found)
+        splits["test"] = Images.of(rows, _opener(sources.test))
+    notes = []
+    if kit.val_names and len(kit.classes) != edition.num_classes:
+        notes.append(
+            f"{len(kit.classes):,} classes, where ILSVRC-2012 has {edition.num_classes:,}: what is "
+            "there is packed, without comparing counts"
+        )
+    elif subset.is_whole:
         _check_counts(kit, splits, edition)
     sizes = {split: int(images.sizes.sum()) for split, images in splits.items()}
-    return Listing(classes, splits, {"sizes": sizes})
+    return Listing(
+        classes,
+        splits,
+        {"sizes": sizes, **({"follow_links": True} if follow_links else {})},
+        tuple(notes),
+        {name: str(path) for name, path in sources.items().items()},
+    )
 
 
 def compare_checksums(
@@ -149,38 +190,58 @@ def _compare_checksum(archive: Path, found: str, official: str) -> None:
         )
 
 
-def list_train(path: Path, classes: tuple[ImageClass, ...], subset: Subset = WHOLE) -> Images:
+def list_train(
+    path: Path,
+    classes: tuple[ImageClass, ...],
+    subset: Subset = WHOLE,
+    follow_links: bool = False,
+) -> Images:
     """List the training images of `classes` in the archive, or in the folder it was extracted to.
 
     Raises `UserError` as `list_ilsvrc2012` does.
     """
-    return Images.of(_train_images(path, classes, subset))
+    return Images.of(_train_images(path, classes, subset, follow_links), _opener(path))
 
 
 def _train_images(
-    path: Path, classes: tuple[ImageClass, ...], subset: Subset
+    path: Path, classes: tuple[ImageClass, ...], subset: Subset, follow_links: bool
 ) -> Iterator[tuple[str, Member, int]]:
-    inner = {} if path.is_dir() else {m.name: m for m in list_members(path, _SYNSET)}
+    zipped = _zipped(path) if _is_zip(path) else None
+    inner = {} if path.is_dir() or zipped else {m.name: m for m in list_members(path, _SYNSET)}
+    if path.is_dir() and not (path / classes[0].name).is_dir() and (path / "train").is_dir():
+        path = path / "train"
     for each in classes:
-        if path.is_dir():
-            members = _folder(path / each.name, _TRAIN)
+        if zipped is not None:
+            members = zipped.get(f"train/{each.name}", [])
+        elif path.is_dir():
+            members = _below(path / each.name, _TRAIN, follow_links)
         elif f"{each.name}.tar" in inner:
             members = sorted(list_members(path, _TRAIN, inner.pop(f"{each.name}.tar")), key=_stem)
         else:
             raise UserError(f"{path}: has no {each.name}.tar; download it again")
         members = members[: subset.images_per_class]
         for member in members:
-            if not member.name.startswith(f"{each.name}_"):
+            if not _stem(member).startswith(f"{each.name}_"):
                 raise UserError(f"{path}: {member.name} is in the archive of {each.name}")
         if not members:
             raise UserError(f"{path}: class {each.name} has no images; download it again")
         yield from ((_stem(member), member, each.index) for member in members)
-    if inner and subset.is_whole:
-        raise UserError(f"{path}: {min(inner)} is of no class of the devkit")
+    if zipped is not None:
+        there = {name[6:] for name in zipped if name.startswith("train/")}
+    elif path.is_dir():
+        there = {each.name for each in path.iterdir() if re.fullmatch(r"n\d{8}", each.name)}
+    else:
+        there = set(inner)
+    if subset.is_whole and (extra := there - {each.name for each in classes}):
+        raise UserError(f"{path}: {min(extra)} is of no class of the devkit")
 
 
-def _val(path: Path, kit: Devkit, num_classes: int, subset: Subset) -> Images:
-    found = _flat(path, _VAL)
+def _val(path: Path, kit: Devkit, num_classes: int, subset: Subset, follow_links: bool) -> Images:
+    found = _flat(path, _VAL, follow_links)
+    if kit.val_names and (stems := set(map(_stem, found))) != set(kit.val_names):
+        absent, extra = set(kit.val_names) - stems, stems - set(kit.val_names)
+        problem = f"lacks {min(absent)}" if absent else f"has {min(extra)} unlabelled"
+        raise UserError(f"{path}: {problem}, by LOC_val_solution.csv; do they belong together?")
     if len(found) != len(kit.val_labels):
         raise UserError(
             f"{path}: {len(found):,} images, the devkit labels {len(kit.val_labels):,}; do they "
@@ -189,17 +250,32 @@ def _val(path: Path, kit: Devkit, num_classes: int, subset: Subset) -> Images:
     num_chosen: Counter[int] = Counter()
     chosen = []
     for member, label in zip(found, kit.val_labels, strict=True):
+        told = _told_wnid(member)
+        if told and told != kit.classes[label].name:
+            raise UserError(
+                f"{member.file}: is of {told}, but the devkit labels it {kit.classes[label].name}; "
+                "do they belong together?"
+            )
         limit = subset.images_per_class
         if label < num_classes and (limit is None or num_chosen[label] < limit):
             num_chosen[label] += 1
             chosen.append((_stem(member), member, label))
-    return Images.of(chosen)
+    return Images.of(chosen, _opener(path))
 
 
-def _flat(path: Path, names: re.Pattern[str]) -> list[Member]:
+def _told_wnid(member: Member) -> str | None:
+    """Return the WNID that a val image's name, or the folder it was sorted into, tells."""
+    name = member.name.rsplit("/", 1)[-1].removesuffix(".JPEG")
+    folder = member.file.parent.name
+    return official_stem(name)[1] or (folder if re.fullmatch(r"n\d{8}", folder) else None)
+
+
+def _flat(path: Path, names: re.Pattern[str], follow_links: bool) -> list[Member]:
     """Return the images, whose numbers must be 1, 2, 3 …"""
     if path.is_dir():
-        found = [m for folder in (path, *_folders(path)) for m in _folder(folder, names)]
+        found = _below(path, names, follow_links)
+    elif _is_zip(path):
+        found = _zipped(path).get("val" if names is _VAL else "test", [])
     else:
         found = list(list_members(path, names))
     found.sort(key=_stem)
@@ -209,25 +285,59 @@ def _flat(path: Path, names: re.Pattern[str]) -> list[Member]:
     return found
 
 
-def _folders(path: Path) -> Iterator[Path]:
-    return (each for each in sorted(path.iterdir()) if each.is_dir() and not each.is_symlink())
-
-
-def _folder(folder: Path, names: re.Pattern[str]) -> list[Member]:
-    """Return the regular files of `folder` whose names match `names`, by name."""
+def _below(folder: Path, names: re.Pattern[str], follow_links: bool) -> list[Member]:
+    """Return the files in `folder`, and in its folders, whose names match `names`, by name."""
+    found, waiting = [], [folder]
     try:
-        files = sorted(path for path in folder.iterdir() if names.fullmatch(path.name))
-        return [
-            Member(path.name, path, 0, path.lstat().st_size)
-            for path in files
-            if path.is_file() and not path.is_symlink()
-        ]
+        while waiting:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_symlink() and (names.fullmatch(entry.name) or entry.is_dir()):
+                        _check_link(Path(entry.path), follow_links)
+                    if entry.is_dir():
+                        waiting.append(Path(entry.path))
+                    elif entry.is_file() and names.fullmatch(entry.name):
+                        size = entry.stat().st_size
+                        found.append(Member(entry.name, Path(entry.path), 0, size))
     except OSError as error:
         raise UserError(f"{folder}: can't be listed ({error.strerror}); check the folder") from None
+    return sorted(found, key=_stem)
+
+
+def _check_link(path: Path, follow_links: bool) -> None:
+    if not path.exists():
+        raise UserError(f"{path}: a symbolic link to nothing; get the image again")
+    if not follow_links:
+        raise UserError(f"{path}: a symbolic link; add --follow-links to read what it leads to")
+    if path.absolute().is_relative_to(path.resolve()):
+        raise UserError(f"{path}: a symbolic link to a folder that it is in; remove it")
+
+
+def _is_zip(path: Path) -> bool:
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
+def _opener(path: Path) -> Opener:
+    return open_zip if _is_zip(path) else open_plain
+
+
+def _zipped(path: Path) -> dict[str, list[Member]]:
+    """Return the images in Kaggle's archive by "train/WNID", "val" and "test", each by name."""
+    return _zipped_once(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(1)  # of 1.4 million names, for each split
+def _zipped_once(path: Path, mtime_ns: int) -> dict[str, list[Member]]:
+    found: dict[str, list[Member]] = {}
+    for member in list_zip(path, _ZIPPED):
+        if match := _ZIPPED.fullmatch(member.name):
+            found.setdefault(match[1], []).append(member)
+    return {folder: sorted(members, key=_stem) for folder, members in found.items()}
 
 
 def _stem(member: Member) -> str:
-    return member.name.rsplit("/", 1)[-1].removesuffix(".JPEG")
+    """Return an image's official name, without the class that some append."""
+    return official_stem(member.name.rsplit("/", 1)[-1].removesuffix(".JPEG"))[0]
 
 
 def _check_counts(kit: Devkit, splits: Mapping[str, Images], edition: Edition) -> None:

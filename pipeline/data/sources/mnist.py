@@ -41,8 +41,34 @@ class IdxDigits:
     labels: NDArray[np.uint8]
 
     @property
+    def md5(self) -> tuple[str, str]:
+        """The MD5 sums of the two files, unpacked."""
+        return _md5(self.images), _md5(self.labels)
+
+    @property
     def digest(self) -> str:
         return hashlib.sha256(self.images.tobytes() + self.labels.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class KnownDigits:
+    """The MD5 sums of known files of images and labels, unpacked."""
+
+    train: tuple[str, str]
+    test: tuple[str, str]
+
+
+# The files that LeCun, Cortes and Burges gave out.
+MNIST = KnownDigits(
+    train=("6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624"),
+    test=("2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637"),
+)
+
+
+def _md5(array: NDArray[np.uint8]) -> str:
+    magic = next(magic for magic, count in _DIMENSIONS.items() if count == array.ndim)
+    header = np.array([magic, *array.shape], dtype=">u4").tobytes()
+    return hashlib.md5(header + array.tobytes(), usedforsecurity=False).hexdigest()
 
 
 def read_digits(images: Path, labels: Path) -> IdxDigits:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pipeline.data.sources.folder import list_folder
 from pipeline.data.sources.ilsvrc2012 import ILSVRC2012, Edition, Sources, Subset, list_ilsvrc2012
+from pipeline.data.sources.parquet import list_parquet
+from pipeline.data.sources.tiny_imagenet import list_tiny_imagenet
 from pipeline.data.sources.webdataset import list_webdataset
 from pipeline.data.store.image_check import Shrinking
 from pipeline.data.store.manifest import Manifest, ManifestFile, damaged, read_manifest, sha256
@@ -70,12 +72,25 @@ def _list_source(manifest: Manifest, edition: Edition) -> Listing:
     places = {name: Path(place) for name, place in manifest.places.items()}
     match source["kind"]:
         case "folder":
-            return list_folder(places["folder"], source["val_share"])
+            return list_folder(
+                places["folder"],
+                source.get("val_share", 0.1),
+                only_val=source.get("only_val", False),
+                labels=places.get("labels"),
+                follow_links=source.get("follow_links", False),
+            )
         case "webdataset":
-            return list_webdataset(places["folder"])
+            split, label_key = source.get("split"), source.get("label_key")
+            return list_webdataset(places["folder"], split=split, label_key=label_key)
+        case "parquet":
+            keys = {key: source[key] for key in ("image_key", "label_key", "split")}
+            return list_parquet(places["source"], **keys)
+        case "tiny-imagenet":
+            return list_tiny_imagenet(places["folder"])
         case "ilsvrc2012":
             subset = Subset(source["classes"], source["images_per_class"])
-            return list_ilsvrc2012(Sources(**places), subset, edition)
+            links = source.get("follow_links", False)
+            return list_ilsvrc2012(Sources(**places), subset, edition, links)
         case kind:
             raise UserError(f"{manifest.name}: its source, '{kind}', can't be read again")
 

@@ -4,6 +4,7 @@ The bytes of a shard depend on the source alone, not on the process or time of p
 shards of an interrupted packing are kept, and the next one ends in the same bytes.
 """
 
+import hashlib
 import json
 import math
 import shutil
@@ -11,9 +12,9 @@ import tarfile
 import warnings
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,7 +22,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from pipeline.config.yaml import Section
 from pipeline.data.store.atomic_folder import new_folder
 from pipeline.data.store.image_check import Shrinking, treat_image
 from pipeline.data.store.index import IndexWriter, read_rows
@@ -47,6 +50,24 @@ UNFINISHED = ".parts"
 SHARD_BYTES = 256 * 2**20
 # Starting Ray takes as long as packing about so many shards in this process.
 _SHARDS_WORTH_PROCESSES = 4
+_PARTS_VERSION = 2  # of what is in UNFINISHED
+
+
+# Reads an image by its offset and size; an opened file gives one.
+Read = Callable[[int, int], bytes]
+Opener = Callable[[str], AbstractContextManager[Read]]
+
+
+@contextmanager
+def open_plain(file: str) -> Iterator[Read]:
+    """Open a file that holds the images as they are: one image, or a tar archive."""
+    with Path(file).open("rb") as opened:
+
+        def read(offset: int, size: int) -> bytes:
+            opened.seek(offset)
+            return opened.read(size)
+
+        yield read
 
 
 @dataclass(frozen=True)
@@ -54,7 +75,8 @@ class Images:
     """Encoded images of one split as columns: image i is `sizes[i]` bytes of `files[i]`.
 
     Offsets and sizes in bytes, int64 (n,); labels int64 (n,), −1 where the source keeps them
-    secret.
+    secret. What they mean is up to `opener`, by which each file is read; sizes are those in the
+    file, or about that.
     """
 
     keys: Sequence[str]
@@ -62,9 +84,10 @@ class Images:
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     labels: NDArray[np.int64]
+    opener: Opener = open_plain
 
     @staticmethod
-    def of(found: Iterable[tuple[str, Member, int]]) -> "Images":
+    def of(found: Iterable[tuple[str, Member, int]], opener: Opener = open_plain) -> "Images":
         """Return the images of (key, member, label); `UserError` for a key that is there twice."""
         keys: list[str] = []
         files: list[str] = []
@@ -77,51 +100,85 @@ class Images:
             key = Counter(keys).most_common(1)[0][0]
             raise UserError(f"{files[keys.index(key)]}: {key} is there twice; remove or rename one")
         offsets, sizes, labels = np.frombuffer(numbers, np.int64).reshape(-1, 3).T.copy()
-        return Images(keys, files, offsets, sizes, labels)
+        return Images(keys, files, offsets, sizes, labels, opener)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, rows: slice) -> "Images":
-        return Images(*(column[rows] for column in vars(self).values()))
+        return Images(*(column[rows] for column in self._columns), self.opener)
+
+    @property
+    def _columns(self) -> tuple[Any, ...]:
+        return self.keys, self.files, self.offsets, self.sizes, self.labels
+
+    def place(self, i: int) -> str:
+        """Return where image `i` is, for messages: its file, or its archive and key."""
+        is_a_file = self.opener is open_plain and not self.offsets[i]
+        return self.files[i] if is_a_file else f"{self.files[i]}: {self.keys[i]}"
+
+    def digest(self) -> str:
+        """Return what changes with any column, and with the size or time of any file."""
+        digest = hashlib.sha256()
+        for text in (self.keys, self.files):
+            digest.update("\n".join(text).encode(errors="surrogateescape") + b"\n")
+        for column in (self.offsets, self.sizes, self.labels):
+            digest.update(column.tobytes())
+        for file, _ in groupby(self.files):
+            try:
+                status = Path(file).stat()
+            except OSError as error:
+                raise _unreadable(file, error) from None
+            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
 
     def samples(self, shrinking: Shrinking | None) -> Iterator[Sample]:
         """Yield the images, each decoded once (`pipeline.data.store.image_check.treat_image`)."""
-        by_file = groupby(zip(*vars(self).values(), strict=True), key=itemgetter(1))
+        by_file = groupby(zip(*self._columns, strict=True), key=itemgetter(1))
         for file, images in by_file:
             try:
-                with Path(file).open("rb") as opened:
+                with self.opener(file) as read:
                     for key, _, offset, size, label in images:
-                        opened.seek(offset)
-                        yield treat_image(opened.read(size), key, int(label), shrinking)
+                        data = read(int(offset), int(size))
+                        yield treat_image(data, key, int(label), shrinking)
             except OSError as error:
-                raise UserError(
-                    f"{file}: can't be read ({error.strerror}); check it and run the same command "
-                    "again"
-                ) from None
+                raise _unreadable(file, error) from None
+
+
+def _unreadable(file: str, error: OSError) -> UserError:
+    return UserError(
+        f"{file}: can't be read ({error.strerror}); check it and run the same command again"
+    )
 
 
 @dataclass(frozen=True)
 class Listing:
     """A source: its classes, and the images of each split in packing order.
 
-    `identity` differs from that of any other source, and of this one before any change.
+    `identity` differs from that of any other source, and of this one before any change. `notes`
+    tell the user what was met and left out, or is unusual; `places` are the paths it is read from.
     """
 
     classes: tuple[ImageClass, ...]
     splits: Mapping[str, Images]
     identity: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """The images that become shard `number` of a split, in folder `folder`."""
+    """The images that become shard `number` of a split, in folder `folder`.
+
+    Without `keep_bad`, the first bad image ends the packing.
+    """
 
     folder: Path
     split: str
     number: int
     images: Images
     shrinking: Shrinking | None
+    keep_bad: bool = True
 
     @property
     def shard(self) -> Path:
@@ -134,12 +191,19 @@ class ShardPlan:
 
     @property
     def record(self) -> Path:
-        """The shard's `ManifestFile`, written when the shard is complete."""
+        """The shard's `CompleteShard`, written when it is one."""
         return self.rows.with_suffix(".json")
 
     @property
     def num_bytes(self) -> int:
         return int(self.images.sizes.sum())
+
+
+class CompleteShard(Section):
+    """A shard that is complete; `inputs` changes with anything that it was made of."""
+
+    file: ManifestFile
+    inputs: str
 
 
 def pack_parallel(
@@ -148,7 +212,6 @@ def pack_parallel(
     name: str,
     listing: Listing,
     source: Mapping[str, Any],
-    places: Mapping[str, str],
     num_workers: int,
     progress: ProgressCallback,
     shrinking: Shrinking | None = None,
@@ -157,14 +220,17 @@ def pack_parallel(
 ) -> Store:
     """Pack a listing into `folder` by `num_workers` processes; `progress` is called with bytes.
 
-    `source` holds everything that decides the packed bytes; `places` the paths it is read from.
-    Continues an earlier call with the same `source` that was interrupted. Raises `UserError` when
-    `folder` exists or can't be written, when files can't be read, and, without `keep_bad`, when
-    images are bad; else these are in the index alone. Ctrl-C becomes `InterruptedByUserError`.
+    `source` holds everything that decides the packed bytes.
+    Continues an earlier call that was interrupted; if the source has changed since, with the shards
+    that it leaves as they are. Raises `UserError` when `folder` exists or can't be written, when
+    files can't be read, and, without `keep_bad`, at the first bad image; else these are in the
+    index alone. Ctrl-C becomes `InterruptedByUserError`.
     """
     with new_folder(folder, resume=True) as partial:
-        _begin(partial, {"name": name, **source})
-        plans = plan_all_shards(partial, listing.splits, shrinking, shard_bytes)
+        plans = plan_all_shards(partial, listing.splits, shrinking, shard_bytes, keep_bad)
+        _begin(partial, {"name": name, **source}, plans)
+        if not keep_bad:
+            _repack_bad(plans)
         if not (partial / FILE_NAME).exists():
             try:
                 pack_shards(plans, num_workers, progress)
@@ -172,8 +238,6 @@ def pack_parallel(
                 raise InterruptedByUserError(
                     f"{folder}: stopped; the same command goes on from there"
                 ) from None
-            if not keep_bad:
-                _refuse_bad(plans)
             written = {
                 split: _assemble(
                     partial, split, [p for p in plans if p.split == split], listing.classes
@@ -188,7 +252,7 @@ def pack_parallel(
                 classes=listing.classes,
                 splits=written,
                 source=source,
-                places=places,
+                places=listing.places,
             )
     # Only now: it records the source of a partial folder, and after a kill without it all would be
     # packed again.
@@ -197,11 +261,15 @@ def pack_parallel(
 
 
 def plan_all_shards(
-    folder: Path, splits: Mapping[str, Images], shrinking: Shrinking | None, shard_bytes: int
+    folder: Path,
+    splits: Mapping[str, Images],
+    shrinking: Shrinking | None,
+    shard_bytes: int,
+    keep_bad: bool = True,
 ) -> list[ShardPlan]:
     """Divide all splits into shards in `folder`."""
     return [
-        ShardPlan(folder, split, number, images, shrinking)
+        ShardPlan(folder, split, number, images, shrinking, keep_bad)
         for split, whole in splits.items()
         for number, images in enumerate(plan_shards(whole, shard_bytes))
     ]
@@ -222,35 +290,103 @@ def pack_shard(plan: ShardPlan) -> None:
     """Write one shard and its rows of the index, unless they are complete."""
     if plan.record.exists():
         return
+    inputs = _inputs(plan)  # before they are read: a change meanwhile is one
     shards = ShardWriter(plan.folder, plan.split, math.inf, first=plan.number)
     unfinished = plan.rows.with_suffix(".partial")
     index = IndexWriter(unfinished)
     with closing(shards), closing(index), warnings.catch_warnings():
         # Pillow warns of odd metadata, which isn't read here, and of sizes that are refused.
         warnings.simplefilter("ignore")
-        for sample in plan.images.samples(plan.shrinking):
+        for number, sample in enumerate(plan.images.samples(plan.shrinking)):
+            if sample.status != "ok" and not plan.keep_bad:
+                raise UserError(
+                    f"{plan.images.place(number)}: {sample.status}; replace or remove it, or use "
+                    "--on-bad quarantine; --list-bad lists all such"
+                )
             index.add(pack_sample(sample, shards))
     if not shards.files:  # all images were left out
         plan.shard.write_bytes(bytes(tarfile.RECORDSIZE))
         shards.files.append(describe_file(plan.shard))
     sync(unfinished)
     unfinished.replace(plan.rows)
-    write_atomically(plan.record, shards.files[0].model_dump_json().encode())
+    complete = CompleteShard(file=shards.files[0], inputs=inputs)
+    write_atomically(plan.record, complete.model_dump_json().encode())
 
 
-def _begin(partial: Path, source: Mapping[str, Any]) -> None:
-    """Keep the content of `partial` if it is of the same source; else remove it."""
+def find_bad(
+    listing: Listing, scratch: Path, num_workers: int, progress: ProgressCallback
+) -> list[str]:
+    """Decode all images of a listing; return each bad one's place and what is wrong with it.
+
+    `scratch` is an empty folder that all processes see. Raises `UserError` as `pack_parallel`.
+    """
+    plans = plan_all_shards(scratch, listing.splits, None, SHARD_BYTES)
+    (scratch / UNFINISHED).mkdir()
+    _for_each(_check_shard, plans, plans, num_workers, progress)
+    return [line for plan in plans for line in json.loads(plan.record.read_text())]
+
+
+def _check_shard(plan: ShardPlan) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in `pack_shard`
+        samples = enumerate(plan.images.samples(None))
+        bad = [
+            f"{plan.images.place(number)}: {sample.status}"
+            for number, sample in samples
+            if sample.status != "ok"
+        ]
+    write_atomically(plan.record, json.dumps(bad).encode())
+
+
+def _begin(partial: Path, source: Mapping[str, Any], plans: Sequence[ShardPlan]) -> None:
+    """Keep of `partial` what is of the same source, or of what has not changed in it."""
     record = partial / UNFINISHED / "source.json"
-    content = json.dumps(source, sort_keys=True).encode()
-    if not record.exists() or record.read_bytes() != content:
-        shutil.rmtree(partial)
-        record.parent.mkdir(parents=True)
-        write_atomically(record, content)
+    content = json.dumps({**source, "parts": _PARTS_VERSION}, sort_keys=True).encode()
+    if record.exists() and record.read_bytes() == content:
+        return
+    same = [
+        plan for plan in plans if plan.record.exists() and _inputs_of(plan.record) == _inputs(plan)
+    ]
+    kept = {path for plan in same for path in (plan.shard, plan.rows, plan.record)}
+    (partial / UNFINISHED).mkdir(exist_ok=True)
+    for path in (*partial.iterdir(), *(partial / UNFINISHED).iterdir()):
+        if path not in kept and path != partial / UNFINISHED:
+            path.unlink()
+    write_atomically(record, content)
+
+
+def _inputs(plan: ShardPlan) -> str:
+    return f"{plan.images.digest()} {plan.shrinking}"
+
+
+def _inputs_of(record: Path) -> str | None:
+    try:
+        return CompleteShard.model_validate_json(record.read_bytes()).inputs
+    except ValidationError:  # of another version
+        return None
+
+
+def _repack_bad(plans: Sequence[ShardPlan]) -> None:
+    """Have shards packed again that lack bad images, as an earlier call may have left them."""
+    for plan in plans:
+        if plan.record.exists() and any(row.status != "ok" for row in read_rows(plan.rows)):
+            plan.record.unlink()
 
 
 def pack_shards(plans: Sequence[ShardPlan], num_workers: int, progress: ProgressCallback) -> None:
     """Pack the shards that are not complete."""
     waiting = [plan for plan in plans if not plan.record.exists()]
+    _for_each(pack_shard, waiting, plans, num_workers, progress)
+
+
+def _for_each(
+    function: Callable[[ShardPlan], None],
+    waiting: Sequence[ShardPlan],
+    plans: Sequence[ShardPlan],
+    num_workers: int,
+    progress: ProgressCallback,
+) -> None:
+    """Call `function` on those of `plans` that wait, in several processes where it pays."""
     total = sum(plan.num_bytes for plan in plans)
     done = total - sum(plan.num_bytes for plan in waiting)
     progress(done, total)
@@ -262,19 +398,7 @@ def pack_shards(plans: Sequence[ShardPlan], num_workers: int, progress: Progress
 
     if len(waiting) < _SHARDS_WORTH_PROCESSES:
         num_workers = 0
-    parallel_map(pack_shard, waiting, num_workers, on_finished)
-
-
-def _refuse_bad(plans: Sequence[ShardPlan]) -> None:
-    bad = [
-        f"{file}: {row.status}"
-        for plan in plans
-        for file, row in zip(plan.images.files, read_rows(plan.rows), strict=True)
-        if row.status != "ok"
-    ]
-    if bad:
-        more = f" (and {len(bad) - 1} more bad images)" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]}{more}; replace or remove it, or use --on-bad quarantine")
+    parallel_map(function, waiting, num_workers, on_finished)
 
 
 def _assemble(
@@ -286,5 +410,5 @@ def _assemble(
             for row in read_rows(plan.rows):
                 writer.add(row)
     return writer.written(
-        ManifestFile.model_validate_json(plan.record.read_text()) for plan in plans
+        CompleteShard.model_validate_json(plan.record.read_bytes()).file for plan in plans
     )

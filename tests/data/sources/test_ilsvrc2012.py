@@ -118,9 +118,20 @@ def test_a_subset_has_a_name_of_its_own(official: Sources, tmp_path: Path) -> No
     chosen = replace(official, test=None)
     prepared = prepare(chosen, tmp_path / "data", subset=Subset(3, 2))
     assert prepared.store.source["edition"] == "a subset of ILSVRC-2012"
-    names = [prepared.store.name, prepare(chosen, tmp_path / "whole").store.name]
+    sums = {
+        name: hashlib.md5(path.read_bytes()).hexdigest() for name, path in chosen.items().items()
+    }
+    verified = {"edition": replace(EDITION, md5=sums), "checking": lambda done, total: None}
+    names = [
+        prepared.store.name,
+        prepare(chosen, tmp_path / "mine").store.name,
+        prepare(chosen, tmp_path / "ilsvrc2012").store.name,
+        prepare(chosen, tmp_path / "whole", **verified).store.name,
+    ]
+    assert names == ["ilsvrc2012-subset", "mine", "ilsvrc2012-unverified", "ilsvrc2012"]
+    assert prepare(chosen, tmp_path / "whole").already_there  # it was verified when it was packed
     keys = [ResultKey("resnet18", name, "val", "center-256-224") for name in names]
-    assert [nearest(key) is None for key in keys] == [True, False]
+    assert [nearest(key) is None for key in keys] == [True, True, True, False]
     assert len(prepared.store.classes) == 3
     assert len(prepared.store.split("train")) == 6
     assert prepared.store.split("val").labels.max() == 2

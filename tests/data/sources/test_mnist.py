@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import hashlib
 import io
 import os
 import re
@@ -15,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
-from pipeline.data.sources.mnist import read_idx
+from pipeline.data.sources.mnist import MNIST, KnownDigits, read_digits, read_idx
 from pipeline.data.sources.prepare import Prepared, prepare_mnist
 from pipeline.data.store.store import Store
 from pipeline.runtime.errors import UserError
@@ -63,7 +64,7 @@ def test_the_command_centres_digits_in_fields_of_32(files: Path) -> None:
     paths = {path.name: str(path) for path in files.iterdir()} | {"data": str(files / "data")}
     done = CliRunner().invoke(app, ["prepare", "mnist", *(paths.get(a, a) for a in arguments)])
     assert done.exit_code == 0, done.output
-    assert "mnist: 200 train, 30 test images, 10 classes" in done.output
+    assert "data: 200 train, 30 test images, 10 classes" in done.output
     store = Store.open(files / "data")
     for name, count in (("train", 200), ("test", 30)):
         split = store.split(name)
@@ -72,6 +73,32 @@ def test_the_command_centres_digits_in_fields_of_32(files: Path) -> None:
         expected = np.pad(PIXELS[:count], ((0, 0), (2, 2), (2, 2)))
         np.testing.assert_array_equal(decoded(store, name), expected, strict=True)
     assert store.source["padded_to"] == 32
+
+
+def md5(*arrays: np.ndarray) -> tuple[str, ...]:
+    return tuple(hashlib.md5(idx(array)).hexdigest() for array in arrays)
+
+
+@pytest.mark.parametrize(
+    ("test_pixels", "expected"), [(PIXELS[:30], "mnist"), (PIXELS[1:31], "mnist-unverified")]
+)
+def test_only_known_files_are_called_mnist(
+    test_pixels: np.ndarray, expected: str, files: Path
+) -> None:
+    """Fashion-MNIST's files have the same format, names and counts."""
+    (files / "test-images").write_bytes(idx(test_pixels))
+    known = KnownDigits(train=md5(PIXELS, LABELS), test=md5(PIXELS[:30], LABELS[:30]))
+    prepared = prepare_mnist(
+        files / "images", files / "labels.gz", files / "test-images", files / "test-labels",
+        files / "mnist", 0.1, lambda done, total: None, known=known,
+    )  # fmt: skip
+    assert prepared.store.name == expected
+    assert len(prepared.notes) == (expected != "mnist")
+
+
+def test_the_md5_sums_are_of_the_unpacked_files(files: Path) -> None:
+    assert read_digits(files / "images", files / "labels.gz").md5 == md5(PIXELS, LABELS)
+    assert MNIST.test[1] == "27ae3e4e09519cfbb04c329615203637"
 
 
 def test_without_test_files_a_share_of_each_class_is_held_out(files: Path) -> None:

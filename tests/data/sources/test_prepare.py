@@ -17,9 +17,18 @@ from sklearn.datasets import load_sample_images
 from typer.testing import CliRunner
 
 from pipeline.cli.app import app
-from pipeline.data.sources.prepare import Prepared, prepare_digits, prepare_folder, prepare_mnist1d
+from pipeline.data.sources.folder import list_folder
+from pipeline.data.sources.naming import PUBLISHED
+from pipeline.data.sources.prepare import (
+    Prepared,
+    prepare_digits,
+    prepare_folder,
+    prepare_listing,
+    prepare_mnist1d,
+)
 from pipeline.data.store.image_check import Shrinking, decode_image, treat_image
 from pipeline.data.store.store import Store
+from pipeline.results.published import published
 from pipeline.runtime.errors import UserError
 
 
@@ -163,10 +172,7 @@ def test_a_bad_image_stops_or_is_quarantined(
         prepare(images)
     assert sorted(path.name for path in images.parent.iterdir()) == [".packed.partial", "images"]
 
-    shard = images.parent / ".packed.partial" / "train-000000.tar"
-    packed = shard.stat().st_ino
     prepared = prepare(images, on_bad="quarantine")
-    assert (images.parent / "packed" / shard.name).stat().st_ino == packed  # what was done is kept
     assert prepared.store.num_quarantined == 1
     splits = [prepared.store.split(name) for name in prepared.store.split_names]
     assert sum(map(len, splits)) == 20
@@ -183,11 +189,89 @@ def test_a_bad_image_does_not_change_the_digest_from_one_packing_to_the_next(ima
     assert stores[0].digest == stores[1].digest
 
 
-def test_bad_images_of_both_splits_are_counted(images: Path) -> None:
-    for path in images.glob("*/[1-4].jpg"):
+def test_bad_images_of_both_splits_are_listed(images: Path) -> None:
+    bad = sorted(images.glob("*/[1-4].jpg"))
+    for path in bad:
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"jpg: zero bytes \(and 7 more bad images\); replace"):
-        prepare(images)
+    to = images.parent / "packed"
+    command = ["prepare", "folder", str(images), "--to", str(to), "--workers", "0", "--list-bad"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    printed = done.output.replace("\n", "")
+    for path in bad:
+        assert f"{path}: zero bytes" in printed
+    assert "8 bad images; nothing was packed" in printed
+    assert [path.name for path in images.parent.iterdir()] == ["images"]
+    for path in bad:
+        path.unlink()
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, "0 bad images" in done.output) == (0, True)
+
+
+def test_the_first_bad_image_stops_and_finished_parts_stay(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards of some 8 images; the image before the last is bad, and then removed."""
+    bad = images / "flower" / "8.jpg"
+    good = bad.read_bytes()
+    bad.write_bytes(good[:300])
+    decoded: list[str] = []
+
+    def counted(data: bytes, key: str, *others: Any) -> Any:
+        decoded.append(key)
+        return treat_image(data, key, *others)
+
+    monkeypatch.setattr("pipeline.data.store.parallel_packing.treat_image", counted)
+    listing = list_folder(images, 0.2)
+    packing = {"on_bad": "stop", "num_workers": 0, "progress": no_progress, "shard_bytes": 6_000}
+    to = images.parent / "packed"
+    with pytest.raises(UserError, match=r"flower/8.jpg: can't be decoded"):
+        prepare_listing(listing, to, "photos", **packing)  # type: ignore[arg-type]
+    assert "flower/9" not in decoded
+    first, num_decoded = set(decoded), len(decoded)
+    decoded.clear()
+    bad.unlink()
+    store = prepare_listing(list_folder(images, 0.2), to, "photos", **packing).store  # type: ignore[arg-type]
+    assert first - set(decoded)  # what was finished was not decoded again
+    assert len(decoded) < 19
+    assert num_decoded > len(decoded) - 5
+    assert is_intact(store)
+    assert sum(len(store.split(name)) for name in store.split_names) == 19
+    again = prepare_listing(list_folder(images, 0.2), to.with_name("b"), "photos", **packing)  # type: ignore[arg-type]
+    assert again.store.digest == store.digest
+    assert again.store._files == store._files
+
+
+def test_an_image_that_changes_between_two_tries_is_packed_again(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size and its time count, also for a shard that was finished."""
+    (images / "flower" / "8.jpg").write_bytes(b"")
+    packing = {"on_bad": "stop", "num_workers": 0, "progress": no_progress, "shard_bytes": 6_000}
+    to = images.parent / "packed"
+    with pytest.raises(UserError, match=r"flower/8.jpg: zero bytes"):
+        prepare_listing(list_folder(images, 0.2), to, "photos", **packing)  # type: ignore[arg-type]
+    change_an_image(images)
+    (images / "flower" / "8.jpg").unlink()
+    store = prepare_listing(list_folder(images, 0.2), to, "photos", **packing).store  # type: ignore[arg-type]
+    split = next(store.split(n) for n in store.split_names if "china/3" in store.split(n).keys)
+    packed = split.encoded(split.keys.index("china/3")).tobytes()
+    assert packed == (images / "china" / "3.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["ilsvrc2012", "mnist", "CIFAR10"])
+def test_a_folder_may_not_take_a_published_name(name: str, images: Path) -> None:
+    prepared = prepare(images, name, to=images.parent / name)
+    assert prepared.store.name == f"{name}-unverified"
+    assert prepared.notes == (
+        f"called '{name}-unverified': '{name}' is a name of published results, which only files of "
+        "known digests get",
+    )
+    assert prepare(images, name, to=images.parent / name).already_there
+
+
+def test_the_published_names_are_those_of_the_published_results() -> None:
+    assert {result.training_data for result in published()} <= PUBLISHED
 
 
 def test_nothing_but_bad_images_is_no_data_set(images: Path) -> None:
