@@ -177,8 +177,8 @@ def _samples(path: Path, label_key: str | None, left_out: Counter[str]) -> Itera
                     f"{path}: {stem}.{extension} labels no image; there is {others}; only "
                     f"{', '.join(_IMAGES)} are read"
                 )
-            for other in by_extension.keys() - used:
-                left_out[f"*.{other}"] += 1
+            for other in sorted(by_extension.keys() - used):
+                left_out[f"*.{other}" if other else stem] += 1
             if present and label is not None:
                 if not is_key(stem.replace(".", "_")):
                     raise UserError(f"{path}: {stem!r} is no key that WebDataset gives back")
