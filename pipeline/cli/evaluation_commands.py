@@ -13,6 +13,9 @@ from pipeline.config.cluster import Cluster, Folder, as_folder, load_cluster
 from pipeline.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pipeline.config.protocol import TestProtocol
     from pipeline.evaluation.predictions import Predictions
     from pipeline.runs.evaluated_model import EvaluatedModel, Preprocessing
@@ -132,14 +135,25 @@ def predictions(
     protocol: ProtocolName = None,
     topk: Annotated[str, typer.Option(metavar="K,K,…", help="Which k.")] = "1,5",
     count: Annotated[int, typer.Option(min=1, help="Classes and pairs to show.")] = 10,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Score by these labels, of which an image may have several: ReaL's JSON, Kaggle's "
+            "CSV, or lines 'IMAGE LABEL'.",
+        ),
+    ] = None,
     on: ClusterName = "laptop",
 ) -> None:
     """Score kept predictions: any top-k, errors by class, confused pairs, calibration."""
+    from pipeline.data.sources.label_files import read_label_file
+    from pipeline.evaluation.relabelled import relabelled_errors
     from pipeline.reports.prediction_tables import (
         calibration_table,
         classes_table,
         confusions_table,
         errors_table,
+        relabelled_table,
     )
 
     try:
@@ -150,6 +164,9 @@ def predictions(
         raise UserError(f"--topk {topk}: write whole numbers from 1, as 1,5,10")
     found = _predictions(load_cluster(on), run, split, protocol)
     console = Console()
+    if labels:
+        console.print(relabelled_table(relabelled_errors(found, read_label_file(labels), ks)))
+        return
     for table in (
         errors_table(found, ks),
         classes_table(found, count),
@@ -227,15 +244,62 @@ def submission(
 
 def score(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Guesses, a line an image.")],
-    ground_truth: Annotated[Path, typer.Option(metavar="FILE", help="Labels, a line an image.")],
+    ground_truth: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="ILSVRC2012_IDs, a line an image; or ReaL's JSON, Kaggle's CSV, Caffe's list.",
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STORE", help="A packed ilsvrc2012, whose classes such other labels name."
+        ),
+    ] = None,
 ) -> None:
     """Score a file of guesses exactly as ILSVRC's devkit does, for 1 to 5 guesses."""
     from pipeline.evaluation.ilsvrc_submission import flat_errors, read_lists
 
     numbers = range(1, 6)
-    errors = flat_errors(read_lists(file), read_lists(ground_truth), numbers)
+    guesses = read_lists(file)
+    if _labels_by_name(ground_truth):
+        guesses, truth = _guesses_and_truth(guesses, ground_truth, data)
+    else:
+        truth = read_lists(ground_truth)
+    errors = flat_errors(guesses, truth, numbers)
     for number, error in zip(numbers, errors, strict=True):
         say(Console(), f"{number} guess{'es' * (number > 1)}: flat error {error:.6f}")
+
+
+def _labels_by_name(file: Path) -> bool:
+    """Whether a file's lines are not numbers alone: it names images, or is JSON."""
+    from pipeline.data.sources.label_files import read_text
+
+    return any(character.isalpha() or character in "[{" for character in read_text(file))
+
+
+def _guesses_and_truth(
+    guesses: "NDArray[np.int64]", file: Path, data: str | None
+) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
+    """Return the rows of the images that `file` labels, and their ILSVRC2012_IDs."""
+    from pipeline.data.sources.label_files import read_label_file
+    from pipeline.data.store.manifest import read_manifest
+    from pipeline.evaluation.relabelled import ground_truth
+
+    labels = read_label_file(file)
+    if data is None:
+        raise UserError(
+            f"{file}: labels classes by name or rank, guesses are ILSVRC2012_IDs; say with --data "
+            "which packed ilsvrc2012 has both"
+        )
+    if len(guesses) != len(labels):
+        raise UserError(
+            f"{len(guesses):,} lines of guesses and {len(labels):,} labelled images in {file}; "
+            "there must be as many"
+        )
+    truth = ground_truth(labels, read_manifest(as_folder(data)).classes)
+    return guesses[list(truth.rows)], truth.ids
 
 
 def _model(

@@ -33,7 +33,7 @@ def read_lists(path: Path) -> NDArray[np.int64]:
     Raises `UserError` that names the file and the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").rstrip().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read ({error})") from None
     rows = [_numbers(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]

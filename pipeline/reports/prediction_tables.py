@@ -8,6 +8,7 @@ from rich.text import Text
 from pipeline.evaluation.error_analysis import calibration, class_errors, confusions
 from pipeline.evaluation.metrics import wilson_interval
 from pipeline.evaluation.predictions import Predictions
+from pipeline.evaluation.relabelled import RelabelledErrors
 from pipeline.evaluation.significance import PairedComparison, PreprocessingTrial
 from pipeline.reports.tables import titled_table
 
@@ -33,6 +34,19 @@ def errors_table(predictions: Predictions, ks: Sequence[int]) -> Table:
         errors = len(predictions) - predictions.hits(k)
         interval = wilson_interval(errors, len(predictions))
         share = 100 * errors / len(predictions)
+        table.add_row(str(k), f"{share:.2f}", f"{interval.low:.2f}–{interval.high:.2f}")
+    return table
+
+
+def relabelled_table(found: RelabelledErrors) -> Table:
+    """Return the top-k error for each k by other labels, with its 95 % Wilson interval."""
+    left_out = f", {found.left_out:,} without a label left out" if found.left_out else ""
+    table = titled_table(
+        f"Errors of {found.images:,} images, %{left_out}", numbers=("k", "Top-k error", "95 %")
+    )
+    for k, errors in zip(found.ks, found.errors, strict=True):
+        interval = wilson_interval(errors, found.images)
+        share = 100 * errors / found.images
         table.add_row(str(k), f"{share:.2f}", f"{interval.low:.2f}–{interval.high:.2f}")
     return table
 
