@@ -117,7 +117,6 @@ def _pack(archive: Path, classes: tuple[ImageClass, ...], to: Path, num_workers:
         name="packed",
         listing=Listing(classes, {"train": list_train(archive, classes)}, {}),
         source={},
-        places={},
         num_workers=num_workers,
         progress=lambda done, total: None,
         shard_bytes=archive.stat().st_size // (max(1, num_workers) * _PARTS_PER_WORKER),

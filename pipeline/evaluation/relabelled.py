@@ -91,8 +91,8 @@ def ground_truth(labels: Labels, classes: Sequence[ImageClass]) -> GroundTruth:
 
     Raises `UserError` for classes without IDs, and a label that is no class.
     """
-    ids = [each.ilsvrc2012_id for each in classes]
-    if not ids or None in ids:
+    ids = [each.ilsvrc2012_id or 0 for each in classes]
+    if not all(ids):
         raise UserError("the data set's classes have no ILSVRC2012_ID, which the guesses are")
     columns = class_columns(classes, labels)
     rows = [[ids[columns[label]] for label in labels[name]] for name in sorted(labels)]

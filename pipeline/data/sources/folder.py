@@ -73,6 +73,7 @@ def list_folder(
     if labels and not only_val:
         raise UserError("--labels: labels a folder of val images; add --only-val")
     tree = _Tree(source, follow_links)
+    found: Mapping[str, _Classes]
     if labels:
         found = {"val": tree.labelled(labels)}
     elif only_val:
@@ -119,7 +120,7 @@ class _Tree:
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
-    def splits(self, val_share: float) -> dict[str, _Classes]:
+    def splits(self, val_share: float) -> Mapping[str, _Classes]:
         folders = self._split_folders()
         if "train" in folders and folders.keys() & {"val", "test"}:
             second = "val" if "val" in folders else "test"
@@ -255,7 +256,7 @@ class _Tree:
                 f"'{min(missing)}'"
             )
 
-    def _hold_out(self, classes: _Classes, val_share: float) -> dict[str, _Classes]:
+    def _hold_out(self, classes: _Classes, val_share: float) -> Mapping[str, _Classes]:
         splits: dict[str, dict[str, list[_File]]] = {"train": {}, "val": {}}
         single = []
         for name, files in classes.items():

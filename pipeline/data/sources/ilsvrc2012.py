@@ -11,10 +11,10 @@ import re
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -206,34 +206,45 @@ def list_train(
 def _train_images(
     path: Path, classes: tuple[ImageClass, ...], subset: Subset, follow_links: bool
 ) -> Iterator[tuple[str, Member, int]]:
-    zipped = _zipped(path) if _is_zip(path) else None
-    inner = {} if path.is_dir() or zipped else {m.name: m for m in list_members(path, _SYNSET)}
-    if path.is_dir() and not (path / classes[0].name).is_dir() and (path / "train").is_dir():
-        path = path / "train"
+    listings = _train_listings(path, follow_links)
     for each in classes:
-        if zipped is not None:
-            members = zipped.get(f"train/{each.name}", [])
-        elif path.is_dir():
-            members = _below(path / each.name, _TRAIN, follow_links)
-        elif f"{each.name}.tar" in inner:
-            members = sorted(list_members(path, _TRAIN, inner.pop(f"{each.name}.tar")), key=_stem)
-        else:
-            raise UserError(f"{path}: has no {each.name}.tar; download it again")
-        members = members[: subset.images_per_class]
+        if each.name not in listings:
+            is_tar = path.is_file() and not _is_zip(path)
+            raise UserError(f"{path}: has no {each.name}{'.tar' * is_tar}; download it again")
+        members = listings[each.name]()[: subset.images_per_class]
         for member in members:
             if not _stem(member).startswith(f"{each.name}_"):
                 raise UserError(f"{path}: {member.name} is in the archive of {each.name}")
         if not members:
             raise UserError(f"{path}: class {each.name} has no images; download it again")
         yield from ((_stem(member), member, each.index) for member in members)
-    if zipped is not None:
-        there = {name[6:] for name in zipped if name.startswith("train/")}
-    elif path.is_dir():
-        there = {each.name for each in path.iterdir() if re.fullmatch(r"n\d{8}", each.name)}
-    else:
-        there = set(inner)
-    if subset.is_whole and (extra := there - {each.name for each in classes}):
+    if subset.is_whole and (extra := listings.keys() - {each.name for each in classes}):
         raise UserError(f"{path}: {min(extra)} is of no class of the devkit")
+
+
+def _train_listings(path: Path, follow_links: bool) -> dict[str, Callable[[], list[Member]]]:
+    """Return by WNID what lists a class's images by name: they are listed when they are needed.
+
+    A folder holds one for each class, itself or in its folder `train`, or all images.
+    """
+    if _is_zip(path):
+        folders = {name.rpartition("/")[2]: members for name, members in _zipped(path).items()}
+        return {wnid: partial(list, members) for wnid, members in folders.items() if wnid[0] == "n"}
+    if not path.is_dir():
+        inner = {member.name.removesuffix(".tar"): member for member in list_members(path, _SYNSET)}
+        return {wnid: partial(_inner_images, path, member) for wnid, member in inner.items()}
+    for folder in (path, path / "train"):
+        found = sorted(folder.glob("n[0-9]*[0-9]")) if folder.is_dir() else []
+        if folders := [each for each in found if each.is_dir()]:
+            return {each.name: partial(_below, each, _TRAIN, follow_links) for each in folders}
+    flat: dict[str, list[Member]] = {}
+    for member in _below(path, _TRAIN, follow_links):
+        flat.setdefault(_stem(member).partition("_")[0], []).append(member)
+    return {wnid: partial(list, members) for wnid, members in flat.items()}
+
+
+def _inner_images(archive: Path, inside: Member) -> list[Member]:
+    return sorted(list_members(archive, _TRAIN, inside), key=_stem)
 
 
 def _val(path: Path, kit: Devkit, num_classes: int, subset: Subset, follow_links: bool) -> Images:

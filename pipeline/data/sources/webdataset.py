@@ -28,7 +28,6 @@ _NAME = re.compile(r"(?:\./)*(?!/)(?!(?:.*/)?\.\.?(?:/|$))[^\x00-\x1f\x7f]+|\.")
 _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff")
 _MOST_CLASSES = 1_000_000
 _LARGEST_LABEL = 2**16
-_GZIP = b"\x1f\x8b"
 
 
 def list_webdataset(
@@ -102,9 +101,6 @@ def _shards(folder: Path, split: str | None) -> dict[str, list[Path]]:
             raise UserError(f"{path}: gzip can't be read at any place; gunzip it first")
         if not (match := _SHARD.fullmatch(path.name)):
             continue
-        with path.open("rb") as file:
-            if file.read(2) == _GZIP:
-                raise UserError(f"{path}: is gzip, which can't be read at any place; gunzip it")
         found = split or _split_of(match[1]) or split_named(path.parent.name)
         if found is None:
             raise UserError(

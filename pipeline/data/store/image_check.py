@@ -204,7 +204,9 @@ def _unpacked_size(chunk: bytes) -> int:
 
 def _from_lab(image: Image.Image) -> Image.Image:
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+    converted = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+    assert converted is not None  # only in place there is no result
+    return converted
 
 
 def _readers_disagree(image: Image.Image) -> bool:

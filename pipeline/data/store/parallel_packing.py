@@ -106,7 +106,8 @@ class Images:
         return len(self.keys)
 
     def __getitem__(self, rows: slice) -> "Images":
-        return Images(*(column[rows] for column in self._columns), self.opener)
+        keys, files, offsets, sizes, labels = (column[rows] for column in self._columns)
+        return Images(keys, files, offsets, sizes, labels, self.opener)
 
     @property
     def _columns(self) -> tuple[Any, ...]:

@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 from pipeline.runtime.errors import UserError
 
+_GZIP = b"\x1f\x8b"
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -38,6 +40,8 @@ def list_members(
     try:
         start, length = (inside.offset, inside.size) if inside else (0, file.stat().st_size)
         with file.open("rb") as opened:
+            if inside is None and opened.read(2) == _GZIP:
+                raise UserError(f"{file}: gzip can't be read at any place; gunzip it first")
             window = io.BufferedReader(_Window(opened, start, length))  # type: ignore[type-var]
             with tarfile.open(fileobj=window, mode="r:") as archive:
                 for entry in archive:
