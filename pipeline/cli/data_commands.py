@@ -97,7 +97,10 @@ def folder(
     list_bad: ListBad = False,
     workers: Workers = None,
 ) -> None:
-    """Your own images, one folder a class; or a set to evaluate on. Goes on if stopped."""
+    """Your own images, one folder a class; or a set to test on.
+
+    Stopped at any moment, the same command goes on.
+    """
     from pipeline.data.sources.folder import list_folder
     from pipeline.data.sources.prepare import prepare_folder
 
@@ -149,7 +152,10 @@ def kaggle(
     list_bad: ListBad = False,
     workers: Workers = None,
 ) -> None:
-    """ILSVRC as Kaggle gives it, unpacked or straight from the zip. Goes on if stopped."""
+    """ILSVRC as Kaggle gives it: a folder, or the zip itself.
+
+    Stopped at any moment, the same command goes on.
+    """
     from pipeline.data.sources.ilsvrc2012 import kaggle_sources
 
     _ilsvrc(
@@ -193,7 +199,10 @@ def ilsvrc2012(
     list_bad: ListBad = False,
     workers: Workers = None,
 ) -> None:
-    """ILSVRC-2012 from its archives, or the folders they were extracted to. Goes on if stopped."""
+    """ILSVRC-2012's official archives, or what they unpack to.
+
+    Stopped at any moment, the same command goes on.
+    """
     from pipeline.data.sources.ilsvrc2012 import Sources
 
     _ilsvrc(
@@ -263,7 +272,10 @@ def parquet(
     list_bad: ListBad = False,
     workers: Workers = None,
 ) -> None:
-    """Hugging Face's Parquet files, as of imagenet-1k. Goes on if stopped."""
+    """Hugging Face's Parquet files, as of imagenet-1k.
+
+    Stopped at any moment, the same command goes on.
+    """
     from pipeline.data.sources.parquet import list_parquet
 
     _pack(
@@ -295,7 +307,10 @@ def webdataset(
     list_bad: ListBad = False,
     workers: Workers = None,
 ) -> None:
-    """WebDataset's shards, each image with its class's number beside it. Goes on if stopped."""
+    """WebDataset's shards: tars of images and labels.
+
+    Stopped at any moment, the same command goes on.
+    """
     from pipeline.data.sources.webdataset import list_webdataset
 
     _pack(
@@ -316,7 +331,10 @@ def tiny_imagenet(
     list_bad: ListBad = False,
     workers: Workers = None,
 ) -> None:
-    """Tiny ImageNet as it is handed out, unpacked: train and val of 200 classes."""
+    """Tiny ImageNet as it is handed out, unpacked.
+
+    Stopped at any moment, the same command goes on.
+    """
     from pipeline.data.sources.tiny_imagenet import list_tiny_imagenet
 
     _pack(
@@ -343,7 +361,7 @@ def mnist(
         float, typer.Option(help="Share of each class held out as val, without test files.")
     ] = 0.1,
 ) -> None:
-    """MNIST's four IDX files, or others of its format: 28×28 digits, centred in 32×32."""
+    """MNIST's IDX files: 28×28 digits, centred in 32×32."""
     from pipeline.data.sources.prepare import prepare_mnist
 
     target = to or Path("data/mnist")

@@ -235,8 +235,8 @@ def _train_listings(path: Path, follow_links: bool) -> dict[str, Callable[[], li
         return {wnid: partial(_inner_images, path, member) for wnid, member in inner.items()}
     for folder in (path, path / "train"):
         found = sorted(folder.glob("n[0-9]*[0-9]")) if folder.is_dir() else []
-        if folders := [each for each in found if each.is_dir()]:
-            return {each.name: partial(_below, each, _TRAIN, follow_links) for each in folders}
+        if of_class := [each for each in found if each.is_dir()]:
+            return {each.name: partial(_below, each, _TRAIN, follow_links) for each in of_class}
     flat: dict[str, list[Member]] = {}
     for member in _below(path, _TRAIN, follow_links):
         flat.setdefault(_stem(member).partition("_")[0], []).append(member)
