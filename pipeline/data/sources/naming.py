@@ -6,6 +6,7 @@ from collections.abc import Container, Iterable, Sequence
 
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.shards import numbered
+from pipeline.runtime.errors import UserError
 
 # Names under which results are published. Only files of known digests, or data made here, get one.
 PUBLISHED = frozenset(
@@ -80,7 +81,7 @@ def numbered_classes(
 
     `wnids` are the labels of all images, with what `official_stem` tells, or None. If that is one
     WNID for every label, and another for each, these are the classes' names; else `names`, where
-    they are unique; else the numbers.
+    they are unique; else the numbers. Raises `UserError` where two labels have one WNID.
     """
     told: dict[int, str | None] = {}
     for label, wnid in wnids:
@@ -88,6 +89,13 @@ def numbered_classes(
             told[label] = None
     words = [*names, *[""] * (count - len(names))]
     found = set(told.values())
+    if None not in found and len(found) < len(told):
+        wnid = next(each for each, times in Counter(told.values()).items() if times > 1)
+        labels = [str(label) for label in sorted(told) if told[label] == wnid]
+        raise UserError(
+            f"labels {' and '.join(labels)} are both of {wnid}, by the images' names; a class has "
+            "one label"
+        )
     if None not in found and len(found) == len(told) == count:
         return tuple(ImageClass(k, str(told[k]), words[k]) for k in range(count))
     if len(set(names)) == len(names) == count:

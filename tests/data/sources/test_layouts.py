@@ -438,6 +438,23 @@ def test_parquet_without_images_and_labels_is_refused(
         list_parquet(tmp_path / "in", **options)
 
 
+def named_images(*wnids: str) -> list[dict[str, object]]:
+    return [
+        {**image, "path": f"{wnid}_{number}.JPEG"}
+        for number, (wnid, image) in enumerate(zip(wnids, IMAGES, strict=True))
+    ]
+
+
+def test_two_labels_of_one_wnid_are_refused(tmp_path: Path) -> None:
+    images = named_images("n01440764", "n01440764", "n02000000")
+    parquet_of(tmp_path / "in", image=images, label=[0, 1, 2])
+    with pytest.raises(UserError, match="labels 0 and 1 are both of n01440764"):
+        list_parquet(tmp_path / "in")
+    # A label of several WNIDs is a class of one's own.
+    parquet_of(tmp_path / "in", image=images, label=[0, 0, 0])
+    assert [each.name for each in list_parquet(tmp_path / "in").classes] == ["0"]
+
+
 def test_parquet_of_other_names_and_columns(tmp_path: Path) -> None:
     folder = parquet_of(tmp_path / "in", img=IMAGES, fine_label=[2, 0, 2], size=[1.0, 2.0, 3.0])
     listing = list_parquet(folder)
