@@ -208,6 +208,18 @@ def test_bad_images_of_both_splits_are_listed(images: Path) -> None:
     assert (done.exit_code, "0 bad images" in done.output) == (0, True)
 
 
+def test_the_command_names_what_is_left_out(images: Path) -> None:
+    (images / "china" / "cut.jpg").write_bytes(encode("JPEG")[:20])
+    (images / ".DS_Store").write_bytes(b"")
+    options = ["--to", str(images.parent / "packed"), "--workers", "0", "--on-bad", "quarantine"]
+    done = CliRunner().invoke(app, ["prepare", "folder", str(images), *options])
+    assert done.exit_code == 0, done.output
+    printed = " ".join(done.output.split())
+    assert "note: left out: .DS_Store" in printed
+    assert re.search(r"left out: (train|val): china/cut: can't be decoded", printed)
+    assert re.search(r"packed: \d+ train, \d+ val images, 1 left out, 2 classes", printed)
+
+
 def test_the_first_bad_image_stops_and_finished_parts_stay(
     images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
