@@ -2,9 +2,11 @@
 
 `torch.nn.LocalResponseNorm` gives the same numbers, but on a CPU it takes about two thirds of an
 AlexNet training step. Here the sum over neighbouring channels is a few shifted additions, the
-power −3/4 is two square roots, and the gradient is written down.
+power −3/4 is two square roots, and the gradient is written down. On a GPU each direction is one
+kernel (`pipeline.models.response_norm_kernel`).
 """
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -59,41 +61,72 @@ class SameMapNorm(nn.AvgPool2d):
 
 
 class _ResponseNorm(torch.autograd.Function):
-    """y = a · d^(−3/4) with d = k + scale · Σ a²."""
+    """y = a · d^(−3/4) with d = k + scale · Σ a². The backward pass computes d again."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, reach: int, scale: float, k: float) -> Tensor:
+        ctx.save_for_backward(inputs)
+        ctx.constants = reach, scale, k
+        if _have_kernel(inputs):
+            from pipeline.models.response_norm_kernel import normalized
+
+            return normalized(inputs, reach, scale, k)
         a = _at_least_float32(inputs)
-        d = _window_sum(a * a, reach).mul_(scale).add_(k)
-        ctx.save_for_backward(inputs, d)
-        ctx.reach, ctx.scale = reach, scale
-        return (a * _power_minus_three_quarters(d)).to(inputs.dtype)
+        return _power(_denominators(a, reach, scale, k).rsqrt_()).mul_(a).to(inputs.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         """dL/da = g · d^(−3/4) − 2 · 3/4 · scale · a · Σ (g · a · d^(−7/4)), same window."""
-        inputs, d = ctx.saved_tensors
+        (inputs,), (reach, scale, k) = ctx.saved_tensors, ctx.constants
+        if _have_kernel(inputs):
+            from pipeline.models.response_norm_kernel import gradient_of
+
+            return gradient_of(inputs, gradient, reach, scale, k), None, None, None
         a = _at_least_float32(inputs)
-        direct = _at_least_float32(gradient) * _power_minus_three_quarters(d)
-        shared = _window_sum((direct * a).div_(d), ctx.reach)
-        direct.addcmul_(a, shared, value=-1.5 * ctx.scale)
+        root = _denominators(a, reach, scale, k).rsqrt_()
+        direct = _power(root).mul_(_at_least_float32(gradient))
+        shared = _window_sum(root.square_().mul_(direct).mul_(a), reach)
+        direct.addcmul_(a, shared, value=-1.5 * scale)
         return direct.to(inputs.dtype), None, None, None
+
+
+def _have_kernel(inputs: Tensor) -> bool:
+    """Return whether a Triton kernel can compute this; a compiler fuses the operations itself."""
+    if not inputs.is_cuda or torch.compiler.is_compiling() or find_spec("triton") is None:
+        return False
+    from pipeline.models.response_norm_kernel import can_run
+
+    return can_run()
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _power_minus_three_quarters(d: Tensor) -> Tensor:
-    root = d.rsqrt()
+def _power(root: Tensor) -> Tensor:
+    """Return d^(−3/4), given d^(−1/2)."""
     return root.sqrt().mul_(root)
+
+
+def _denominators(a: Tensor, reach: int, scale: float, k: float) -> Tensor:
+    # Squared again for every neighbour, which costs less than to write the squares down.
+    d = torch.addcmul(a.new_full((), k), a, a, value=scale)
+    for offset in _offsets(a, reach):
+        before, after = a[:, :-offset], a[:, offset:]
+        d[:, offset:].addcmul_(before, before, value=scale)
+        d[:, :-offset].addcmul_(after, after, value=scale)
+    return d
 
 
 def _window_sum(values: Tensor, reach: int) -> Tensor:
     """Sum each channel with its `reach` neighbours on either side."""
     total = values.clone()
-    for offset in range(1, min(reach, values.shape[1] - 1) + 1):
+    for offset in _offsets(values, reach):
         total[:, offset:] += values[:, :-offset]
         total[:, :-offset] += values[:, offset:]
     return total
+
+
+def _offsets(values: Tensor, reach: int) -> range:
+    return range(1, min(reach, values.shape[1] - 1) + 1)

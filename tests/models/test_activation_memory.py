@@ -27,7 +27,7 @@ def test_maxima_are_stored_with_their_indices() -> None:
 def test_alexnets_memory_equals_a_count_by_hand() -> None:
     edge, conv1, pool1, conv2, pool2 = 3 * 227**2, 96 * 55**2, 96 * 27**2, 256 * 27**2, 256 * 13**2
     conv3, conv5, pool5 = 384 * 13**2, 256 * 13**2, 256 * 6**2
-    norms = 3 * (conv1 + conv2)  # what came in, its denominator, what goes to the pool
+    norms = 2 * (conv1 + conv2)  # what came in, what goes to the pool
     pools = pool1 + pool2 + pool5
     full = 2 * 3 * 4096  # ReLU's output, dropout's mask, their product
     assert of("alexnet") == 4 * (edge + norms + pools + 2 * conv3 + conv5 + full) + 8 * pools

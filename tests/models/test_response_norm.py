@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.alexnet import alexnet
 from pipeline.models.response_norm import ResponseNorm, SameMapNorm
 
 
@@ -56,6 +57,22 @@ def test_gradients_equal_finite_differences() -> None:
     assert torch.autograd.gradcheck(ResponseNorm(size=5, alpha=0.5, k=2.0), a)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 7])
+def test_gradients_equal_finite_differences_in_channels_last(channels: int) -> None:
+    a = noise(2, channels, 2, 2, scale=3, dtype=torch.float64)
+    a = a.to(memory_format=torch.channels_last).requires_grad_()
+    assert torch.autograd.gradcheck(ResponseNorm(size=5, alpha=0.5, k=2.0), a)
+
+
+def test_only_the_inputs_are_kept_for_the_backward_pass() -> None:
+    a = noise(2, 7, 4, 4).requires_grad_()
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        ResponseNorm()(a)
+    (saved,) = kept
+    assert saved.data_ptr() == a.data_ptr()
+
+
 def test_the_memory_format_is_kept() -> None:
     a = noise(2, 8, 4, 4, scale=20)
     norm = ResponseNorm(alpha=0.1)
@@ -101,16 +118,35 @@ def test_compiling_keeps_values_and_gradients(backend: str) -> None:
     torch.testing.assert_close(theirs.grad, ours.grad, rtol=1e-5, atol=1e-6)
 
 
+def test_alexnet_is_traced_whole() -> None:
+    torch.manual_seed(0)
+    network = alexnet(10).eval()  # without dropout, whose masks are drawn in another order
+    images = noise(2, 3, 224, 224)
+    expected = network(images)
+    expected.square().sum().backward()
+    gradients = [weights.grad for weights in network.parameters()]
+    network.zero_grad(set_to_none=True)
+    got = torch.compile(network, backend="aot_eager", fullgraph=True)(images)
+    got.square().sum().backward()
+    torch.testing.assert_close(got, expected)
+    for weights, gradient in zip(network.parameters(), gradients, strict=True):
+        torch.testing.assert_close(weights.grad, gradient, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_values_on_a_gpu_equal_those_on_a_cpu() -> None:
-    a = noise(2, 96, 8, 8, scale=30)
-    ours, theirs = a.clone().requires_grad_(), a.cuda().requires_grad_()
-    norm = ResponseNorm()
-    expected, got = norm(ours), norm(theirs)
-    expected.sum().backward()
-    with torch.autocast("cuda", torch.bfloat16):
-        got.sum().backward()
-    torch.testing.assert_close(got.cpu(), expected, rtol=1e-5, atol=1e-6)
-    assert theirs.grad is not None
-    torch.testing.assert_close(theirs.grad.cpu(), ours.grad, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels", [1, 3, 96])
+def test_values_on_a_gpu_equal_those_on_a_cpu(channels: int, layout: torch.memory_format) -> None:
+    norm = ResponseNorm(alpha=0.1)
+    for dtype, rtol in ((torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2**-7)):
+        a = noise(2, channels, 8, 9, scale=30, dtype=dtype).contiguous(memory_format=layout)
+        ours, theirs = a.clone().requires_grad_(), a.cuda().requires_grad_()
+        weights = noise(*a.shape, dtype=dtype)
+        expected, got = norm(ours), norm(theirs)
+        expected.backward(weights)
+        got.backward(weights.cuda())
+        assert got.stride() == a.stride()
+        torch.testing.assert_close(got.cpu(), expected, rtol=rtol, atol=rtol)
+        assert theirs.grad is not None
+        torch.testing.assert_close(theirs.grad.cpu(), ours.grad, rtol=rtol, atol=rtol)
