@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scipy.io import loadmat
-
 from pipeline.data.sources.label_files import only_labels, parse_labels, read_text
 from pipeline.data.store.manifest import ImageClass
 from pipeline.runtime.errors import UserError
@@ -60,6 +58,8 @@ def read_devkit(path: Path) -> Devkit:
 
 
 def _classes(path: Path, meta: bytes) -> tuple[ImageClass, ...]:
+    from scipy.io import loadmat
+
     try:
         synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         rows = [

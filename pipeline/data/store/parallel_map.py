@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.ray_session import LOCAL, ray_session
 
 Item = TypeVar("Item")
 
@@ -36,6 +35,8 @@ def parallel_map(
 
 def processes(num_workers: int) -> AbstractContextManager[None]:
     """Run Ray with `num_workers` CPUs while inside; a Ray that was running is left running."""
+    from pipeline.runtime.ray_session import LOCAL, ray_session
+
     return ray_session(os.environ.get("RAY_ADDRESS", LOCAL), num_cpus=num_workers)
 
 
