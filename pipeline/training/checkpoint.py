@@ -76,24 +76,24 @@ def save_checkpoint(folder: Path, state: Checkpoint, retention: Retention) -> Pa
     """
     buffer = io.BytesIO()
     torch.save({**vars(state), "plateau": asdict(state.plateau)}, buffer)
-    content = buffer.getbuffer()
-    digest = hashlib.sha256(content).hexdigest()[:16]
-    path = folder / f"epoch-{state.epoch:04d}-step-{state.step:06d}.{digest}.pt"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: can't be made: {error.strerror}; mend it and run the same command again"
-        ) from None
-    for stale in folder.glob(".epoch-*.pt.partial"):  # a killed writer's
-        stale.unlink(missing_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < len(content):
-        raise DiskFullError(
-            f"{path}: needs {len(content) / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free; free "
-            "space"
-        )
-    write_atomically(path, content)
+    with buffer.getbuffer() as content:  # it must be released before the buffer is
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        path = folder / f"epoch-{state.epoch:04d}-step-{state.step:06d}.{digest}.pt"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: can't be made: {error.strerror}; mend it and run the same command again"
+            ) from None
+        for stale in folder.glob(".epoch-*.pt.partial"):  # a killed writer's
+            stale.unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < len(content):
+            raise DiskFullError(
+                f"{path}: needs {len(content) / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free; "
+                "free space"
+            )
+        write_atomically(path, content)
     for num_newer, old in enumerate(checkpoints(folder)):
         if not retention.is_kept(num_newer, old, state.plateau.best_epoch):
             old.unlink(missing_ok=True)
