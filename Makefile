@@ -11,7 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow soak check docs jobs lint imports audit types benchmark up down image clean
+.PHONY: help setup demo test test-slow soak check docs jobs lint imports audit types benchmark \
+	gpu-check up down image clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +84,9 @@ benchmark: $(READY)  ## Measure loading and training speed against torchvision
 # A file each, made once, and readable in containers whose user isn't this one: the folder is closed.
 SECRETS := postgres_password storage_password mlflow_password mlflow_session_key ray_token
 COMPOSE := docker compose --file docker/compose.yaml $(if $(GPU),--file docker/compose.gpu.yaml)
+
+gpu-check: $(READY)  ## See that a GPU computes what a CPU computes, and how fast (6 minutes)
+	$(BIN)/python -m benchmarks.gpu_check
 
 up:  ## Start MLflow, its database and storage, and Ray in containers; GPU=1 with GPUs
 	@mkdir -p -m 700 docker/secrets
