@@ -41,6 +41,7 @@ class RunRecord:
     is_recorded: bool = False  # trained, and all results are in the tracking store
     dataset_name: str = ""  # the packed data set's own, whatever its folder is called
     classes: tuple[ImageClass, ...] = ()  # the network's outputs; older records have none
+    tracking_key: str = ""  # a tag of the MLflow run, by which it is found before its id is known
 
 
 @dataclass(frozen=True)

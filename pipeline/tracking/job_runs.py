@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pipeline.config.cluster import Cluster
 from pipeline.runtime.storage import file_lock
-from pipeline.tracking.mlflow_runs import finish_run, run_with_tags, start_run
+from pipeline.tracking.mlflow_runs import finish_run, start_run
 from pipeline.tracking.queries import JOB, JOB_PREFIX, KIND
 
 
@@ -15,15 +15,14 @@ def start_job_run(cluster: Cluster, job_name: str, note: str = "") -> str:
     shows as its description.
     """
     uri, experiment = cluster.tracking.uri, cluster.tracking.experiment
-    identity = {KIND: JOB, "job": job_name}
     with file_lock(job_lock(cluster, job_name)):
         return start_run(
             uri,
             experiment,
             run_name=job_name,
             params={},
-            tags=identity | ({"mlflow.note.content": note} if note else {}),
-            existing_run_id=run_with_tags(uri, experiment, identity),
+            tags={"mlflow.note.content": note} if note else {},
+            identity={KIND: JOB, "job": job_name},
         )
 
 

@@ -8,11 +8,12 @@ import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.storage import file_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -120,16 +121,20 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def _make_sqlite_file(path: Path) -> None:
-    """Have MLflow make its tables in a temporary file, linked to `path` when it is complete.
+    """Have MLflow make its tables in a temporary file, renamed to `path` when it is complete.
 
     MLflow itself fails when two processes make one file, and can't repair an incomplete one.
     """
     from mlflow import MlflowClient
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        MlflowClient(f"sqlite:///{partial}")
-        with suppress(FileExistsError):  # another process was faster
-            path.hardlink_to(partial)
-    finally:
-        partial.unlink(missing_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    partial = path.with_name(f".{path.name}.partial")
+    with file_lock(lock):
+        try:
+            for rest in path.parent.glob(f"{partial.name}*"):  # of a process that was killed
+                rest.unlink()
+            if not path.exists():  # another process may have been faster
+                MlflowClient(f"sqlite:///{partial}")
+                partial.replace(path)
+        finally:
+            lock.unlink()

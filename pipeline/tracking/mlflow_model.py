@@ -15,6 +15,8 @@ from pipeline.data.store.manifest import ImageClass
 from pipeline.tracking.mlflow_client import connect, user_errors
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
     from mlflow.models import ModelSignature
 
 # The packages that rebuilding a network needs; this project's code is stored with the model.
@@ -30,7 +32,7 @@ def log_model(
     which rebuilds the network from them.
     Loaded by `mlflow.pyfunc.load_model`, it maps normalised images, float32 `(n, channels, size,
     size)`, or signals, `(n, 1, size)`, to logits, float32 `(n, num_classes)`. Returns its address,
-    `models:/<id>`.
+    `models:/<id>`. A run has one: called again, also after a kill, this completes what is missing.
     """
     with user_errors(uri), tempfile.TemporaryDirectory() as temporary:
         client = connect(uri)
@@ -39,14 +41,16 @@ def log_model(
         from mlflow.models import Model
 
         run = client.get_run(run_id)
+        logged = _model_of_run(client, run) or client.create_logged_model(
+            # Not `pyfunc.log_model`: that one reads the run's whole metric history first.
+            run.info.experiment_id,
+            name=recipe.network.name,
+            source_run_id=run_id,
+        )
         recipe_file = Path(temporary) / "recipe.yaml"
         recipe_file.write_text(to_yaml(recipe), encoding="utf-8")
         classes_file = Path(temporary) / "classes.json"
         classes_file.write_text(json.dumps(list(map(vars, classes))), encoding="utf-8")
-        # Not `pyfunc.log_model`: that one reads the run's whole metric history first.
-        logged = client.create_logged_model(
-            run.info.experiment_id, name=recipe.network.name, source_run_id=run_id
-        )
         folder = Path(temporary) / "model"
         with warnings.catch_warnings():
             # MLflow warns of its own type hints, and that a signature came without an example.
@@ -71,8 +75,16 @@ def log_model(
             )
         client.log_model_artifacts(logged.model_id, str(folder))
         client.finalize_logged_model(logged.model_id, "READY")
-        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        outputs = run.outputs.model_outputs if run.outputs else []
+        if logged.model_id not in [output.model_id for output in outputs]:
+            client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         return f"models:/{logged.model_id}"
+
+
+def _model_of_run(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
+    of_run = f"source_run_id = '{run.info.run_id}'"
+    found = client.search_logged_models([run.info.experiment_id], filter_string=of_run)
+    return found[0] if found else None
 
 
 def _signature(recipe: Recipe) -> "ModelSignature":

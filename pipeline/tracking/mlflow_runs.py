@@ -82,28 +82,36 @@ def start_run(
     run_name: str,
     params: Mapping[str, object],
     tags: Mapping[str, str],
+    identity: Mapping[str, str] | None = None,
     existing_run_id: str | None = None,
     command: str | None = None,
 ) -> str:
     """Make a run of `experiment` with `params` and `tags`, or continue one; return its id.
 
-    The experiment is made if need be. A run that is continued keeps its params and the `command`
-    that it has as a tag, and gets the new `tags`; one that no longer exists, since it or its store
-    was deleted, is made again.
+    `identity` are the tags that tell it from all others. A new run has them from its first moment,
+    so that whoever is killed in here, or before the id is kept, finds it again by them and completes
+    it. The experiment is made if need be. A run that is continued keeps its params and the
+    `command` that it has as a tag, and gets the new `tags`; one that no longer exists, since it or
+    its store was deleted, is made again.
     """
+    identity = identity or {}
     with user_errors(uri):
         client = connect(uri)
         run = _find_run(client, existing_run_id)
+        if run is None and identity:
+            run = _find_run(client, run_with_tags(uri, experiment, identity))
         if run:
             client.update_run(run.info.run_id, status="RUNNING")
         else:
-            run = client.create_run(experiment_id(client, uri, experiment), run_name=run_name)
+            parent = experiment_id(client, uri, experiment)
+            run = client.create_run(parent, run_name=run_name, tags=_cut(identity))
         run_id: str = run.info.run_id
         new = {key: value for key, value in params.items() if key not in run.data.params}
         # A server's address may hold a password, and everyone who sees the run sees its params.
         texts = {key: without_credentials(str(value)) for key, value in new.items()}
         if command and "command" not in run.data.tags:
             tags = {**tags, "command": command}
+        tags = {**tags, **identity}  # of a run that is older than its identity
         _log_texts(client, run_id, texts, tags)
     return run_id
 
@@ -257,7 +265,11 @@ def _log_texts(
     run_params = [Param(key, value[:_PARAM_LENGTH]) for key, value in params.items()]
     for start in range(0, len(run_params), _PARAMS_PER_CALL):
         client.log_batch(run_id, params=run_params[start : start + _PARAMS_PER_CALL])
-    client.log_batch(run_id, tags=[RunTag(key, tag[:_TAG_LENGTH]) for key, tag in tags.items()])
+    client.log_batch(run_id, tags=[RunTag(key, tag) for key, tag in _cut(tags).items()])
+
+
+def _cut(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: tag[:_TAG_LENGTH] for key, tag in tags.items()}
 
 
 @contextmanager

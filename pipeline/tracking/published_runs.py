@@ -15,6 +15,7 @@ from pipeline.tracking.queries import KIND, PUBLISHED, all_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 _ID = "published.id"
 
@@ -28,25 +29,33 @@ def record_published(uri: str, experiment: str, results: Iterable[Published]) ->
     with user_errors(uri):
         client = connect(uri)
         parent = experiment_id(client, uri, experiment)
-        recorded = {run.data.tags.get(_ID) for run in all_runs(client, parent, _FILTER)}
-        new = [result for result in results if _identity(result) not in recorded]
+        recorded = {run.data.tags.get(_ID): run for run in all_runs(client, parent, _FILTER)}
+        new = [result for result in results if not _is_complete(recorded.get(_identity(result)))]
         # Their dates are unknown. The first milliseconds of 1970 put them below the experiment's
         # own runs, which MLflow shows newest first, in the order of the table.
         times = {result: len(published()) - i for i, result in enumerate(published())}
         for result in new:
-            _record(client, parent, result, times[result])
+            _record(client, parent, result, times[result], recorded.get(_identity(result)))
     return len(new)
 
 
 _FILTER = f"tags.{KIND} = '{PUBLISHED}'"
 
 
-def _record(client: "MlflowClient", experiment: str, result: Published, time: int) -> None:
-    from mlflow.entities import Metric, Param, RunTag
+def _is_complete(run: "Run | None") -> bool:
+    return run is not None and run.info.status == "FINISHED"
 
-    run = client.create_run(
+
+def _record(
+    client: "MlflowClient", experiment: str, result: Published, time: int, begun: "Run | None"
+) -> None:
+    """Add `result` as a run, or complete the one that a killed command has `begun`."""
+    from mlflow.entities import Metric, Param
+
+    run = begun or client.create_run(
         experiment,
         start_time=time,
+        tags=_tags(result),  # now, so that it is found again
         run_name=f"{result.network}, {result.protocol}: {result.source}",
     )
     prefix = f"eval/{result.split}/{result.protocol}"
@@ -66,7 +75,6 @@ def _record(client: "MlflowClient", experiment: str, result: Published, time: in
             Param("recipe.network.name", result.network),
             Param("recipe.data.name", result.training_data),
         ],
-        tags=[RunTag(key, text) for key, text in _tags(result).items()],
     )
     client.set_terminated(run.info.run_id, "FINISHED", end_time=time)
 

@@ -200,7 +200,6 @@ def track(
         },
         tags={
             **environment_tags(cluster.workers.device),
-            **identity,
             "dataset.name": metadata.training_data,
             "dataset.extra": metadata.extra_data,
             "ensemble.size": str(metadata.ensemble_size),
@@ -209,7 +208,7 @@ def track(
             **({"command": command} if command else {}),
             **(tags or {}),
         },
-        existing_run_id=mlflow_runs.run_with_tags(uri, experiment, identity),
+        identity=identity,
     )
     if (predictions.labels >= 0).all():
         mlflow_runs.log_metrics(uri, run_id, _metrics(predictions))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from uuid import uuid4
 
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
@@ -48,6 +49,7 @@ class RunRegistration:
                 extra_data=start.extra_data(self.store.digest) if start else "none",
                 dataset_name=self.store.name,
                 classes=self.store.classes,
+                tracking_key=(record and record.tracking_key) or uuid4().hex,
             )
         )
 
@@ -65,6 +67,7 @@ class RunRegistration:
             run_name=self.folder.name,
             params=self._params(),
             tags={**self._tags(record), **self._job_tags()},
+            identity={"run.key": record.tracking_key},
             existing_run_id=record.tracking_run_id,
             command=self.command,
         )
