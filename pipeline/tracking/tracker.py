@@ -3,11 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from pipeline.tracking.metric_log import MetricLog, Record
+from pipeline.tracking.metric_log import MOST_WAITING, LostRecords, MetricLog, Record
 from pipeline.tracking.mlflow_client import connect, load_mlflow, reason, without_credentials
 
 _LOG = logging.getLogger(__name__)
@@ -32,7 +32,9 @@ class Tracker(SilentTracker):
     `run_id` is called until it returns one, since a run may be made late. Then the thread gets the
     last step of each metric from the run and skips what is there already. A batch sent twice counts
     once, since MLflow drops metrics that are equal in key, step, time and value. Infinities become
-    ±1.8e308 in MLflow, NaN stays NaN. `tags` are set once the run is there.
+    ±1.8e308 in MLflow, NaN stays NaN. `tags` are set once the run is there. While the disk is full,
+    records are sent from memory; what overflows there unsent is lost, and the run gets the tag
+    `metrics.lost`.
     """
 
     def __init__(
@@ -49,8 +51,7 @@ class Tracker(SilentTracker):
         self._uri, self._run_id, self._tags, self._warn = uri, run_id, tags, warn
         self._pause, self._close_timeout = seconds_between_batches, seconds_to_close
         self._metric_log = MetricLog(folder / "metrics.jsonl")
-        self._lock = threading.Lock()
-        self._has_failed = False
+        self._has_warned = False
         self._closing, self._given_up = threading.Event(), threading.Event()
         self._problem = "no answer yet"
         load_mlflow()  # not in the thread: imports in two threads can deadlock
@@ -62,14 +63,15 @@ class Tracker(SilentTracker):
 
         Takes the time to write one line to a file. Never raises for a disk or a server.
         """
-        record = Record(step, time.time_ns() // 1_000_000, metrics)
-        with self._lock:
-            try:
-                self._metric_log.append(record)
-            except OSError as error:
-                if not self._has_failed:
-                    self._warn(f"metrics are being lost: {error}")
-                self._has_failed = True
+        try:
+            self._metric_log.append(Record(step, time.time_ns() // 1_000_000, metrics))
+        except OSError as error:
+            if not self._has_warned:
+                self._warn(
+                    f"metrics can't be written to {self._metric_log.path} ({error.strerror}); "
+                    f"{MOST_WAITING:,} records wait in memory and are sent from there"
+                )
+            self._has_warned = True
 
     def close(self) -> None:
         """Send what is left; after `seconds_to_close` warn and leave it in the file."""
@@ -77,13 +79,16 @@ class Tracker(SilentTracker):
         self._thread.join(self._close_timeout)
         self._given_up.set()
         problem = self._problem or ("doesn't answer" if self._thread.is_alive() else "")
+        waiting = len(self._metric_log.waiting().records)
         if problem:
+            kept = (
+                f"{waiting} records of metrics are lost; the others" if waiting else "All metrics"
+            )
             self._warn(
-                f"tracking store {without_credentials(self._uri)} {problem}. All metrics are in "
+                f"tracking store {without_credentials(self._uri)} {problem}. {kept} are in "
                 f"{self._metric_log.path}; going on with the run delivers them"
             )
-        with self._lock:
-            self._metric_log.close()
+        self._metric_log.close()
 
     def _upload(self) -> None:
         upload = None
@@ -118,18 +123,30 @@ class _MetricUpload:
         sent = self._client.get_run(run_id).data.to_proto().metrics
         self._last_steps: dict[str, int] = {metric.key: metric.step for metric in sent}
         self._offset = 0
+        self._lost: LostRecords | None = None  # as the run's tag has it
 
     def send_new(self) -> None:
+        waiting = self._metric_log.waiting()
+        while (chunk := self._metric_log.read(self._offset)).end > self._offset:
+            self._send(chunk.records)
+            self._offset = chunk.end
+        self._send(waiting.records)
+        self._metric_log.delivered(waiting)
+        if self._metric_log.lost != self._lost:
+            lost = self._metric_log.lost
+            self._client.set_tag(self._run_id, "metrics.lost", str(lost))
+            self._lost = lost
+
+    def _send(self, records: Iterable[Record]) -> None:
         from mlflow.entities import Metric
 
-        while (chunk := self._metric_log.read(self._offset)).end > self._offset:
-            metrics = [
-                Metric(key, value, record.time, record.step)
-                for record in chunk.records
-                for key, value in record.metrics.items()
-                if record.step > self._last_steps.get(key, -1)
-            ]
-            for start in range(0, len(metrics), _METRICS_PER_CALL):
-                batch = metrics[start : start + _METRICS_PER_CALL]
-                self._client.log_batch(self._run_id, metrics=batch)
-            self._offset = chunk.end
+        metrics = [
+            Metric(key, value, record.time, record.step)
+            for record in records
+            for key, value in record.metrics.items()
+            if record.step > self._last_steps.get(key, -1)
+        ]
+        for start in range(0, len(metrics), _METRICS_PER_CALL):
+            batch = metrics[start : start + _METRICS_PER_CALL]
+            self._client.log_batch(self._run_id, metrics=batch)
+        self._last_steps.update((metric.key, metric.step) for metric in metrics)

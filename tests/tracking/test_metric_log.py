@@ -2,11 +2,13 @@ import json
 import math
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.metric_log import MetricLog, Record
+from pipeline.tracking import metric_log
+from pipeline.tracking.metric_log import LostRecords, MetricLog, Record
 
 
 @pytest.fixture
@@ -87,17 +89,53 @@ def test_values_that_are_not_finite_are_written_as_standard_json(path: Path) -> 
     assert written(path) == [(1, {"a": "nan", "b": "inf", "c": "-inf"})]
 
 
-def test_a_full_disk_leaves_complete_lines_and_the_step_can_be_written_later(path: Path) -> None:
-    log = MetricLog(path)
-    log.append(Record(1, 0, {"loss": 1.0}))
+@contextmanager
+def full_after(path: Path, num_bytes: int) -> Iterator[None]:
+    """Have the kernel write so many more bytes of the file, then no more."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # The kernel writes ten more bytes of this file, then no more.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + num_bytes, before[1]))
     try:
-        with pytest.raises(OSError, match="disk is full"):
-            log.append(Record(2, 0, {"loss": 2.0}))
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    log.append(Record(2, 0, {"loss": 3.0}))
+
+
+def test_what_a_full_disk_refuses_is_written_in_order_when_there_is_room(path: Path) -> None:
+    log = MetricLog(path)
+    log.append(Record(1, 0, {"loss": 1.0}))
+    for first in (2, 10, 20):  # each time the disk is full in the middle of a line
+        with full_after(path, 10):
+            for step in (first, first + 1):
+                with pytest.raises(OSError, match="File too large|No space left"):
+                    log.append(Record(step, 0, {"loss": float(step)}))
+            assert [record.step for record in log.waiting().records] == [first, first + 1]
+        assert path.read_bytes().endswith(b"}\n")
+        log.append(Record(first + 2, 0, {"loss": float(first + 2)}))
+        assert not log.waiting().records
     log.close()
-    assert written(path) == [(1, {"loss": 1.0}), (2, {"loss": 3.0})]
+    steps = [1, 2, 3, 4, 10, 11, 12, 20, 21, 22]
+    assert written(path) == [(step, {"loss": float(step)}) for step in steps]
+    assert log.lost is None
+
+
+def test_the_oldest_records_that_wait_are_lost_unless_they_are_delivered(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metric_log, "MOST_WAITING", 5)
+    log = MetricLog(path)
+
+    def append(steps: range) -> None:
+        for step in steps:
+            with suppress(OSError):
+                log.append(Record(step, 0, {"loss": 0.0}))
+
+    with full_after(path, 0):
+        append(range(1, 4))
+        log.delivered(log.waiting())
+        append(range(4, 9))
+        assert log.lost is None
+        append(range(9, 11))
+    assert log.lost == LostRecords(2, 4, 5)
+    append(range(11, 12))
+    assert [step for step, _ in written(path)] == list(range(6, 12))
+    log.close()

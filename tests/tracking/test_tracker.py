@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from pipeline.tracking import metric_log
 from pipeline.tracking import tracker as tracker_module
 from pipeline.tracking.mlflow_client import connect, sqlite_file
 from pipeline.tracking.tracker import Tracker
@@ -167,3 +168,54 @@ def test_a_store_that_refuses_the_run_gives_one_warning(
     tracker.close()
     (warning,) = caplog.records
     assert "mlflow.db says: " in warning.getMessage()
+
+
+def test_while_the_disk_is_full_metrics_are_sent_and_the_file_gets_them_when_there_is_room(
+    store: str, run_id: str, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = Tracker(store, lambda: run_id, small_disk, seconds_between_batches=0.01)
+    for step in range(600):
+        if step == 100:
+            with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+                while filler.write(b"x" * 999):
+                    pass
+        if step == 200:
+            await_metrics(store, run_id, 200)
+        if step == 300:
+            assert len(in_file(small_disk)) < 200
+            (small_disk / "filler").unlink()
+        tracker.log({"loss": step}, step)
+    tracker.close()
+    assert in_store(store, run_id) == in_file(small_disk) == [(step, step) for step in range(600)]
+    (warning,) = caplog.records
+    assert "metrics.jsonl (No space left on device); 10,000 records wait" in warning.getMessage()
+    assert "metrics.lost" not in connect(store).get_run(run_id).data.tags
+
+
+def await_metrics(uri: str, run_id: str, number: int) -> None:
+    while len(in_store(uri, run_id)) < number:
+        time.sleep(0.01)
+
+
+def test_a_run_whose_metrics_were_lost_says_so(
+    store: str, run_id: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metric_log, "MOST_WAITING", 10)
+    is_away = threading.Event()
+    is_away.set()
+
+    def run() -> str:
+        return "" if is_away.is_set() else run_id
+
+    with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while filler.write(b"x" * 999):
+            pass
+    tracker = Tracker(store, run, small_disk, seconds_between_batches=0.01)
+    for step in range(60):
+        tracker.log({"loss": step}, step)
+    is_away.clear()
+    tracker.close()
+    steps = [step for step, _ in in_store(store, run_id)]
+    assert steps == [*range(60 - len(steps), 60)]
+    tags = connect(store).get_run(run_id).data.tags
+    assert tags["metrics.lost"] == f"{60 - len(steps)} records of steps 0 to {59 - len(steps)}"
