@@ -88,9 +88,9 @@ def start_run(
 ) -> str:
     """Make a run of `experiment` with `params` and `tags`, or continue one; return its id.
 
-    `identity` are the tags that tell it from all others. A new run has them from its first moment,
-    so that whoever is killed in here, or before the id is kept, finds it again by them and completes
-    it. The experiment is made if need be. A run that is continued keeps its params and the
+    `identity` are the tags that tell it from all others. A new run has them from its first moment:
+    one whose maker was killed, in here or before the id was kept, is found by them and completed.
+    The experiment is made if need be. A run that is continued keeps its params and the
     `command` that it has as a tag, and gets the new `tags`; one that no longer exists, since it or
     its store was deleted, is made again.
     """

@@ -106,7 +106,7 @@ def test_what_a_full_disk_refuses_is_written_in_order_when_there_is_room(path: P
     for first in (2, 10, 20):  # each time the disk is full in the middle of a line
         with full_after(path, 10):
             for step in (first, first + 1):
-                with pytest.raises(OSError, match="File too large|No space left"):
+                with pytest.raises(OSError, match=r"File too large|No space left"):
                     log.append(Record(step, 0, {"loss": float(step)}))
             assert [record.step for record in log.waiting().records] == [first, first + 1]
         assert path.read_bytes().endswith(b"}\n")
