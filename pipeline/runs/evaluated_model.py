@@ -27,6 +27,7 @@ from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model, constructor
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.storage import file_digest
 
 
 class Preprocessing(Section):
@@ -167,8 +168,7 @@ class EvaluatedModel:
     def weights_digest(self) -> str:
         """Return the SHA-256 of the weights' file, or of the weights that a module comes with."""
         if self.weights:
-            with self.weights.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return file_digest(self.weights)
         digest = hashlib.sha256()
         for name, value in _call_module(self.module, self.module_folder).state_dict().items():
             # As bytes, since NumPy has no bfloat16.

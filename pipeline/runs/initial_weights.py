@@ -1,6 +1,5 @@
 """Weights that a training starts from, in place of random ones."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
 from pipeline.runs.run_folder import RunFolder, find_run
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.storage import file_digest
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,7 @@ def find_initial_weights(runs_dir: Path, name: str, recipe: Recipe) -> InitialWe
         model.start_from({key: value.to("meta") for key, value in weights.items()})
     except UserError as error:
         raise UserError(f"--start-from {name}: {error}") from None
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return InitialWeights(file, name, digest, dataset_digest)
+    return InitialWeights(file, name, file_digest(file), dataset_digest)
 
 
 def _of_run(run: RunFolder) -> tuple[Path, str]:

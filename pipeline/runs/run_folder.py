@@ -1,7 +1,8 @@
 """The folder of one training: its recipe, records, checkpoints and results.
 
 recipe.yaml           the resolved recipe; its digest names the run
-run.json              the data set's digest and classes, the MLflow run
+run.json              digests of the data set, the recipe and the final weights, its classes, the
+                      MLflow run
 .lock                 held by the process that trains
 checkpoints/          pipeline.training.checkpoint
 metrics.jsonl         every metric, also while the tracking server is away
@@ -15,17 +16,18 @@ stacks-of-worker-N.txt  the stacks of a worker that hung (launch.heartbeat)
 save, stop            request a checkpoint, or a stop, after the next step (launch.stop_signal)
 """
 
+import hashlib
 import json
 import re
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pipeline.config.recipe import Recipe, default_run_name, read_recipe
-from pipeline.config.yaml import flatten, to_yaml
+from pipeline.config.yaml import digest, flatten, to_yaml
 from pipeline.data.store.manifest import ImageClass
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.storage import file_lock, write_atomically
+from pipeline.runtime.storage import file_digest, file_lock, write_atomically
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class RunRecord:
     is_recorded: bool = False  # trained, and all results are in the tracking store
     dataset_name: str = ""  # the packed data set's own, whatever its folder is called
     classes: tuple[ImageClass, ...] = ()  # the network's outputs; older records have none
+    recipe_digest: str = ""  # without what it expects
+    weights_digest: str = ""  # of the file of final weights, SHA-256
     tracking_key: str = ""  # a tag of the MLflow run, by which it is found before its id is known
 
 
@@ -100,7 +104,14 @@ class RunFolder:
         return [path for path in files if path.exists()]
 
     def recipe(self) -> Recipe:
-        return read_recipe(self.recipe_file)
+        """Return the recipe; `UserError` if it isn't the one that the run was made with."""
+        recipe, record = read_recipe(self.recipe_file), self.record()
+        if record and record.recipe_digest not in ("", digest(recipe.without_expectation())):
+            raise UserError(
+                f"{self.recipe_file}: has changed since the training wrote it; remove it, and "
+                f"`ilsvrc train` of the same recipe writes it again"
+            )
+        return recipe
 
     def record(self) -> RunRecord | None:
         """Return the record, or None for a run that never started."""
@@ -113,15 +124,24 @@ class RunFolder:
             return RunRecord(**content, classes=classes)
         except (ValueError, TypeError, AttributeError):
             raise UserError(
-                f"{path}: not a run's record; give the run another --run name"
+                f"{path}: not a run's record; remove it, and the same `ilsvrc train` goes on from "
+                f"the last checkpoint as a new MLflow run"
             ) from None
 
     def trained_record(self) -> RunRecord:
-        """Return the record of a trained run; `UserError` if it isn't trained yet."""
+        """Return the record of a trained run whose final weights are as they were written.
+
+        Raises `UserError` if it isn't trained yet, or the weights are damaged. Reads the weights.
+        """
         record = self.record()
         if record is None or not self.is_trained:
             raise UserError(
                 f"run '{self.name}' has no final weights yet; `ilsvrc train` goes on training it"
+            )
+        if record.weights_digest not in ("", file_digest(self.weights)):
+            raise UserError(
+                f"{self.weights}: its bytes have changed since the training wrote it; remove it, "
+                f"and the same `ilsvrc train` writes it again from the last checkpoint"
             )
         return record
 
@@ -136,6 +156,18 @@ class RunFolder:
     def write_record(self, record: RunRecord) -> None:
         content = json.dumps(asdict(record), indent=2) + "\n"
         write_atomically(self.path / "run.json", content.encode())
+
+    def update_record(self, **changes: object) -> None:
+        """Replace some fields of the record; the command and its workers may do so at once."""
+        with file_lock(self.path / ".run.json.lock"):
+            record = self.record()
+            assert record is not None
+            self.write_record(replace(record, **changes))  # type: ignore[arg-type]
+
+    def write_weights(self, content: bytes) -> None:
+        """Write the final weights, a safetensors file, which marks the run as trained."""
+        self.update_record(weights_digest=hashlib.sha256(content).hexdigest())
+        write_atomically(self.weights, content)
 
     def held(self) -> AbstractContextManager[None]:
         """Lock the run, so that no other process trains it."""
@@ -161,9 +193,14 @@ def name_run(
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"--run '{name}': use letters, digits, '-', '_' and '.' only")
     folder = RunFolder(runs_dir / name)
+    before = folder.record()
     if folder.recipe_file.is_file():
         _refuse_another_recipe(folder, recipe)
-    before = folder.record()
+    elif before and before.recipe_digest not in ("", digest(recipe.without_expectation())):
+        raise UserError(
+            f"run '{folder.name}' was made with another recipe, and its {folder.recipe_file.name} "
+            f"is gone; give this one another name with --run"
+        )
     if before and before.start_digest != start_digest:
         raise UserError(
             f"run '{folder.name}' started from {_start_name(before.start_digest)}, not from "

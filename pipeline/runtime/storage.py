@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -48,6 +49,12 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
             f"{path}: can't be written: {error.strerror}; free space or fix the permissions and "
             f"run the same command again"
         ) from None
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of the file at `path`, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pipeline
 from pipeline.config.recipe import Recipe
 from pipeline.config.yaml import to_yaml
 from pipeline.data.store.manifest import ImageClass
+from pipeline.runtime.storage import file_digest
 from pipeline.tracking.mlflow_client import connect, user_errors
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def log_model(
                     "classes": str(classes_file),
                 },
                 code_paths=[str(Path(pipeline.__file__).parent)],
+                model_config={"weights_digest": file_digest(weights)},
                 signature=_signature(recipe),
                 pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
             )

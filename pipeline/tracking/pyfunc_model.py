@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from pipeline.config.recipe import read_recipe
 from pipeline.models.zoo import build_model
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.storage import file_digest
 
 
 class ServedNetwork(PythonModel):
@@ -20,6 +22,12 @@ class ServedNetwork(PythonModel):
     """
 
     def load_context(self, context: PythonModelContext) -> None:
+        digest = (context.model_config or {}).get("weights_digest")
+        if digest and file_digest(Path(context.artifacts["weights"])) != digest:
+            raise UserError(
+                f"{context.artifacts['weights']}: its bytes have changed since they were stored; "
+                f"download or log the model again"
+            )
         recipe = read_recipe(Path(context.artifacts["recipe"]))
         self._network = build_model(recipe.network, recipe.input)
         self._network.load_state_dict(load_file(context.artifacts["weights"]))

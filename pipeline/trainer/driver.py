@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rich.console import Console
 
@@ -76,7 +76,7 @@ def run_training(
                     mlflow_runs.system_metrics(uri, folder.tracking_run_id),
                 ):
                     counts = run_on_workers(train, job, display.show, stops_on_request=True)
-            if run_id := folder.tracking_run_id():
+            if run_id := folder.trained_record().tracking_run_id:
                 mlflow_runs.log_files(uri, run_id, folder.results())
                 mlflow_runs.log_files(uri, run_id, kept_predictions(folder.path), PREDICTIONS)
                 mlflow_model.log_model(uri, run_id, recipe, folder.weights, store.classes)
@@ -89,7 +89,7 @@ def conclude(result: TrainingResult, uri: str, comparison: str) -> None:
     assert record is not None
     write_atomically(folder.comparison, comparison.encode())
     mlflow_runs.log_files(uri, record.tracking_run_id, [folder.comparison])
-    folder.write_record(replace(record, is_recorded=True))
+    folder.update_record(is_recorded=True)
 
 
 def run_replay(folder: RunFolder, step: int, cluster: Cluster, console: Console) -> InspectedStep:

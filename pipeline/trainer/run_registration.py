@@ -6,7 +6,7 @@ The run's folder holds its id, from where the workers' tracker takes it.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
 
@@ -49,6 +49,8 @@ class RunRegistration:
                 extra_data=start.extra_data(self.store.digest) if start else "none",
                 dataset_name=self.store.name,
                 classes=self.store.classes,
+                recipe_digest=digest(self.recipe.without_expectation()),
+                weights_digest=record.weights_digest if record else "",
                 tracking_key=(record and record.tracking_key) or uuid4().hex,
             )
         )
@@ -73,7 +75,7 @@ class RunRegistration:
         )
         store = self.store
         mlflow_runs.log_dataset(uri, run_id, store.name, store.digest, str(store.folder))
-        self.folder.write_record(replace(record, tracking_run_id=run_id))
+        self.folder.update_record(tracking_run_id=run_id)
 
     def _params(self) -> dict[str, object]:
         return {

@@ -26,7 +26,6 @@ from pipeline.models.zoo import build_model
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker, same_on_all_workers
 from pipeline.runtime.errors import InterruptedByUserError
-from pipeline.runtime.storage import write_atomically
 from pipeline.tracking.tracker import SilentTracker, Tracker
 from pipeline.trainer.metric_aggregation import MetricAggregator
 from pipeline.trainer.validation import Validation
@@ -261,7 +260,7 @@ def restore(
 def save_weights(model: nn.Module, folder: RunFolder) -> None:
     """Write the final weights; the file appears whole, and marks the run as trained."""
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    write_atomically(folder.weights, to_safetensors(weights))
+    folder.write_weights(to_safetensors(weights))
 
 
 def _warn(report: Report, text: str) -> None:

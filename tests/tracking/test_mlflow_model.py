@@ -71,13 +71,15 @@ def test_a_logged_model_returns_the_networks_logits(
         "print(seen.type.name, seen.shape, said.type.name, said.shape)\n"
         "np.save(logits, model.predict(np.load(images)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(folder), tmp_path / "images.npy", tmp_path / "out.npy"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", program, folder, tmp_path / "images.npy", tmp_path / "out.npy"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "float32 (-1, 1, 32, 32) float32 (-1, 7)"
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=1e-6)
+
+    (stored,) = folder.rglob(weights.name)
+    content = bytearray(stored.read_bytes())
+    content[-1] ^= 1
+    stored.write_bytes(content)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "its bytes have changed since they were stored" in done.stderr
