@@ -8,9 +8,10 @@ pydantic model that refuses unknown keys.
 import copy
 import hashlib
 import json
+import reprlib
 from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -40,10 +41,47 @@ class Section(BaseModel):
 AnySection = TypeVar("AnySection", bound=Section)
 
 _TAG = "tag:yaml.org,2002:"
+_MOST_LEVELS = 50
+_MOST_VALUES = 100_000  # once every alias is replaced by what it stands for
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
+_SHORT.maxlevel = 3
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that a repeated key is an error and a date is a string."""
+    """PyYAML's safe loader, except that a repeated key is an error and a date is a string.
+
+    Levels and values are bounded, since a few lines of nested aliases stand for a billion values.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._level = 0
+        self._num_values: dict[yaml.Node, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        first = self.peek_event()
+        self._level += 1
+        if self._level > _MOST_LEVELS:
+            self._refuse(f"more than {_MOST_LEVELS} levels", first)
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        if isinstance(first, yaml.AliasEvent):
+            if node not in self._num_values:
+                self._refuse("an alias of what it is a part of", first)
+            return node
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            children = [part for pair in children for part in pair]
+        assert node is not None
+        self._num_values[node] = 1 + sum(self._num_values[child] for child in children)
+        if self._num_values[node] > _MOST_VALUES:
+            self._refuse(f"its aliases stand for more than {_MOST_VALUES:,} values", first)
+        return node
+
+    def _refuse(self, problem: str, event: yaml.Event) -> NoReturn:
+        raise yaml.composer.ComposerError(problem=problem, problem_mark=event.start_mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -80,10 +118,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {shortened(str(error))}") from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {error.problem}") from None
+        raise UserError(f"{path}{line}: not valid YAML: {shortened(str(error.problem))}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: can't be read: {error}") from None
     if not isinstance(content, dict):
@@ -98,7 +136,7 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
     except (UserError, yaml.YAMLError):
         content = None
     if not isinstance(content, dict):
-        raise UserError(f"{where} {text}: not a YAML mapping, as {{key: value}}")
+        raise UserError(f"{where} {shortened(text)}: not a YAML mapping, as {{key: value}}")
     return content
 
 
@@ -143,7 +181,8 @@ def override(content: dict[str, Any], assignments: Iterable[str]) -> dict[str, A
         try:
             value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506
         except (UserError, yaml.YAMLError):
-            raise UserError(f"--set {assignment}: '{text}' is not a YAML value") from None
+            where = shortened(assignment)
+            raise UserError(f"--set {where}: '{shortened(text)}' is not a YAML value") from None
         target = result
         for key in keys[:-1]:
             if target.get(key) is None:  # a section that is left out is null in resolved files
@@ -160,7 +199,7 @@ def validate(model: type[AnySection], content: dict[str, Any], where: str | Path
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{where}: {_first_problem(error, content)}") from None
+        raise UserError(f"{where}: {shortened(_first_problem(error, content))}") from None
 
 
 def flatten(config: Section) -> dict[str, Any]:
@@ -192,6 +231,11 @@ def to_yaml(config: Section) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def shortened(text: str) -> str:
+    """Return the beginning of a text that is too long for a message."""
+    return text if len(text) <= 1000 else f"{text[:1000]}… ({len(text):,} characters)"
+
+
 def _first_problem(error: ValidationError, content: dict[str, Any]) -> str:
     problem = error.errors()[0]
     key = ".".join(_keys(problem["loc"], content))
@@ -206,7 +250,7 @@ def _first_problem(error: ValidationError, content: dict[str, Any]) -> str:
             message = problem["msg"].removeprefix("Value error, ")
             if not key:
                 return f"{message}{more}"
-            return f"'{key}': {message}, got {problem['input']!r}{more}"
+            return f"'{key}': {message}, got {_SHORT.repr(problem['input'])}{more}"
 
 
 def _keys(location: tuple[int | str, ...], content: object) -> Iterator[str]:

@@ -158,3 +158,46 @@ def test_the_working_directory_comes_before_the_project(
     own.write_text("")
     monkeypatch.chdir(tmp_path)
     assert find_config_file("alexnet", "recipes") == own
+
+
+NINES = "x0: &x0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (NINES, r"line 6: not valid YAML: its aliases stand for more than 100,000 values"),
+        (NINES.replace("[", "{").replace("]", "}"), "not valid YAML"),
+        (f"title: {'[' * 5000}{']' * 5000}\n", "line 1: not valid YAML: more than 50 levels"),
+        ("sizes: &sizes [1, *sizes]\n", "line 1: not valid YAML: an alias of what it is a part"),
+        (f"title: !!bool {'maybe ' * 10_000}\n", "is no bool|maybe"),
+        (f"{'title' * 200}: a\n" * 2, r"titletitle.*… \("),
+    ],
+    ids=["sequences", "mappings", "levels", "recursive", "scalar", "key"],
+)
+def test_a_bomb_is_refused_in_a_short_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        read_yaml(write(tmp_path, text))
+    assert len(str(error.value)) < 1500
+    with pytest.raises(UserError) as error:
+        override({}, [f"title={text}", "title.a=b"])
+    assert len(str(error.value)) < 3500
+    with pytest.raises(UserError) as error:
+        read_mapping(text if "&" in text else "[]" + text, "--preprocessing")
+    assert len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 100_000, list(range(100_000)), {"kind": "x" * 100_000}], ids=type
+)
+def test_a_long_value_is_shown_by_its_beginning(value: object) -> None:
+    with pytest.raises(UserError) as error:
+        validate(Drawing, {"shape": value}, "--set")
+    assert len(str(error.value)) < 1500
+
+
+def test_aliases_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, "sizes: &sizes [1, 2]\nagain: *sizes\n")
+    assert read_yaml(path) == {"sizes": [1, 2], "again": [1, 2]}
