@@ -92,7 +92,7 @@ def dali_inputs(split: Split, views: Views, input: InputConfig) -> DaliInputs:
     box_ends = (boxes[..., :2] - low[:, None] + boxes[..., 2:]).astype(np.float32)
     lighting = views.lighting[::num_boxes, : input.num_channels]
     return DaliInputs(
-        encoded=split.encoded_batch(images.tolist()),
+        encoded=split.verified_batch(images.tolist()),
         start=start.astype(np.int32),
         shape=(end - start).astype(np.int32),
         size=np.full((len(images), 2), views.shape, dtype=np.float32),

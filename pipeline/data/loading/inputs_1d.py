@@ -28,7 +28,7 @@ class Inputs1D:
     def __next__(self) -> Tensor:
         indices = next(self._views).images.tolist()
         values = np.stack(
-            [decode_npy(data, self._length) for data in self._split.encoded_batch(indices)]
+            [decode_npy(data, self._length) for data in self._split.verified_batch(indices)]
         )
         normalized = (values - self._mean) / self._std
         return torch.from_numpy(normalized[:, None])

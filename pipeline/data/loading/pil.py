@@ -44,7 +44,7 @@ class PilImages:
     def __next__(self) -> Tensor:
         views = next(self._views)
         num_boxes = views.boxes_per_image
-        encoded = self._split.encoded_batch(views.images[::num_boxes].tolist())
+        encoded = self._split.verified_batch(views.images[::num_boxes].tolist())
         images = np.stack(
             [
                 self._view(image, views, row)

@@ -53,7 +53,7 @@ def damage_of(split: Split, index: int) -> str | None:
             decode_npy(split.encoded(index), width)
         except ValueError as damage:
             return f"the signal {damage}"
-        return None
+        return _change(split, index)
     try:
         with Image.open(io.BytesIO(split.encoded(index).tobytes())) as file:
             file.load()
@@ -63,5 +63,9 @@ def damage_of(split: Split, index: int) -> str | None:
     except (OSError, SyntaxError, ValueError) as damage:
         return f"the image can't be decoded ({damage})"
     if found == (width, height):
-        return None
+        return _change(split, index)
     return f"the image is {found[0]}×{found[1]}, but its index says {width}×{height}"
+
+
+def _change(split: Split, index: int) -> str | None:
+    return "its bytes have changed since it was packed" if split.has_changed(index) else None

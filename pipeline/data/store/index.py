@@ -31,7 +31,7 @@ _SCHEMA = pa.schema(
     ]
 )
 # The columns that a training reads.
-_TRAINING_COLUMNS = ("key", "label", "shard", "offset", "size", "height", "width")
+_TRAINING_COLUMNS = ("key", "label", "shard", "offset", "size", "height", "width", "sha256")
 _ROW_GROUP = 65_536
 
 
@@ -100,7 +100,7 @@ class Index:
     """The images of a split whose status is "ok", as columns.
 
     `keys` are strings; `sizes` and `offsets` in bytes; `image_sizes` (n, 2): height and width in
-    pixels.
+    pixels; `digests` (n, 32): SHA-256 of the images' bytes.
     """
 
     keys: pa.ChunkedArray
@@ -109,6 +109,7 @@ class Index:
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     image_sizes: NDArray[np.int32]
+    digests: NDArray[np.uint8]
 
     def take(self, images: NDArray[np.int64]) -> "Index":
         """Return the rows of `images`, by their numbers."""
@@ -119,6 +120,7 @@ class Index:
             self.offsets[images],
             self.sizes[images],
             self.image_sizes[images],
+            self.digests[images],
         )
 
 
@@ -136,6 +138,7 @@ def read_index(path: Folder) -> Index:
         labels, shards = np.empty(count, np.int64), np.empty(count, np.int32)
         offsets, sizes = np.empty(count, np.int64), np.empty(count, np.int64)
         image_sizes = np.empty((count, 2), np.int32)
+        digests = np.empty((count, 32), np.uint8)
         filled = 0
         # Group by group, so that only one is in memory twice.
         for number in range(parquet.num_row_groups):
@@ -149,6 +152,7 @@ def read_index(path: Folder) -> Index:
             labels[rows], shards[rows] = good["label"], good["shard"]
             offsets[rows], sizes[rows] = good["offset"], good["size"]
             image_sizes[rows, 0], image_sizes[rows, 1] = good["height"], good["width"]
+            digests[rows] = np.array(good["sha256"], "V32")[:, None].view(np.uint8)
             keys += good["key"].chunks
             filled += len(good)
     return Index(
@@ -158,4 +162,5 @@ def read_index(path: Folder) -> Index:
         offsets=offsets[:filled],
         sizes=sizes[:filled],
         image_sizes=image_sizes[:filled],
+        digests=digests[:filled],
     )

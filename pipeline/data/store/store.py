@@ -9,6 +9,7 @@ those before. Labels and image sizes are in the index too, so that crops are pla
 of an image is read.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -56,6 +57,7 @@ class Split:
         self._index = index
         self._shard_names = [shard.name for shard in manifest.shards]
         self._shards = shards
+        self._is_verified = np.zeros(len(index.labels), np.bool_)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,6 +73,26 @@ class Split:
     def encoded_batch(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Return the bytes of `images`; those on remote storage are fetched concurrently."""
         return self._shards.read(images)
+
+    def verified_batch(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """As `encoded_batch`; raises `ValueError` for an image that isn't what was packed.
+
+        Each is compared with its digest once in a process, so that the first epoch alone pays.
+        """
+        encoded = self.encoded_batch(images)
+        for i, data in zip(images, encoded, strict=True):
+            if not self._is_verified[i]:
+                if self._differs(i, data):
+                    raise ValueError(f"{self.location(i)}: its bytes have changed")
+                self._is_verified[i] = True
+        return encoded
+
+    def has_changed(self, i: int) -> bool:
+        """Whether the bytes of image `i` are not those that were packed."""
+        return self._differs(i, self.encoded(i))
+
+    def _differs(self, i: int, data: NDArray[np.uint8]) -> bool:
+        return hashlib.sha256(data.data).digest() != self._index.digests[i].tobytes()
 
     def location(self, i: int) -> str:
         """Return where image `i` is, for messages: `train-000000.tar: daisy/img_17`."""

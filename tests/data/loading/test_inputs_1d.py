@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from pipeline.checks.preflight import preflight
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.config.cluster import LoadingConfig, load_cluster
 from pipeline.config.protocol import WholeImage
 from pipeline.config.recipe import InputConfig, Recipe, load_recipe

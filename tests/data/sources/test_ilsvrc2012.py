@@ -36,7 +36,7 @@ from small_ilsvrc2012 import (
 )
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.data.sources.ilsvrc2012 import ILSVRC2012, Sources, Subset, compare_checksums
 from pipeline.data.sources.prepare import Prepared, prepare_ilsvrc2012
 from pipeline.data.store.image_check import Shrinking

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.data.sources.mnist import MNIST, KnownDigits, read_digits, read_idx
 from pipeline.data.sources.prepare import Prepared, prepare_mnist
 from pipeline.data.store.store import Store

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.data.sources.folder import list_folder
 from pipeline.data.sources.naming import PUBLISHED
 from pipeline.data.sources.prepare import (

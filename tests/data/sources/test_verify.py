@@ -17,7 +17,7 @@ from small_ilsvrc2012 import (
 )
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.data.sources.ilsvrc2012 import Sources, Subset
 from pipeline.data.sources.prepare import prepare_folder, prepare_ilsvrc2012, prepare_webdataset
 from pipeline.data.sources.repair import repair

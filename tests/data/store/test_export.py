@@ -13,7 +13,7 @@ from intact import is_intact
 from small_ilsvrc2012 import EDITION, SORTED, jpeg, photographs, write_official, write_tar
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.data.sources.ilsvrc2012 import Sources
 from pipeline.data.sources.prepare import prepare_folder, prepare_ilsvrc2012, prepare_webdataset
 from pipeline.data.store.export import export_folder
