@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime.background import in_background
@@ -40,6 +40,7 @@ class EventQueue:
 def event_queue(show: Callable[[Any], None]) -> Iterator["ActorHandle[Any]"]:
     """Carry events from the workers to `show`, which is called in a thread of this process."""
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # On the driver's own node, so that the loss of another node never ends it.
@@ -48,13 +49,15 @@ def event_queue(show: Callable[[Any], None]) -> Iterator["ActorHandle[Any]"]:
 
     def deliver(is_over: threading.Event) -> None:
         over = False
-        while not over:
-            over = is_over.wait(0.3)  # one last round after the end
-            for event in ray.get(queue.take.remote()):
-                show(event)
+        with suppress(RayError):  # Ray itself was killed, which ends the command elsewhere
+            while not over:
+                over = is_over.wait(0.3)  # one last round after the end
+                for event in ray.get(queue.take.remote()):
+                    show(event)
 
     try:
         with in_background("events", deliver, patience=10):
             yield queue
     finally:
-        ray.kill(queue)
+        with suppress(RayError):
+            ray.kill(queue)

@@ -137,6 +137,7 @@ def _fit(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     workers, network = job.cluster.workers, job.cluster.network
+    interface = network.interface or ("lo" if workers.are_on_this_machine else None)
     # A Ray on this machine alone loses no node to preemption, and the watcher costs an actor.
     watches = "0" if workers.are_on_this_machine else "1"
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", watches)
@@ -162,7 +163,7 @@ def _fit(
                 storage_path=scratch,
                 failure_config=train.FailureConfig(max_failures=workers.max_failures),
                 logging_config=train.LoggingConfig(log_level="ERROR"),
-                worker_runtime_env={"env_vars": _interface_variables(network.interface)},
+                worker_runtime_env={"env_vars": _interface_variables(interface)},
             ),
         )
         try:

@@ -1,23 +1,30 @@
-"""Starting or joining Ray: without its output, access by token only, no files left at the end.
+"""Starting or joining Ray: without its output, for this user only, nothing left at the end.
 
-Ray's own processes listen on the network; its token authentication, which stays on, and a dashboard
-on loopback only keep others out.
+A Ray that the command starts listens on loopback only, asks for a token that only its user can
+read, and keeps its files where only that user looks.
 """
 
 import logging
 import os
 import re
-import shutil
+import secrets
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
+from pipeline.runtime import reaper
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.storage import file_lock
 
 LOCAL = "local"  # the address of a Ray that the command itself starts
 
@@ -51,7 +58,7 @@ def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
 
     A local one offers `num_cpus`, whatever the machine has. Output of its workers and Ray's own
     messages are shown only if RAY_LOG_TO_DRIVER is 1. Raises `UserError` where there is no Ray at
-    `address`.
+    `address`, and `KeyboardInterrupt` for signals that ask to end.
     """
     import ray
 
@@ -59,24 +66,98 @@ def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
         yield
     elif address == LOCAL:
         _remove_leftover_folders()
-        # Not below TMPDIR, whose path may be too long for Ray's sockets.
-        folder = tempfile.mkdtemp(prefix=f"ilsvrc-{os.getpid()}-", dir="/tmp")
-        try:
-            _start(address, num_cpus=num_cpus, _temp_dir=folder)
+        _make_token()
+        with (
+            _session_folder() as folder,
+            _on_loopback(),
+            _connected(address, num_cpus=num_cpus, _temp_dir=str(folder)),
+        ):
             yield
-        finally:
-            ray.shutdown()
-            _remove(Path(folder))
-            _remove_leftover_folders()
     else:
-        _start(address)
+        with _connected(address):
+            yield
+
+
+@contextmanager
+def _connected(address: str, **options: object) -> Iterator[None]:
+    """Connect to Ray while inside, from a thread of its own, so that this one gets the signals."""
+    import ray
+
+    started: Future[None] = Future()
+    is_over = threading.Event()
+
+    # One thread for both, since Ray's processes end with the thread that started them.
+    def run() -> None:
         try:
+            _init(address, **options)
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result(None)
+        is_over.wait()
+        ray.shutdown()
+
+    thread = threading.Thread(target=run, name="ray", daemon=True)
+    with _interrupted_by_signals() as catch_signals:
+        thread.start()
+        try:
+            _await(started, address, catch_signals)
             yield
         finally:
-            ray.shutdown()
+            is_over.set()
+            if started.done():
+                thread.join()
 
 
-def _start(address: str, **options: object) -> None:
+def _await(started: Future[None], address: str, catch_signals: Callable[[], None]) -> None:
+    """Wait until Ray has started; raise `UserError` as soon as that has become impossible."""
+    servers: dict[int, psutil.Process] = {}
+    while not started.done():
+        wait([started], timeout=0.1)
+        catch_signals()  # again, since Ray replaces the handlers
+        with suppress(psutil.Error):
+            for child in psutil.Process().children() if address == LOCAL else ():
+                if child.name() in ("gcs_server", "raylet"):
+                    servers[child.pid] = child
+        for server in servers.values():
+            if not _is_alive(server) and not started.done():  # Ray itself would wait for a minute
+                raise UserError("Ray can't start here: a process of it was killed; try again")
+    catch_signals()
+    started.result()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[Callable[[], None]]:
+    """Have signals that ask to end raise `KeyboardInterrupt`; yields what installs that again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {name: signal.getsignal(name) for name in names}
+
+    def install() -> None:
+        for name in names:
+            signal.signal(name, interrupt)
+
+    install()
+    try:
+        yield install
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _init(address: str, **options: object) -> None:
     import ray
 
     is_shown = os.environ.get("RAY_LOG_TO_DRIVER", "0").lower() in ("1", "true")  # as Ray reads it
@@ -90,9 +171,67 @@ def _start(address: str, **options: object) -> None:
             ray.init(
                 address=address, log_to_driver=is_shown, logging_level=logging.ERROR, **options
             )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Ray raises any kind
         first_line = (str(error).strip().splitlines() or [""])[0]
+        if address == LOCAL:
+            raise UserError(f"Ray can't start here: {first_line}") from None
         raise UserError(f"Ray at '{address}' can't be joined: {first_line}; {fix}") from None
+
+
+def _make_token() -> None:
+    """Make the token that Ray will ask for, unless there is one; Ray's own anyone could read."""
+    if any(map(os.environ.get, ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))):
+        return
+    file = Path.home() / ".ray" / "auth_token"
+    try:
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        lock = file.with_name(".auth_token.lock")
+        with file_lock(lock):
+            if not file.exists():
+                partial = file.with_name(".auth_token.partial")
+                partial.unlink(missing_ok=True)
+                partial.touch(mode=0o600)
+                partial.write_text(secrets.token_hex(32))
+                partial.replace(file)
+            if file.stat().st_uid == os.getuid():
+                file.chmod(0o600)
+            lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{file}: Ray's token can't be kept there: {error.strerror}; set RAY_AUTH_TOKEN_PATH "
+            f"to a file that holds one"
+        ) from None
+
+
+@contextmanager
+def _session_folder() -> Iterator[Path]:
+    """Make a folder for Ray that is removed, and Ray with it, even when this process is killed."""
+    # Not below TMPDIR, whose path may be too long for Ray's sockets.
+    folder = Path(tempfile.mkdtemp(prefix=f"ilsvrc-{os.getpid()}-", dir="/tmp"))
+    command = [sys.executable, "-I", "-S", reaper.__file__, str(folder)]
+    # Closes the pipe at the end, and waits. In a session of its own, which Ctrl-C does not reach.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        inner = folder / "ray"  # Ray opens its own folder to all users
+        inner.mkdir()
+        yield inner
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that is started inside listen on 127.0.0.1 only, as it does on a Mac.
+
+    Ray replaces 127.0.0.1, given as the node's address, by that of an interface.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR  # for its processes
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[name]
 
 
 @contextmanager
@@ -113,7 +252,7 @@ def _without_ray_messages() -> Iterator[None]:
 
 
 def _remove_leftover_folders() -> None:
-    """Remove the folders of this user's processes that were killed."""
+    """Remove the folders of this user's processes that were killed together with the reaper."""
     for folder in Path("/tmp").glob("ilsvrc-*-*"):
         owner = re.fullmatch(r"ilsvrc-(\d+)-\w+", folder.name)
         with suppress(FileNotFoundError):  # another command may remove it too
@@ -122,14 +261,4 @@ def _remove_leftover_folders() -> None:
                 and folder.stat().st_uid == os.getuid()
                 and not psutil.pid_exists(int(owner[1]))
             ):
-                _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    # Ray's last processes write into the folder until they end, while it is being removed.
-    deadline = time.monotonic() + 10
-    while folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.02)
+                reaper.reap(folder)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.runtime.errors import UserError
@@ -18,8 +20,11 @@ from pipeline.runtime.ray_session import _remove_leftover_folders, ray_session
 PROGRAM = '''
 import json, os, subprocess, sys
 from pathlib import Path
+import psutil
 from pipeline.runtime.ray_session import ray_session
 import ray
+def mode(path):
+    return oct(path.stat().st_mode & 0o777)
 JOIN = """
 import sys
 import ray
@@ -41,7 +46,17 @@ with ray_session("local", num_cpus=1):
     ]
     dashboard = ray._private.worker.global_worker.node.webui_url
     folders = [str(path) for path in Path("/tmp").glob(f"ilsvrc-{os.getpid()}-*")]
-print(json.dumps({"answers": answers, "dashboard": dashboard, "folders": folders}))
+    ray.get(ray.remote(lambda: os.getpid()).remote())
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    addresses = [
+        found.laddr.ip for process in processes for found in process.net_connections()
+        if found.status == "LISTEN"
+    ]
+    modes = mode(Path(folders[0])), mode(Path.home() / ".ray" / "auth_token")
+print(json.dumps({
+    "answers": answers, "dashboard": dashboard, "folders": folders, "modes": modes,
+    "addresses": addresses,
+}))
 '''
 
 # A worker prints, another one dies and is replaced, and Ray's own channel carries a word of ours:
@@ -90,16 +105,20 @@ for number in itertools.takewhile(lambda _: time.monotonic() < end, itertools.co
 """
 
 
-def test_a_session_refuses_others_and_leaves_no_files() -> None:
+def test_a_session_refuses_others_and_leaves_no_files(tmp_path: Path) -> None:
     stale = Path("/tmp/ilsvrc-99999999-killed")  # beyond the largest number of a process
     stale.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=120
-    )
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, timeout=120,
+        env=os.environ | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     output = json.loads(done.stdout.splitlines()[-1])
     assert output["answers"] == ["refused", "joined"]  # without the session's token and with it
     assert output["dashboard"].startswith("127.0.0.1:")
+    assert output["modes"] == ["0o700", "0o600"]  # of the session's folder and the token
+    assert len(output["addresses"]) > 5
+    assert {ip.removeprefix("::ffff:") for ip in output["addresses"]} == {"127.0.0.1"}
     (folder,) = output["folders"]
     assert not Path(folder).exists()
     assert not stale.exists()
@@ -127,6 +146,62 @@ def test_output_of_ray_and_its_workers_is_shown_only_on_request(
         assert "a worker's words" in shown
     else:
         assert shown == "the command's words\n"
+
+
+START = """
+import time
+from pipeline.cli.console import one_line_errors
+from pipeline.runtime.ray_session import ray_session
+with one_line_errors(), ray_session("local", num_cpus=1):
+    print("started", flush=True)
+    time.sleep(600)
+"""
+
+
+def descendants(process: psutil.Process, name: str = "") -> list[psutil.Process]:
+    return [one for one in process.children(recursive=True) if name in one.name()]
+
+
+def test_nothing_outlives_a_killed_command() -> None:
+    with subprocess.Popen([sys.executable, "-c", START], stdout=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        assert command.stdout.readline() == b"started\n"
+        of_ray = descendants(psutil.Process(command.pid))
+        assert len(of_ray) > 5
+        command.kill()
+    _, alive = psutil.wait_procs(of_ray, timeout=20)
+    assert not alive
+    deadline = time.monotonic() + 20
+    while list(Path("/tmp").glob(f"ilsvrc-{command.pid}-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not list(Path("/tmp").glob(f"ilsvrc-{command.pid}-*"))
+
+
+@pytest.mark.parametrize(
+    ("awaited", "number", "code", "said"),
+    [
+        ("raylet", signal.SIGKILL, 2, "ilsvrc: Ray can't start here: "),
+        ("raylet", signal.SIGTERM, 130, "ilsvrc: interrupted"),
+        ("gcs_server", signal.SIGINT, 130, "ilsvrc: interrupted"),
+    ],
+)
+def test_a_start_that_is_disturbed_ends_in_one_line(
+    awaited: str, number: signal.Signals, code: int, said: str
+) -> None:
+    """SIGKILL goes to the process of Ray that is awaited, the others to the command."""
+    command = subprocess.Popen(
+        [sys.executable, "-c", START], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while not (found := descendants(psutil.Process(command.pid), awaited)):
+        time.sleep(0.01)
+    if number == signal.SIGKILL:
+        found[0].kill()
+    else:
+        command.send_signal(number)
+    output = command.communicate(timeout=200)[0]
+    (line,) = (line for line in output.splitlines() if not line.startswith("[20"))  # Ray's log
+    assert line.startswith(said)
+    assert command.returncode == code
 
 
 def test_a_folder_that_is_still_written_to_is_removed() -> None:
