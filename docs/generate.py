@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.config.yaml import Section

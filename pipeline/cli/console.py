@@ -23,6 +23,9 @@ def one_line_errors() -> Iterator[None]:
     """Exit with one line on stderr for what went wrong; a user's mistake has exit code 2."""
     try:
         yield
+    except KeyboardInterrupt:
+        print("ilsvrc: interrupted", file=sys.stderr)
+        sys.exit(InterruptedByUserError.exit_code)
     except (UserError, WorkerFailedError, InterruptedByUserError) as error:
         console = Console(stderr=True)
         console.print("[red]ilsvrc:[/]", end=" ")

@@ -22,7 +22,7 @@ from pipeline.benchmark.train_steps import (
     open_loader,
     training_steps,
 )
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.config.cluster import Cluster, LoadingConfig, WorkersConfig, load_cluster
 from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.data.loading.loader import Batch

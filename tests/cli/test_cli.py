@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app, main
+from pipeline.cli.app import main
+from pipeline.cli.commands import app
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
 
@@ -41,7 +43,7 @@ IN_PROCESS = ["--set", "cluster.workers.count=0"]
 
 def test_help_lists_every_command_without_heavy_imports() -> None:
     code = (
-        "import sys; from typer.testing import CliRunner; from pipeline.cli.app import app\n"
+        "import sys; from typer.testing import CliRunner; from pipeline.cli.commands import app\n"
         "print(CliRunner().invoke(app, ['--help']).output)\n"
         "heavy = {'torch', 'ray', 'mlflow', 'nvidia'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
@@ -212,3 +214,22 @@ def test_checks_that_fail_for_the_same_reason_share_a_line(
     assert done.exit_code == 1
     assert done.output.count("no such data set") == 1
     assert re.search(r"✗ +data set, batch +/.*/letters: no such data set", done.output)
+
+
+def test_ctrl_c_before_the_command_is_imported_is_one_line(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from pipeline.cli.app import main\n"
+        "sys.argv = ['ilsvrc', 'train', 'smoke']\n"
+        "print('ready', flush=True)\n"
+        "main()\n"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert command.stdout is not None
+    assert command.stdout.readline() == "ready\n"
+    command.send_signal(signal.SIGINT)
+    assert command.communicate()[1] == "ilsvrc: interrupted\n"
+    assert command.returncode == 130

@@ -9,7 +9,7 @@ import pytest
 import typer
 from pages import NAMES, ROOT, shell_commands, text_of, without_blocks
 
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.cli.options import load_training
 from pipeline.config.job import load_job
 from pipeline.config.recipe import load_recipe

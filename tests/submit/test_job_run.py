@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.job import load_job
 from pipeline.evaluation.predictions import Predictions, find_predictions, read_predictions

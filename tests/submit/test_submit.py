@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.runtime.errors import UserError
 from pipeline.submit import submit
 from pipeline.submit.job_engine import SubmittedJob
