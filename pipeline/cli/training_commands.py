@@ -124,7 +124,8 @@ def _train(
         say(console, "the tracking store is still away; the same command records the result later")
         return
     results = measured_from_runs([tracked_run(uri, run_id)])
-    conclude(result, uri, comparison_markdown(results))
+    if result.is_delivered:
+        conclude(result, uri, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
     if recipe.expect:
         say(console, f"expected by the recipe: {_expectation(recipe.expect)}")

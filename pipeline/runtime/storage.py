@@ -3,9 +3,11 @@
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
@@ -17,11 +19,28 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+# What file systems answer that lack a call: some FUSE and CIFS, Lustre without -o flock, NFS
+# without a lock server.
+_NOT_OFFERED = (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+@lru_cache  # once in a process
+def _warn(text: str) -> None:
+    logging.getLogger(__name__).warning("%s", text)
+
+
 def sync(path: Path) -> None:
-    """Wait until the file or folder at `path` has reached the disk."""
+    """Wait until the file or folder at `path` has reached the disk, where it offers to say so."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_OFFERED:
+            raise
+        _warn(
+            f"{path}: this storage can't say when a change has reached the disk "
+            f"({error.strerror}); a power cut may undo the last one"
+        )
     finally:
         os.close(descriptor)
 
@@ -62,7 +81,7 @@ def file_lock(path: Path, refusal: str | None = None) -> Iterator[None]:
     """Hold an exclusive lock on the file `path`, which is created if it isn't there.
 
     Where another process holds it, raise `UserError(refusal)`, or wait if there is none. The holder
-    may remove the file.
+    may remove the file. On storage without locks there is a warning in place of the lock.
     """
     while True:
         with path.open("w") as file:
@@ -70,6 +89,13 @@ def file_lock(path: Path, refusal: str | None = None) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
             except BlockingIOError:
                 raise UserError(str(refusal)) from None
+            except OSError as error:
+                if error.errno not in _NOT_OFFERED:
+                    raise
+                _warn(
+                    f"{path.parent}: this storage has no file locks ({error.strerror}); nothing "
+                    f"keeps two commands from writing the same folder at once"
+                )
             if _is_at(path, file):
                 yield
                 return

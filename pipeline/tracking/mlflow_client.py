@@ -7,10 +7,14 @@ neither `--help` nor a worker that tracks nothing should pay.
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import file_lock
@@ -58,7 +62,10 @@ def connect(uri: str) -> "MlflowClient":
     path = sqlite_file(uri)
     if path and not path.exists():
         _make_sqlite_file(path)
-    return MlflowClient(uri)
+    client = MlflowClient(uri)
+    if path:
+        _follow_artifacts(path)
+    return client
 
 
 @contextmanager
@@ -113,6 +120,11 @@ def sqlite_file(uri: str) -> Path | None:
             f"tracking store '{without_credentials(uri)}': expected http://HOST:PORT or "
             f"sqlite:////FOLDER/mlflow.db; {REMEDY}"
         )
+    if odd := re.search(r"[%?]", str(path)):
+        raise UserError(
+            f"tracking store {path}: MLflow can't open a path with '{odd[0]}'; work in another "
+            f"folder, or {REMEDY}"
+        )
     if not path.is_absolute():
         raise UserError(
             f"tracking store '{uri}' is a relative path; write sqlite:///{path.absolute()}"
@@ -128,13 +140,47 @@ def _make_sqlite_file(path: Path) -> None:
     from mlflow import MlflowClient
 
     lock = path.with_name(f".{path.name}.lock")
-    partial = path.with_name(f".{path.name}.partial")
+    # A name of its own each time, since MLflow takes for made what it has made in this process.
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     with file_lock(lock):
         try:
-            for rest in path.parent.glob(f"{partial.name}*"):  # of a process that was killed
+            for rest in path.parent.glob(
+                f".{path.name}.*.partial*"
+            ):  # of a process that was killed
                 rest.unlink()
             if not path.exists():  # another process may have been faster
                 MlflowClient(f"sqlite:///{partial}")
                 partial.replace(path)
         finally:
-            lock.unlink()
+            lock.unlink(missing_ok=True)
+
+
+# Where MLflow keeps absolute addresses of files.
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+@lru_cache  # once in a process
+def _follow_artifacts(path: Path) -> None:
+    """Let the store at `path` find its files where a folder that was moved or copied has them.
+
+    They lie beside it (`experiment_id`), but MLflow would make them at the old place again.
+    """
+    here = path.parent / "mlartifacts"
+    with closing(sqlite3.connect(path, timeout=60)) as store, store:
+        known = store.execute("select distinct artifact_location from experiments").fetchall()
+        for (address,) in known:
+            old = Path(unquote(urlsplit(address).path))
+            is_ours = address.startswith("file:") and old.name == here.name and old != here
+            if is_ours and (here.exists() or not old.exists()):
+                for table, column in _ADDRESSES:
+                    store.execute(
+                        f"update {table} set {column} = ? || substr({column}, ?) "
+                        f"where {column} = ? or substr({column}, 1, ?) = ?",
+                        (here.as_uri(), len(address) + 1, address, len(address) + 1, f"{address}/"),
+                    )

@@ -274,8 +274,8 @@ def _cut(tags: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def _short_timeout() -> Iterator[None]:
-    """Have MLflow try a server once, for 5 seconds."""
-    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+    """Have MLflow try a server once, for 15 seconds."""
+    settings = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}
     before = {name: os.environ[name] for name in settings}
     os.environ.update(settings)
     try:

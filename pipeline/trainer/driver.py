@@ -1,6 +1,6 @@
 """The command's part of a training: checks, the tracked run, the workers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from rich.console import Console
 from pipeline.checks.preflight import refuse_early
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
+from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.predictions import PREDICTIONS, kept_predictions
@@ -29,10 +30,11 @@ from pipeline.training.step_inspection import InspectedStep
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished training: its run, and the last evaluation."""
+    """A finished training: its run, the last evaluation, and whether MLflow has all its files."""
 
     folder: RunFolder
     counts: Counts
+    is_delivered: bool = True
 
 
 def run_training(
@@ -76,11 +78,39 @@ def run_training(
                     mlflow_runs.system_metrics(uri, folder.tracking_run_id),
                 ):
                     counts = run_on_workers(train, job, display.show, stops_on_request=True)
-            if run_id := folder.trained_record().tracking_run_id:
-                mlflow_runs.log_files(uri, run_id, folder.results())
-                mlflow_runs.log_files(uri, run_id, kept_predictions(folder.path), PREDICTIONS)
-                mlflow_model.log_model(uri, run_id, recipe, folder.weights, store.classes)
-    return TrainingResult(folder, counts)
+            is_delivered = _deliver(
+                folder,
+                recipe,
+                store.classes,
+                uri,
+                lambda text: console.print(text, soft_wrap=True, highlight=False, markup=False),
+            )
+    return TrainingResult(folder, counts, is_delivered)
+
+
+def _deliver(
+    folder: RunFolder,
+    recipe: Recipe,
+    classes: Sequence[ImageClass],
+    uri: str,
+    warn: Callable[[str], None],
+) -> bool:
+    """Copy a trained run's files to its MLflow run, if it has one; return whether all are there.
+
+    They are in the run's folder anyway: what can't be copied now, the same command copies later.
+    """
+    if run_id := folder.trained_record().tracking_run_id:
+        try:
+            mlflow_runs.log_files(uri, run_id, folder.results())
+            mlflow_runs.log_files(uri, run_id, kept_predictions(folder.path), PREDICTIONS)
+            mlflow_model.log_model(uri, run_id, recipe, folder.weights, classes)
+        except UserError as error:
+            warn(
+                f"{error}. The training is complete, in {folder.path}; the same command copies "
+                f"what is missing"
+            )
+            return False
+    return True
 
 
 def conclude(result: TrainingResult, uri: str, comparison: str) -> None:

@@ -1,6 +1,7 @@
 import errno
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -135,6 +136,33 @@ def test_artifacts_of_a_sqlite_store_lie_beside_it_from_any_folder(
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.parametrize("is_copied", [False, True], ids=["moved", "copied"])
+def test_artifacts_follow_a_folder_that_is_moved_or_copied(
+    empty_store: Path, tmp_path: Path, is_copied: bool
+) -> None:
+    before, after = tmp_path / "be fore", tmp_path / "af ter"
+    before.mkdir()
+    shutil.copy(empty_store, before / "mlflow.db")
+    file = tmp_path / "recipe.yaml"
+    file.write_text("seed: 1\n")
+    run_id = start(f"sqlite:///{before}/mlflow.db")
+    files = before / "mlartifacts" / run_id / "artifacts"  # not by MLflow, which caches the place
+    files.mkdir(parents=True)
+    shutil.copy(file, files)
+    if is_copied:
+        shutil.copytree(before, after)
+    else:
+        before.rename(after)
+        before.touch()  # nothing can be made there again
+    store = f"sqlite:///{after}/mlflow.db"
+    log_files(store, run_id, [file], "again")
+    log_files(store, start(store), [file])
+    assert len(list(after.rglob("recipe.yaml"))) == 3
+    assert len(list(before.rglob("recipe.yaml"))) == is_copied
+    found = [one.path for one in connect(store).list_artifacts(run_id)]
+    assert found == ["again", "recipe.yaml"]
+
+
 def test_the_data_set_is_recorded_without_being_read(
     store: str, run_id: str, tmp_path: Path
 ) -> None:
@@ -196,6 +224,14 @@ def test_processes_can_make_and_share_one_sqlite_file(tmp_path: Path) -> None:
         assert sorted(metric.step for metric in history) == list(range(200))
 
 
+def test_a_store_that_is_deleted_is_made_again_in_the_same_process(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    for _ in range(2):
+        connect(f"sqlite:///{path}")
+        path.unlink()
+        assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("uri", "problem"),
     [
@@ -205,6 +241,8 @@ def test_processes_can_make_and_share_one_sqlite_file(tmp_path: Path) -> None:
         ("sqlite://", "expected http://HOST:PORT"),
         ("sqlite:///mlflow.db", f"relative path; write sqlite:///{Path.cwd()}/mlflow.db"),
         ("sqlite:////absent/folder/mlflow.db", f"can't be written: {os.strerror(errno.ENOENT)}"),
+        ("sqlite:////tmp/a%20b/mlflow.db", "MLflow can't open a path with '%'; work in another"),
+        ("sqlite:////tmp/a?b/mlflow.db", "MLflow can't open a path with '?'"),
         ("sqlite:////proc/mlflow.db", "/proc/mlflow.db can't be written"),
     ],
 )
