@@ -220,8 +220,12 @@ def test_ctrl_c_before_the_command_is_imported_is_one_line(tmp_path: Path) -> No
     program = (
         "import sys\n"
         "from pipeline.cli.app import main\n"
+        "class Teller:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'pipeline.cli.commands':\n"
+        "            print('importing', flush=True)\n"
+        "sys.meta_path.insert(0, Teller)\n"
         "sys.argv = ['ilsvrc', 'train', 'smoke']\n"
-        "print('ready', flush=True)\n"
         "main()\n"
     )
     command = subprocess.Popen(
@@ -229,7 +233,7 @@ def test_ctrl_c_before_the_command_is_imported_is_one_line(tmp_path: Path) -> No
         cwd=tmp_path,
     )  # fmt: skip
     assert command.stdout is not None
-    assert command.stdout.readline() == "ready\n"
+    assert command.stdout.readline() == "importing\n"
     command.send_signal(signal.SIGINT)
     assert command.communicate()[1] == "ilsvrc: interrupted\n"
     assert command.returncode == 130
