@@ -81,7 +81,8 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
     def _refuse(self, problem: str, event: yaml.Event) -> NoReturn:
-        raise yaml.composer.ComposerError(problem=problem, problem_mark=event.start_mark)
+        mark: Any = event.start_mark  # typed as if the loader could be the one in C
+        raise yaml.composer.ComposerError(problem=problem, problem_mark=mark)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
