@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.recipe import Recipe, load_recipe
+from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.queries import evaluated_runs
@@ -88,3 +89,15 @@ def test_a_missing_store_that_is_required_is_an_error(away: Path) -> None:
     with pytest.raises(UserError, match=r"tracking store .*mlflow\.db can't be written"):
         run_training(job()[0], "smoke", cluster, "mine", QUIET)
     assert not cluster.runs_dir.joinpath("mine").exists()
+
+
+def test_a_run_that_another_command_trains_is_refused(workspace: Path) -> None:
+    cluster = load_cluster("laptop", IN_PROCESS)
+    folder = RunFolder(cluster.runs_dir / "mine")
+    folder.path.mkdir(parents=True)
+    with (
+        folder.held(),
+        pytest.raises(UserError, match="run 'mine' is being trained by another process; wait"),
+    ):
+        run_training(job()[0], "smoke", cluster, "mine", QUIET)
+    assert [path.name for path in folder.path.iterdir()] == [".lock"]
