@@ -29,7 +29,7 @@ from small_ilsvrc2012 import (
 )
 from typer.testing import CliRunner
 
-from pipeline.cli.app import app
+from pipeline.cli.commands import app
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.data.sources.folder import list_folder
