@@ -10,6 +10,7 @@ import hashlib
 import json
 import reprlib
 from collections.abc import Hashable, Iterable, Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -144,8 +145,9 @@ def read_mapping(text: str, where: str) -> dict[str, Any]:
 def find_config_file(name: str, folder: str) -> Path:
     """Return the file with the path `name`, or with that name in `configs/<folder>`.
 
-    The working directory's own `configs/` comes before the project's, so that users can keep
-    their recipes beside their data. Raises `UserError` where there is no such file.
+    The working directory's own `configs/` comes before the one that is installed with the package,
+    so that users can keep their recipes beside their data. Raises `UserError` where there is no
+    such file.
     """
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -163,10 +165,10 @@ def find_config_file(name: str, folder: str) -> Path:
 
 def config_files(folder: str) -> list[Path]:
     """Return the files of `configs/<folder>` by name, the working directory's before others."""
-    project = Path(__file__).parents[2]
+    installed = Path(str(resources.files("pipeline"))) / "configs"  # in a clone, a link to it
     found: dict[str, Path] = {}
-    for base in (Path.cwd(), project):
-        for path in sorted((base / "configs" / folder).glob("*.yaml")):
+    for base in (Path.cwd() / "configs", installed.resolve()):
+        for path in sorted((base / folder).glob("*.yaml")):
             found.setdefault(path.stem, path)
     return [found[name] for name in sorted(found)]
 

@@ -96,7 +96,7 @@ class RayJobs:
         environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(self._engine.stop_seconds)}
         runtime_env: dict[str, Any] = {"env_vars": environment | _tracking_server()}
         if self._engine.environment == "pinned":
-            pins = (PROJECT / "constraints.txt").read_text(encoding="utf-8").split()
+            pins = (PROJECT / "pipeline" / "constraints.txt").read_text(encoding="utf-8").split()
             runtime_env["uv"] = {"packages": pins}
         return {
             "entrypoint": shlex.join(["python", "-m", "pipeline", *arguments]),

@@ -21,10 +21,13 @@ _CHUNK = 1 << 20
 
 
 def files_of_tree(tree: Path, cluster: Cluster) -> Iterator[Path]:
-    """Yield the files to send, in order, without hidden ones and the cluster's own folders."""
+    """Yield the files to send, in order, without hidden ones and the cluster's own folders.
+
+    Of a tree that is no clone of the project, but where the package is installed, only the package.
+    """
     cache = cluster.cache.folder if cluster.cache else None
     excluded = {Path(cluster.data_dir), cluster.runs_dir, cluster.stage_to, cache}
-    for folder, subfolders, names in os.walk(tree):
+    for folder, subfolders, names in os.walk(tree if _is_clone(tree) else tree / "pipeline"):
         here = Path(folder)
         # Changed in place, so that os.walk does not enter the others.
         subfolders[:] = sorted(
@@ -35,6 +38,10 @@ def files_of_tree(tree: Path, cluster: Cluster) -> Iterator[Path]:
         for name in sorted(names):
             if not _is_left_out(here == tree, name) and (here / name).is_file():
                 yield here / name
+
+
+def _is_clone(tree: Path) -> bool:
+    return (tree / "pyproject.toml").is_file()
 
 
 def _is_left_out(at_top: bool, name: str) -> bool:
@@ -76,7 +83,10 @@ def within_tree(document: Path, name: str) -> str:
     Raises `UserError` for a document outside of it.
     """
     if not document.is_relative_to(PROJECT):
-        raise UserError(
-            f"{document} is not sent: it lies outside of {PROJECT}; put it into {PROJECT}/configs"
+        mend = (
+            f"put it into {PROJECT}/configs"
+            if _is_clone(PROJECT)
+            else "submit from a clone of the project that has it in configs/"
         )
+        raise UserError(f"{document} is not sent: it lies outside of {PROJECT}; {mend}")
     return str(document.relative_to(PROJECT)) if document.suffix == Path(name).suffix else name

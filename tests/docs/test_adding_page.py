@@ -23,9 +23,8 @@ def test_what_a_section_adds_works(section: str, tmp_path: Path) -> None:
     clone, here = tmp_path / "clone", tmp_path / "here"
     here.mkdir()
     for name in CODE:
-        shutil.copytree(
-            ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__", "secrets")
-        )
+        caches = shutil.ignore_patterns("__pycache__", "secrets")
+        shutil.copytree(ROOT / name, clone / name, symlinks=True, ignore=caches)
     for name in FILES:
         shutil.copy(ROOT / name, clone)
     shown = blocks(SECTIONS[section])

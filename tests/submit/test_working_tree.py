@@ -18,7 +18,7 @@ def tree(tmp_path: Path) -> Path:
         "pipeline/cli.py", "pipeline/data/store.py", "pipeline/__pycache__/cli.pyc",
         "configs/recipes/mine.yaml", ".git/HEAD", ".venv/bin/python", "data/digits/train.tar",
         "runs/mine/weights.safetensors", "mlflow.db", "mlflow.db-wal", "ilsvrc.egg-info/PKG-INFO",
-        "store/train.tar", "kept/digits/train.images", "notes.txt",
+        "store/train.tar", "kept/digits/train.images", "pyproject.toml",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -35,9 +35,17 @@ def test_only_code_and_configurations_are_packed(tree: Path) -> None:
     pack(tree, cluster_of(tree), target, 1e6)
     with zipfile.ZipFile(target) as package:
         assert package.namelist() == [
-            "notes.txt", "configs/recipes/mine.yaml", "pipeline/cli.py", "pipeline/data/store.py",
+            "pyproject.toml", "configs/recipes/mine.yaml", "pipeline/cli.py",
+            "pipeline/data/store.py",
         ]  # fmt: skip
         assert package.read("pipeline/cli.py") == b"pipeline/cli.py"
+
+
+def test_where_the_package_is_installed_only_it_is_packed(tree: Path) -> None:
+    (tree / "pyproject.toml").unlink()
+    pack(tree, cluster_of(tree), tree.parent / "tree.zip", 1e6)
+    with zipfile.ZipFile(tree.parent / "tree.zip") as package:
+        assert package.namelist() == ["pipeline/cli.py", "pipeline/data/store.py"]
 
 
 def test_the_same_tree_gives_the_same_package(tree: Path) -> None:
@@ -67,4 +75,7 @@ def test_a_document_outside_of_the_tree_is_refused(
     assert within_tree(tree / "configs/recipes/mine.yaml", "mine") == "mine"
     assert within_tree(tree / "mine.yaml", "../mine.yaml") == "mine.yaml"
     with pytest.raises(UserError, match=r"lies outside of .*put it into .*configs"):
+        within_tree(tree.parent / "mine.yaml", "mine.yaml")
+    (tree / "pyproject.toml").unlink()
+    with pytest.raises(UserError, match=r"lies outside of .*submit from a clone"):
         within_tree(tree.parent / "mine.yaml", "mine.yaml")
