@@ -16,6 +16,7 @@ import typer
 
 from pipeline.cli.commands import app
 from pipeline.config.cluster import Cluster
+from pipeline.config.first_sentence import first_sentence
 from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.config.yaml import Section
 from pipeline.data.loading.sampler import BatchSampler
@@ -90,18 +91,6 @@ def recipe_texts() -> str:
         for path in RECIPES
     ]
     return "\n".join(parts)
-
-
-def first_sentence(recipe: Path) -> str:
-    """Return the first sentence of a recipe's first comment: its network, data and paper."""
-    lines = []
-    for line in recipe.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("# "):
-            break
-        lines.append(line[2:])
-    found = re.match(r".*?[.?](?<!al\.)(?<!Fig\.)(?= [A-Z0-9`]|$)", " ".join(lines))
-    assert found, f"{recipe} doesn't begin with a sentence"
-    return found[0].removesuffix(".")
 
 
 def num_steps(recipe: Recipe) -> int:

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.command_line import command_line
+from pipeline.cli.completion import complete_network, complete_run
 from pipeline.cli.console import say
 from pipeline.cli.options import ClusterAssignments, ClusterName, load_only_cluster
 from pipeline.config.cluster import Cluster, Folder, as_folder, load_cluster
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
     from pipeline.runs.run_folder import RunFolder
 
 PredictionsName = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run, its folder, or a file of predictions.")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run, its folder, or a file of predictions.",
+        autocompletion=complete_run,
+    ),
 ]
 SplitName = Annotated[
     str | None,
@@ -41,7 +47,10 @@ ProtocolName = Annotated[
 def evaluate(
     context: typer.Context,
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run's name, or its folder.")
+        str | None,
+        typer.Argument(
+            metavar="RUN", help="A run's name, or its folder.", autocompletion=complete_run
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
@@ -65,7 +74,12 @@ def evaluate(
         typer.Option(metavar="[torchvision:]FILE", help="Weights from elsewhere, or a module's."),
     ] = None,
     network: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The network that --weights are of.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The network that --weights are of.",
+            autocompletion=complete_network,
+        ),
     ] = None,
     module: Annotated[
         str | None,
@@ -178,7 +192,12 @@ def predictions(
 
 def ensemble(
     context: typer.Context,
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN …", help="As `predictions` has.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN …", help="As `predictions` has.", autocompletion=complete_run
+        ),
+    ],
     weights: Annotated[
         str | None,
         typer.Option(metavar="W,W,…", help="One a run.", show_default="equal"),

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.completion import complete_cluster, complete_recipe, complete_run
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.runtime.errors import UserError
@@ -11,7 +12,9 @@ from pipeline.runtime.errors import UserError
 RecipeName = Annotated[
     str,
     typer.Argument(
-        metavar="RECIPE", help="What to train: a name in configs/recipes, or a YAML file."
+        metavar="RECIPE",
+        help="What to train: a name in configs/recipes, or a YAML file.",
+        autocompletion=complete_recipe,
     ),
 ]
 ClusterName = Annotated[
@@ -20,6 +23,7 @@ ClusterName = Annotated[
         "--on",
         metavar="CLUSTER",
         help="Where: a name in configs/clusters, or a YAML file.",
+        autocompletion=complete_cluster,
     ),
 ]
 Assignments = Annotated[
@@ -45,6 +49,7 @@ StartFrom = Annotated[
         metavar="RUN|FILE",
         help="A trained run, or a file of weights, to start from. A deeper VGG takes what its "
         "paper takes from vgg_a.",
+        autocompletion=complete_run,
         show_default="the published random start",
     ),
 ]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pipeline.cli.completion import complete_published, complete_run
 from pipeline.cli.console import progress, say
 from pipeline.cli.options import ClusterName
 from pipeline.config.cluster import load_cluster
@@ -19,7 +20,12 @@ Experiment = Annotated[
 ]
 Runs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[RUN]...", help="Runs by their names.", show_default="all"),
+    typer.Argument(
+        metavar="[RUN]...",
+        help="Runs by their names.",
+        show_default="all",
+        autocompletion=complete_run,
+    ),
 ]
 
 
@@ -59,7 +65,11 @@ def compare(
 def published(
     network: Annotated[
         str | None,
-        typer.Argument(help="A network, alone and in ensembles.", show_default="all"),
+        typer.Argument(
+            help="A network, alone and in ensembles.",
+            show_default="all",
+            autocompletion=complete_published,
+        ),
     ] = None,
     to_mlflow: Annotated[
         bool,
@@ -90,7 +100,10 @@ def published(
 
 
 def register(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A finished run's name.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A finished run's name.", autocompletion=complete_run),
+    ],
     as_: Annotated[
         str | None,
         typer.Option("--as", metavar="NAME", help="As which model.", show_default="its network"),
@@ -118,7 +131,12 @@ def register(
 
 
 def visualize(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A trained run's name, or its folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A trained run's name, or its folder.", autocompletion=complete_run
+        ),
+    ],
     what: Annotated[
         str,
         typer.Option(
@@ -167,7 +185,13 @@ def report(
     to: Annotated[Path, typer.Option(metavar="FILE", help="Where the page goes.")],
     runs: Annotated[
         list[str] | None,
-        typer.Option("--run", metavar="RUN", help="Can be given again.", show_default="all"),
+        typer.Option(
+            "--run",
+            metavar="RUN",
+            help="Can be given again.",
+            show_default="all",
+            autocompletion=complete_run,
+        ),
     ] = None,
     on: ClusterName = "laptop",
 ) -> None:

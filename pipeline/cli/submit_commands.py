@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.command_line import command_line
+from pipeline.cli.completion import complete_recipe, complete_run
 from pipeline.cli.console import console_for_tables, say
 from pipeline.cli.options import (
     Assignments,
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
 jobs = typer.Typer(help="Look at submitted trainings, and stop them.", no_args_is_help=False)
 jobs.command("run")(run_job)
 
-JobName = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or its run's name.")]
+JobName = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB", help="A job's id, or its run's name.", autocompletion=complete_run
+    ),
+]
 
 
 def submit(
@@ -41,6 +47,7 @@ def submit(
             metavar="RECIPE|JOB",
             help="What to train: a name in configs/recipes, a recipe's YAML file, or a job's, as "
             "jobs/resnet152.yaml, which is evaluated as well.",
+            autocompletion=complete_recipe,
         ),
     ],
     on: ClusterName,

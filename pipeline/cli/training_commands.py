@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.command_line import command_line
+from pipeline.cli.completion import complete_run
 from pipeline.cli.console import say
 from pipeline.cli.options import (
     Assignments,
@@ -32,6 +33,7 @@ def train(
         typer.Option(
             metavar="NAME",
             help="The run's name. The same name again goes on with that run.",
+            autocompletion=complete_run,
             show_default="the recipe's name and digest",
         ),
     ] = None,
@@ -82,7 +84,12 @@ def run_job(
 
 
 def replay(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run's name, or its folder.", autocompletion=complete_run
+        ),
+    ],
     step: Annotated[int, typer.Argument(metavar="STEP", help="As MLflow counts them, from 1.")],
     on: ClusterName = "laptop",
     set_: ClusterAssignments = None,

@@ -79,7 +79,7 @@ def constructor(name: str) -> Constructor:
     if name in NETWORKS:
         return NETWORKS[name]
     near = difflib.get_close_matches(name, NETWORKS, n=4, cutoff=0.5)
-    hint = f"near are: {', '.join(near)}" if near else "`ilsvrc describe --all` lists them"
+    hint = f"near are: {', '.join(near)}" if near else "`ilsvrc networks` lists them"
     raise UserError(f"network '{name}' is not known; {hint}")
 
 

@@ -2,12 +2,11 @@
 
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-_PACKAGES = ("torch", "torchvision", "ray", "nvidia-dali-cuda130", "mlflow", "numpy")
+from pipeline.runtime.versions import installed_versions
 
 
 def environment_tags(device: str) -> dict[str, str]:
@@ -19,13 +18,8 @@ def environment_tags(device: str) -> dict[str, str]:
     tags = {
         "device": device,
         "device.model": _gpu_model() if device == "gpu" else _cpu_model(),
-        "version.python": platform.python_version(),
+        **{f"version.{name}": number for name, number in installed_versions().items()},
     }
-    for package in _PACKAGES:
-        try:
-            tags[f"version.{package}"] = version(package)
-        except PackageNotFoundError:
-            continue
     # Not of another project's checkout in which this package is installed.
     if _git("ls-files", "--error-unmatch", Path(__file__).name):
         tags["git.commit"] = _git("rev-parse", "HEAD")

@@ -43,7 +43,7 @@ def rendered(found: ModelSummary | ZooSummary, width: int) -> str:
 
 
 def printed(*arguments: str) -> str:
-    done = CliRunner().invoke(app, ["describe", *arguments], catch_exceptions=False)
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     return done.stdout
 
@@ -66,7 +66,7 @@ def test_every_network_fits_and_no_figure_is_cut(zoo: ZooSummary, width: int) ->
 
 
 def test_lines_in_a_pipe_are_not_wrapped() -> None:
-    lines = printed("googlenet").splitlines()
+    lines = printed("describe", "googlenet").splitlines()
     (row,) = [line for line in lines if line.startswith(" inception_5b.conv5x5.conv ")]
     assert row.split() == [
         "inception_5b.conv5x5.conv", "Conv", "128×7×7", "5", "1", "2", "153,728", "7,526,400",
@@ -78,8 +78,8 @@ def test_lines_in_a_pipe_are_not_wrapped() -> None:
 
 
 def test_columns_of_ones_are_left_out_and_mentioned() -> None:
-    assert "dilation and groups: 1 throughout" in " ".join(printed("vgg16").split())
-    alexnet = printed("alexnet")
+    assert "dilation and groups: 1 throughout" in " ".join(printed("describe", "vgg16").split())
+    alexnet = printed("describe", "alexnet")
     assert "g groups; dilation: 1 throughout" in " ".join(alexnet.split())
     (conv2,) = [line for line in alexnet.splitlines() if line.startswith(" conv2 ")]
     assert conv2.split()[3:7] == ["5", "1", "2", "2"]
@@ -97,7 +97,9 @@ def test_the_document_has_fixed_keys_for_every_network(zoo: ZooSummary) -> None:
 
 
 def test_the_command_prints_one_document() -> None:
-    document = json.loads(printed("alexnet", "--json", "--batch", "128", "--classes", "10"))
+    document = json.loads(
+        printed("describe", "alexnet", "--json", "--batch", "128", "--classes", "10")
+    )
     assert document["layers"][0] == {
         "name": "edge", "kind": "ZeroPad2d", "output": [3, 227, 227], "kernel": [1, 1],
         "stride": [1, 1], "padding": [[0, 3], [0, 3]], "dilation": [1, 1], "groups": 1,
@@ -106,7 +108,7 @@ def test_the_command_prints_one_document() -> None:
     assert document["layers"][2]["kernel"] is None
     assert document["layers"][-1]["output"] == [10]
     assert document["activation_bytes"] == 128 * 8_602_732
-    everything = json.loads(printed("--all", "--json"))
+    everything = json.loads(printed("networks", "--json"))
     assert [network["network"] for network in everything["networks"]] == list(NETWORKS)
 
 
@@ -138,9 +140,6 @@ def test_an_impossible_input_is_refused(name: str, text: str, message: str) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give either the name of a network or --all"),
-        (["--all", "resnet18"], "give either the name of a network or --all"),
-        (["--all", "--input", "3x64x64"], "leave --input, --classes out"),
         (["resnet19"], "network 'resnet19' is not known; near are: resnet18"),
         (["lenet5", "--classes", "11"], "10 digits"),
     ],
