@@ -24,7 +24,7 @@ def plan(
     ] = None,
     set_: Assignments = None,
 ) -> None:
-    """Estimate time, GPU-hours, memory, loading and traffic, on 1 to 4,096 GPUs."""
+    """Estimate time, GPU-hours, memory, loading and traffic, on one GPU and more."""
     from pipeline.planning.plan import make_plan
     from pipeline.reports.plan_tables import plan_tables
 

@@ -1,6 +1,7 @@
 """A training's cost before it starts: time, GPU-hours, memory, loading, traffic, checkpoints."""
 
 import math
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -95,7 +96,9 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
             correction=_correction(measured, machine),
             loaded_per_thread=measured.loader_images_per_second / measured.threads,
         )
-    sizes = sorted({*WORLD_SIZES, workers.most})
+    max_workers = int(hardware.largest_batch.value) // recipe.batch.micro_batch_size
+    most = _most_workers(workload, cluster, max_workers, is_gpu=is_gpu)
+    sizes = sorted({*(size for size in WORLD_SIZES if size < most), most, workers.most})
     own = _row(workload, machine, workers.most)
     return Plan(
         workload=workload,
@@ -106,9 +109,23 @@ def make_plan(recipe: Recipe, cluster: Cluster, device_name: str | None) -> Plan
         memory={size: _memory(workload, hardware, size, is_gpu) for size in MICRO_BATCHES},
         cluster_workers=own.num_workers,
         checkpoints_written=_checkpoints(workload, cluster, own.epoch_seconds),
-        efficient_workers=_efficient_workers(workload, machine),
-        max_workers=int(hardware.largest_batch.value) // recipe.batch.micro_batch_size,
+        efficient_workers=_efficient_workers(workload, machine, sizes[-1]),
+        max_workers=max_workers,
     )
+
+
+def _most_workers(workload: Workload, cluster: Cluster, max_workers: int, *, is_gpu: bool) -> int:
+    """Return the largest number of workers that is worth a row.
+
+    No batch beyond the largest that is known to train, or than the data set; no worker without a
+    core where all are on this machine.
+    """
+    batch = workload.recipe.batch
+    most = max(batch.num_micro_batches, max_workers)
+    most = min(most, max(1, workload.data.train // batch.micro_batch_size), WORLD_SIZES[-1])
+    if not is_gpu and cluster.workers.are_on_this_machine:
+        most = min(most, max(1, (os.cpu_count() or 1) // cluster.workers.cpus))
+    return most
 
 
 def _row(workload: Workload, machine: WorkerHardware, num_workers: int) -> PlanRow:
@@ -187,12 +204,12 @@ def _checkpoints(workload: Workload, cluster: Cluster, epoch_seconds: float) -> 
     return workload.recipe.epochs * (1 + max(by_steps, by_clock))
 
 
-def _efficient_workers(workload: Workload, machine: WorkerHardware) -> int:
-    """Return the number of workers whose double brings less than `MIN_GAIN` times the images/s."""
+def _efficient_workers(workload: Workload, machine: WorkerHardware, most: int) -> int:
+    """Return the number whose double brings less than `MIN_GAIN` times the images/s, or `most`."""
     size = 1
-    while size < WORLD_SIZES[-1]:
+    while size < most:
         now, twice = (_row(workload, machine, n).images_per_second for n in (size, 2 * size))
         if twice < MIN_GAIN * now:
             break
         size *= 2
-    return size
+    return min(size, most)

@@ -97,7 +97,7 @@ def _memory(plan: Plan) -> Table:
     for size in plan.memory:
         table.add_column(f"{size}", justify="right", no_wrap=True)
     cells = [
-        Text(f"{need / 1e9:.1f} GB", style="" if need / 1e9 <= limit else "red")
+        Text(_bytes(need), style="" if need / 1e9 <= limit else "red")
         for need in plan.memory.values()
     ]
     table.add_row(*cells)
@@ -151,13 +151,13 @@ def _assumptions(plan: Plan, cite: _Citations) -> Iterator[str]:
     else:
         yield "nothing was measured here; `ilsvrc benchmark` on the device would correct this"
     yield (
-        f"one image: {workload.multiply_adds / 1e9:.3g} G multiply-adds forward, three times that "
+        f"one image: {_count(workload.multiply_adds)} multiply-adds forward, three times that "
         f"with the backward pass, at {device.efficiency[precision].value:.0%} "
         f"{cite(device.efficiency[precision])} of {device.peak[precision].value:g} TFLOP/s "
         f"{cite(device.peak[precision])}"
     )
     yield (
-        f"and {workload.activation_bytes / 1e6:.3g} MB stored for the backward pass, which cross "
+        f"and {_bytes(workload.activation_bytes)} stored for the backward pass, which cross "
         f"the memory's bus {facts.activation_passes.value:g} times "
         f"{cite(facts.activation_passes)} at {device.bandwidth.value:g} GB/s "
         f"{cite(device.bandwidth)}"
@@ -176,8 +176,8 @@ def _assumptions(plan: Plan, cite: _Citations) -> Iterator[str]:
     if not measured:
         loading = facts.decoded_with_gpu if machine.is_gpu else facts.decoded_by_cpu
         yield (
-            f"a worker loads with {machine.threads} threads of {loading.value:g} JPEG/s "
-            f"{cite(loading)}; {workload.data.bytes / 1e3:.0f} kB a JPEG"
+            f"a worker loads with {machine.threads} thread{'s' * (machine.threads > 1)} of "
+            f"{loading.value:g} JPEG/s {cite(loading)}; {workload.data.bytes / 1e3:.0f} kB a JPEG"
         )
     yield (
         "not counted: waiting for the slowest worker, a cold cache, starting; published runs are "
@@ -191,7 +191,7 @@ def _duration(seconds: float) -> str:
     for size, unit in ((86400 * 2, "d"), (3600 * 2, "h"), (60 * 2, "min")):
         if seconds >= size:
             return f"{seconds / size * 2:.3g} {unit}"
-    return f"{seconds:.3g} s"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
 def _figure(value: float) -> str:
@@ -200,6 +200,13 @@ def _figure(value: float) -> str:
         digits = len(str(int(value))) - 3
         return f"{round(value, -digits):,.0f}"
     return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 1e3:.3g} k"
 
 
 def _bytes(count: float) -> str:

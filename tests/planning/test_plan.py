@@ -47,8 +47,8 @@ def test_the_plan_fits_80_columns_and_cites_sources(
 
 def test_rows_are_consistent(cluster: Cluster) -> None:
     plan = make_plan(load_recipe("resnet50"), cluster, "a100")
-    assert [row.num_workers for row in plan.rows] == [1, 8, 64, 512, 4096]
-    assert [row.batch_size for row in plan.rows] == [256, 256, 2048, 16384, 131072]
+    assert [row.num_workers for row in plan.rows] == [1, 8, 64, 256]
+    assert [row.batch_size for row in plan.rows] == [256, 256, 2048, 8192]
     eight = plan.rows[1]
     assert eight.total_seconds == pytest.approx(120 * eight.epoch_seconds)
     assert eight.worker_hours == pytest.approx(8 * eight.total_seconds / 3600)
@@ -63,7 +63,27 @@ def test_rows_are_consistent(cluster: Cluster) -> None:
 def test_the_clusters_own_number_of_workers_has_a_row(tmp_path: Path) -> None:
     cluster = load_cluster("4x8gpu", [f"runs_dir={tmp_path}", f"data_dir={tmp_path}"])
     plan = make_plan(load_recipe("resnet50"), cluster, "h100")
-    assert [row.num_workers for row in plan.rows] == [1, 8, 32, 64, 512, 4096]
+    assert [row.num_workers for row in plan.rows] == [1, 8, 32, 64, 256]
+
+
+def test_rows_end_with_the_data_the_batch_and_this_machines_cores(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = load_cluster("laptop", [f"runs_dir={tmp_path}", f"data_dir={data_dir}"])
+    digits = load_recipe("lenet5_digits")
+    for cores, sizes in ((2, [1, 2]), (12, [1, 2, 8, 12]), (500, [1, 2, 8, 64, 898 // 8])):
+        monkeypatch.setattr(plan_module.os, "cpu_count", lambda cores=cores: cores)
+        plan = make_plan(digits, here, None)
+        assert [row.num_workers for row in plan.rows] == sizes
+        assert plan.efficient_workers <= sizes[-1]
+
+
+def test_small_figures_have_small_units(data_dir: Path, tmp_path: Path) -> None:
+    here = load_cluster("laptop", [f"runs_dir={tmp_path}", f"data_dir={data_dir}"])
+    text = rendered(make_plan(load_recipe("lenet5_digits"), here, None))
+    assert "0.0 GB" not in text
+    assert "417 k multiply-adds" in text
+    assert " 1 thread of " in text
 
 
 def test_a_slow_link_limits_scaling(cluster: Cluster) -> None:
