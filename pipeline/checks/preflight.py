@@ -28,6 +28,7 @@ from pipeline.planning.workload import (
 )
 from pipeline.runtime.distributed import device_here
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 from pipeline.runtime.precision import precision_on
 from pipeline.tracking.mlflow_client import sqlite_file
 from pipeline.tracking.mlflow_runs import check_recordable
@@ -123,7 +124,7 @@ def _data(recipe: Recipe, cluster: Cluster) -> str:
         if name not in store.split_names:
             raise UserError(
                 f"{store.folder} has no split '{name}' (data.{key}); "
-                f"there are: {', '.join(store.split_names)}"
+                f"{suggest(name, store.split_names)}"
             )
         split = store.split(name)
         if not len(split):

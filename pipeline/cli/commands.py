@@ -17,6 +17,7 @@ from pipeline.cli import (
     submit_commands,
     training_commands,
 )
+from pipeline.cli.training_command import TrainingCommand
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,6 +26,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+
+_TRAINING_COMMANDS = (
+    planning_commands.check,
+    planning_commands.plan,
+    training_commands.train,
+    submit_commands.submit,
+    benchmark_commands.benchmark,
+)
 
 app.callback()(listing_commands.global_options)
 app.add_typer(data_commands.prepare, name="prepare", rich_help_panel="Data sets")
@@ -57,4 +66,5 @@ for panel, commands in {
     "Speed": (benchmark_commands.benchmark,),
 }.items():
     for command in commands:
-        app.command(rich_help_panel=panel)(command)
+        trains = command in _TRAINING_COMMANDS
+        app.command(rich_help_panel=panel, cls=TrainingCommand if trains else None)(command)

@@ -235,6 +235,11 @@ class Cluster(Section):
         return self.model_copy(update={"workers": self.workers.with_count(0)})
 
 
+def default_tracking_uri() -> str:
+    """Return the address of the sqlite file in the working directory."""
+    return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
 def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
     """Read cluster `name` (of `configs/clusters`, or a path) with `section.key=value` overrides.
 
@@ -253,8 +258,6 @@ def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
                 update={"folder": here / cluster.cache.folder.expanduser()}
             ),
             "runs_dir": here / cluster.runs_dir.expanduser(),
-            "tracking": cluster.tracking.model_copy(
-                update={"uri": uri or f"sqlite:///{here / 'mlflow.db'}"}
-            ),
+            "tracking": cluster.tracking.model_copy(update={"uri": uri or default_tracking_uri()}),
         }
     )

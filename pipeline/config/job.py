@@ -17,6 +17,7 @@ from pipeline.config.protocol import TestProtocol, parse_protocol
 from pipeline.config.recipe import Recipe, Seed, default_run_name, load_recipe
 from pipeline.config.yaml import Section, find_config_file, read_yaml, validate
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 
 Values = Annotated[tuple[JsonValue, ...], Field(min_length=1)]
 
@@ -101,8 +102,8 @@ class Job:
         for member in self.members:
             if member.run == run:
                 return member
-        known = ", ".join(member.run for member in self.members)
-        raise UserError(f"job {self.name} has no run '{run}'; there are: {known}")
+        known = suggest(run, [member.run for member in self.members])
+        raise UserError(f"job {self.name} has no run '{run}'; {known}")
 
 
 def is_job(file: str) -> bool:

@@ -25,6 +25,7 @@ from pipeline.config.boxes import (
 )
 from pipeline.config.yaml import Section, read_mapping, validate
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 
 Sides = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
@@ -345,9 +346,9 @@ def _named(
         protocol = _SHORT_NAMES[name](center, three)
     elif protocol is None or protocol.name(size) != name:
         raise UserError(
-            f"--protocol {text}: no such protocol of {size}-pixel input; there are: "
-            f"{', '.join(_SHORT_NAMES)}, names as center-256-224, or a mapping as {{kind: crops, "
-            "resize: [256, 288], positions: 3}"
+            f"--protocol {text}: no such protocol of {size}-pixel input; "
+            f"{suggest(name, _SHORT_NAMES)}, names as center-256-224, or a mapping as "
+            "{kind: crops, resize: [256, 288], positions: 3}"
         )
     if name == text:
         return protocol

@@ -8,8 +8,7 @@ pydantic model that refuses unknown keys.
 import copy
 import hashlib
 import json
-import reprlib
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -18,7 +17,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.config.config_errors import first_problem
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -44,10 +45,6 @@ AnySection = TypeVar("AnySection", bound=Section)
 _TAG = "tag:yaml.org,2002:"
 _MOST_LEVELS = 50
 _MOST_VALUES = 100_000  # once every alias is replaced by what it stands for
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 200
-_SHORT.maxlevel = 3
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -157,9 +154,10 @@ def find_config_file(name: str, folder: str) -> Path:
     known = {path.stem: path for path in config_files(folder)}
     if name in known:
         return known[name]
+    kind = folder.removesuffix("s")
     raise UserError(
-        f"no {folder.removesuffix('s')} '{name}' in {Path.cwd() / 'configs' / folder}; there are: "
-        f"{', '.join(known) or 'none'}, or give the path of a .yaml file"
+        f"no {kind} '{name}' in {Path.cwd() / 'configs' / folder} or installed; "
+        f"{suggest(name, known)}; or give the path of a .yaml file"
     )
 
 
@@ -202,7 +200,7 @@ def validate(model: type[AnySection], content: dict[str, Any], where: str | Path
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{where}: {shortened(_first_problem(error, content))}") from None
+        raise UserError(f"{where}: {shortened(first_problem(error, content))}") from None
 
 
 def flatten(config: Section) -> dict[str, Any]:
@@ -237,30 +235,3 @@ def to_yaml(config: Section) -> str:
 def shortened(text: str) -> str:
     """Return the beginning of a text that is too long for a message."""
     return text if len(text) <= 1000 else f"{text[:1000]}… ({len(text):,} characters)"
-
-
-def _first_problem(error: ValidationError, content: dict[str, Any]) -> str:
-    problem = error.errors()[0]
-    key = ".".join(_keys(problem["loc"], content))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    match problem["type"]:
-        case "unknown_key":
-            unknown = f"{key}.{problem['ctx']['key']}".removeprefix(".")
-            return f"'{unknown}' is not a known key; there are: {problem['ctx']['known']}{more}"
-        case "missing":
-            return f"'{key}' is missing; add it{more}"
-        case _:
-            message = problem["msg"].removeprefix("Value error, ")
-            if not key:
-                return f"{message}{more}"
-            return f"'{key}': {message}, got {_SHORT.repr(problem['input'])}{more}"
-
-
-def _keys(location: tuple[int | str, ...], content: object) -> Iterator[str]:
-    """Yield the keys that a user writes: pydantic adds a union's tag, ("schedule", "step", …)."""
-    for part in location:
-        if isinstance(content, dict):
-            if content.get("kind") == part:
-                continue
-            content = content.get(part)
-        yield str(part)

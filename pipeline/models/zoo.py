@@ -1,6 +1,5 @@
 """The networks of the zoo, by name."""
 
-import difflib
 from typing import Protocol
 
 from pipeline.config import recipe
@@ -18,6 +17,7 @@ from pipeline.models import (
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.initialization import fill_glorot, fill_lecun
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 
 
 class Constructor(Protocol):
@@ -75,12 +75,10 @@ NETWORKS: dict[str, Constructor] = {
 
 
 def constructor(name: str) -> Constructor:
-    """Return the constructor of network `name`; raise `UserError` with similar names if unknown."""
+    """Return the constructor of network `name`; raise `UserError` with the closest if unknown."""
     if name in NETWORKS:
         return NETWORKS[name]
-    near = difflib.get_close_matches(name, NETWORKS, n=4, cutoff=0.5)
-    hint = f"near are: {', '.join(near)}" if near else "`ilsvrc networks` lists them"
-    raise UserError(f"network '{name}' is not known; {hint}")
+    raise UserError(f"network '{name}' is not known; {suggest(name, NETWORKS)}")
 
 
 def build_model(network: recipe.NetworkConfig, input: recipe.InputConfig) -> ImageClassifier:

@@ -8,6 +8,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from pipeline.config.yaml import Section, read_yaml, validate
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -78,7 +79,7 @@ class Hardware(Section):
 
     def device(self, name: str) -> Device:
         if name not in self.devices:
-            raise UserError(f"GPU '{name}': not known; there are: {', '.join(self.devices)}")
+            raise UserError(f"GPU '{name}': not known; {suggest(name, self.devices)}")
         return self.devices[name]
 
 

@@ -8,6 +8,7 @@ from rich.text import Text
 from pipeline.reports.tables import titled_table
 from pipeline.results.published import Published, protocol_words, published
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 
 
 def results_of(network: str | None) -> list[Published]:
@@ -18,7 +19,7 @@ def results_of(network: str | None) -> list[Published]:
     found = [r for r in published() if network is None or network in _names(r)]
     if not found:
         known = sorted({result.network for result in published() if " " not in result.network})
-        raise UserError(f"nothing is published of '{network}'; there are: {', '.join(known)}")
+        raise UserError(f"nothing is published of '{network}'; {suggest(network or '', known)}")
     return found
 
 

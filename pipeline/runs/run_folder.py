@@ -27,6 +27,7 @@ from pipeline.config.recipe import Recipe, default_run_name, read_recipe
 from pipeline.config.yaml import digest, flatten, to_yaml
 from pipeline.data.store.manifest import ImageClass
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 from pipeline.runtime.storage import file_digest, file_lock, write_atomically
 
 
@@ -219,7 +220,7 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
         if (path / "recipe.yaml").is_file():
             return RunFolder(path)
     known = sorted(path.parent.name for path in runs_dir.glob("*/recipe.yaml"))
-    raise UserError(f"no run '{name}' in {runs_dir}; there are: {', '.join(known) or 'none'}")
+    raise UserError(f"no run '{name}' in {runs_dir}; {suggest(name, known)}")
 
 
 def _refuse_another_recipe(folder: RunFolder, recipe: Recipe) -> None:

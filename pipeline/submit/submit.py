@@ -1,17 +1,20 @@
 """Reads what a command submits, and finds the engine that takes it."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
-from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.config.cluster import Cluster, default_tracking_uri, load_cluster
 from pipeline.config.engine import KubeRay, Local, RayServer, Slurm
 from pipeline.config.job import load_job
 from pipeline.config.recipe import Recipe, default_run_name, load_recipe
 from pipeline.data.loading.sampler import BatchSampler
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 from pipeline.submit.job_engine import JobEngine, SubmittedJob, SubmittedTraining
+from pipeline.tracking.mlflow_client import sqlite_file
 
 
 def read_trainings(
@@ -33,7 +36,7 @@ def read_trainings(
     for seed in seeds or (None,):
         of_seed = [] if seed is None else [f"seed={seed}"]
         what = load_recipe(recipe, [*of_recipe, *of_seed])
-        _refuse_too_many_workers(what, resolved)
+        _refuse_unfit_for_cluster(what, resolved)
         run = default_run_name(Path(recipe).stem, what)
         if start_from:
             start = Path(start_from).name.removesuffix(".safetensors")
@@ -57,7 +60,7 @@ def read_job(file: str, cluster: str, of_cluster: list[str]) -> list[SubmittedTr
     """Return the trainings of a job; see `load_job` for what is refused."""
     job, resolved = load_job(file), load_cluster(cluster, of_cluster)
     for member in job.members:
-        _refuse_too_many_workers(member.recipe, resolved)
+        _refuse_unfit_for_cluster(member.recipe, resolved)
     return [
         SubmittedTraining(
             document=file,
@@ -73,7 +76,15 @@ def read_job(file: str, cluster: str, of_cluster: list[str]) -> list[SubmittedTr
     ]
 
 
-def _refuse_too_many_workers(recipe: Recipe, cluster: Cluster) -> None:
+def _refuse_unfit_for_cluster(recipe: Recipe, cluster: Cluster) -> None:
+    uri = cluster.tracking.uri
+    # Where neither says one, this machine's own is no part of the job, which has its own.
+    is_said = uri not in (default_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI"))
+    if is_said and not cluster.workers.are_on_this_machine and sqlite_file(uri):
+        raise UserError(
+            f"cluster.tracking.uri={uri}: several machines can't share a sqlite file; set it to a "
+            "tracking server"
+        )
     # As if for the images of one step: only the cluster knows the data set.
     BatchSampler.of(recipe.batch, recipe.batch.global_batch_size, cluster.workers.most)
 
@@ -142,5 +153,5 @@ def find_job(engine: JobEngine, name: str) -> SubmittedJob:
     for job in found:
         if name in (job.id, job.run):
             return job
-    known = ", ".join(job.id for job in found[:10]) or "none"
-    raise UserError(f"no job '{name}'; there are: {known}")
+    known = [known for job in found[:10] for known in (job.id, job.run)]
+    raise UserError(f"no job '{name}'; {suggest(name, dict.fromkeys(known))}")

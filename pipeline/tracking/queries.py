@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 from pipeline.tracking.mlflow_client import REMEDY, connect, sqlite_file, user_errors
 
 if TYPE_CHECKING:
@@ -77,10 +78,8 @@ def evaluated_runs(uri: str, experiment: str) -> list[TrackedRun]:
         client = connect(uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            known = ", ".join(sorted(other.name for other in client.search_experiments()))
-            raise UserError(
-                f"no experiment '{experiment}' in the tracking store; there are: {known}"
-            )
+            known = suggest(experiment, sorted(other.name for other in client.search_experiments()))
+            raise UserError(f"no experiment '{experiment}' in the tracking store; {known}")
         runs = all_runs(client, found.experiment_id)
     return [_tracked(run) for run in runs if run.data.tags.get(KIND) not in (PUBLISHED, JOB)]
 
@@ -117,8 +116,8 @@ def named_runs(runs: Sequence[TrackedRun], names: Sequence[str] | None) -> list[
     known_names = {name for run in runs for name in (run.name, *run.jobs)}
     for name in names:
         if name not in known_names:
-            known = ", ".join(sorted(known_names)) or "none"
-            raise UserError(f"no run '{name}' in the experiment; there are: {known}")
+            known = suggest(name, sorted(known_names))
+            raise UserError(f"no run '{name}' in the experiment; {known}")
     chosen = {run.run_id for run in runs if not {run.name, *run.jobs}.isdisjoint(names)}
     return [run for run in runs if run.run_id in chosen or run.parent in chosen]
 

@@ -19,6 +19,7 @@ from pipeline.data.store.store import Split
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.profile import LayerProfile, profile_model
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 from pipeline.visualization.activations import Activation, strongest_activations
 from pipeline.visualization.deconvnet import deconvnet_of, project
 from pipeline.visualization.filters import filter_images, first_layer_filters
@@ -201,7 +202,7 @@ def _layer(visualized: VisualizedModel, name: str | None) -> LayerProfile:
     if name is None:
         return [layer for layer in layers.values() if layer.kind == "Conv2d"][-1]
     if name not in layers:
-        raise UserError(f"no layer '{name}'; there are: {', '.join(layers)}")
+        raise UserError(f"no layer '{name}'; {suggest(name, layers)}")
     return layers[name]
 
 

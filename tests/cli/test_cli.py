@@ -62,13 +62,37 @@ def test_help_lists_every_command_without_heavy_imports() -> None:
 MISTAKES = {
     "a misspelt key": (
         ["train", "smoke", "--set", "optimizer.learning_rte=0.1"],
-        ["smoke.yaml", "optimizer.learning_rte", "learning_rate"],
+        ["smoke.yaml", "optimizer.learning_rte", "did you mean `learning_rate`?"],
     ),
     "a misspelt cluster key": (
         ["train", "smoke", "--set", "cluster.workers.cout=1"],
         ["laptop.yaml", "workers.cout", "count"],
     ),
-    "an unknown recipe": (["train", "lenet6"], ["lenet6", "lenet5_digits"]),
+    "an unknown recipe": (["train", "lenet6"], ["lenet6", "did you mean `lenet5`?", "vgg16"]),
+    "a data set that has a command of its own": (
+        ["train", "lenet5", "--set", "cluster.data_dir=nowhere"],
+        ["nowhere/mnist", "`ilsvrc prepare mnist`"],
+    ),
+    "a value as an option": (["train", "smoke", "--epochs", "3"], ["--set epochs=3"]),
+    "a value as an option, with an equals sign": (
+        ["submit", "smoke", "--on", "laptop", "--batch_size=8"],
+        ["there is no --batch_size", "--set batch.global_batch_size=8"],
+    ),
+    "another program's learning rate": (
+        ["train", "smoke", "--lr", "0.1"], ["--set optimizer.learning_rate=0.1"],
+    ),
+    "another program's way to resume": (
+        ["train", "smoke", "--resume"], ["the same command goes on", "leave it out"],
+    ),
+    "a laptop's file for several machines": (
+        ["submit", "smoke", "--on", "ray", "--dry-run", "--set",
+         "cluster.tracking.uri=sqlite:////home/me/mlflow.db"],
+        ["sqlite:////home/me/mlflow.db", "tracking server"],
+    ),
+    "a mapping without a space": (
+        ["train", "smoke", "--set", "augmentation={kind:none}"],
+        ["no space after the colon", "`kind: none`"],
+    ),
     "a missing recipe file": (["train", "mine.yaml"], ["mine.yaml", "no such file"]),
     "a data set that is not there": (
         ["train", "smoke", "--set", "data.name=letters"],
@@ -84,7 +108,7 @@ MISTAKES = {
     ),
     "an unknown network": (
         ["train", "smoke", "--set", "network.name=lenet9"],
-        ["lenet9", "near are: lenet5"],
+        ["lenet9", "did you mean `lenet5`?"],
     ),
     "more workers than micro-batches": (
         ["train", "smoke", "--set", "cluster.workers.count=9"],

@@ -52,7 +52,7 @@ def test_each_training_is_tested_by_its_own_protocol_first_and_by_each_once(
 MISTAKES = {
     "a misspelt key": (
         "trainings: [{recipe: smoke, seed: [0]}]",
-        r"mine\.yaml: 'trainings\.0\.seed' is not a known key; there are: recipe, set, grid, seeds",
+        r"mine\.yaml: 'trainings\.0\.seed' is not a known key; did you mean `seeds`\? there are: ",
     ),
     "a key that the recipe hasn't": (
         "trainings: [{recipe: smoke, set: {optimizer.rate: 0.1}}]",
@@ -60,11 +60,11 @@ MISTAKES = {
     ),
     "an unknown recipe": (
         "trainings: [{recipe: smok}]",
-        r"mine\.yaml: no recipe 'smok' in .*there are: .*smoke",
+        r"mine\.yaml: no recipe 'smok' in .*did you mean `smoke`\? there are: .*smoke",
     ),
     "an unknown protocol": (
         "{trainings: [{recipe: smoke}], evaluate: [ten-crops]}",
-        r"mine\.yaml: .*ten-crops: no such protocol of 32-pixel input; there are: .*ten-crop",
+        r"mine\.yaml: .*ten-crops: no such protocol of 32-pixel input; did you mean `ten-crop`\?",
     ),
     "a protocol of images for signals": (
         "{trainings: [{recipe: mnist1d_conv}], ensemble: [center]}",

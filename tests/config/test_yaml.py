@@ -70,11 +70,26 @@ def test_bad_yaml_is_refused_by_file_and_line(tmp_path: Path, text: str, message
     ("content", "message"),
     [
         ({"shape": {"kind": "round", "radus": 2}}, "'shape.radus' is not a known key; "
-         "there are: kind, radius"),
-        ({"shape": {"kind": "round"}, "titel": "x"}, "'titel' is not a known key; there are: "
+         "did you mean `radius`? there are: kind, radius"),
+        ({"shape": {"kind": "round"}, "titel": "x"}, "'titel' is not a known key; "
+         "did you mean `title`? there are: shape, title, sizes"),
+        ({"shape": {"kind": "round"}, "radius": 2}, "'radius' is not a known key; there are: "
          "shape, title, sizes"),
+        ({"shape": {"kind": "round", "radius": 1}, "radius": 2}, "'radius' is not a known key; "
+         "did you mean `shape.radius`?"),
         ({"shape": {"kind": "square"}}, "'shape.side' is missing"),
-        ({"shape": {"kind": "oval"}}, "'round', 'square'"),
+        ({"shape": {"kind": "rund"}}, "'shape.kind': 'rund' is not known; did you mean `round`? "
+         "there are: round, square"),
+        ({"shape": {"kind:round": None}}, "'shape': 'kind:round' has no space after the colon; "
+         "write `kind: round`"),
+        ({"shape": {"kind": "square", "side:2": None}}, "write `side: 2`"),
+        ({"shape": {"radius": 2}}, "'shape' needs the key kind"),
+        ({"shape": 3}, "'shape': must be a section, as {key: value}, got 3"),
+        ({"shape": {"kind": "round"}, "sizes": [1.5]}, "'sizes.0': must be a whole number, "
+         "got 1.5"),
+        ({"shape": {"kind": "round"}, "sizes": 3}, "'sizes': must be a list, as [1, 2], got 3"),
+        ({"shape": {"kind": "round"}, "title": 3}, "'title': must be text; put it in quotes, "
+         "got 3"),
         ({"shape": {"kind": "round", "radius": "wide"}}, "got 'wide'"),
         ({"shape": {"kind": "round", "radius": float("nan")}}, "got nan"),
     ],

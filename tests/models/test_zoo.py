@@ -230,7 +230,9 @@ def test_bfloat16_autocast_changes_logits_by_less_than_3_percent(network: ImageC
 
 
 def test_an_unknown_network_is_refused_with_similar_names() -> None:
-    with pytest.raises(UserError, match=r"network 'resnet19' is not known; near are:.*resnet18"):
+    with pytest.raises(
+        UserError, match=r"network 'resnet19' is not known; did you mean `resnet18`"
+    ):
         build_model(recipe.NetworkConfig(name="resnet19", num_classes=10), rgb(224))
 
 

@@ -140,7 +140,7 @@ def test_an_impossible_input_is_refused(name: str, text: str, message: str) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnet19"], "network 'resnet19' is not known; near are: resnet18"),
+        (["resnet19"], "network 'resnet19' is not known; did you mean `resnet18`?"),
         (["lenet5", "--classes", "11"], "10 digits"),
     ],
 )

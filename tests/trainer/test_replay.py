@@ -1,5 +1,7 @@
 """A replayed step has the same images and the same loss, and shows what is wrong with it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from rich.console import Console
@@ -11,7 +13,7 @@ from pipeline.launch.training_job import TrainingJob
 from pipeline.reports.replay_tables import replay_table
 from pipeline.runtime.errors import TrainingStoppedError, UserError
 from pipeline.tracking.mlflow_client import connect
-from pipeline.trainer.replay import replay
+from pipeline.trainer.replay import replay, replayable_steps
 from pipeline.trainer.worker import train
 from pipeline.training.checkpoint import checkpoints, load_checkpoint
 from pipeline.training.step_inspection import InspectedImage, InspectedStep
@@ -60,7 +62,11 @@ def test_markup_in_a_key_is_printed_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     ("step", "message"),
-    [(0, "has the steps 1 to 30"), (31, "has the steps 1 to 30"), (20, "leads to it any more")],
+    [
+        (0, "has the steps 1 to 30"),
+        (31, "has the steps 1 to 30"),
+        (20, "leads to it any more; those that can run again: 1–15"),
+    ],
 )
 def test_a_step_that_can_not_be_replayed_is_refused(
     make_job: MakeJob, step: int, message: str
@@ -95,3 +101,16 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_is_never_saved(make_jo
     replayed = replayed_step(job, step)
     assert not replayed.loss < float("inf")
     assert not replayed.images[0].loss < float("inf")
+
+
+def test_the_steps_that_checkpoints_lead_to_are_named(tmp_path: Path) -> None:
+    def steps(*names: str, from_scratch: bool = True) -> str:
+        for name in names:
+            (tmp_path / f"{name}.{'0' * 16}.pt").touch()
+        return replayable_steps(tmp_path, 15, 4, from_scratch)
+
+    assert steps(from_scratch=False) == "none"
+    assert steps() == "1–15"
+    assert steps("epoch-0002-step-000004") == "1–15, 35–45"
+    assert steps("epoch-0002-step-000010", "epoch-0003-step-000000") == "1–15, 35–60"
+    assert steps("epoch-0004-step-000000", from_scratch=False) == "35–60"

@@ -70,4 +70,4 @@ def test_train_a_network_evaluate_it_and_compare_it(shell: Shell, tmp_path: Path
 def test_a_mistake_is_one_line_that_says_what_to_do(shell: Shell) -> None:
     printed = shell("ilsvrc train smoke --set optimizer.learning_rte=0.1", exit_code=2)
     assert len(printed.splitlines()) == 1
-    assert "'optimizer.learning_rte' is not a known key; there are: kind, learning_rate" in printed
+    assert "'optimizer.learning_rte' is not a known key; did you mean `learning_rate`?" in printed

@@ -73,12 +73,17 @@ class Manifest(Section):
     places: dict[str, str]
 
 
+def _command(name: str) -> str:
+    own = name in ("digits", "mnist1d", "mnist", "ilsvrc2012")
+    return f"ilsvrc prepare {name}" if own else "ilsvrc prepare"
+
+
 def read_manifest(folder: Folder) -> Manifest:
     """Read the manifest in `folder`; raises `UserError` when there is none that this code reads."""
     path = folder / FILE_NAME
     with remote_errors(folder):
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such data set; run `ilsvrc prepare` to make it")
+            raise UserError(f"{folder}: no such data set; run `{_command(folder.name)}` to make it")
         if not path.is_file():
             raise UserError(f"{folder}: not a packed data set (no {FILE_NAME}); choose another")
     try:

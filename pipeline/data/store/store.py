@@ -33,6 +33,7 @@ from pipeline.data.store.manifest import (
 )
 from pipeline.data.store.remote import RangeCache, RemoteShards, remote_errors
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
 
 
 class Split:
@@ -134,9 +135,7 @@ class Store:
     def split_manifest(self, name: str) -> SplitManifest:
         """Return the manifest of split `name`; raises `UserError` for an unknown one."""
         if name not in self._splits:
-            raise UserError(
-                f"{self.folder}: no split '{name}'; there are: {', '.join(self._splits)}"
-            )
+            raise UserError(f"{self.folder}: no split '{name}'; {suggest(name, self._splits)}")
         return self._splits[name]
 
     def split(self, name: str, at_most: int | None = None) -> Split:
