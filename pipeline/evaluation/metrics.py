@@ -58,6 +58,11 @@ class Interval:
         return self.low <= error <= self.high
 
 
+def has_top5(num_classes: int | None) -> bool:
+    """Whether a top-5 error can be other than 0: with more than five classes, or unknown."""
+    return num_classes is None or num_classes > 5
+
+
 def wilson_interval(errors: int, images: int, confidence: float = 0.95) -> Interval:
     """Return Wilson's score interval of an error rate, in percent (Wilson 1927).
 

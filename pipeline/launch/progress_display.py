@@ -10,14 +10,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from pipeline.evaluation.metrics import has_top5
 from pipeline.launch.events import Event, Message, StepsReport, ValidationReport
 
 
 class ProgressDisplay:
     """Shows events; a context manager, since a live display must be stopped."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, num_classes: int | None = None) -> None:
         self._console = console
+        self._has_top5 = has_top5(num_classes)
         self._started = time.monotonic()
         self._first_report: tuple[float, float] | None = None  # time, epochs done
         self._bars = Bars(
@@ -47,10 +49,11 @@ class ProgressDisplay:
                 self._show_progress(event)
             case ValidationReport():
                 self._bars.update(self._epoch, completed=event.epoch, total=event.epochs)
+                top5 = f"  top-5 error {event.counts.top5_error:.2f} %" if self._has_top5 else ""
                 self._console.print(
                     f"epoch {event.epoch}/{event.epochs}  {event.split} ({event.protocol}, "
-                    f"{event.counts.images} images)  top-1 error {event.counts.top1_error:.2f} %  "
-                    f"top-5 error {event.counts.top5_error:.2f} %",
+                    f"{event.counts.images} images)  top-1 error {event.counts.top1_error:.2f} %"
+                    f"{top5}",
                     highlight=False,
                     soft_wrap=True,
                 )
@@ -61,7 +64,7 @@ class ProgressDisplay:
         figures = {
             "loss": f"{event.loss:.4f}",
             "top-1 error": f"{event.top1_error:.2f} %",
-            "top-5 error": f"{event.top5_error:.2f} %",
+            **({"top-5 error": f"{event.top5_error:.2f} %"} if self._has_top5 else {}),
             "images/s": f"{event.images_per_second:,.0f}",
             "waiting for data": f"{event.seconds_waiting:.1f} of {event.seconds:.1f} s",
             "learning rate": f"{event.learning_rate:.3g}",

@@ -193,7 +193,7 @@ def _markdown_row(comparison: Comparison) -> tuple[str, ...]:
         f"{result.key.training_data} {result.key.split}",
         _protocol(result.key),
         f"{result.counts.images:,}",
-        *map(str, result.errors),
+        *(*map(str, result.errors), "")[:2],
         ", ".join(published),
         " / ".join(map(comparison.difference, result.errors)) if reference else "",
         comparison.reproduction.words if comparison.reproduction else "",

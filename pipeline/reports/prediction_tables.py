@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.evaluation.error_analysis import calibration, class_errors, confusions
-from pipeline.evaluation.metrics import wilson_interval
+from pipeline.evaluation.metrics import has_top5, wilson_interval
 from pipeline.evaluation.predictions import Predictions
 from pipeline.evaluation.relabelled import RelabelledErrors
 from pipeline.evaluation.significance import PairedComparison, PreprocessingTrial
@@ -20,17 +20,19 @@ def result_line(predictions: Predictions) -> str:
         wilson_interval(counts.images - hits, counts.images)
         for hits in (counts.top1_hits, counts.top5_hits)
     )
-    return (
+    line = (
         f"{metadata.run}: {metadata.split} ({metadata.protocol}, {counts.images:,} images)  "
-        f"top-1 error {counts.top1_error:.2f} % ({top1.low:.2f}–{top1.high:.2f})  top-5 error "
-        f"{counts.top5_error:.2f} % ({top5.low:.2f}–{top5.high:.2f})"
+        f"top-1 error {counts.top1_error:.2f} % ({top1.low:.2f}–{top1.high:.2f})"
     )
+    if has_top5(len(predictions.classes)):
+        line += f"  top-5 error {counts.top5_error:.2f} % ({top5.low:.2f}–{top5.high:.2f})"
+    return line
 
 
 def errors_table(predictions: Predictions, ks: Sequence[int]) -> Table:
-    """Return the top-k error for each k, with its 95 % Wilson interval."""
+    """Return the top-k error for each k below the number of classes, with its 95 % interval."""
     table = titled_table("Errors, %", numbers=("k", "Top-k error", "95 %"))
-    for k in ks:
+    for k in (k for k in ks if k < len(predictions.classes)):
         errors = len(predictions) - predictions.hits(k)
         interval = wilson_interval(errors, len(predictions))
         share = 100 * errors / len(predictions)
@@ -54,15 +56,18 @@ def relabelled_table(found: RelabelledErrors) -> Table:
 def classes_table(predictions: Predictions, count: int) -> Table:
     """Return the `count` classes with the largest errors, and as many with the smallest."""
     errors = class_errors(predictions)
-    table = titled_table("Classes, errors in %", ["Class"], ("Images", "Top-1", "Top-5"))
+    names = ("Top-1", "Top-5") if has_top5(len(predictions.classes)) else ("Top-1",)
+    table = titled_table("Classes, errors in %", ["Class"], ("Images", *names))
     shown = errors if len(errors) <= 2 * count else [*errors[:count], None, *errors[-count:]]
     for one in shown:
         if one is None:
-            table.add_row("…", "", "", "")
+            table.add_row("…")
             continue
         shares = (100 * errors / one.images for errors in (one.top1_errors, one.top5_errors))
         table.add_row(
-            class_name(predictions, one.index), f"{one.images:,}", *(f"{s:.1f}" for s in shares)
+            class_name(predictions, one.index),
+            f"{one.images:,}",
+            *[f"{share:.1f}" for share in shares][: len(names)],
         )
     return table
 

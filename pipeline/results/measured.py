@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.evaluation.metrics import Counts, Interval, wilson_interval
+from pipeline.evaluation.metrics import Counts, Interval, has_top5, wilson_interval
 from pipeline.evaluation.predictions import Predictions
 from pipeline.results.published import ErrorName, ResultKey
 
@@ -12,7 +12,7 @@ from pipeline.results.published import ErrorName, ResultKey
 class Measured:
     """The result of one run on one split by one protocol.
 
-    `complete`: the training has reached its end.
+    `complete`: the training has reached its end. `num_classes` are the network's, if known.
     """
 
     key: ResultKey
@@ -21,11 +21,13 @@ class Measured:
     run_id: str = ""
     date: str = ""
     complete: bool = True
+    num_classes: int | None = None
 
     @property
-    def errors(self) -> "tuple[MeasuredError, MeasuredError]":
-        """The top-1 and the top-5 error."""
-        return errors_of(self.counts)
+    def errors(self) -> "tuple[MeasuredError, ...]":
+        """The top-1 and the top-5 error; of five classes or fewer, the top-1 error alone."""
+        both = errors_of(self.counts)
+        return both if has_top5(self.num_classes) else both[:1]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def measured_from_predictions(predictions: Predictions) -> Measured:
         ensemble_size=about.ensemble_size,
         extra_data=about.extra_data,
     )
-    return Measured(key, predictions.counts, about.run)
+    return Measured(key, predictions.counts, about.run, num_classes=len(predictions.classes))
 
 
 def errors_of(counts: Counts) -> tuple[MeasuredError, MeasuredError]:

@@ -74,5 +74,7 @@ def measured_from_run(
             ensemble_size=int(tags.get("ensemble.size", 1)),
             extra_data=tags.get("dataset.extra", "none"),
         )
-        results.append(Measured(key, counts, run, run_id, date, complete))
+        classes = params.get("recipe.network.num_classes")
+        num_classes = int(classes) if classes else None
+        results.append(Measured(key, counts, run, run_id, date, complete, num_classes))
     return results

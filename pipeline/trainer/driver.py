@@ -71,7 +71,7 @@ def run_training(
         remove_stale_scratch(folder)
         registration = RunRegistration(folder, recipe, cluster, store, start, command, job_name)
         with _concluded(uri, folder.tracking_run_id):
-            with ProgressDisplay(console) as display:
+            with ProgressDisplay(console, recipe.network.num_classes) as display:
                 display.show(Message(f"run {folder.name} in {folder.path}"))
                 with (
                     registered_run(registration, lambda text: display.show(Message(text))),

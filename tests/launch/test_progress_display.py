@@ -17,10 +17,10 @@ STEP = StepsReport(
 EVALUATED = ValidationReport(2, 4, "val", "center-256-224", Counts(40, 45, 50))
 
 
-def shown(is_terminal: bool) -> str:
+def shown(is_terminal: bool, num_classes: int | None = None) -> str:
     out = io.StringIO()
     console = Console(file=out, force_terminal=is_terminal, width=120)
-    with ProgressDisplay(console) as display:
+    with ProgressDisplay(console, num_classes) as display:
         for event in (Message("run [mine]"), STEP, replace(STEP, step=10), EVALUATED):
             display.show(event)
     return out.getvalue()
@@ -41,3 +41,9 @@ def test_a_terminal_gets_bars_that_are_full_at_the_end_of_the_epoch() -> None:
     text = shown(is_terminal=True)
     assert "10/10" in text
     assert "2/4" in text
+
+
+def test_top5_is_left_out_where_there_are_five_classes_or_fewer() -> None:
+    for is_terminal in (False, True):
+        assert "top-5" not in shown(is_terminal, num_classes=5)
+        assert "top-5" in shown(is_terminal, num_classes=6)
