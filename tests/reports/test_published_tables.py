@@ -35,5 +35,5 @@ def test_a_networks_results_include_its_ensembles_with_their_members() -> None:
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"nothing is published of 'lenet9'; did you mean `lenet5`\?"):
+    with pytest.raises(UserError, match=r"published of 'lenet9'; did you mean `lenet5`\?"):
         results_of("lenet9")
