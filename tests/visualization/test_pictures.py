@@ -117,7 +117,10 @@ def test_each_kind_of_image_is_drawn(visualized: VisualizedModel, what: str, nam
     ("arguments", "message"),
     [
         (("colours",), "--what colours: choose filters"),
-        (("activations", "layers.99"), r"no layer 'layers\.99'; there are: layers\.0, "),
+        (
+            ("activations", "layers.99"),
+            r"no layer 'layers\.99'; did you mean `layers\.9`\? there are: layers\.0, ",
+        ),
         (("deconvnet", "layers.3", [3, 16]), r"no unit 16; it has 0 to 15"),
     ],
 )
