@@ -74,7 +74,7 @@ class PartialSplit:
     def __init__(self, split: Split, num_images: int) -> None:
         self.labels, self.sizes = split.labels[:num_images], split.sizes[:num_images]
         self.keys, self.contents = split.keys[:num_images], split.contents
-        self.encoded_batch = split.encoded_batch
+        self.verified_batch = split.verified_batch
 
     def __len__(self) -> int:
         return len(self.labels)
