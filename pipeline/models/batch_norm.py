@@ -18,20 +18,26 @@ class BatchNorm2d(nn.BatchNorm2d):
     group_statistics: Tensor | None = None
     num_groups: int = 1
 
+    def record_statistics(self, group_statistics: Tensor) -> None:
+        """Write what a call in training finds to `group_statistics`."""
+        self.group_statistics = group_statistics
+        # Made once, since each view is an operation.
+        self._means, self._variances = (each.unbind() for each in group_statistics.unbind(1))
+
     def forward(self, images: Tensor) -> Tensor:
         if self.group_statistics is None or not self.training:
             return super().forward(images)
-        statistics = self.group_statistics[: self.num_groups]
-        if self.num_groups > 1 and torch.compiler.is_compiling():
-            return self._normalized_by_formula(images, statistics)
-        groups = [
-            # Momentum 1: what was there before is forgotten.
-            F.batch_norm(group, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
-            for group, (mean, variance) in zip(
-                images.chunk(self.num_groups), statistics, strict=True
-            )
-        ]
-        return groups[0] if len(groups) == 1 else torch.cat(groups)
+        if self.num_groups == 1:
+            return self._normalized(images, 0)
+        if torch.compiler.is_compiling():
+            return self._normalized_by_formula(images, self.group_statistics[: self.num_groups])
+        groups = images.chunk(self.num_groups)
+        return torch.cat([self._normalized(group, row) for row, group in enumerate(groups)])
+
+    def _normalized(self, images: Tensor, row: int) -> Tensor:
+        statistics = self._means[row], self._variances[row]
+        # Momentum 1: what was there before is forgotten.
+        return F.batch_norm(images, *statistics, self.weight, self.bias, True, 1.0, self.eps)
 
     def _normalized_by_formula(self, images: Tensor, statistics: Tensor) -> Tensor:
         """Return the same, in operations that a compiler makes a few kernels of, for all groups."""

@@ -37,7 +37,7 @@ class BatchNormStatistics:
         self._latest = self._running[0].new_zeros(max_groups, sum(widths))
         self._sums = self._latest.new_zeros(sum(widths) + 1)  # the last one counts groups
         for layer, part in zip(self._layers, self._latest.split(widths, dim=1), strict=True):
-            layer.group_statistics = part.unflatten(1, (2, -1))
+            layer.record_statistics(part.unflatten(1, (2, -1)))
 
     def expect(self, num_groups: int) -> None:
         """Prepare the layers for a pass of `num_groups` micro-batches, all of one size."""
