@@ -55,20 +55,20 @@ class StepInspector(Iterator[Batch]):
 
     def reset(self) -> None:
         """Drop what is recorded; the next step begins."""
-        self._taken: list[Batch] = []
+        self._computed: list[Batch] = []
         self._logits: list[Tensor] = []
 
     def __next__(self) -> Batch:
-        self._taken.append(next(self._batches))
-        return self._taken[-1]
+        self._latest = next(self._batches)
+        return self._latest
 
     def images(self, keys: Sequence[str], class_names: Sequence[str]) -> tuple[InspectedImage, ...]:
         """Return the images of the step: those whose loss is NaN, then from the highest loss."""
-        labels = torch.cat([batch.labels for batch in self._taken])
+        labels = torch.cat([batch.labels for batch in self._computed])
         images = [
             InspectedImage(keys[index], class_names[label], loss)
             for index, label, loss in zip(
-                torch.cat([batch.indices for batch in self._taken]).tolist(),
+                torch.cat([batch.indices for batch in self._computed]).tolist(),
                 labels.tolist(),
                 F.cross_entropy(torch.cat(self._logits), labels, reduction="none").tolist(),
                 strict=True,
@@ -79,6 +79,9 @@ class StepInspector(Iterator[Batch]):
     def _record_logits(
         self, model: nn.Module, inputs: object, output: Tensor | WithAuxiliary
     ) -> None:
+        # A batch may be computed in parts, and one that the optimizer samples not at all.
+        if not self._computed or self._computed[-1] is not self._latest:
+            self._computed.append(self._latest)
         self._logits.append(main_logits(output).detach().clone())
 
     def _record_gradients(self, optimizer: Optimizer, *_: object) -> None:

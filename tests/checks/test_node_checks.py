@@ -58,10 +58,16 @@ def differing_node(
         pytest.skip("may not mount")
     address = ray.get_runtime_context().gcs_address
     clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": "+3600"} if FAKETIME.exists() else {}
+    # The head, on loopback alone, asks for no others; a node joins it all the same.
+    settings = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
+    }
     started = f"{mounts} && exec {RAY} start --address={address} --num-cpus=0 --block"
     process = subprocess.Popen(
         ["unshare", "-m", "sh", "-c", started],
-        env=os.environ | clock | {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"},
+        env=os.environ | clock | settings,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

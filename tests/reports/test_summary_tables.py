@@ -107,7 +107,7 @@ def test_the_command_prints_one_document() -> None:
     }  # fmt: skip
     assert document["layers"][2]["kernel"] is None
     assert document["layers"][-1]["output"] == [10]
-    assert document["activation_bytes"] == 128 * 8_602_732
+    assert document["activation_bytes"] == 128 * 6_694_636
     everything = json.loads(printed("networks", "--json"))
     assert [network["network"] for network in everything["networks"]] == list(NETWORKS)
 

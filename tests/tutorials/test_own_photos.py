@@ -43,6 +43,6 @@ def test_a_folder_of_photographs_trains_alexnet(
 
     # 5. So does its folder, where the weights are.
     assert {path.name for path in (tmp_path / "runs" / "photos").iterdir()} == {
-        ".lock", "checkpoints", "comparison.md", "metrics.jsonl", "predictions", "recipe.yaml",
-        "run.json", "weights.safetensors",
+        ".lock", ".run.json.lock", "checkpoints", "comparison.md", "metrics.jsonl", "predictions",
+        "recipe.yaml", "run.json", "weights.safetensors",
     }  # fmt: skip
