@@ -3,19 +3,24 @@
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ray.util import get_node_ip_address
 
 from pipeline.checks import nodes
 from pipeline.checks.node_checks import check_nodes, check_reports
 from pipeline.checks.node_report import NodeReport
 from pipeline.checks.nodes import Node
+from pipeline.checks.preflight import Check
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.runtime.errors import UserError
@@ -35,13 +40,45 @@ def cluster(data_dir: Path, tmp_path: Path, tracking_uri: str) -> Cluster:
     return load_cluster("laptop", settings)
 
 
-@pytest.fixture
-def differing_node(
-    ray_session: None, cluster: Cluster, data_dir: Path, tmp_path: Path
-) -> Iterator[None]:
-    """A node with a disk of its own in place of the runs folder, other data, and a fast clock."""
-    import ray
+# Checks from a process of its own, as those of the tests use a Ray that takes no other nodes.
+CHECK = """
+import sys, time
+import ray
+from pipeline.checks.node_checks import check_nodes
+from pipeline.config.cluster import Cluster
+from pipeline.config.recipe import load_recipe
+from pipeline.runtime.ray_session import ray_session
 
+with ray_session(sys.argv[1]):
+    while sum(node["Alive"] for node in ray.nodes()) < 2:
+        time.sleep(0.2)
+    cluster = Cluster.model_validate_json(sys.argv[2])
+    for check in check_nodes(load_recipe("lenet5_digits"), cluster):
+        print(check.name, check.passed, check.message, sep="|")
+"""
+
+
+@contextmanager
+def started_by_hand(command: str, environment: dict[str, str]) -> Iterator[None]:
+    """Run a shell command, in mounts of its own, that starts a node of Ray and stays."""
+    process = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", command],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_what_differs_on_one_node_fails_its_checks(
+    cluster: Cluster, data_dir: Path, tmp_path: Path
+) -> None:
+    """A node with a disk of its own in place of the runs folder, other data, and a fast clock."""
     own_runs, own_data = tmp_path / "own-runs", tmp_path / "own-data"
     own_runs.mkdir()
     cluster.runs_dir.mkdir()
@@ -56,35 +93,35 @@ def differing_node(
     tried = subprocess.run(["unshare", "-m", "sh", "-c", mounts], capture_output=True, check=False)
     if tried.returncode:
         pytest.skip("may not mount")
-    address = ray.get_runtime_context().gcs_address
     clock = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": "+3600"} if FAKETIME.exists() else {}
-    # The head, on loopback alone, asks for no others; a node joins it all the same.
-    settings = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
-    }
-    started = f"{mounts} && exec {RAY} start --address={address} --num-cpus=0 --block"
-    process = subprocess.Popen(
-        ["unshare", "-m", "sh", "-c", started],
-        env=os.environ | clock | settings,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while sum(node["Alive"] for node in ray.nodes()) < 2:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.2)
-    yield
-    os.killpg(process.pid, 9)
-    process.wait()
-
-
-@pytest.mark.usefixtures("differing_node")
-def test_what_differs_on_one_node_fails_its_checks(cluster: Cluster) -> None:
-    checks = {check.name: check for check in check_nodes(load_recipe("lenet5_digits"), cluster)}
+    # As its users start one, who set nothing: on all interfaces, without a token.
+    environment = {name: value for name, value in os.environ.items() if "RAY_" not in name}
+    environment["HOME"] = str(tmp_path)
+    with socket.create_server(("", 0)) as holder:
+        port = holder.getsockname()[1]
+    address = f"{get_node_ip_address()}:{port}"
+    folder = tempfile.mkdtemp(prefix="ray-")  # paths of sockets may have 107 letters
+    options = f"--disable-usage-stats --block --temp-dir={folder}"
+    head = f"exec {RAY} start --head --port={port} --num-cpus=4 --include-dashboard=false {options}"
+    node = f"{mounts} && exec {RAY} start --address={address} --num-cpus=0 {options}"
+    try:
+        with (
+            started_by_hand(head, environment),
+            started_by_hand(f"sleep 5; {node}", environment | clock),
+        ):
+            checked = subprocess.run(
+                [sys.executable, "-c", CHECK, address, cluster.model_dump_json()],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=200,
+                check=False,
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert checked.returncode == 0, checked.stderr
+    lines = (line.split("|", 2) for line in checked.stdout.splitlines())
+    checks = {name: Check(name, passed == "True", message) for name, passed, message in lines}
     expected = {"shared storage", "data everywhere"} | ({"clocks"} if FAKETIME.exists() else set())
     assert {name for name, check in checks.items() if not check.passed} == expected
     assert "isn't shared, it sees 1 of 2 nodes' files" in checks["shared storage"].message
