@@ -13,6 +13,7 @@ from pipeline.benchmark.timing import take_turns
 from pipeline.benchmark.train_steps import Bench, loading_only, open_loader
 from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import Recipe, load_recipe
+from pipeline.training.grouped_forward import Engine
 
 # The size of a batch, and how it is loaded.
 _LOADS = {
@@ -71,10 +72,27 @@ def _speed(setting: Setting, batch_size: int, loading: LoadingConfig) -> Measure
 
 def loading_bench(setting: Setting, batch_size: int, loading: LoadingConfig) -> Bench:
     """Return what loads batches of `batch_size` as ResNet-50's training does, without end."""
-    batch = f"batch={{global_batch_size: {batch_size}, micro_batch_size: {batch_size}}}"
-    recipe = endless(load_recipe("resnet50", [batch]))
-    pictures = open_pictures(setting.folder / "pictures")
-    return Bench(recipe, pictures, loading, channels_last=True, device=setting.device)
+    return bench_of(setting, "resnet50", batch_size, batch_size, loading)
+
+
+def bench_of(
+    setting: Setting,
+    name: str,
+    micro_batch: int,
+    num_images: int,
+    loading: LoadingConfig,
+    engine: Engine = "eager",
+) -> Bench:
+    """Return recipe `name` on the pictures, a pass of `num_images` a step, without end."""
+    batch = f"batch={{global_batch_size: {num_images}, micro_batch_size: {micro_batch}}}"
+    return Bench(
+        endless(load_recipe(name, [batch])),
+        open_pictures(setting.folder / "pictures"),
+        loading,
+        channels_last=True,
+        device=setting.device,
+        engine=engine,
+    )
 
 
 def endless(recipe: Recipe) -> Recipe:

@@ -3,7 +3,6 @@
 import gc
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice, product
 from statistics import median
@@ -12,12 +11,10 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu_check.loading import endless
-from benchmarks.gpu_check.pictures import open_pictures
+from benchmarks.gpu_check.loading import bench_of
 from benchmarks.gpu_check.sections import Case, Figures, Measured, Setting
-from pipeline.benchmark.train_steps import Bench, first_batches, initial_train_state, steps_of
+from pipeline.benchmark.train_steps import first_batches, initial_train_state, steps_of
 from pipeline.config.cluster import LoadingConfig
-from pipeline.config.recipe import load_recipe
 from pipeline.runtime.determinism import computing_on
 from pipeline.training.grouped_forward import Engine
 from pipeline.training.loop import StepResult
@@ -61,14 +58,10 @@ def _cases(setting: Setting, engines: Sequence[Engine]) -> Iterator[Case]:
 def _measure(
     setting: Setting, name: str, micro_batch: int, num_images: int, engine: Engine
 ) -> Measured:
-    batch = f"batch={{global_batch_size: {num_images}, micro_batch_size: {micro_batch}}}"
-    recipe = endless(load_recipe(name, [batch]))
-    pictures = open_pictures(setting.folder / "pictures")
     loading = LoadingConfig(backend="reference")
-    bench = Bench(recipe, pictures, loading, channels_last=True, device=setting.device)
+    bench = bench_of(setting, name, micro_batch, num_images, loading, engine)
     batches = cycle(first_batches(bench, 1))
     _forget(setting)
-    bench = replace(bench, engine=engine)
     steps = steps_of(bench, initial_train_state(bench), batches)
     started = time.perf_counter()
     _take(steps, 1, setting)

@@ -2,23 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from functools import partial
 from itertools import cycle, product
 
-from benchmarks.gpu_check.loading import endless
-from benchmarks.gpu_check.pictures import open_pictures
+from benchmarks.gpu_check.loading import bench_of
 from benchmarks.gpu_check.sections import Case, Measured, Setting
 from pipeline.benchmark.timing import take_turns
 from pipeline.benchmark.train_steps import (
-    Bench,
     first_batches,
     loading_only,
     open_loader,
     training_steps,
 )
 from pipeline.config.cluster import LoadingConfig
-from pipeline.config.recipe import load_recipe
 from pipeline.runtime.determinism import computing_on
 from pipeline.training.grouped_forward import Engine
 
@@ -40,15 +36,8 @@ def together_cases(setting: Setting) -> Iterator[Case]:
 def _together(
     setting: Setting, name: str, micro_batch: int, num_images: int, engine: Engine
 ) -> Measured:
-    batch = f"batch={{global_batch_size: {num_images}, micro_batch_size: {micro_batch}}}"
-    bench = Bench(
-        endless(load_recipe(name, [batch])),
-        open_pictures(setting.folder / "pictures"),
-        LoadingConfig(threads=1 if setting.small else 8),
-        channels_last=True,
-        device=setting.device,
-    )
-    bench = replace(bench, engine=engine)
+    loading = LoadingConfig(threads=1 if setting.small else 8)
+    bench = bench_of(setting, name, micro_batch, num_images, loading, engine)
     with ExitStack() as stack:
         loaders = [stack.enter_context(closing(open_loader(bench))) for _ in range(2)]
         tasks = {

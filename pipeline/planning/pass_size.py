@@ -4,7 +4,7 @@ import torch
 
 from pipeline.config.cluster import ComputeConfig
 from pipeline.config.recipe import Recipe
-from pipeline.planning.workload import pass_bytes, training_bytes
+from pipeline.planning.workload import training_memory
 
 # Of a GPU's memory: the rest is for the loader, kernels' workspaces and fragments.
 _SHARE_TO_FILL = 0.6
@@ -36,6 +36,6 @@ def micro_batches_at_once(recipe: Recipe, compute: ComputeConfig, memory: float 
         return max(1, compute.images_at_once // size)
     if memory is None:
         return 1
-    one = pass_bytes(recipe, 1)
-    free = _SHARE_TO_FILL * memory - training_bytes(recipe) + one
-    return max(1, min(int(free // one), _ENOUGH_IMAGES // size))
+    needed = training_memory(recipe)
+    free = _SHARE_TO_FILL * memory - needed.state
+    return max(1, min(int(free // needed.micro_batch), _ENOUGH_IMAGES // size))

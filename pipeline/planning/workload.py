@@ -58,15 +58,25 @@ def measure_workload(recipe: Recipe, data: DataFacts) -> Workload:
     )
 
 
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of a worker: `state`, and the activations of each `micro_batch` that a pass holds."""
+
+    state: float
+    micro_batch: float
+
+
+def training_memory(recipe: Recipe) -> TrainingMemory:
+    """Return what a worker needs; the network is built on the meta device."""
+    model = meta_model(recipe)
+    activations = recipe.batch.micro_batch_size * _activation_bytes(recipe, model)
+    return TrainingMemory(_state_bytes(recipe, model), activations)
+
+
 def training_bytes(recipe: Recipe, num_micro_batches: int = 1) -> float:
-    """Return the memory that a worker needs: state, and the activations of a pass."""
-    return _state_bytes(recipe, meta_model(recipe)) + pass_bytes(recipe, num_micro_batches)
-
-
-def pass_bytes(recipe: Recipe, num_micro_batches: int) -> float:
-    """Return the memory of the activations of so many micro-batches that are computed at once."""
-    images = num_micro_batches * recipe.batch.micro_batch_size
-    return images * _activation_bytes(recipe, meta_model(recipe))
+    """Return the memory that a worker needs for a pass of so many micro-batches."""
+    memory = training_memory(recipe)
+    return memory.state + num_micro_batches * memory.micro_batch
 
 
 def meta_model(recipe: Recipe) -> ImageClassifier:

@@ -103,7 +103,7 @@ def build_forward(
     recipe: Recipe, model: ImageClassifier, sampler: BatchSampler, worker: Worker, engine: Engine
 ) -> GroupedForward:
     """Return `model`, on the worker's device, as the worker computes its passes."""
-    at_once = min(sampler.micro_batches_at_once, len(sampler.share(worker.rank)))
+    at_once = sampler.micro_batches_in_pass(worker.rank)
     num_images = at_once * sampler.max_micro_batch_size
     sides = (recipe.input.size,) * recipe.input.dimensions
     whole = WholePass((num_images, recipe.input.num_channels, *sides), at_once)

@@ -99,10 +99,14 @@ class BatchSampler:
         """Images in the largest micro-batch of the epoch."""
         return -(-self.batch_size(0) // self.num_micro_batches)
 
+    def micro_batches_in_pass(self, rank: int) -> int:
+        """Return how many micro-batches the largest pass of worker `rank` holds."""
+        return min(self.micro_batches_at_once, len(self.share(rank)))
+
     @property
     def max_pass_size(self) -> int:
         """Images in the largest pass of the epoch."""
-        return self.max_micro_batch_size * min(self.micro_batches_at_once, len(self.share(0)))
+        return self.max_micro_batch_size * self.micro_batches_in_pass(0)
 
     def num_passes(self, rank: int) -> int:
         """Return how many passes worker `rank` computes in a step."""
