@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from pipeline.config.protocol import TestProtocol
     from pipeline.evaluation.predictions import Predictions
-    from pipeline.runs.evaluated_model import EvaluatedModel, Preprocessing
+    from pipeline.pretrained.preprocessing import Preprocessing
+    from pipeline.runs.evaluated_model import EvaluatedModel
     from pipeline.runs.run_folder import RunFolder
 
 PredictionsName = Annotated[
@@ -71,8 +72,12 @@ def evaluate(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(metavar="[torchvision:]FILE", help="Weights from elsewhere, or a module's."),
+        typer.Option(metavar="[FORMAT:]FILE", help="Weights from elsewhere, or a module's."),
     ] = None,
+    ema: Annotated[
+        bool,
+        typer.Option("--ema", help="Take the moving average of --weights that also has others."),
+    ] = False,
     network: Annotated[
         str | None,
         typer.Option(
@@ -91,7 +96,7 @@ def evaluate(
             metavar="YAML",
             help="What such a network sees: {mean: [...], std: [...], colors: rgb|bgr|gray, "
             "value_range: 1|255, resize: 256, crop: 224, squash: false}.",
-            show_default="torchvision's",
+            show_default="that of the weights, or torchvision's",
         ),
     ] = None,
     classes: Annotated[
@@ -122,10 +127,12 @@ def evaluate(
     from pipeline.trainer.preprocessing_trials import run_sanity
 
     cluster = load_only_cluster(on, set_)
-    model, folder = _model(cluster, run, weights, network, module, preprocessing)
+    model, folder = _model(cluster, run, weights, network, module, preprocessing, ema)
     place = _data(cluster, data, folder)
     split = split or _test_split(folder)
     console = Console()
+    for remark in model.remarks:
+        say(console, remark)
     options = ClassOptions(classes, restrict)
     if sanity:
         trials = run_sanity(model, place, split, cluster, console, options)
@@ -328,18 +335,20 @@ def _model(
     network: str | None,
     module: str | None,
     preprocessing: str | None,
+    ema: bool,
 ) -> tuple["EvaluatedModel", "RunFolder"]:
     from pipeline.runs.evaluated_model import external_model, model_of_run
     from pipeline.runs.run_folder import find_run
 
     if run is None:
-        model = external_model(weights, network, module, _preprocessing(preprocessing))
+        model = external_model(weights, network, module, _preprocessing(preprocessing), ema=ema)
         return model, model.external_folder(cluster.runs_dir)
     for option, value in (
         ("--weights", weights),
         ("--network", network),
         ("--module", module),
         ("--preprocessing", preprocessing),
+        ("--ema", ema),
     ):
         if value:
             raise UserError(f"{option}: run '{run}' has its own; leave out one of them")
@@ -349,7 +358,7 @@ def _model(
 
 def _preprocessing(text: str | None) -> "Preprocessing | None":
     from pipeline.config.yaml import read_mapping, validate
-    from pipeline.runs.evaluated_model import Preprocessing
+    from pipeline.pretrained.preprocessing import Preprocessing
 
     if text is None:
         return None

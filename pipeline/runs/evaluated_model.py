@@ -7,91 +7,44 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
 
 import torch
-from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from pipeline.config.cluster import Cluster
-from pipeline.config.protocol import CenterCrop, TestProtocol
+from pipeline.config.protocol import TestProtocol
 from pipeline.config.recipe import InputConfig, NetworkConfig, Recipe
-from pipeline.config.yaml import Section
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.store import Split, Store
 from pipeline.evaluation.evaluation_config import EvaluationConfig
 from pipeline.evaluation.predictions import PredictionMetadata
 from pipeline.models.classifier import ImageClassifier
-from pipeline.models.torchvision_weights import load_torchvision
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model, constructor
+from pipeline.pretrained.formats import read_pretrained
+from pipeline.pretrained.preprocessing import Preprocessing
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import file_digest
 
 
-class Preprocessing(Section):
-    """The preprocessing that an external network expects; the defaults are torchvision's.
-
-    The shorter side is resized to `resize` (with `squash`, both sides), then the centre square of
-    `crop` is cut; pixels from 0 to `value_range`, in the order `colors`, become `(pixel - mean) /
-    std`. Mean and std are in that range and that order.
-    """
-
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[PositiveFloat, ...] = (0.229, 0.224, 0.225)
-    colors: Literal["rgb", "bgr", "gray"] = "rgb"
-    value_range: Literal[1, 255] = 1
-    resize: PositiveInt = 256
-    crop: PositiveInt = 224
-    squash: bool = False
-
-    @model_validator(mode="after")
-    def _one_value_per_channel(self) -> Self:
-        channels = 1 if self.colors == "gray" else 3
-        if not len(self.mean) == len(self.std) == channels:
-            raise ValueError(f"mean and std need {channels} values each for {self.colors}")
-        return self
-
-    @property
-    def input(self) -> InputConfig:
-        """The same as a recipe's input: red first, in grey levels of 0 to 255."""
-        scale, order = 255 / self.value_range, -1 if self.colors == "bgr" else 1
-        return InputConfig(
-            size=self.crop,
-            color="gray" if self.colors == "gray" else "rgb",
-            mean=tuple(scale * value for value in self.mean[::order]),
-            std=tuple(scale * value for value in self.std[::order]),
-        )
-
-    @property
-    def protocol(self) -> CenterCrop:
-        if self.resize < self.crop:
-            raise UserError(f"preprocessing: resize ({self.resize}) is smaller than crop")
-        return CenterCrop(resize=self.resize, squash=self.squash)
-
-
-# See `models.torchvision_weights`.
-_TORCHVISIONS_INCEPTION = Preprocessing(
-    mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize=342, crop=299
-)
-
-
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A network by its name and kind, its weights, and the input that it takes.
+    """A network by its name, its weights, and the input that it takes.
 
-    A "zoo" network is this project's, built by `network` where a run trained it. A "module",
-    "package.module:callable", is imported with `module_folder` first on the path. `takes_bgr` swaps
-    the colours. `protocol` is its own, and `trained_sides` the range of shorter sides that it was
-    trained at, and `classes` those of its outputs, where that is known.
+    It is one of the zoo, built by `network` where a run trained it, with weights of this project's,
+    or of a `weights_format` of `pretrained.formats`; or a `module`, "package.module:callable",
+    imported with `module_folder` first on the path. `takes_bgr` swaps the colours. `protocol` is
+    its own, and `trained_sides` the range of shorter sides that it was trained at, and `classes`
+    those of its outputs, where that is known. `remarks` tell the user how it was read.
     """
 
     name: str
-    kind: Literal["zoo", "torchvision", "module"]
     input: InputConfig
     protocol: TestProtocol
     weights: Path | None = None
+    weights_format: str = ""
+    ema: bool = False
     network: NetworkConfig | None = None
     module: str = ""
     module_folder: Path = Path()
@@ -99,6 +52,7 @@ class EvaluatedModel:
     precision: str = "float32"
     trained_sides: tuple[int, int] | None = None
     classes: tuple[ImageClass, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def evaluation_config(
         self,
@@ -124,14 +78,16 @@ class EvaluatedModel:
 
         Raises `UserError` where they don't fit.
         """
-        if self.kind == "module":
+        if self.module:
             module = _call_module(self.module, self.module_folder)
             if self.weights:
                 _load_weights(module, self.weights)
             return module
         assert self.weights
-        if self.kind == "torchvision":
-            return load_torchvision(self.name, self.weights)
+        if self.weights_format:
+            return read_pretrained(
+                self.weights_format, self.weights, self.name, ema=self.ema
+            ).build()
         network = self.network or NetworkConfig(name=self.name, num_classes=num_classes)
         model = build_model(network, self.input)
         # Not `model.start_from`: a deeper VGG's takes a part of them only.
@@ -222,7 +178,6 @@ def model_of_recipe(recipe: Recipe, weights: Path) -> EvaluatedModel:
     """Return the network of a recipe, with the file where its weights are, or will be."""
     return EvaluatedModel(
         name=recipe.network.name,
-        kind="zoo",
         input=recipe.input,
         protocol=recipe.evaluation,
         weights=weights,
@@ -237,35 +192,40 @@ def external_model(
     network: str | None,
     module: str | None,
     preprocessing: Preprocessing | None,
+    *,
+    ema: bool = False,
 ) -> EvaluatedModel:
     """Return the external network that the command names; raises `UserError`.
 
-    weights: "torchvision:FILE", or a FILE of this project's (safetensors, or torch's). network: its
-    name in the zoo; for a module, the name to show. preprocessing: by default that of torchvision's
-    weights of the network.
+    weights: "FORMAT:FILE" (see `pretrained.formats`), or a FILE of this project's (safetensors, or
+    torch's). network: its name in the zoo; for a module, the name to show. preprocessing: by
+    default that of the weights, or else torchvision's. ema: take the moving average of the weights.
     """
-    prefix, _, path = (weights or "").rpartition(":")
-    if prefix not in ("", "torchvision"):
-        raise UserError(f"--weights {weights}: write torchvision:FILE, or a FILE of this project's")
+    format, _, path = (weights or "").rpartition(":")
     file = Path(path).absolute() if path else None
     if file and not file.is_file():
         raise UserError(f"--weights {weights}: no such file")
-    if not module and not (file and network):
+    if not module and not (file and (network or format)):
         raise UserError("give a RUN, or --weights FILE with --network NAME, or --module")
     if network and not module:
         constructor(network)  # raises for a name that isn't in the zoo
-    if preprocessing is None:
-        is_inception = network == "inception_v3" and not module
-        preprocessing = _TORCHVISIONS_INCEPTION if is_inception else Preprocessing()
+    remarks: tuple[str, ...] = ()
+    if format and file and not module:
+        read = read_pretrained(format, file, network, ema=ema)
+        network, remarks = read.network, read.remarks
+        preprocessing = preprocessing or read.preprocessing
+    preprocessing = preprocessing or Preprocessing()
     return EvaluatedModel(
         name=network or (module or "").replace(":", "."),
-        kind="module" if module else "torchvision" if prefix else "zoo",
         input=preprocessing.input,
         protocol=preprocessing.protocol,
         weights=file,
+        weights_format=format,
+        ema=ema,
         module=module or "",
         module_folder=Path.cwd(),
         takes_bgr=preprocessing.colors == "bgr",
+        remarks=remarks,
     )
 
 

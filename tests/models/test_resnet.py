@@ -9,15 +9,15 @@ from torch import nn
 
 from pipeline.models.profile import profile_model
 from pipeline.models.resnet import ResNet, resnet50, resnet50_v1_5
-from pipeline.models.torchvision_weights import load_torchvision
 from pipeline.models.zoo import NETWORKS
+from pipeline.pretrained.torchvision_weights import from_torchvision
 
 
 def test_batch_norm_statistics_equal_torchvisions() -> None:
     """The momentum of its moving averages included."""
     torch.manual_seed(0)
     theirs = torchvision.models.resnet18(num_classes=20)
-    ours = load_torchvision("resnet18", theirs.state_dict())
+    ours = from_torchvision("resnet18", theirs.state_dict()).build()
     images = torch.randn(2, 3, 96, 96)
     with torch.no_grad():
         before = theirs.eval()(images)

@@ -29,7 +29,8 @@ from pipeline.data.store.packing import write_store
 from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.predictions import Predictions, find_predictions, read_predictions
 from pipeline.models.zoo import NETWORKS
-from pipeline.runs.evaluated_model import Preprocessing, external_model, model_of_run
+from pipeline.pretrained.preprocessing import Preprocessing
+from pipeline.runs.evaluated_model import external_model, model_of_run
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.measured_runs import measured_from_runs
 from pipeline.tracking.mlflow_client import connect

@@ -9,7 +9,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.models.torchvision_weights import COUNTERPARTS, load_torchvision
+from pipeline.pretrained.torchvision_weights import COUNTERPARTS, from_torchvision, read_torchvision
 from pipeline.runtime.errors import UserError
 
 # The smallest input that each family takes; VGG's is fixed.
@@ -40,7 +40,7 @@ def their_network(name: str, num_classes: int = 5) -> nn.Module:
 )
 def test_logits_equal_torchvisions(name: str) -> None:
     theirs = their_network(name)
-    ours = load_torchvision(name, theirs.state_dict())
+    ours = from_torchvision(name, theirs.state_dict()).build()
     size = next(size for family, size in SIZES.items() if name.startswith(family))
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_every_weight_is_loaded(name: str) -> None:
     with torch.device("meta"):
         theirs = getattr(torchvision.models, COUNTERPARTS[name])
         weights = theirs(**{"init_weights": False} if name == "inception_v3" else {}).state_dict()
-        ours = load_torchvision(name, weights)
+        ours = from_torchvision(name, weights).build()
     assert len(ours.state_dict()) == len(weights)
     assert sum(p.numel() for p in ours.parameters()) == sum(
         value.numel()
@@ -71,7 +71,7 @@ def test_files_of_either_format_are_read_in_any_order(tmp_path: Path, suffix: st
         torch.save(shuffled, file)
     else:
         save_file(shuffled, file)
-    ours = load_torchvision("resnet18", file).state_dict()
+    ours = read_torchvision(file, "resnet18").build().state_dict()
     assert torch.equal(ours["conv5_x.1.conv2.weight"], weights["layer4.1.conv2.weight"])
     assert torch.equal(
         ours["conv3_x.0.shortcut.1.running_var"], weights["layer2.0.downsample.1.running_var"]
@@ -86,7 +86,7 @@ def test_names_in_old_files_of_densenet_are_converted() -> None:
         if not key.endswith("num_batches_tracked")
     }
     assert any(".norm.1." in key for key in old)
-    ours = load_torchvision("densenet121", old).state_dict()
+    ours = from_torchvision("densenet121", old).build().state_dict()
     theirs = weights["features.denseblock2.denselayer3.norm1.weight"]
     assert torch.equal(ours["block2.2.bn1.weight"], theirs)
 
@@ -94,18 +94,18 @@ def test_names_in_old_files_of_densenet_are_converted() -> None:
 def test_weights_that_do_not_fit_are_refused_with_the_layers_name() -> None:
     weights = dict(their_network("resnet18").state_dict())
     with pytest.raises(UserError, match=r"torchvision has no network like .googlenet"):
-        load_torchvision("googlenet", weights)
+        from_torchvision("googlenet", weights)
     with pytest.raises(UserError, match=r"layer1\.0\.conv3\.weight is missing"):
-        load_torchvision("resnet50_v1_5", weights)
+        from_torchvision("resnet50_v1_5", weights)
     with pytest.raises(UserError, match=r"weights: layer\S+ has no place"):
-        load_torchvision("resnet18", their_network("resnet34").state_dict())
+        from_torchvision("resnet18", their_network("resnet34").state_dict())
     narrow = weights | {"layer2.0.conv1.weight": torch.zeros(127, 64, 3, 3)}
     with pytest.raises(UserError, match=r"layer2\.0\.conv1\.weight is \(127, 64, 3, 3\), here"):
-        load_torchvision("resnet18", narrow)
+        from_torchvision("resnet18", narrow)
     for name in ("conv1.weight", "fc.bias"):  # whose shapes tell channels and classes
         standard = weights | {"fc.weight": torch.zeros(1000, 512), name: torch.tensor(1.0)}
         with pytest.raises(UserError, match=rf"weights: {name} is \(\), here"):
-            load_torchvision("resnet18", standard)
+            from_torchvision("resnet18", standard)
 
 
 class _Bomb:
@@ -126,9 +126,9 @@ def test_a_file_that_is_not_weights_is_refused(tmp_path: Path, content: str) -> 
         case "nothing":
             file.touch()
     with pytest.raises(UserError, match=r"weights\.pth: holds no weights"):
-        load_torchvision("resnet18", file)
+        read_torchvision(file, "resnet18")
 
 
 def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.pth: can't be read"):
-        load_torchvision("resnet18", tmp_path / "none.pth")
+        read_torchvision(tmp_path / "none.pth", "resnet18")

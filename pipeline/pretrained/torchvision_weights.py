@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.models.classifier import ImageClassifier
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import NETWORKS
+from pipeline.pretrained.preprocessing import Preprocessing
+from pipeline.pretrained.pretrained_weights import PretrainedWeights
 from pipeline.runtime.errors import UserError
 
 # From our names to torchvision's.
@@ -42,23 +43,32 @@ COUNTERPARTS = {
     "inception_v3": "inception_v3",
 }
 
+# See above.
+_INCEPTION_V3 = Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize=342, crop=299)
 
-def load_torchvision(name: str, source: Mapping[str, Tensor] | Path) -> ImageClassifier:
-    """Build our network `name` with the weights of torchvision's same network.
 
-    `source` is a state dict, or a file of one: safetensors, or torch's own format, which is read
-    without executing anything in it. The numbers of classes and channels are those of the weights.
-    The network is in evaluation mode. Raises `UserError` for a network that torchvision doesn't
-    have in the same form, a file that isn't weights, and weights that don't fit, naming the layer.
+def read_torchvision(file: Path, network: str | None, *, ema: bool = False) -> PretrainedWeights:
+    """Read weights of a network that torchvision has too; see `formats.PretrainedReader`."""
+    if network is None:
+        raise UserError(f"--weights torchvision:{file}: say with --network which network it is of")
+    return from_torchvision(network, read_weights(file), str(file))
+
+
+def from_torchvision(
+    network: str, weights: Mapping[str, Tensor], where: str = "weights"
+) -> PretrainedWeights:
+    """Return the weights of torchvision's same network by this zoo's names.
+
+    The numbers of classes and channels are those of the weights. Raises `UserError` for a network
+    that torchvision doesn't have in the same form, and for weights that don't fit, naming the layer
+    and `where` they are.
     """
-    if name not in COUNTERPARTS:
+    if network not in COUNTERPARTS:
         raise UserError(
-            f"torchvision has no network like '{name}'; it has: {', '.join(COUNTERPARTS)}"
+            f"torchvision has no network like '{network}'; it has: {', '.join(COUNTERPARTS)}"
         )
-    where = str(source) if isinstance(source, Path) else "weights"
-    given = read_weights(source) if isinstance(source, Path) else source
-    theirs = {_OLD_DENSENET_NAMES.sub(r"\1\2", key): value for key, value in given.items()}
-    names = _names(name)
+    theirs = {_OLD_DENSENET_NAMES.sub(r"\1\2", key): value for key, value in weights.items()}
+    names = _names(network)
     first, last = next(iter(names)), list(names)[-1]
     for key in names:  # old files don't count batches
         if key not in theirs and not key.endswith("num_batches_tracked"):
@@ -66,9 +76,15 @@ def load_torchvision(name: str, source: Mapping[str, Tensor] | Path) -> ImageCla
     # Weights without that dimension are reported below, with the other mismatches.
     num_channels = theirs[first].shape[1] if theirs[first].dim() > 1 else 3
     num_classes = len(theirs[last]) if theirs[last].dim() else 1000
-    model = NETWORKS[name](num_classes, num_channels)
-    model.load_state_dict(_converted(theirs, names, model.state_dict(), where))
-    return model.eval()
+    with torch.device("meta"):
+        ours = NETWORKS[network](num_classes, num_channels).state_dict()
+    return PretrainedWeights(
+        network=network,
+        weights=_converted(theirs, names, ours, where),
+        num_classes=num_classes,
+        num_channels=num_channels,
+        preprocessing=_INCEPTION_V3 if network == "inception_v3" else Preprocessing(),
+    )
 
 
 # The names in old files, when module names could still hold a dot: `denselayer1.norm.1.weight`.
@@ -93,7 +109,11 @@ def _converted(
 ) -> dict[str, Tensor]:
     for key in theirs.keys() - names.keys():
         raise UserError(f"{where}: {key} has no place; are these weights of another network?")
-    converted = dict(ours)
+    converted = {
+        key: torch.zeros((), dtype=torch.long)
+        for key in ours
+        if key.endswith("num_batches_tracked")
+    }
     for key, own in names.items():
         if key not in theirs:
             continue

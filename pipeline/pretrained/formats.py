@@ -1,0 +1,40 @@
+"""The formats of weights from elsewhere, by name.
+
+A format is a function in a module of its own. What takes long to import is imported there when a
+file is read.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.pretrained.pretrained_weights import PretrainedWeights
+from pipeline.pretrained.torchvision_weights import read_torchvision
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.names import suggest
+
+
+class PretrainedReader(Protocol):
+    """Reads one format of files.
+
+    network: its name in the zoo, or None to recognize it by its layers. ema: take the moving
+    average of the weights where the file has both. Raises `UserError` for a file of another kind,
+    a network that isn't told, and layers that don't fit, by their names.
+    """
+
+    def __call__(self, file: Path, network: str | None, *, ema: bool) -> PretrainedWeights: ...
+
+
+FORMATS: dict[str, PretrainedReader] = {
+    "torchvision": read_torchvision,
+}
+
+
+def read_pretrained(
+    format: str, file: Path, network: str | None, *, ema: bool = False
+) -> PretrainedWeights:
+    """Read a file of a format; see `PretrainedReader`."""
+    if format not in FORMATS:
+        raise UserError(
+            f"--weights {format}:{file}: {format} is no format; {suggest(format, FORMATS)}"
+        )
+    return FORMATS[format](file, network, ema=ema)
