@@ -126,8 +126,7 @@ class LoadingConfig(Section):
     hw_decoder_load: Annotated[float, Field(ge=0, le=1)] = 0.65
     threads: PositiveInt = 1
     prefetch: PositiveInt = 2
-    # From 32 images on, DALI 2.4 reads headers in several threads, and may crash on a damaged one.
-    window: PositiveInt = 31
+    window: PositiveInt = 64
     evaluation_batch_size: PositiveInt = 256
 
 
