@@ -140,6 +140,9 @@ def kaggle(
         ),
     ],
     to: To = None,
+    only_val: Annotated[
+        bool, typer.Option("--only-val", help="Leave out train, to test networks from elsewhere.")
+    ] = False,
     test: Annotated[
         bool, typer.Option("--test", help="Pack the test images, whose labels are secret, too.")
     ] = False,
@@ -159,7 +162,7 @@ def kaggle(
     from pipeline.data.sources.ilsvrc2012 import kaggle_sources
 
     _ilsvrc(
-        kaggle_sources(source.absolute(), test),
+        kaggle_sources(source.absolute(), with_train=not only_val, with_test=test),
         to or Path("data/ilsvrc-kaggle"),
         (classes, images_per_class),
         (shorter_side, quality),
@@ -173,12 +176,19 @@ def kaggle(
 
 @prepare.command()
 def ilsvrc2012(
-    train: Annotated[Path, typer.Option(metavar="TAR", help="ILSVRC2012_img_train.tar.")],
     val: Annotated[Path, typer.Option(metavar="TAR", help="ILSVRC2012_img_val.tar.")],
     devkit: Annotated[
         Path,
         typer.Option(metavar="TGZ", help="ILSVRC2012_devkit_t12.tar.gz, or Kaggle's folder."),
     ],
+    train: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TAR",
+            help="ILSVRC2012_img_train.tar.",
+            show_default="none: only networks from elsewhere are tested",
+        ),
+    ] = None,
     test: Annotated[
         Path | None, typer.Option(metavar="TAR", help="ILSVRC2012_img_test_v10102019.tar.")
     ] = None,
@@ -206,7 +216,12 @@ def ilsvrc2012(
     from pipeline.data.sources.ilsvrc2012 import Sources
 
     _ilsvrc(
-        Sources(train.absolute(), val.absolute(), devkit.absolute(), test and test.absolute()),
+        Sources(
+            train and train.absolute(),
+            val.absolute(),
+            devkit.absolute(),
+            test and test.absolute(),
+        ),
         to or Path("data/ilsvrc2012"),
         (classes, images_per_class),
         (shorter_side, quality),

@@ -20,7 +20,7 @@ from pipeline.cli.options import (
     load_training,
 )
 from pipeline.config.cluster import Cluster
-from pipeline.config.recipe import Expectation, Recipe
+from pipeline.config.recipe import Recipe, load_recipe
 
 
 def train(
@@ -41,7 +41,8 @@ def train(
 ) -> None:
     """Train a network, or go on where the same training stopped."""
     what, where = load_training(recipe, on, set_)
-    _train(what, Path(recipe).stem, where, run, command_line(context.obj), start_from)
+    as_written = load_recipe(recipe)
+    _train(what, as_written, Path(recipe).stem, where, run, command_line(context.obj), start_from)
 
 
 def run_job(
@@ -69,7 +70,8 @@ def run_job(
     for member in job.members if run is None else [job.member(run)]:
         RunFolder(cluster.runs_dir / member.run).stop_request.unlink(missing_ok=True)
         name = Path(member.recipe_name).stem
-        _train(member.recipe, name, cluster, member.run, command, job_name=job.name)
+        as_written = load_recipe(member.recipe_name)
+        _train(member.recipe, as_written, name, cluster, member.run, command, job_name=job.name)
         evaluate_member(job, member, cluster, console, command)
     predictions = evaluate_ensembles(job, cluster, command)
     if predictions is None:
@@ -107,6 +109,7 @@ def replay(
 
 def _train(
     recipe: Recipe,
+    as_written: Recipe,
     recipe_name: str,
     cluster: Cluster,
     run: str | None,
@@ -114,8 +117,12 @@ def _train(
     start_from: str | None = None,
     job_name: str | None = None,
 ) -> None:
-    """Train, and show the result beside the published ones."""
+    """Train, and show the result beside the published ones.
+
+    `as_written` is the recipe before the user changed values of it.
+    """
     from pipeline.reports.comparison import comparison_markdown, comparison_tables
+    from pipeline.reports.expected_results import expectation_line
     from pipeline.tracking.measured_runs import measured_from_runs
     from pipeline.tracking.queries import tracked_run
     from pipeline.trainer.driver import conclude, run_training
@@ -134,17 +141,9 @@ def _train(
     if result.is_delivered:
         conclude(result, uri, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
-    if recipe.expect:
-        say(console, f"expected by the recipe: {_expectation(recipe.expect)}")
+    if line := expectation_line(recipe, as_written.data.name, results[0].key):
+        say(console, line)
     say(console, _how_to_look(uri))
-
-
-def _expectation(expect: Expectation) -> str:
-    errors = {"top-1 error": expect.top1_error, "top-5 error": expect.top5_error}
-    figures = ", ".join(
-        f"{name} {error:g} %" for name, error in errors.items() if error is not None
-    )
-    return f"{figures} ({expect.protocol}; {expect.source})"
 
 
 def _how_to_look(uri: str) -> str:

@@ -1,14 +1,33 @@
-"""A job's results beside the published ones that it is expected to reproduce, a line each."""
+"""What a recipe expects, and a job's results beside the published ones that it should reproduce."""
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.config.job import ExpectedResult
+from pipeline.config.recipe import Recipe
+from pipeline.data.sources.naming import own_name
 from pipeline.results.comparability import difference, reference_result
 from pipeline.results.measured import Measured
 from pipeline.results.published import Published, ResultKey
 from pipeline.results.reproduction import check_reproduction
 from pipeline.runtime.errors import UserError
+
+
+def expectation_line(recipe: Recipe, data: str, measured: ResultKey) -> str | None:
+    """Return what the recipe expects, where that is of the `data` and protocol `measured`.
+
+    data: the name of the data set that the expectation is of, verified or not.
+    """
+    expect = recipe.expect
+    if expect is None or measured.protocol != expect.protocol:
+        return None
+    if measured.training_data not in (data, own_name(data)):
+        return None
+    errors = {"top-1 error": expect.top1_error, "top-5 error": expect.top5_error}
+    figures = ", ".join(
+        f"{name} {error:g} %" for name, error in errors.items() if error is not None
+    )
+    return f"expected by the recipe: {figures} ({expect.protocol}; {expect.source})"
 
 
 def find_expected(expected: Iterable[ExpectedResult]) -> list[Published]:

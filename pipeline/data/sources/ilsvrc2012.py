@@ -65,9 +65,9 @@ ILSVRC2012 = Edition(
 
 @dataclass(frozen=True)
 class Sources:
-    """The archives, or folders with their content; the test images may be left out."""
+    """The archives, or folders with their content; training and test images may be left out."""
 
-    train: Path
+    train: Path | None
     val: Path
     devkit: Path
     test: Path | None = None
@@ -91,17 +91,19 @@ class Subset:
 WHOLE = Subset()
 
 
-def kaggle_sources(place: Path, with_test: bool = False) -> Sources:
+def kaggle_sources(place: Path, *, with_train: bool = True, with_test: bool = False) -> Sources:
     """Return where Kaggle's folder, or its zip archive, has what the official archives hold."""
     if not place.exists():
         raise UserError(f"{place}: no such folder or archive; give what Kaggle gave")
     if place.is_file():
-        return Sources(place, place, place, place if with_test else None)
+        train, test = place if with_train else None, place if with_test else None
+        return Sources(train, place, place, test)
     root = place
     if place.name == _KAGGLE.name and not (place / _KAGGLE).is_dir():
         root = place.absolute().parents[2]
     images = root / _KAGGLE
-    return Sources(images / "train", images / "val", root, images / "test" if with_test else None)
+    train = images / "train" if with_train else None
+    return Sources(train, images / "val", root, images / "test" if with_test else None)
 
 
 def list_ilsvrc2012(
@@ -122,10 +124,10 @@ def list_ilsvrc2012(
         raise UserError(f"--classes {subset.classes}: the devkit has {len(kit.classes)}")
     if sources.test and not subset.is_whole:
         raise UserError("--test: a subset has no test images, as their classes are secret")
-    splits = {
-        "train": list_train(sources.train, classes, subset, follow_links),
-        "val": _val(sources.val, kit, len(classes), subset, follow_links),
-    }
+    splits = {}
+    if sources.train:
+        splits["train"] = list_train(sources.train, classes, subset, follow_links)
+    splits["val"] = _val(sources.val, kit, len(classes), subset, follow_links)
     if sources.test:
         found = _flat(sources.test, _TEST, follow_links)
         rows = ((_stem(member), member, -1) for member in found)
@@ -358,11 +360,12 @@ def _check_counts(kit: Devkit, splits: Mapping[str, Images], edition: Edition) -
         expected = edition.num_images[split]
         if len(images) != expected:
             raise UserError(f"{split}: {len(images):,} images, expected {expected:,}")
-    low, high = edition.images_per_class
-    counts = np.bincount(splits["train"].labels, minlength=len(kit.classes))
-    for each, count in zip(kit.classes, counts.tolist(), strict=True):
-        if not low <= count <= high:
-            raise UserError(f"train: {each.name} has {count} images, expected {low} to {high}")
+    if "train" in splits:
+        low, high = edition.images_per_class
+        counts = np.bincount(splits["train"].labels, minlength=len(kit.classes))
+        for each, count in zip(kit.classes, counts.tolist(), strict=True):
+            if not low <= count <= high:
+                raise UserError(f"train: {each.name} has {count} images, expected {low} to {high}")
     each_val = edition.num_images["val"] // edition.num_classes
     for each, count in zip(kit.classes, np.bincount(kit.val_labels).tolist(), strict=True):
         if count != each_val:

@@ -164,7 +164,7 @@ def prepare_ilsvrc2012(
         "shrinking": vars(shrinking) if shrinking else None,
         **listing.identity,
     }
-    are_archives = all(p.is_file() for p in (sources.train, sources.val, sources.devkit))
+    are_archives = all(path.is_file() for path in sources.items().values())
     is_official = checking is not None and are_archives and subset.is_whole
     name = own_name(to.absolute().name) if subset.is_whole else "ilsvrc2012-subset"
     return prepare_listing(

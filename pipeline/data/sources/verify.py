@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.store.image_check import decode_image
+from pipeline.data.store.image_check import decode_image, pillows_warnings_ignored
 from pipeline.data.store.index import IndexRow, read_rows
 from pipeline.data.store.manifest import Contents, sha256
 from pipeline.data.store.npy import decode_npy
@@ -132,7 +132,8 @@ def _verify_image(
         except ValueError as error:
             report.add_problem(f"{where}: the signal {error}")
         return
-    decoded = decode_image(data)
+    with pillows_warnings_ignored():
+        decoded = decode_image(data)
     if isinstance(decoded, str):
         report.add_problem(f"{where}: {decoded}")
         return

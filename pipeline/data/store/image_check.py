@@ -1,7 +1,10 @@
 """Decoding every image once at packing, so that bad ones are found before any training."""
 
 import re
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -51,6 +54,17 @@ class Shrinking:
 
     shorter_side: int
     quality: int
+
+
+@contextmanager
+def pillows_warnings_ignored() -> Iterator[None]:
+    """Silence Pillow on odd metadata, which isn't read here, and on sizes that are refused.
+
+    Not for threads: the filters of warnings are the process's.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def decode_image(data: bytes, *, at_full_size: bool = False) -> DecodedImage | str:

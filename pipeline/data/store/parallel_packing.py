@@ -9,7 +9,6 @@ import json
 import math
 import shutil
 import tarfile
-import warnings
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from pydantic import ValidationError
 
 from pipeline.config.yaml import Section
 from pipeline.data.store.atomic_folder import new_folder
-from pipeline.data.store.image_check import Shrinking, treat_image
+from pipeline.data.store.image_check import Shrinking, pillows_warnings_ignored, treat_image
 from pipeline.data.store.index import IndexWriter, read_rows
 from pipeline.data.store.manifest import FILE_NAME, ImageClass, ManifestFile
 from pipeline.data.store.packing import (
@@ -295,9 +294,7 @@ def pack_shard(plan: ShardPlan) -> None:
     shards = ShardWriter(plan.folder, plan.split, math.inf, first=plan.number)
     unfinished = plan.rows.with_suffix(".partial")
     index = IndexWriter(unfinished)
-    with closing(shards), closing(index), warnings.catch_warnings():
-        # Pillow warns of odd metadata, which isn't read here, and of sizes that are refused.
-        warnings.simplefilter("ignore")
+    with closing(shards), closing(index), pillows_warnings_ignored():
         for number, sample in enumerate(plan.images.samples(plan.shrinking)):
             if sample.status != "ok" and not plan.keep_bad:
                 raise UserError(
@@ -328,8 +325,7 @@ def find_bad(
 
 
 def _check_shard(plan: ShardPlan) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as in `pack_shard`
+    with pillows_warnings_ignored():
         samples = enumerate(plan.images.samples(None))
         bad = [
             f"{plan.images.place(number)}: {sample.status}"

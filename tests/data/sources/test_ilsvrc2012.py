@@ -114,6 +114,21 @@ def test_folders_give_the_same_as_archives(official: Sources, tmp_path: Path) ->
     assert digests(from_folders) == digests(from_archives)
 
 
+def test_the_validation_images_alone_are_ilsvrc2012_too(official: Sources, tmp_path: Path) -> None:
+    """They and the devkit are all that testing others' networks needs."""
+    alone = replace(official, train=None, test=None)
+    sums = {
+        name: hashlib.md5(path.read_bytes()).hexdigest() for name, path in alone.items().items()
+    }
+    edition = replace(EDITION, md5=sums)
+    checked = prepare(alone, tmp_path / "a", edition=edition, checking=lambda done, total: None)
+    whole = prepare(official, tmp_path / "b").store
+    assert checked.store.name == "ilsvrc2012"
+    assert checked.store.split_names == ("val",)
+    assert checked.store.classes == whole.classes
+    assert checked.store.split_manifest("val") == whole.split_manifest("val")
+
+
 def test_a_subset_has_a_name_of_its_own(official: Sources, tmp_path: Path) -> None:
     chosen = replace(official, test=None)
     prepared = prepare(chosen, tmp_path / "data", subset=Subset(3, 2))
@@ -481,3 +496,9 @@ def test_the_command_packs_a_subset_and_checks_sums(official: Sources, tmp_path:
     assert done.exit_code == 0, done.output
     assert f"{NUM_TRAIN[SORTED[0]] + NUM_TRAIN[SORTED[1]]} train" in done.output
     assert "a subset of ILSVRC-2012" in done.output
+    command.remove("--train")
+    command.remove(str(official.train))
+    alone = [*command, "--classes", "2", "--no-checksum", "--to", str(tmp_path / "val")]
+    done = CliRunner().invoke(app, alone)
+    assert done.exit_code == 0, done.output
+    assert "ilsvrc2012-subset: 4 val images" in done.output.replace("\n", " ")

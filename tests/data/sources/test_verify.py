@@ -75,6 +75,18 @@ def test_a_whole_data_set_is_described(store: Store) -> None:
     assert verified(store).splits[0].num_decoded == 23
 
 
+def test_pillow_does_not_warn_of_broken_metadata(tmp_path: Path) -> None:
+    """They aren't read here. A warning is an error in these tests."""
+    broken = b"Exif\0\0II*\0\x08\0\0\0\x05\0"  # promises five entries, and ends
+    for name, image in zip("aabb", photographs(4), strict=True):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{len(list(folder.iterdir()))}.jpg").write_bytes(jpeg(image, exif=broken))
+    options = {"val_share": 0.5, "on_bad": "stop", "num_workers": 0, "progress": nothing}
+    prepared = prepare_folder(tmp_path / "photos", tmp_path / "data", "photos", **options)
+    assert verified(prepared.store).is_intact
+
+
 def test_a_flipped_bit_is_found_and_its_image_named(store: Store) -> None:
     assert isinstance(store.folder, Path)
     split = store.split("train")
