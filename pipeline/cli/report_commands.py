@@ -14,6 +14,8 @@ from pipeline.config.cluster import load_cluster
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import write_atomically
 
+_MOST_COMPARED = 10  # by MLflow's page, side by side
+
 Experiment = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="An MLflow experiment.", show_default="the cluster's"),
@@ -47,6 +49,7 @@ def compare(
     from pipeline.reports.comparison import comparison_tables
     from pipeline.reports.published_number import explain_number, find_published
     from pipeline.tracking.measured_runs import measured_from_runs
+    from pipeline.tracking.mlflow_page import comparison_address
     from pipeline.tracking.queries import evaluated_runs, named_runs
 
     numbers = find_published(with_) if with_ else []
@@ -60,6 +63,10 @@ def compare(
         return
     for table in comparison_tables(results):
         console.print(table)
+    ids = list(dict.fromkeys(result.run_id for result in results))
+    if 2 <= len(ids) <= _MOST_COMPARED:
+        address = comparison_address(tracking.uri, experiment or tracking.experiment, ids)
+        say(console, f"side by side in MLflow: {address}")
 
 
 def published(

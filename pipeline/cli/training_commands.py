@@ -139,15 +139,21 @@ def _train(
         return
     results = measured_from_runs([tracked_run(uri, run_id)])
     if result.is_delivered:
-        conclude(result, uri, comparison_markdown(results))
+        conclude(result, uri, results, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
     if line := expectation_line(recipe, as_written.data.name, results[0].key):
         say(console, line)
-    say(console, _how_to_look(uri))
+    say(console, _how_to_look(uri, cluster.tracking.experiment))
 
 
-def _how_to_look(uri: str) -> str:
+def _how_to_look(uri: str, experiment: str) -> str:
+    from pipeline.tracking.mlflow_page import experiment_address
+
+    address = experiment_address(uri, experiment)
     if uri.startswith("sqlite:"):
         command = Path(sys.executable).with_name("mlflow")
-        return f"to look at the runs in a browser: {command} ui --backend-store-uri {uri}"
-    return "the tracking server shows the run and its curves"
+        return (
+            f"to look at the runs in a browser: {command} ui --backend-store-uri {uri}, then "
+            f"{address}"
+        )
+    return f"the run and its curves: {address}"

@@ -27,6 +27,7 @@ REMEDY = "set tracking.uri of the cluster, or MLFLOW_TRACKING_URI"
 # MLflow reads these at each call; what the user has set stays. By default it tries for about four
 # minutes to reach a server.
 _ENVIRONMENT = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # which comes with tqdm
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",

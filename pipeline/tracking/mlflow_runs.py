@@ -25,6 +25,7 @@ from pipeline.tracking.mlflow_client import (
     without_credentials,
 )
 from pipeline.tracking.queries import all_runs, like_filter
+from pipeline.tracking.run_note import NOTE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,14 +86,15 @@ def start_run(
     identity: Mapping[str, str] | None = None,
     existing_run_id: str | None = None,
     command: str | None = None,
+    note: str | None = None,
 ) -> str:
     """Make a run of `experiment` with `params` and `tags`, or continue one; return its id.
 
     `identity` are the tags that tell it from all others. A new run has them from its first moment:
     one whose maker was killed, in here or before the id was kept, is found by them and completed.
     The experiment is made if need be. A run that is continued keeps its params and the
-    `command` that it has as a tag, and gets the new `tags`; one that no longer exists, since it or
-    its store was deleted, is made again.
+    `command` that it has as a tag and its description, of which `note` is the first, and gets the
+    new `tags`; one that no longer exists, since it or its store was deleted, is made again.
     """
     identity = identity or {}
     with user_errors(uri):
@@ -111,6 +113,8 @@ def start_run(
         texts = {key: without_credentials(str(value)) for key, value in new.items()}
         if command and "command" not in run.data.tags:
             tags = {**tags, "command": command}
+        if note and NOTE not in run.data.tags:
+            tags = {**tags, NOTE: note}
         tags = {**tags, **identity}  # of a run that is older than its identity
         _log_texts(client, run_id, texts, tags)
     return run_id

@@ -17,13 +17,20 @@ from pipeline.launch.events import Message
 from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import remove_stale_scratch, run_on_workers
 from pipeline.launch.training_job import TrainingJob
+from pipeline.results.measured import Measured
 from pipeline.runs.initial_weights import find_initial_weights
 from pipeline.runs.run_folder import RunFolder, RunRecord, name_run
 from pipeline.runtime.errors import InterruptedByUserError, UserError
 from pipeline.runtime.storage import write_atomically
 from pipeline.tracking import mlflow_model, mlflow_runs
+from pipeline.tracking.queries import tracked_run
+from pipeline.tracking.run_note import NOTE, run_note
 from pipeline.trainer.replay import replay
-from pipeline.trainer.run_registration import RunRegistration, registered_run
+from pipeline.trainer.run_registration import (
+    RunRegistration,
+    registered_run,
+    training_words,
+)
 from pipeline.trainer.worker import train
 from pipeline.training.step_inspection import InspectedStep
 
@@ -113,12 +120,23 @@ def _deliver(
     return True
 
 
-def conclude(result: TrainingResult, uri: str, comparison: str) -> None:
-    """Store the comparison with the run, and mark the run as complete."""
+def conclude(
+    result: TrainingResult, uri: str, measured: Sequence[Measured], comparison: str
+) -> None:
+    """Store the results and the comparison with the run, and mark the run as complete.
+
+    A description that somebody has written is left alone.
+    """
     folder, record = result.folder, result.folder.record()
     assert record is not None
     write_atomically(folder.comparison, comparison.encode())
-    mlflow_runs.log_files(uri, record.tracking_run_id, [folder.comparison])
+    run_id = record.tracking_run_id
+    mlflow_runs.log_files(uri, run_id, [folder.comparison])
+    tags = tracked_run(uri, run_id).tags
+    what = training_words(folder.recipe(), record.dataset_name)
+    if tags.get(NOTE, what).startswith(what):
+        note = run_note(what, measured, tags.get("command"))
+        mlflow_runs.tag_run(uri, run_id, {NOTE: note})
     folder.update_record(is_recorded=True)
 
 

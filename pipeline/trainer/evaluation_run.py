@@ -37,13 +37,15 @@ from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import open_data, watched
 from pipeline.models.classifier import to_device
+from pipeline.results.measured import measured_from_predictions
 from pipeline.runs.evaluated_model import EvaluatedModel
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
-from pipeline.tracking import mlflow_runs
+from pipeline.tracking import mlflow_page, mlflow_runs
 from pipeline.tracking.environment import environment_tags
 from pipeline.tracking.queries import tracked_run
+from pipeline.tracking.run_note import run_note
 
 _SECONDS_BETWEEN_MESSAGES = 30.0
 
@@ -186,6 +188,8 @@ def track(
     """
     metadata = predictions.metadata
     uri, experiment = cluster.tracking.uri, cluster.tracking.experiment
+    is_labelled = bool((predictions.labels >= 0).all())
+    measured = [measured_from_predictions(predictions)] if is_labelled else []
     identity = _identity(metadata)
     if parent_run_id and mlflow_runs.is_there(uri, parent_run_id):
         identity["mlflow.parentRunId"] = parent_run_id
@@ -209,9 +213,14 @@ def track(
             **(tags or {}),
         },
         identity=identity,
+        note=run_note(f"`{metadata.network}` of `{metadata.run}`, evaluated.", measured, command),
     )
-    if (predictions.labels >= 0).all():
+    if is_labelled:
         mlflow_runs.log_metrics(uri, run_id, _metrics(predictions))
+        classes = len(predictions.classes)
+        mlflow_page.show_errors(
+            uri, experiment, _tracked_split(metadata), metadata.protocol, classes
+        )
     mlflow_runs.log_files(uri, run_id, [file], PREDICTIONS)
     mlflow_runs.finish_run(uri, run_id, "FINISHED")
     return run_id
@@ -237,11 +246,14 @@ def _identity(metadata: PredictionMetadata) -> dict[str, str]:
 
 
 def _metrics(predictions: Predictions) -> dict[str, float]:
-    counts, metadata = predictions.counts, predictions.metadata
-    # Images of a data set that wasn't trained on are a split of their own.
-    split = metadata.qualified_split if metadata.is_foreign else metadata.split
-    prefix = f"eval/{split}/{metadata.protocol}"
-    return {f"{prefix}/{name}": value for name, value in counts.metrics.items()}
+    metadata = predictions.metadata
+    prefix = f"eval/{_tracked_split(metadata)}/{metadata.protocol}"
+    return {f"{prefix}/{name}": value for name, value in predictions.counts.metrics.items()}
+
+
+def _tracked_split(metadata: PredictionMetadata) -> str:
+    """Return the split in the names of metrics: one of data not trained on is of its own."""
+    return metadata.qualified_split if metadata.is_foreign else metadata.split
 
 
 def _with_messages(batches: Iterable[Batch], num_images: int, report: Report) -> Iterator[Batch]:

@@ -18,9 +18,10 @@ from pipeline.runs.initial_weights import InitialWeights
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.background import in_background
 from pipeline.runtime.errors import UserError
-from pipeline.tracking import mlflow_runs
+from pipeline.tracking import mlflow_page, mlflow_runs
 from pipeline.tracking.environment import environment_tags
 from pipeline.tracking.job_runs import job_tags, start_job_run
+from pipeline.tracking.run_note import run_note
 
 _SECONDS_BETWEEN_TRIES = 5.0
 
@@ -72,8 +73,16 @@ class RunRegistration:
             identity={"run.key": record.tracking_key},
             existing_run_id=record.tracking_run_id,
             command=self.command,
+            note=run_note(training_words(self.recipe, self.store.name), (), self.command),
         )
-        store = self.store
+        recipe, store = self.recipe, self.store
+        mlflow_page.show_errors(
+            uri,
+            self.cluster.tracking.experiment,
+            recipe.data.test_split,
+            recipe.evaluation.name(recipe.input.size),
+            recipe.network.num_classes,
+        )
         mlflow_runs.log_dataset(uri, run_id, store.name, store.digest, str(store.folder))
         self.folder.update_record(tracking_run_id=run_id)
 
@@ -101,6 +110,13 @@ class RunRegistration:
             "dataset.extra": record.extra_data,
             "protocol": recipe.evaluation.name(recipe.input.size),
         }
+
+
+def training_words(recipe: Recipe, data: str) -> str:
+    """Return in a sentence what a training is, for the description of its run."""
+    return (
+        f"`{recipe.network.name}` trained on {data} for {recipe.epochs} epochs, seed {recipe.seed}."
+    )
 
 
 @contextmanager

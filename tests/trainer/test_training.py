@@ -16,8 +16,9 @@ from pipeline.launch.events import Event, StepsReport, ValidationReport, WorkerS
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob
 from pipeline.runtime.errors import TrainingStoppedError, UserError
+from pipeline.tracking.measured_runs import measured_from_runs
 from pipeline.tracking.mlflow_client import connect
-from pipeline.tracking.queries import evaluated_runs
+from pipeline.tracking.queries import evaluated_runs, tracked_run
 from pipeline.trainer.driver import conclude, run_training
 from pipeline.trainer.worker import train
 from pipeline.training.checkpoint import checkpoints, load_checkpoint
@@ -148,7 +149,8 @@ def test_a_complete_run_is_not_trained_again_nor_with_another_recipe(
     cluster = load_cluster("laptop", ["workers.count=0", "tracking.experiment=complete"])
     result = run_training(recipe, "smoke", cluster, "mine", Console(quiet=True))
     assert result is not None
-    conclude(result, tracking_uri, "| result |")
+    measured = measured_from_runs([tracked_run(tracking_uri, result.folder.tracking_run_id())])
+    conclude(result, tracking_uri, measured, "| result |")
     before = {path: path.stat().st_mtime_ns for path in result.folder.path.rglob("*")}
     assert run_training(recipe, "smoke", cluster, "mine", Console(quiet=True)) is None
     other = load_recipe("smoke", ["epochs=2"])
@@ -158,6 +160,12 @@ def test_a_complete_run_is_not_trained_again_nor_with_another_recipe(
     (run,) = evaluated_runs(tracking_uri, "complete")
     assert run.status == "FINISHED"
     assert {"recipe.digest", "dataset.digest", "device", "version.torch"} <= run.tags.keys()
+    assert {"mlflow.user", "mlflow.source.name"} <= run.tags.keys()
+    note = run.tags["mlflow.note.content"]
+    assert note.startswith(
+        "`lenet5_modern` trained on digits for 1 epochs, seed 0.\n\n- top-1 error"
+    )
+    assert f"**{measured[0].errors[0]} %**" in note
     assert run.params["recipe.optimizer.learning_rate"] == "0.02"
     files = connect(tracking_uri).list_artifacts(run.run_id)
     assert {file.path for file in files} == {

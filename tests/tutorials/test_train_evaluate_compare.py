@@ -5,6 +5,7 @@ LeNet-5 for three epochs, which takes seconds; a real recipe takes the same step
 """
 
 import json
+import re
 from pathlib import Path
 
 from command import Shell
@@ -29,6 +30,8 @@ def test_train_a_network_evaluate_it_and_compare_it(shell: Shell, tmp_path: Path
     printed = shell(f"ilsvrc train smoke --run first {here}")
     assert "epoch 1/3 step 15/15" in printed
     assert "epoch 3/3  val (whole, 899 images)" in printed
+    # MLflow has the curves; this address opens on the errors.
+    assert re.search(r"127\.0\.0\.1:5000/#/experiments/\d+/runs\?viewStateShareKey=errors", printed)
 
     # The run lies in a folder: what was trained, every metric, the weights.
     run = tmp_path / "runs" / "first"
@@ -61,6 +64,7 @@ def test_train_a_network_evaluate_it_and_compare_it(shell: Shell, tmp_path: Path
     printed = shell("ilsvrc compare first")
     assert f"{whole.counts.top1_error:.2f}" in printed
     assert "none for this network; others" in printed
+    assert "side by side in MLflow: http://127.0.0.1:5000/#/compare-runs?runs=" in printed
 
     # 7. A number that is seen somewhere may be of something else. Here it is refused, with reasons.
     printed = shell('ilsvrc compare first --with "alexnet 15.3"')
