@@ -53,7 +53,8 @@ class KubeRay(Section):
     includes shared memory. `secrets` are read into the environment of all pods; `volumes` must be
     claims that all pods may mount. A failed job is restarted up to `retries` times, on a new Ray
     cluster, from its last checkpoint; the Ray cluster is kept for `keep_seconds` after the end.
-    `queue` and `priority` are Kueue's. `context` is one of the kubeconfig's.
+    `queue` and `priority` are Kueue's, `priority_class` is Kubernetes' own. `context` is one of the
+    kubeconfig's. Pods run as the image's user, who must not be root.
     """
 
     kind: Literal["kuberay"]
@@ -75,6 +76,7 @@ class KubeRay(Section):
     stop_seconds: PositiveInt = 120
     queue: str | None = None
     priority: str | None = None
+    priority_class: str | None = None
 
 
 class Slurm(Section):
@@ -84,7 +86,9 @@ class Slurm(Section):
     its source). The training saves `warning_seconds` before the time limit, or before a preemption
     that Slurm is set to announce (`SlurmctldParameters=preempt_send_user_signal`); then the job is
     queued again, for `hours` more. `setup` are lines of bash to run first, `options` further ones
-    of sbatch.
+    of sbatch. With a `container`, an image in the notation of enroot and pyxis, the training runs
+    in it by its `python`; the working folder, `data_dir`, `runs_dir` and `container_mounts`
+    (`/from:/to`) are mounted there.
     """
 
     kind: Literal["slurm"]
@@ -96,6 +100,8 @@ class Slurm(Section):
     memory: str | None = None
     warning_seconds: PositiveInt = 120
     python: str = ".venv/bin/python"
+    container: str | None = None
+    container_mounts: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     options: dict[str, str] = Field(default_factory=dict)
 

@@ -19,6 +19,8 @@ OURS = {"app.kubernetes.io/name": "ilsvrc"}
 Manifest = dict[str, Any]
 
 _DOCUMENTS = "/etc/ilsvrc"
+# With what all pods have, the "restricted" profile of Kubernetes' Pod Security Standards.
+_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 _NAME_LENGTH = 40  # KubeRay appends words, and names of services are limited to 63 characters
 
 
@@ -78,6 +80,7 @@ def ray_job(training: SubmittedTraining, engine: KubeRay) -> Manifest:
         "spec": {
             "entrypoint": shlex.join(["python", "-m", "pipeline", *arguments]),
             "runtimeEnvYAML": f"env_vars: {{RAY_JOB_STOP_WAIT_TIME_S: '{engine.stop_seconds}'}}\n",
+            "submitterPodTemplate": _submitter(engine),
             "backoffLimit": engine.retries,
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": engine.keep_seconds,
@@ -120,9 +123,10 @@ def _cluster_spec(cluster: Cluster, engine: KubeRay) -> Manifest:
     if workers.device == "gpu":
         resources["nvidia.com/gpu"] = per_node
     head: dict[str, int | str] = {"cpu": engine.head.cpus, "memory": engine.head.memory}
-    elastic = {"enableInTreeAutoscaling": True} if workers.is_elastic else {}
+    autoscaler = {"securityContext": dict(_SECURITY)}
+    elastic = {"enableInTreeAutoscaling": True, "autoscalerOptions": autoscaler}
     return {
-        **elastic,
+        **(elastic if workers.is_elastic else {}),
         "rayVersion": version("ray"),  # the image's as well
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
@@ -157,7 +161,7 @@ def _pod(container: str, resources: dict[str, int | str], engine: KubeRay) -> Ma
                 "name": container,
                 "image": engine.image,
                 "resources": {"requests": quantities, "limits": quantities},
-                "securityContext": {"allowPrivilegeEscalation": False},
+                "securityContext": dict(_SECURITY),
                 "volumeMounts": [
                     {"name": "shared-memory", "mountPath": "/dev/shm"},
                     *({"name": one.claim, "mountPath": one.path} for one in engine.volumes),
@@ -171,12 +175,40 @@ def _pod(container: str, resources: dict[str, int | str], engine: KubeRay) -> Ma
         main["env"] = [{"name": key, "value": text} for key, text in engine.environment.items()]
     if engine.secrets:
         main["envFrom"] = [{"secretRef": {"name": name}} for name in engine.secrets]
-    if engine.image_pull_secret:
-        spec["imagePullSecrets"] = [{"name": engine.image_pull_secret}]
-    if engine.service_account:
-        spec["serviceAccountName"] = engine.service_account
     if engine.node_selector:
         spec["nodeSelector"] = dict(engine.node_selector)
     if engine.tolerations:
         spec["tolerations"] = [{"key": key, "operator": "Exists"} for key in engine.tolerations]
-    return {"metadata": {"labels": dict(OURS)}, "spec": spec}
+    return {"metadata": {"labels": dict(OURS)}, "spec": {**spec, **_of_all_pods(engine)}}
+
+
+def _submitter(engine: KubeRay) -> Manifest:
+    """Return the pod that hands the job to Ray and shows its log: KubeRay's own, made safe."""
+    quantities = {"cpu": "500m", "memory": "1Gi"}
+    container = {
+        "name": "ray-job-submitter",
+        "image": engine.image,
+        "resources": {"requests": quantities, "limits": quantities},
+        "securityContext": dict(_SECURITY),
+    }
+    return {
+        "metadata": {"labels": dict(OURS)},
+        "spec": {
+            "restartPolicy": "Never",
+            "containers": [container],
+            **_of_all_pods(engine),
+        },
+    }
+
+
+def _of_all_pods(engine: KubeRay) -> Manifest:
+    spec: Manifest = {
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    }
+    if engine.image_pull_secret:
+        spec["imagePullSecrets"] = [{"name": engine.image_pull_secret}]
+    if engine.service_account:
+        spec["serviceAccountName"] = engine.service_account
+    if engine.priority_class:
+        spec["priorityClassName"] = engine.priority_class
+    return spec

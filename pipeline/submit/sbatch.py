@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.config.cluster import Cluster, as_folder
 from pipeline.config.engine import Slurm
 from pipeline.submit.job_engine import SubmittedTraining
 
@@ -39,7 +40,7 @@ RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 
 srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 --wait=60 \\
-    {python} -m {module} \\
+{container}    {python} -m {module} \\
     {arguments} --run "$run" &
 step=$!
 while true; do
@@ -74,6 +75,7 @@ def render_script(trainings: list[SubmittedTraining], engine: Slurm, command: st
         "setup": "".join(f"{line}\n" for line in engine.setup),
         "run": run,
         "runs_dir": shlex.quote(from_here(first.cluster.runs_dir)),
+        "container": _container(first.cluster, engine),
         "python": shlex.quote(engine.python),
         "module": "pipeline" if first.cluster.workers.are_in_process else ray_on_nodes,
         "arguments": arguments,
@@ -88,6 +90,21 @@ def from_here(path: Path) -> str:
     """Return `path` relative to the working folder, the job's as well, where it lies inside."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _container(cluster: Cluster, engine: Slurm) -> str:
+    """Return srun's options of pyxis, which mount the folders of a training at their own paths."""
+    if engine.container is None:
+        return ""
+    folders = [str(Path.cwd()), str(cluster.runs_dir)]
+    if isinstance(data_dir := as_folder(cluster.data_dir), Path):
+        folders.append(str(data_dir))
+    own = dict.fromkeys(f"{folder}:{folder}" for folder in folders)
+    mounts = ",".join([*own, *engine.container_mounts])
+    options = {"image": engine.container, "mounts": mounts, "workdir": str(Path.cwd())}
+    return "".join(
+        f"    {shlex.quote(f'--container-{name}={value}')} \\\n" for name, value in options.items()
+    )
 
 
 def runs_of_comment(comment: str) -> dict[str, str]:

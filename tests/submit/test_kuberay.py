@@ -21,6 +21,7 @@ from pipeline.submit.submit import read_trainings
 EVERYTHING = [
     "engine.queue=training",
     "engine.priority=high",
+    "engine.priority_class=research",
     "engine.environment={NCCL_DEBUG: INFO}",
     "engine.image_pull_secret=registry",
     "engine.service_account=trainer",
@@ -61,6 +62,7 @@ def test_manifests_are_valid_by_kuberays_schemas(of_cluster: list[str]) -> None:
     for spec in (job["spec"]["rayClusterSpec"], by_hand["spec"]):
         for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
             V1PodTemplateSpec.model_validate(group["template"])
+    V1PodTemplateSpec.model_validate(job["spec"]["submitterPodTemplate"])
     V1ConfigMap.model_validate(documents_of(training, engine))  # type: ignore[arg-type]
 
 
@@ -94,6 +96,27 @@ def test_a_rayjob_has_the_recipe_and_the_clusters_settings() -> None:
     assert {"secretRef": {"name": "ilsvrc"}} in worker["envFrom"]
     documents = documents_of(training, training.cluster.engine)["data"]  # type: ignore[arg-type]
     assert yaml.safe_load(documents["document-0"])["network"]["name"] == "resnet50"
+
+
+def test_pods_meet_the_restricted_security_standard() -> None:
+    elastic = "workers={min: 8, max: 32, device: gpu, cpus: 8, ray_address: auto}"
+    batch = "batch={global_batch_size: 1024, micro_batch_size: 32}"
+    (training,) = read_trainings("resnet50", [batch], "kuberay", [*EVERYTHING, elastic], [])
+    spec = ray_job(training, training.cluster.engine)["spec"]  # type: ignore[arg-type]
+    cluster = spec["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    pods = [spec["submitterPodTemplate"], *(group["template"] for group in groups)]
+    contexts = [cluster["autoscalerOptions"]["securityContext"]]
+    for pod in (template["spec"] for template in pods):
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"},
+        }  # fmt: skip
+        assert pod["priorityClassName"] == "research"
+        assert pod["imagePullSecrets"] == [{"name": "registry"}]
+        contexts += [container["securityContext"] for container in pod["containers"]]
+    assert len(contexts) == 4
+    for context in contexts:
+        assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 @pytest.mark.parametrize(

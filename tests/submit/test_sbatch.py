@@ -56,6 +56,33 @@ def test_paths_under_the_working_folder_are_relative(
     assert "#SBATCH --output=runs/slurm-%j.log\n" in script("runs_dir=runs")
 
 
+def test_a_container_has_the_folders_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    text = script(
+        "engine.container=registry#team/ilsvrc:1", "engine.python=python3", "runs_dir=runs",
+        "engine.container_mounts=['/scratch:/scratch']",
+    )  # fmt: skip
+    # What Slurm's command would be told, by a shell's own reading.
+    step = text[text.index("srun ") : text.index(" &\nstep=")]
+    told = subprocess.run(
+        ["bash", "-c", f'srun() {{ printf "%s\\n" "$@"; }}; SLURM_CPUS_PER_TASK=1 run=r; {step}'],
+        capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    mounts = [f"{folder}:{folder}", f"{folder}/runs:{folder}/runs", "/shared/data:/shared/data"]
+    assert told[3:8] == [
+        "--container-image=registry#team/ilsvrc:1",
+        f"--container-mounts={','.join([*mounts, '/scratch:/scratch'])}",
+        f"--container-workdir={folder}",
+        "python3",
+        "-m",
+    ]
+    assert "--container" not in script()
+
+
 LINES = {
     "squeue": "12|PENDING|Resources|0|ilsvrc resnet50-1a2b3c4d",
     "sacct": "12|RUNNING|None|0:0|ilsvrc resnet50-1a2b3c4d",
