@@ -13,7 +13,7 @@ from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.predictions import PREDICTIONS, kept_predictions
-from pipeline.launch.events import Message
+from pipeline.launch.events import Event, Message, Report
 from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import remove_stale_scratch, run_on_workers
 from pipeline.launch.training_job import TrainingJob
@@ -53,12 +53,14 @@ def run_training(
     start_from: str | None = None,
     command: str | None = None,
     job_name: str | None = None,
+    on_event: Report | None = None,
 ) -> TrainingResult | None:
     """Train, or go on training; return None if the run was concluded already.
 
     `start_from` names a trained run, or a file of weights, to start from; a new run is recorded
-    with `command`, and as one of the job `job_name`. Raises `UserError` before any worker starts
-    for what can be checked by then, and `InterruptedByUserError` after Ctrl-C.
+    with `command`, and as one of the job `job_name`. `on_event` is called with what the workers
+    report, which is shown in any case. Raises `UserError` before any worker starts for what can be
+    checked by then, and `InterruptedByUserError` after Ctrl-C.
     """
     start = find_initial_weights(cluster.runs_dir, start_from, recipe) if start_from else None
     start_digest = start.digest if start else ""
@@ -79,12 +81,18 @@ def run_training(
         registration = RunRegistration(folder, recipe, cluster, store, start, command, job_name)
         with _concluded(uri, folder.tracking_run_id):
             with ProgressDisplay(console, recipe.network.num_classes) as display:
+
+                def report(event: Event) -> None:
+                    display.show(event)
+                    if on_event:
+                        on_event(event)
+
                 display.show(Message(f"run {folder.name} in {folder.path}"))
                 with (
                     registered_run(registration, lambda text: display.show(Message(text))),
                     mlflow_runs.system_metrics(uri, folder.tracking_run_id),
                 ):
-                    counts = run_on_workers(train, job, display.show, stops_on_request=True)
+                    counts = run_on_workers(train, job, report, stops_on_request=True)
             is_delivered = _deliver(
                 folder,
                 recipe,

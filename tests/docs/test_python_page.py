@@ -1,4 +1,4 @@
-"""The examples of docs/python.md run, and print what the page shows."""
+"""The examples of the pages on Python run, and print what the pages show."""
 
 import contextlib
 import io
@@ -8,12 +8,13 @@ import pytest
 from pages import blocks, text_of
 
 
+@pytest.mark.parametrize("name", ["docs/python.md", "docs/use/notebook.md"])
 def test_the_examples_print_what_the_page_shows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    page = [block for block in blocks(text_of("docs/python.md")) if block.language]
+    page = [block for block in blocks(text_of(name)) if block.language]
     names: dict[str, object] = {}
     for example, shown in zip(page[::2], page[1::2], strict=True):
         assert (example.language, shown.language) == ("python", "text")
@@ -21,5 +22,5 @@ def test_the_examples_print_what_the_page_shows(
         with contextlib.redirect_stdout(printed):
             # Lines are counted from the top of the page, for a traceback that shows them.
             lines = "\n" * (example.line - 1) + example.text
-            exec(compile(lines, "docs/python.md", "exec"), names)
+            exec(compile(lines, name, "exec"), names)
         assert printed.getvalue() == shown.text

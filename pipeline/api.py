@@ -1,0 +1,245 @@
+"""The Python surface, for notebooks and scripts: what is here stays; anything else may change.
+
+    from pipeline import api
+
+    api.prepare_digits()
+    run = api.train("lenet5_digits", {"epochs": 3})
+    run.history["train/loss"].plot()
+
+Everything runs in this process, without Ray. Mistakes raise `UserError`, in one line.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from torch import Tensor
+
+from pipeline.config import recipe as recipes
+from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.config.protocol import parse_protocol
+from pipeline.config.recipe import Recipe
+from pipeline.data.sources import prepare
+from pipeline.data.store.store import Store, store_folder
+from pipeline.evaluation.ensemble import ensemble
+from pipeline.evaluation.predictions import Predictions, find_predictions, read_predictions
+from pipeline.evaluation.significance import PairedComparison, compare_paired
+from pipeline.launch.events import Event, Report
+from pipeline.models.classifier import ImageClassifier
+from pipeline.results.published import published as published_results
+from pipeline.runs.evaluated_model import model_of_run
+from pipeline.runs.run_folder import RunFolder, find_run
+from pipeline.runtime.errors import UserError
+from pipeline.tracking.queries import Point, TrackedRun
+from pipeline.trainer.driver import run_training
+from pipeline.trainer.evaluation_run import run_evaluation
+from pipeline.visualization.filters import first_layer_filters
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Event",
+    "PairedComparison",
+    "Predictions",
+    "Recipe",
+    "Run",
+    "Store",
+    "UserError",
+    "compare_paired",
+    "curves",
+    "ensemble",
+    "load_recipe",
+    "open_run",
+    "prepare_digits",
+    "prepare_folder",
+    "published",
+    "table",
+    "train",
+]
+
+_QUIET = Console(quiet=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: its recipe, every metric, the final weights, and predictions."""
+
+    folder: RunFolder
+    cluster: Cluster
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.folder.recipe()
+
+    @property
+    def history(self) -> "pd.DataFrame":
+        """Every metric, a column each, by the number of optimizer steps."""
+        import pandas as pd
+
+        rows: dict[int, dict[str, float]] = {}
+        for line in (self.folder.path / "metrics.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            rows.setdefault(record["step"], {}).update(record["metrics"])
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("step").sort_index()
+
+    def network(self) -> ImageClassifier:
+        """Return the trained network, in evaluation mode, on the CPU."""
+        model = model_of_run(self.folder)
+        network = model.build(self.recipe.network.num_classes)
+        assert isinstance(network, ImageClassifier)
+        return network.eval()
+
+    def filters(self) -> Tensor:
+        """Return the weights of the first convolution, float32 (filters, channels, h, w)."""
+        return first_layer_filters(self.network())
+
+    def evaluate(
+        self, protocol: str | None = None, *, data: str | None = None, split: str | None = None
+    ) -> Predictions:
+        """Evaluate the network, by default as its recipe does; its predictions are kept.
+
+        protocol: as of `ilsvrc evaluate`. data: a packed data set's folder.
+        """
+        recipe, model = self.recipe, model_of_run(self.folder)
+        chosen = model.protocol
+        if protocol is not None:
+            chosen = parse_protocol(protocol, recipe.input.size, chosen, model.trained_sides)
+        place = Path(data) if data else store_folder(self.cluster, recipe.data.name)
+        split = split or recipe.data.test_split
+        return run_evaluation(model, self.folder, place, split, chosen, self.cluster, _QUIET)
+
+    def predictions(self, split: str | None = None, protocol: str | None = None) -> Predictions:
+        """Return what is kept of an evaluation: the only one, or the one that is named."""
+        return read_predictions(find_predictions(self.folder.path, split, protocol))
+
+
+def load_recipe(name: str, changes: Mapping[str, object] | None = None) -> Recipe:
+    """Load a recipe by its name in `configs/recipes`, or a YAML file.
+
+    changes: of its values, as `{"optimizer.learning_rate": 0.05}`.
+    """
+    return recipes.load_recipe(name, _assignments(changes))
+
+
+def prepare_digits(to: str | Path = "data/digits") -> Store:
+    """Pack the 1,797 handwritten digits that scikit-learn ships; open what is there already."""
+    return prepare.prepare_digits(Path(to), _ignore).store
+
+
+def prepare_folder(source: str | Path, to: str | Path, val_share: float = 0.1) -> Store:
+    """Pack images in a folder for each class; open what is there already."""
+    target = Path(to)
+    prepared = prepare.prepare_folder(
+        Path(source),
+        target,
+        target.name,
+        val_share=val_share,
+        on_bad="stop",
+        num_workers=0,
+        progress=_ignore,
+    )
+    return prepared.store
+
+
+def train(
+    recipe: str | Recipe,
+    changes: Mapping[str, object] | None = None,
+    *,
+    run: str | None = None,
+    start_from: str | None = None,
+    on_event: Report | None = None,
+    cluster: Mapping[str, object] | None = None,
+) -> Run:
+    """Train, or go on where the same training stopped; return its run.
+
+    recipe: its name, a file, or one that is loaded. run: the run's name, by default the recipe's
+    with its digest. on_event: is called with every report of the training
+    (`pipeline.launch.events`). cluster: values of the cluster `laptop`, as `{"data_dir": "/data"}`.
+    """
+    name = recipe if isinstance(recipe, str) else recipe.network.name
+    loaded = load_recipe(recipe, changes) if isinstance(recipe, str) else recipe
+    here = _here(cluster)
+    result = run_training(loaded, Path(name).stem, here, run, _QUIET, start_from, on_event=on_event)
+    if result is None:  # it was complete already
+        return open_run(run or recipes.default_run_name(Path(name).stem, loaded), cluster)
+    return Run(result.folder, here)
+
+
+def open_run(name: str, cluster: Mapping[str, object] | None = None) -> Run:
+    """Open a run by its name, or its folder."""
+    here = _here(cluster)
+    return Run(find_run(here.runs_dir, name), here)
+
+
+def table(predictions: Predictions) -> "pd.DataFrame":
+    """Return predictions as a table, a row an image, by the image's key.
+
+    label, guess: names of classes, the label empty where it is unknown. probability: of the guess.
+    rank: how many classes come before the label, so that top-5 counts ranks below 5.
+    """
+    import pandas as pd
+
+    names = [each.name for each in predictions.classes]
+    guesses = predictions.guesses[:, 0]
+    probabilities = predictions.probabilities[range(len(predictions)), guesses]
+    return pd.DataFrame(
+        {
+            "label": [names[label] if label >= 0 else "" for label in predictions.labels],
+            "guess": [names[guess] for guess in guesses],
+            "probability": probabilities.astype(float),
+            "rank": predictions.ranks,
+        },
+        index=pd.Index(predictions.keys, name="image"),
+    )
+
+
+def published(network: str | None = None) -> "pd.DataFrame":
+    """Return the published results of a network, or all, with protocol and source."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = [
+        result.model_dump() for result in published_results() if network in (None, result.network)
+    ]
+    if not rows:
+        raise UserError(f"nothing is published of '{network}'; published() has all there is")
+    return pd.DataFrame(rows)
+
+
+def curves(runs: Sequence[Run]) -> dict[str, "Figure"]:
+    """Draw the learning curves of runs, a figure each by its title, as in a report."""
+    from pipeline.reports.learning_curves import MetricHistory, curve_figures
+
+    histories = []
+    for colour, run in enumerate(runs):
+        history = run.history
+        points = {}
+        for name in history.columns.tolist():
+            known = history[name].dropna()
+            pairs = zip(known.index.tolist(), known.tolist(), strict=True)
+            points[str(name)] = [Point(step, value) for step, value in pairs]
+        tracked = TrackedRun("", run.name, "FINISHED", datetime.now(), {}, {}, {})
+        histories.append(MetricHistory(tracked, points, colour))
+    return curve_figures(histories)
+
+
+def _here(changes: Mapping[str, object] | None) -> Cluster:
+    return load_cluster("laptop", ["workers.count=0", *_assignments(changes)])
+
+
+def _assignments(changes: Mapping[str, object] | None) -> list[str]:
+    # JSON is YAML.
+    return [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
+
+
+def _ignore(done: int, total: int) -> None:
+    """Show no progress."""

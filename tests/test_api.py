@@ -1,0 +1,90 @@
+"""What a notebook calls: train, look, evaluate, compare, in one process."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import api
+from pipeline.launch.events import StepsReport, ValidationReport
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[api.Run, list[api.Event]]:
+    folder = tmp_path_factory.mktemp("notebook")
+    events: list[api.Event] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        store = api.prepare_digits()
+        assert len(store.split("train")) == 898
+        run = api.train("smoke", {"epochs": 2}, run="first", on_event=events.append)
+        assert api.open_run("first") == run
+    return run, events
+
+
+def test_a_callback_hears_of_steps_and_evaluations(
+    digits_run: tuple[api.Run, list[api.Event]],
+) -> None:
+    run, events = digits_run
+    assert run.recipe.epochs == 2
+    steps = [event for event in events if isinstance(event, StepsReport)]
+    evaluated = [event for event in events if isinstance(event, ValidationReport)]
+    assert steps[-1].step == steps[-1].num_steps == 15
+    assert [event.epoch for event in evaluated] == [1, 2]
+    history = run.history
+    assert history.index.tolist() == [15, 30]
+    assert history["train/loss"].tolist()[-1] == pytest.approx(steps[-1].loss)
+    assert history["eval/val/whole/top1_error"].iloc[-1] == evaluated[-1].counts.top1_error
+
+
+def test_predictions_are_a_table_and_the_networks_own(
+    digits_run: tuple[api.Run, list[api.Event]],
+) -> None:
+    run, _ = digits_run
+    kept = run.predictions()
+    table = api.table(kept)
+    assert table.shape == (899, 4)
+    assert (table["label"] == table["guess"]).mean() == kept.counts.top1_hits / 899
+    assert ((table["rank"] == 0) == (table["label"] == table["guess"])).all()
+    assert table["probability"].between(0.09, 1).all()
+    network = run.network()
+    assert not network.training
+    assert sum(p.numel() for p in network.parameters()) == 61_706
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 10)
+
+
+def test_another_protocol_is_evaluated_and_compared(
+    digits_run: tuple[api.Run, list[api.Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = digits_run
+    monkeypatch.chdir(run.folder.path.parents[1])
+    flipped = run.evaluate("flip")
+    assert flipped.metadata.protocol == "flip-36-32"
+    whole = run.predictions(protocol="whole")
+    found = api.compare_paired(whole, flipped, k=1)
+    assert found.only_first > found.only_second  # digits should not be mirrored
+    assert len(api.ensemble([whole, flipped])) == 899
+
+
+def test_curves_are_drawn_and_published_results_listed(
+    digits_run: tuple[api.Run, list[api.Event]],
+) -> None:
+    figures = api.curves([digits_run[0]])
+    assert {"Loss", "Top-1 error, %"} <= figures.keys()
+    assert figures["Loss"].axes[0].lines
+    alexnet = api.published("alexnet")
+    first = alexnet.iloc[0]
+    assert (first["top1_error"], first["top5_error"]) == (40.7, 18.2)
+    with pytest.raises(api.UserError, match="nothing is published of 'alexnett'"):
+        api.published("alexnett")
+
+
+def test_mistakes_are_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(api.UserError, match="'epoch' is not a known key; did you mean `epochs`"):
+        api.load_recipe("smoke", {"epoch": 3})
+    assert api.load_recipe("smoke", {"data.name": "my digits"}).data.name == "my digits"
+    with pytest.raises(api.UserError, match="no run 'none'"):
+        api.open_run("none")
