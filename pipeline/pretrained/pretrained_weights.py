@@ -3,11 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.zoo import NETWORKS
 from pipeline.pretrained.preprocessing import Preprocessing
+from pipeline.runtime.errors import UserError
+
+COUNTS = "num_batches_tracked"  # of batch norm: of no use after a training
+AUXILIARY = "auxiliary."  # classifiers that only trainings apply; many files lack them
 
 
 @dataclass(frozen=True)
@@ -30,3 +35,47 @@ class PretrainedWeights:
         model = NETWORKS[self.network](self.num_classes, self.num_channels)
         model.load_state_dict(self.weights)
         return model.eval()
+
+
+def fit_weights(
+    network: str, weights: Mapping[str, Tensor], where: str, names: Mapping[str, str]
+) -> PretrainedWeights:
+    """Return `weights`, by the names of the zoo's `network`, as all that it needs.
+
+    The numbers of classes and channels are those of the first and the last of them. Auxiliary
+    classifiers may be missing; they get initial weights. `names` are those in the file, for
+    messages, and `where` it is. Raises `UserError` for what is missing, and for other shapes.
+    """
+    with torch.device("meta"):
+        published = NETWORKS[network](num_classes=1000).state_dict()
+    kept = [key for key in published if key in weights and not key.startswith(AUXILIARY)]
+    if not kept:
+        raise UserError(f"{where}: has no layer of {network}")
+    # Those without that dimension are reported below, with the other mismatches.
+    first, last = weights[kept[0]], weights[kept[-1]]
+    num_channels = first.shape[1] if first.dim() > 1 else 3
+    num_classes = len(last) if last.dim() else 1000
+    with torch.device("meta"):
+        ours = NETWORKS[network](num_classes, num_channels).state_dict()
+    for own, value in weights.items():
+        got, wanted = tuple(value.shape), tuple(ours[own].shape)
+        if got != wanted:
+            raise UserError(
+                f"{where}: {names.get(own, own)} is {got}, here {own} is {wanted}; are these "
+                "weights of another network?"
+            )
+    absent = [key for key in ours if key not in weights and not key.endswith(COUNTS)]
+    for key in absent:
+        if not key.startswith(AUXILIARY):
+            raise UserError(f"{where}: {names.get(key, key)} is missing, for {network}'s {key}")
+    whole = {key: torch.zeros((), dtype=torch.long) for key in ours if key.endswith(COUNTS)}
+    remarks: tuple[str, ...] = ()
+    if absent:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            initial = NETWORKS[network](num_classes, num_channels).state_dict()
+        whole |= {key: initial[key] for key in absent}
+        remarks = ("the auxiliary classifiers, which only trainings use, are not in the file",)
+    return PretrainedWeights(
+        network, {**whole, **weights}, num_classes, num_channels, remarks=remarks
+    )

@@ -19,9 +19,9 @@ from pipeline.data.store.store import Split, Store
 from pipeline.evaluation.evaluation_config import EvaluationConfig
 from pipeline.evaluation.predictions import PredictionMetadata
 from pipeline.models.classifier import ImageClassifier
-from pipeline.models.weights_file import read_weights
+from pipeline.models.weights_file import read_saved_weights
 from pipeline.models.zoo import build_model, constructor
-from pipeline.pretrained.formats import read_pretrained
+from pipeline.pretrained.formats import FORMATS, read_pretrained
 from pipeline.pretrained.preprocessing import Preprocessing
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.errors import UserError
@@ -81,7 +81,7 @@ class EvaluatedModel:
         if self.module:
             module = _call_module(self.module, self.module_folder)
             if self.weights:
-                _load_weights(module, self.weights)
+                _load_weights(module, self.weights, self.ema)
             return module
         assert self.weights
         if self.weights_format:
@@ -91,7 +91,7 @@ class EvaluatedModel:
         network = self.network or NetworkConfig(name=self.name, num_classes=num_classes)
         model = build_model(network, self.input)
         # Not `model.start_from`: a deeper VGG's takes a part of them only.
-        ImageClassifier.start_from(model, read_weights(self.weights))
+        ImageClassifier.start_from(model, read_saved_weights(self.weights, ema=self.ema).weights)
         return model
 
     def num_outputs(self, build: Callable[[], nn.Module]) -> int:
@@ -201,19 +201,21 @@ def external_model(
     torch's). network: its name in the zoo; for a module, the name to show. preprocessing: by
     default that of the weights, or else torchvision's. ema: take the moving average of the weights.
     """
-    format, _, path = (weights or "").rpartition(":")
+    format, path = _split(weights or "")
     file = Path(path).absolute() if path else None
     if file and not file.is_file():
         raise UserError(f"--weights {weights}: no such file")
     if not module and not (file and (network or format)):
         raise UserError("give a RUN, or --weights FILE with --network NAME, or --module")
-    if network and not module:
+    if network and not format and not module:
         constructor(network)  # raises for a name that isn't in the zoo
     remarks: tuple[str, ...] = ()
     if format and file and not module:
         read = read_pretrained(format, file, network, ema=ema)
         network, remarks = read.network, read.remarks
         preprocessing = preprocessing or read.preprocessing
+    elif file:
+        remarks = read_saved_weights(file, ema=ema).remarks
     preprocessing = preprocessing or Preprocessing()
     return EvaluatedModel(
         name=network or (module or "").replace(":", "."),
@@ -227,6 +229,14 @@ def external_model(
         takes_bgr=preprocessing.colors == "bgr",
         remarks=remarks,
     )
+
+
+def _split(weights: str) -> tuple[str, str]:
+    """Return the format, "" for this project's own, and the path, which may have colons too."""
+    format, colon, path = weights.partition(":")
+    if not colon or (format not in FORMATS and Path(weights).is_file()):
+        return "", weights
+    return format, path
 
 
 def _call_module(module: str, folder: Path) -> nn.Module:
@@ -261,9 +271,15 @@ def _error_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
-def _load_weights(model: nn.Module, file: Path) -> None:
+def _load_weights(model: nn.Module, file: Path, ema: bool) -> None:
+    """Load weights into a module, whose own layers may be in one with a wrapper's name."""
+    weights = read_saved_weights(file, ema=ema).weights
+    own = model.state_dict()
+    first = next(iter(weights), "")
+    prefix = next((name.removesuffix(first) for name in own if name.endswith(f".{first}")), "")
+    prefix = "" if first in own else prefix
     try:
         with torch.no_grad():
-            model.load_state_dict(read_weights(file))
+            model.load_state_dict({f"{prefix}{key}": value for key, value in weights.items()})
     except RuntimeError as error:
         raise UserError(f"{file}: {' '.join(str(error).split())[:200]}") from None

@@ -91,10 +91,42 @@ def test_names_in_old_files_of_densenet_are_converted() -> None:
     assert torch.equal(ours["block2.2.bn1.weight"], theirs)
 
 
+def test_torchvisions_names_are_taken_and_said(tmp_path: Path) -> None:
+    weights = their_network("resnet50_v1_5").state_dict()
+    found = from_torchvision("resnet50", weights)
+    assert found.network == "resnet50_v1_5"
+    assert found.remarks == (
+        "torchvision's resnet50 with the stride in its 3×3 convolutions is resnet50_v1_5 here",
+    )
+    assert from_torchvision("resnet50_v1_5", weights).remarks == ()
+    torch.save({"state_dict": weights, "arch": "mine"}, tmp_path / "own.pth")
+    alone = read_torchvision(tmp_path / "own.pth", None)
+    assert (alone.network, alone.num_classes) == ("resnet50_v1_5", 5)
+    assert alone.remarks == ("own.pth: its layers are those of resnet50_v1_5",)
+    with pytest.raises(UserError, match=r"x\.weight …\) are of no network .*--network"):
+        from_torchvision(None, {"x.weight": torch.zeros(3)})
+    del weights["fc.weight"]
+    with pytest.raises(UserError, match=r"fc\.weight is missing, for resnet50_v1_5"):
+        from_torchvision("resnet50", weights)
+
+
+def test_weights_without_the_auxiliary_classifier_are_taken() -> None:
+    theirs = their_network("inception_v3")
+    kept = {k: v for k, v in theirs.state_dict().items() if not k.startswith("AuxLogits")}
+    found = from_torchvision(None, kept)
+    assert "auxiliary classifiers" in found.remarks[-1]
+    images = torch.randn(1, 3, 299, 299)
+    with torch.no_grad():
+        assert torch.allclose(found.build()(images), theirs(images), atol=1e-4)
+
+
 def test_weights_that_do_not_fit_are_refused_with_the_layers_name() -> None:
     weights = dict(their_network("resnet18").state_dict())
-    with pytest.raises(UserError, match=r"torchvision has no network like .googlenet"):
+    another = r"torchvision has no network like .googlenet.; its googlenet has batch norm"
+    with pytest.raises(UserError, match=another):
         from_torchvision("googlenet", weights)
+    with pytest.raises(UserError, match=r"conv3\.weight is missing.* those of resnet18"):
+        from_torchvision("resnet50", weights)
     with pytest.raises(UserError, match=r"layer1\.0\.conv3\.weight is missing"):
         from_torchvision("resnet50_v1_5", weights)
     with pytest.raises(UserError, match=r"weights: layer\S+ has no place"):
