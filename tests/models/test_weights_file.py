@@ -162,7 +162,7 @@ class Bomb:
 def test_a_pickle_executes_nothing(tmp_path: Path) -> None:
     told = tmp_path / "told"
     bombs = {
-        "os": Bomb(os.system, f"touch {told}"),  # torch refuses this module whatever is allowed
+        "os": Bomb(os.system, f"touch {told}"),
         "path": Bomb(Path.touch, told),
         "exec": Bomb(exec, f"open({str(told)!r}, 'w')"),
     }
@@ -174,11 +174,11 @@ def test_a_pickle_executes_nothing(tmp_path: Path) -> None:
                 read_weights(file)
             content = {"state_dict": PLAIN, "args": bomb}
             torch.save(content, file, _use_new_zipfile_serialization=new)
-            if name == "os":
-                with pytest.raises(UserError, match="blocked"):
-                    read_weights(file)
-            else:
+            if name == "exec":
                 assert read_weights(file).keys() == PLAIN.keys()
+            else:  # what torch refuses whatever is allowed, and what isn't a class or function
+                with pytest.raises(UserError, match=r"\((Trying to load|Trying to call)"):
+                    read_weights(file)
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Bomb(exec, "raise SystemExit"), protocol=2))
     with pytest.raises(UserError, match="holds no weights"):
         read_weights(tmp_path / "plain.pth")
