@@ -95,7 +95,8 @@ def evaluate(
         typer.Option(
             metavar="YAML",
             help="What such a network sees: {mean: [...], std: [...], colors: rgb|bgr|gray, "
-            "value_range: 1|255, resize: 256, crop: 224, squash: false}.",
+            "value_range: 1|255, resize: 256, crop: 224, squash: false, "
+            "interpolation: bilinear|bicubic|lanczos}.",
             show_default="that of the weights, or torchvision's",
         ),
     ] = None,

@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from pipeline.config.boxes import (
     Floats,
     Integers,
+    Interpolation,
     Shape,
     center_offset,
     crop_of_resized,
@@ -100,13 +101,15 @@ class RandomBoxes(_AugmentationKind):
         numbers: float64 (n, num_random), uniform in [0, 1).
         """
 
-    def support(self, boxes: Floats, shape: Shape, sizes: Integers) -> Integers:
+    def support(
+        self, boxes: Floats, shape: Shape, sizes: Integers, interpolation: Interpolation
+    ) -> Integers:
         """Return the pixels that the resizing filter may read, int64 (n, 4), of boxes (n, 4).
 
         `shape` is what the boxes become. By default the filter reads around the box, as where an
         image is resized first and cropped then.
         """
-        return filter_support(boxes, shape, sizes)
+        return filter_support(boxes, shape, sizes, interpolation)
 
 
 class RandomAffine(RandomBoxes):
@@ -135,9 +138,11 @@ class RandomAffine(RandomBoxes):
         shifts = (2 * numbers[:, :2] - 1) * self.max_shift * sizes
         return np.concatenate([(sizes - sides) / 2 + shifts, sides], axis=1)
 
-    def support(self, boxes: Floats, shape: Shape, sizes: Integers) -> Integers:
+    def support(
+        self, boxes: Floats, shape: Shape, sizes: Integers, interpolation: Interpolation
+    ) -> Integers:
         # The fill takes part in the filter like any pixel, so that the support may leave the image.
-        return filter_support(boxes, shape)
+        return filter_support(boxes, shape, interpolation=interpolation)
 
     @property
     def appearance(self) -> Appearance:
@@ -256,7 +261,9 @@ class RandomResizedCrop(RandomBoxes):
         starts = np.where(none_fits, (sizes - largest) // 2, starts)
         return np.concatenate([starts, sides], axis=1).astype(np.float64)
 
-    def support(self, boxes: Floats, shape: Shape, sizes: Integers) -> Integers:
+    def support(
+        self, boxes: Floats, shape: Shape, sizes: Integers, interpolation: Interpolation
+    ) -> Integers:
         return boxes.astype(np.int64)  # cropped first and resized then: the filter stops at the box
 
     @property

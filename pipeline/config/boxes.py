@@ -5,12 +5,19 @@ boxes (y, x, height, width) in source pixels. Rounding is the papers'; where the
 torchvision's.
 """
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Shape = tuple[int, int]  # height and width
+
+# How pixels are resized. All are antialiased: the filter widens where the image shrinks.
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+# How far each filter reads to both sides, in pixels of the coarser grid.
+FILTER_RADIUS: dict[Interpolation, int] = {"bilinear": 1, "bicubic": 2, "lanczos": 3}
 
 
 def whole_image(sizes: Integers) -> Floats:
@@ -41,14 +48,19 @@ def center_offset(extents: Integers, side: int) -> Integers:
     return np.rint((extents - side) / 2).astype(np.int64)
 
 
-def filter_support(boxes: Floats, shape: Shape, sizes: Integers | None = None) -> Integers:
-    """Return the hull of what a linear filter reads around `boxes`, clipped to images of `sizes`.
+def filter_support(
+    boxes: Floats,
+    shape: Shape,
+    sizes: Integers | None = None,
+    interpolation: Interpolation = "bilinear",
+) -> Integers:
+    """Return the hull of what the filter reads around `boxes`, clipped to images of `sizes`.
 
-    When it shrinks, the triangle reaches one output pixel's width to each side, and one source
-    pixel when it enlarges. `shape` is what the boxes become.
+    When it shrinks, the triangle of a linear filter reaches one output pixel's width to each side,
+    and one source pixel when it enlarges; others reach further. `shape` is what the boxes become.
     """
     starts, sides = boxes[:, :2], boxes[:, 2:]
-    reach = np.maximum(sides / shape, 1.0)
+    reach = FILTER_RADIUS[interpolation] * np.maximum(sides / shape, 1.0)
     low = np.floor(starts - reach).astype(np.int64)
     high = np.ceil(starts + sides + reach).astype(np.int64)
     if sizes is not None:

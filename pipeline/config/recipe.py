@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from pipeline.config.augmentation import Augmentation, MixupConfig, ProgressiveResizing
+from pipeline.config.boxes import Interpolation
 from pipeline.config.optimization import EMAConfig, LossConfig, OptimizerConfig, ScheduleConfig
 from pipeline.config.protocol import TestProtocol
 from pipeline.config.yaml import (
@@ -78,7 +79,8 @@ class DataConfig(Section):
 class InputConfig(Section):
     """The network's input: `(pixel - mean) / std`, pixels in 0–255, square of `size` pixels.
 
-    With one dimension it is a signal of `size` values, as it was packed: (1, size).
+    With one dimension it is a signal of `size` values, as it was packed: (1, size). `interpolation`
+    is how images are resized to it; every kind is antialiased.
     """
 
     size: PositiveInt
@@ -86,6 +88,10 @@ class InputConfig(Section):
     color: Literal["rgb", "gray"] = "rgb"
     mean: tuple[float, ...]
     std: tuple[PositiveFloat, ...]
+    # Not written out where it is bilinear, so that recipes without it keep their digest.
+    interpolation: Annotated[Interpolation, Field(exclude_if=lambda name: name == "bilinear")] = (
+        "bilinear"
+    )
 
     @property
     def num_channels(self) -> int:

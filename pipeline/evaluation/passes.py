@@ -54,7 +54,13 @@ def passes(config: EvaluationConfig, worker: Worker) -> list[Pass]:
 def _crops_pass(protocol: BoxProtocol, config: EvaluationConfig, worker: Worker) -> Pass:
     size, batch_size = config.input.size, config.loading.evaluation_batch_size
     views = evaluation_plan(
-        protocol, size, config.split, worker.rank, worker.world_size, batch_size
+        protocol,
+        size,
+        config.split,
+        worker.rank,
+        worker.world_size,
+        batch_size,
+        config.input.interpolation,
     )
     return Pass(
         views=map(partial(shifted, by=config.shift), views) if config.shift else views,

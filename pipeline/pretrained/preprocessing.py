@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
+from pipeline.config.boxes import Interpolation
 from pipeline.config.protocol import CenterCrop
 from pipeline.config.recipe import InputConfig
 from pipeline.config.yaml import Section
@@ -13,9 +14,9 @@ from pipeline.runtime.errors import UserError
 class Preprocessing(Section):
     """The preprocessing that an external network expects; the defaults are torchvision's.
 
-    The shorter side is resized to `resize` (with `squash`, both sides), then the centre square of
-    `crop` is cut; pixels from 0 to `value_range`, in the order `colors`, become `(pixel - mean) /
-    std`. Mean and std are in that range and that order.
+    The shorter side is resized to `resize` (with `squash`, both sides) by `interpolation`, always
+    antialiased, then the centre square of `crop` is cut; pixels from 0 to `value_range`, in the
+    order `colors`, become `(pixel - mean) / std`. Mean and std are in that range and that order.
     """
 
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -25,6 +26,7 @@ class Preprocessing(Section):
     resize: PositiveInt = 256
     crop: PositiveInt = 224
     squash: bool = False
+    interpolation: Interpolation = "bilinear"
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> Self:
@@ -42,6 +44,7 @@ class Preprocessing(Section):
             color="gray" if self.colors == "gray" else "rgb",
             mean=tuple(scale * value for value in self.mean[::order]),
             std=tuple(scale * value for value in self.std[::order]),
+            interpolation=self.interpolation,
         )
 
     @property

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from rich.console import Console
 
+from pipeline.config.boxes import FILTER_RADIUS
 from pipeline.config.cluster import Cluster, Folder
 from pipeline.config.protocol import CenterCrop
 from pipeline.evaluation.evaluate import ScoredImages, evaluate
@@ -20,6 +21,7 @@ from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import open_data, watched
 from pipeline.models.classifier import to_device
+from pipeline.pretrained.preprocessing import Preprocessing
 from pipeline.runs.evaluated_model import EvaluatedModel
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
@@ -75,12 +77,20 @@ def _variants(declared: EvaluationConfig, protocol: CenterCrop) -> dict[str, Eva
     """Return the declared preprocessing, the first, and others that differ from it."""
     input = declared.input
     channels = input.num_channels
-    inputs = {
-        "as declared": input,
-        "no mean": input.model_copy(update={"mean": (0.0,) * channels}),
-        "no std, pixels to 1": input.model_copy(update={"std": (255.0,) * channels}),
-        "no std, pixels to 255": input.model_copy(update={"std": (1.0,) * channels}),
+    changes: dict[str, dict[str, object]] = {
+        "as declared": {},
+        "no mean": {"mean": (0.0,) * channels},
+        "no std, pixels to 1": {"std": (255.0,) * channels},
+        "no std, pixels to 255": {"std": (1.0,) * channels},
     }
+    if input.color == "rgb":
+        usual = Preprocessing().input
+        changes["ImageNet's mean"] = {"mean": usual.mean}  # at the declared scale
+        changes["ImageNet's mean and std"] = {"mean": usual.mean, "std": usual.std}
+        changes["mean and std of a half"] = {"mean": (127.5,) * 3, "std": (127.5,) * 3}
+    if input.dimensions == 2:
+        changes |= {kind: {"interpolation": kind} for kind in FILTER_RADIUS}
+    inputs = {name: input.model_copy(update=change) for name, change in changes.items()}
     variants = {
         name: replace(declared, input=changed)
         for name, changed in inputs.items()

@@ -62,7 +62,13 @@ class VisualizedModel:
         recipe, split = self.recipe, self.split
         protocol = _one_view(recipe.evaluation, recipe.input.size)
         views = (
-            evaluation_views(protocol, recipe.input.size, chosen, split.sizes[chosen])
+            evaluation_views(
+                protocol,
+                recipe.input.size,
+                chosen,
+                split.sizes[chosen],
+                interpolation=recipe.input.interpolation,
+            )
             for chosen in np.array_split(images, max(1, -(-len(images) // _BATCH)))
         )
         loader = build_loader(

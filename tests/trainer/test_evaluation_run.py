@@ -348,6 +348,11 @@ class Red(nn.Module):
         blue, _, red = images.mean(dim=(2, 3)).T
         return torch.stack([blue - red, red - blue], dim=1)
 
+class RedderThanTheMean(nn.Module):
+    def forward(self, images):
+        red = images[:, 0].mean(dim=(1, 2))
+        return torch.stack([-red, red], dim=1)
+
 def red_on_a_map():
     see, say = nn.Conv2d(3, 2, 1), nn.Linear(2, 2)
     with torch.no_grad():
@@ -491,3 +496,6 @@ def test_a_module_is_evaluated_and_a_wrong_declaration_detected(
     assert "top-1 error 0.00 %" in output("bgr", *dense, module="red_on_a_map")
     assert "no other preprocessing is clearly better" in output("bgr", "--sanity")
     assert "warning: 'colours swapped' is clearly better" in output("rgb", "--sanity")
+    forgotten = output("rgb", "--sanity", module="RedderThanTheMean")
+    assert "warning: 'ImageNet's mean' is clearly better" in forgotten
+    assert all(f" {kind}" in forgotten for kind in ("bicubic", "lanczos"))

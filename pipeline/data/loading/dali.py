@@ -16,6 +16,7 @@ from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.tensors import TensorCPU, TensorListCPU
 from torch import Tensor
 
+from pipeline.config.boxes import Interpolation
 from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.loading_memory import size_to_preallocate
@@ -35,6 +36,13 @@ _BYTE, _INTEGER, _FLOAT = (
     types.DALIDataType.INT32,
     types.DALIDataType.FLOAT,
 )
+
+
+_INTERPOLATIONS: dict[Interpolation, types.DALIInterpType] = {
+    "bilinear": types.DALIInterpType.INTERP_LINEAR,
+    "bicubic": types.DALIInterpType.INTERP_CUBIC,
+    "lanczos": types.DALIInterpType.INTERP_LANCZOS3,
+}
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,7 @@ def view_graph(
             size=size,
             roi_start=box_start,
             roi_end=box_end,
-            interp_type=types.DALIInterpType.INTERP_LINEAR,
+            interp_type=_INTERPOLATIONS[input.interpolation],
             antialias=True,
         )
         for box_start, box_end in zip(edges[::2], edges[1::2], strict=True)

@@ -12,10 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pipeline.config.boxes import Interpolation
 from pipeline.config.recipe import InputConfig
 from pipeline.data.loading.views import Views
 from pipeline.data.store.image_check import in_8_bits
 from pipeline.data.store.store import Split
+
+_RESAMPLING: dict[Interpolation, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 class PilImages:
@@ -73,7 +80,7 @@ class PilImages:
             min(top - y + height, support_height),
         )
         rows, columns = views.shape
-        view = support.resize((columns, rows), Image.Resampling.BILINEAR, box=box)
+        view = support.resize((columns, rows), _RESAMPLING[self._input.interpolation], box=box)
         if views.flips[row]:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = np.asarray(view, dtype=np.float32).reshape(rows, columns, self._input.num_channels)

@@ -7,7 +7,7 @@ from itertools import chain, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config.boxes import resized
+from pipeline.config.boxes import Interpolation, resized
 from pipeline.config.protocol import BoxProtocol
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.philox import image_keys
@@ -61,6 +61,7 @@ def training_plan(
                 recipe.seed,
                 epoch,
                 training_size(recipe.input.size, recipe.resizing, epoch),
+                recipe.input.interpolation,
             )
             views = replace(
                 views,
@@ -77,6 +78,7 @@ def evaluation_plan(
     rank: int,
     world_size: int,
     batch_size: int,
+    interpolation: Interpolation = "bilinear",
 ) -> Iterator[Views]:
     """Yield the views of worker `rank`'s share of `split`, about `batch_size` at a time.
 
@@ -87,7 +89,9 @@ def evaluation_plan(
     num_images = images_per_batch(protocol, batch_size)
     for start in range(0, len(share), num_images):
         images = share[start : start + num_images]
-        yield evaluation_views(protocol, size, images, split.sizes[images])
+        yield evaluation_views(
+            protocol, size, images, split.sizes[images], interpolation=interpolation
+        )
 
 
 def dense_plan(

@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.augmentation import Augmentation, NoAugmentation, ProgressiveResizing
-from pipeline.config.boxes import Floats, Integers, Shape, filter_support, whole_image
+from pipeline.config.boxes import (
+    Floats,
+    Integers,
+    Interpolation,
+    Shape,
+    filter_support,
+    whole_image,
+)
 from pipeline.config.protocol import BoxProtocol, TestProtocol
 from pipeline.data.loading.lighting import pca_lighting
 from pipeline.data.loading.philox import uniforms
@@ -95,17 +102,19 @@ def evaluation_views(
     images: Integers,
     sizes: NDArray[np.integer],
     shown_size: int | None = None,
+    interpolation: Interpolation = "bilinear",
 ) -> Views:
     """Return the views of a test protocol but for the mirrored ones, those of an image in a row.
 
     images: int64 (n,). sizes: (n, 2), height and width of each of `images`. size: the side of the
     network's input, for which the boxes are made; `shown_size` is what they are stretched to where
-    that is another. Mirroring is left to what computes on the views: it costs no second resizing.
+    that is another, by `interpolation`. Mirroring is left to what computes on the views: it costs
+    no second resizing.
     """
     shape = (shown_size or size,) * 2
     image_sizes = sizes.astype(np.int64)
     boxes = protocol.boxes(size, image_sizes)
-    support = [filter_support(box, shape, image_sizes) for box in boxes]
+    support = [filter_support(box, shape, image_sizes, interpolation) for box in boxes]
     return _plain_views(
         shape,
         np.repeat(images, len(boxes)),
@@ -139,6 +148,7 @@ def training_views(
     seed: int,
     epoch: int,
     shown_size: int | None = None,
+    interpolation: Interpolation = "bilinear",
 ) -> Views:
     """Return the augmented views of `images` (n,) in `epoch`, else as `evaluation_views`.
 
@@ -146,7 +156,7 @@ def training_views(
     """
     if isinstance(augmentation, NoAugmentation):
         assert isinstance(protocol, BoxProtocol)  # the recipe refuses others
-        return evaluation_views(protocol, size, images, sizes, shown_size)
+        return evaluation_views(protocol, size, images, sizes, shown_size, interpolation)
     shape = (shown_size or size,) * 2
     image_sizes = sizes.astype(np.int64)
     look = augmentation.appearance
@@ -161,7 +171,7 @@ def training_views(
         shape=shape,
         images=images,
         boxes=boxes,
-        support=augmentation.support(boxes, shape, image_sizes),
+        support=augmentation.support(boxes, shape, image_sizes, interpolation),
         flips=(numbers[:, _FLIP] < 0.5) & look.flip,
         lighting=pca_lighting(numbers[:, _LIGHTING], look.color_noise, look.color_components),
         color_jitter=color_jitter,

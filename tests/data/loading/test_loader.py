@@ -28,6 +28,7 @@ from pipeline.config.augmentation import (
     RandomResizedCrop,
     ScaleJitter,
 )
+from pipeline.config.boxes import Interpolation
 from pipeline.config.cluster import LoadingConfig
 from pipeline.config.protocol import CenterCrop, WholeImage
 from pipeline.config.recipe import InputConfig
@@ -42,6 +43,7 @@ from pipeline.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 BACKENDS = ("dali", "reference")
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 GREY_LEVELS = InputConfig(size=224, mean=(0, 0, 0), std=(1, 1, 1))
 CENTER = CenterCrop(resize=256)
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -229,6 +231,31 @@ def test_flips_lighting_and_normalization_are_executed(backend: str, photos: Spl
     torch.testing.assert_close(
         images_of(photos, views, backend, input=input), expected, rtol=1e-5, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("size", [64, 500])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_backends_resize_alike_by_every_filter(
+    interpolation: Interpolation, size: int, photos: Split
+) -> None:
+    """Measured means of the worst image: 0.18, 0.22 and 0.27; by another filter at least 1.65.
+
+    Single pixels differ by up to 1, 12 and 19: PIL rounds to 8 bits between rows and columns.
+    """
+    input = GREY_LEVELS.model_copy(update={"interpolation": interpolation, "size": size})
+    protocol, images = CenterCrop(resize=size * 8 // 7), np.arange(len(photos))
+    views = evaluation_views(protocol, size, images, photos.sizes, interpolation=interpolation)
+    dali, reference = (images_of(photos, views, backend, input=input) for backend in BACKENDS)
+    assert difference(dali, reference) < 0.5
+    for other in set(INTERPOLATIONS) - {interpolation}:
+        changed = input.model_copy(update={"interpolation": other})
+        assert difference(images_of(photos, views, "dali", input=changed), reference) > 1.4
+    # What the filter may read is no less than it reads.
+    kind = Image.Resampling[interpolation.upper()]
+    for photo, box, shown in zip(decoded(photos), views.boxes, reference, strict=True):
+        y, x, height, width = box
+        whole = photo.resize((size, size), kind, box=(x, y, x + width, y + height))
+        assert np.abs(np.asarray(whole) - shown.permute(1, 2, 0).numpy()).max() <= 2
 
 
 @every_backend
