@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.pretrained.pretrained_weights import PretrainedWeights
+from pipeline.pretrained.timm_weights import read_timm
 from pipeline.pretrained.torchvision_weights import read_torchvision
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
@@ -25,6 +26,7 @@ class PretrainedReader(Protocol):
 
 
 FORMATS: dict[str, PretrainedReader] = {
+    "timm": read_timm,
     "torchvision": read_torchvision,
 }
 
