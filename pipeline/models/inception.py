@@ -3,7 +3,7 @@
 The paper shows the modules (Figs. 5–8, 10) but not all their sizes. Those are from the authors'
 TensorFlow code, and so are the names: `mixed_5b` to `mixed_7c`. Unlike there, and as in
 torchvision, batch norm has a scale γ, average pools count their padding as zeros, and dropout is
-0.5, not 0.2.
+0.5, not 0.2. `inception_v3_tf` leaves the padding out, as there and in Keras.
 """
 
 from torch import Tensor, cat, nn
@@ -210,3 +210,12 @@ def _fill_truncated_normal(layer: nn.Conv2d | nn.Linear, std: float) -> None:
 def inception_v3(num_classes: int, num_channels: int = 3) -> InceptionV3:
     """299×299 RGB: 23,834,568 parameters at 1000 classes when tested, 27,161,264 to train."""
     return InceptionV3(num_classes, num_channels)
+
+
+def inception_v3_tf(num_classes: int, num_channels: int = 3) -> InceptionV3:
+    """As TensorFlow and Keras compute it: average pools leave out their padding."""
+    network = InceptionV3(num_classes, num_channels)
+    for layer in network.modules():
+        if isinstance(layer, nn.AvgPool2d):
+            layer.count_include_pad = False
+    return network

@@ -50,6 +50,7 @@ NETWORKS: dict[str, Constructor] = {
     "googlenet": googlenet.googlenet,
     "googlenet_bn": googlenet.googlenet_bn,
     "inception_v3": inception.inception_v3,
+    "inception_v3_tf": inception.inception_v3_tf,
     "plain18": resnet.plain18,
     "plain34": resnet.plain34,
     "resnet18": resnet.resnet18,

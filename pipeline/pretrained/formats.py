@@ -7,6 +7,7 @@ file is read.
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.pretrained.keras_weights import read_keras
 from pipeline.pretrained.pretrained_weights import PretrainedWeights
 from pipeline.pretrained.timm_weights import read_timm
 from pipeline.pretrained.torchvision_weights import read_torchvision
@@ -26,6 +27,7 @@ class PretrainedReader(Protocol):
 
 
 FORMATS: dict[str, PretrainedReader] = {
+    "keras": read_keras,
     "timm": read_timm,
     "torchvision": read_torchvision,
 }
