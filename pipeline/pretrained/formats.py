@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.pretrained.keras_weights import read_keras
+from pipeline.pretrained.onnx_weights import read_onnx
 from pipeline.pretrained.pretrained_weights import PretrainedWeights
 from pipeline.pretrained.timm_weights import read_timm
 from pipeline.pretrained.torchvision_weights import read_torchvision
@@ -28,6 +29,7 @@ class PretrainedReader(Protocol):
 
 FORMATS: dict[str, PretrainedReader] = {
     "keras": read_keras,
+    "onnx": read_onnx,
     "timm": read_timm,
     "torchvision": read_torchvision,
 }
