@@ -9,10 +9,12 @@ a larger image, convolutions read pixels where the square alone has zero padding
 """
 
 import copy
+import math
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.models.classifier import modes_restored
 from pipeline.runtime.errors import UserError
@@ -24,10 +26,13 @@ def fully_convolutional(model: nn.Module, size: int) -> nn.Module:
     Images are float (n, c, h, w), each side at least `size`, the side of the squares that the
     network was trained on; logits are (n, num_classes, positions down, positions across). Images of
     `size` have one position, with the network's own logits. Raises `UserError` for a network whose
-    last layers aren't convolutions or poolings, then `Flatten`, then `Linear`.
+    last layers aren't convolutions or poolings, then `Flatten`, then `Linear`; nor a convolution
+    that gives logits, and perhaps their mean over a map.
     """
     if not any(isinstance(layer, nn.Conv2d) for layer in model.modules()):
         raise _no_map(model)
+    if not any(isinstance(layer, nn.Linear) for layer in model.modules()):
+        return _already_convolutional(model, size).eval()
     dense = copy.copy(model)  # shares the parameters; only direct children are replaced
     dense._modules = dict(model._modules)
     input_shapes = _inputs_of_last_layers(model, size)
@@ -40,6 +45,50 @@ def fully_convolutional(model: nn.Module, size: int) -> nn.Module:
         raise _no_map(model)
     dense._modules.update(replaced)
     return dense.eval()
+
+
+class LogitMap(nn.Module):
+    """A network that averages a map of logits, which gives means over windows of it instead.
+
+    `pooling` is the layer that averages, `window` the height and width of the map of one square.
+    """
+
+    def __init__(self, model: nn.Module, pooling: nn.Module, window: tuple[int, int]) -> None:
+        super().__init__()
+        self.model = model
+        self._pooling = [pooling]  # not a layer of this module too
+        self._window = window
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps: list[Tensor] = []
+        handle = self._pooling[0].register_forward_pre_hook(lambda _, inputs: maps.extend(inputs))
+        try:
+            self.model(images)
+        finally:
+            handle.remove()
+        return F.avg_pool2d(maps[-1], self._window, stride=1)
+
+
+def _already_convolutional(model: nn.Module, size: int) -> nn.Module:
+    """Return a network without `Linear`, which gives a map of logits or their mean over it."""
+    averaged: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        averaged.append((layer, inputs[0], output))
+
+    poolings = [layer for layer in model.modules() if isinstance(layer, nn.AdaptiveAvgPool2d)]
+    handles = [layer.register_forward_hook(record) for layer in poolings]
+    try:
+        logits = _logits_of_square(model, size)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for pooling, seen, mean in averaged[-1:]:
+        if torch.equal(mean.flatten(1), logits.flatten(1)):
+            return LogitMap(model, pooling, (seen.shape[2], seen.shape[3]))
+    if logits.dim() == 4:
+        return model
+    raise _no_map(model)
 
 
 def _no_map(model: nn.Module) -> UserError:
@@ -69,15 +118,23 @@ def _inputs_of_last_layers(model: nn.Module, size: int) -> dict[str, tuple[int, 
         layer.register_forward_pre_hook(partial(record, name=name))
         for name, layer in model.named_children()
     ]
-    first = next(model.parameters())
-    channels = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).in_channels
     try:
-        with modes_restored(model), torch.inference_mode():
-            model.eval()(torch.zeros(1, channels, size, size, device=first.device))
+        _logits_of_square(model, size)
     finally:
         for handle in handles:
             handle.remove()
     return shapes
+
+
+def _logits_of_square(model: nn.Module, size: int) -> Tensor:
+    """Return what the network, in evaluation mode, says of one square."""
+    first = next(model.parameters())
+    channels = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).in_channels
+    shape = (1, channels, size, size)
+    square = torch.linspace(-1, 1, math.prod(shape), device=first.device).reshape(shape)
+    with modes_restored(model), torch.inference_mode():
+        logits: Tensor = model.eval()(square)
+    return logits
 
 
 def _sliding(layer: nn.Module, shape: tuple[int, ...]) -> nn.Module:

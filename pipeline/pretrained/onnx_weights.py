@@ -32,11 +32,16 @@ from pipeline.pretrained.network_graph import (
     layers_of,
 )
 from pipeline.pretrained.preprocessing import Preprocessing
-from pipeline.pretrained.pretrained_weights import AUXILIARY, COUNTS, PretrainedWeights, fit_weights
+from pipeline.pretrained.pretrained_weights import (
+    ANY_CLASSES,
+    AUXILIARY,
+    COUNTS,
+    PretrainedWeights,
+    fit_weights,
+)
 from pipeline.runtime.errors import UserError
 
 _LARGEST = 2**31  # bytes, of a message of protobuf
-_ANY_CLASSES = 10  # LeNet-5 can't have others
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,11 @@ class _Tensors:
         self._file = file
         self._protos = {each.name: each for each in model.graph.initializer}
         for node in model.graph.node:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-                self._protos[node.output[0]] = node.attribute[0].t
+            if node.op_type == "Constant" and node.attribute:
+                value = onnx.helper.get_attribute_value(node.attribute[0])
+                is_tensor = isinstance(value, onnx.TensorProto)
+                proto = value if is_tensor else numpy_helper.from_array(np.array(value))
+                self._protos[node.output[0]] = proto
         self._same = {
             node.output[0]: node.input[0]
             for node in model.graph.node
@@ -146,7 +154,7 @@ class _Tensors:
 def _by_own_names(network: str, tensors: _Tensors) -> dict[str, Tensor]:
     """Return all weights of a network by its own names, or none if they have others."""
     with torch.device("meta"):
-        keys = NETWORKS[network](num_classes=_ANY_CLASSES).state_dict()
+        keys = NETWORKS[network](ANY_CLASSES).state_dict()
     wanted = [key for key in keys if not key.endswith(COUNTS) and not key.startswith(AUXILIARY)]
     return {key: tensors[key] for key in wanted} if all(key in tensors for key in wanted) else {}
 
@@ -177,9 +185,7 @@ class _Graph:
     def _is_shape(self, node: Any) -> bool:
         """Whether a node computes a shape, or from shapes: of no matter, as is what reads it."""
         inputs = [name for name in node.input if name and name not in self._tensors]
-        return node.op_type == "Shape" or (
-            node.op_type != "Constant" and all(name not in self._found for name in inputs)
-        )
+        return node.op_type == "Shape" or all(name not in self._found for name in inputs)
 
     def _translated(self, node: Any) -> GraphNode:
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}

@@ -13,6 +13,7 @@ from pipeline.runtime.errors import UserError
 
 COUNTS = "num_batches_tracked"  # of batch norm: of no use after a training
 AUXILIARY = "auxiliary."  # classifiers that only trainings apply; many files lack them
+ANY_CLASSES = 10  # to build a network for its names alone; LeNet-5 can't have others
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ def fit_weights(
     messages, and `where` it is. Raises `UserError` for what is missing, and for other shapes.
     """
     with torch.device("meta"):
-        published = NETWORKS[network](num_classes=1000).state_dict()
-    kept = [key for key in published if key in weights and not key.startswith(AUXILIARY)]
+        own_names = NETWORKS[network](ANY_CLASSES).state_dict()
+    kept = [key for key in own_names if key in weights and not key.startswith(AUXILIARY)]
     if not kept:
         raise UserError(f"{where}: has no layer of {network}")
     # Those without that dimension are reported below, with the other mismatches.

@@ -108,8 +108,11 @@ def class_name(predictions: Predictions, index: int) -> Text:
 
 def paired_table(names: tuple[str, str], results: Sequence[PairedComparison]) -> Table:
     """Return a comparison of two networks on the same images."""
-    title = f"{results[0].images:,} images, errors in %"
-    table = titled_table(title, [""], (*names, "Difference (95 %)", "Right alone", "p"))
+    # The names stand above: in the heads of columns there is no room for them.
+    first, second = names
+    title = f"{results[0].images:,} images, errors in %\nfirst:  {first}\nsecond: {second}"
+    headings = ("First", "Second", "Difference (95 %)", "Right alone", "p")
+    table = titled_table(title, [""], headings)
     for one in results:
         low, high = one.interval.low, one.interval.high
         table.add_row(

@@ -27,8 +27,9 @@ def titled_table(
         leading=leading,
         padding=padding,
     )
+    # Folded where there is no room: two names cut to their first letters may be the same.
     for heading in text:
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in numbers:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     return table

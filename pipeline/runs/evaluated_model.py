@@ -101,10 +101,10 @@ class EvaluatedModel:
         """
         if self.network:
             return self.network.num_classes
-        return int(self._logits_of_grey(build()).shape[-1])
+        return int(self._logits_of_grey(build()).shape[1])
 
     def _logits_of_grey(self, model: nn.Module) -> Tensor:
-        """Return the network's logits of one grey image, (1, classes)."""
+        """Return the network's logits of one grey image, (1, classes), or a map of them."""
         shape = (self.input.num_channels, self.input.size, self.input.size)
         try:
             with torch.inference_mode():

@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from pipeline.models.fully_convolutional import fully_convolutional
@@ -155,9 +156,38 @@ def test_border_effects_are_measured(name: str, capsys: pytest.CaptureFixture[st
 
 
 def test_a_network_with_other_last_layers_is_refused() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
-    with pytest.raises(UserError, match="choose a protocol of crops"):
-        fully_convolutional(model, 32)
+    for last in (nn.AdaptiveMaxPool2d(1), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Tanh())):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), last, nn.Flatten())
+        with pytest.raises(UserError, match="choose a protocol of crops"):
+            fully_convolutional(model, 32)
+
+
+@pytest.mark.parametrize("forward", ["flattened", "averaged", "map"])
+@torch.inference_mode()
+def test_a_network_that_is_convolutional_already_gives_every_position(forward: str) -> None:
+    """As SqueezeNet: a convolution gives a map of logits, whose mean is the network's output."""
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Conv2d(8, 5, 1), nn.ReLU())
+    last = {"flattened": [nn.AdaptiveAvgPool2d(1), nn.Flatten()], "map": []}
+    model = nn.Sequential(features, *last.get(forward, [nn.AdaptiveAvgPool2d((1, 1))]))
+    images = torch.randn(2, 3, 40, 36)
+    dense = fully_convolutional(model, 32)(images)
+    assert dense.shape == (2, 5, 3, 2) if forward != "map" else (2, 5, 10, 9)
+    squares = features(images).unfold(2, 8, 1).unfold(3, 8, 1).mean((4, 5))
+    torch.testing.assert_close(dense, features(images) if forward == "map" else squares)
+    one = fully_convolutional(model, 32)(images[:, :, :32, :32]).mean((2, 3))
+    expected = model(images[:, :, :32, :32])
+    torch.testing.assert_close(one, expected.mean((2, 3)) if expected.dim() > 2 else expected)
+
+
+@torch.inference_mode()
+def test_squeezenet_is_one() -> None:
+    model = torchvision.models.squeezenet1_1(num_classes=5).eval()
+    images = torch.randn(1, 3, 64, 64)
+    logits = fully_convolutional(model, 64)(images)
+    torch.testing.assert_close(logits.flatten(1), model(images))
+    wider = fully_convolutional(model, 64)(torch.randn(1, 3, 64, 96))
+    assert wider.shape == (1, 5, 1, 3)
 
 
 def test_a_network_without_convolutions_is_refused() -> None:

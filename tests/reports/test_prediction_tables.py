@@ -8,8 +8,14 @@ from rich.console import Console
 
 from pipeline.data.store.manifest import ImageClass
 from pipeline.evaluation.predictions import PredictionMetadata, Predictions
+from pipeline.evaluation.significance import compare_paired
 from pipeline.reports.comparison import comparison_markdown, comparison_tables
-from pipeline.reports.prediction_tables import classes_table, errors_table, result_line
+from pipeline.reports.prediction_tables import (
+    classes_table,
+    errors_table,
+    paired_table,
+    result_line,
+)
 from pipeline.results.measured import measured_from_predictions, result_tags
 
 
@@ -49,3 +55,14 @@ def test_top5_is_left_out_where_there_are_five_classes_or_fewer(num_classes: int
     assert "50.00" in text
     assert ("top-5" in text) == (num_classes > 5)
     assert ("0.00 (0.00" in text) == (num_classes > 5)
+
+
+def test_the_names_of_compared_networks_are_whole_in_80_columns() -> None:
+    compared = [compare_paired(predictions_of(6), predictions_of(6), k) for k in (1, 5)]
+    names = tuple(f"a-long-name-of-a-training-{end} center-256-224" for end in ("one", "two"))
+    out = io.StringIO()
+    Console(file=out, width=80).print(paired_table((names[0], names[1]), compared))
+    text = out.getvalue()
+    assert all(name in text for name in names)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "0 : 0" in text
