@@ -12,7 +12,7 @@ from pipeline.pretrained.preprocessing import Preprocessing
 from pipeline.runtime.errors import UserError
 
 COUNTS = "num_batches_tracked"  # of batch norm: of no use after a training
-AUXILIARY = "auxiliary."  # classifiers that only trainings apply; many files lack them
+AUXILIARY = "auxiliary"  # classifiers that only trainings apply; many files lack them
 ANY_CLASSES = 10  # to build a network for its names alone; LeNet-5 can't have others
 
 

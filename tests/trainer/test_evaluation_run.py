@@ -15,7 +15,7 @@ import torch
 import torchvision
 from PIL import Image
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torchvision import transforms
 
 from pipeline.cli.app import main
@@ -326,6 +326,75 @@ def test_torchvision_weights_predict_the_same_as_torchvision(
         expected = expected_model(inputs).softmax(1).numpy()
     assert expected.std(0).max() > 0.02  # the pictures differ
     assert abs(found.probabilities - expected).max() < 0.002
+
+
+def test_a_training_scripts_checkpoint_is_evaluated_and_what_was_chosen_said(
+    elsewhere: Path,
+    tmp_path: Path,
+    tracking_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its path has a colon, and its network isn't named."""
+    torch.manual_seed(0)
+    state = torchvision.models.resnet18(num_classes=2).state_dict()
+    wrapped = {f"module.{key}": value for key, value in state.items()}
+    folder = tmp_path / "run 12:30"
+    folder.mkdir()
+    torch.save(
+        {"model": state, "model_ema": {"n_averaged": torch.tensor(2), **wrapped}, "epoch": 3},
+        folder / "checkpoint.pth",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_uri)
+    monkeypatch.setattr(
+        sys, "argv",
+        ["ilsvrc", "evaluate", "--weights", f"torchvision:{folder / 'checkpoint.pth'}", "--ema",
+         "--data", str(elsewhere / "photos"), "--set", "cluster.workers.count=0"],
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0, said
+    assert "model_ema is taken (the moving average), not model" in said
+    assert "its layers are those of resnet18" in said
+    assert "val (center-256-224" in said
+
+
+def test_own_weights_are_taken_out_of_what_they_were_saved_in(
+    elsewhere: Path, tmp_path: Path
+) -> None:
+    own = load_file(elsewhere / "own.safetensors")
+    file = tmp_path / "12:30.pth"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in own.items()}}, file)
+    found = external_model(str(file), "resnet18", None, None).build(2).state_dict()
+    assert all(torch.equal(found[key], value) for key, value in own.items())
+    halves = {key: value.half() for key, value in own.items() if value.is_floating_point()}
+    torch.save(halves, file)
+    assert external_model(str(file), "resnet18", None, None).remarks == (
+        "12:30.pth holds float16; made float32",
+    )
+    with pytest.raises(UserError, match="caffe9 is no format"):
+        external_model(f"caffe9:{file}", "resnet18", None, None)
+    with pytest.raises(UserError, match=r"--weights none:\S+: no such file"):
+        external_model("none:12:30.pth", "resnet18", None, None)
+
+
+def test_a_module_within_another_takes_weights_without_its_name(tmp_path: Path) -> None:
+    (tmp_path / "wrapping.py").write_text(
+        "from torch import nn\n"
+        "class Network(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))\n"
+        "    def forward(self, images):\n"
+        "        return self.model(images)\n"
+    )
+    weight = {"model.1.weight": torch.ones(2, 12), "model.1.bias": torch.zeros(2)}
+    torch.save({"state_dict": weight}, tmp_path / "of.pth")
+    model = external_model(str(tmp_path / "of.pth"), None, "wrapping:Network", None)
+    built = replace(model, module_folder=tmp_path).build(2).state_dict()
+    assert torch.equal(built["model.1.weight"], weight["model.1.weight"])
 
 
 def test_the_declared_order_and_range_of_colours_are_applied() -> None:
