@@ -14,10 +14,14 @@ from pipeline.models.torch_file import Placeholder, read_torch_file, whole_modul
 from pipeline.runtime.errors import UserError
 
 # Where checkpoints keep weights, and their moving average, the usual ones first.
-_PLAIN = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "network")
-_PLAIN += ("weights", "params", "backbone")
-_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "model_ema_state")
-_AVERAGED += ("ema_model_state_dict", "params_ema", "swa_model", "swa_state_dict", "averaged_model")
+_PLAIN = (
+    *("state_dict", "model", "model_state_dict", "model_state", "module", "net", "network"),
+    *("weights", "params", "backbone"),
+)
+_AVERAGED = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "ema_model", "model_ema_state"),
+    *("ema_model_state_dict", "params_ema", "swa_model", "swa_state_dict", "averaged_model"),
+)
 
 # Added by what a network was wrapped in: by compile, FSDP and activation checkpoints anywhere; by
 # DDP, AveragedModel, Lightning's modules and the like in front of all.

@@ -229,7 +229,7 @@ def _renamed(own: str, family: str) -> str:
 
 def _numbered(modules: Mapping[str, nn.Module], layers: KerasLayers) -> dict[str, str]:
     """Map layers that Keras numbers as they are made, which is the order of the zoo's."""
-    names = {}
+    names: dict[str, str] = {}
     for kind, theirs in ((nn.Conv2d, "conv2d"), (nn.BatchNorm2d, "batch_normalization")):
         numbered = sorted(
             (name for name in layers if re.fullmatch(rf"{theirs}(_\d+)?", name)),

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -82,7 +81,7 @@ def _model(file: Path) -> Any:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(file.read_bytes())
-    except DecodeError:
+    except Exception:  # protobuf's own
         raise UserError(f"{file}: is no ONNX file") from None
     if not model.graph.node or not model.graph.output:
         raise UserError(f"{file}: is no ONNX file, or has no network in it")
@@ -192,14 +191,16 @@ class _Graph:
         if attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b""):
             raise self._refused(node, "pads by itself")
         images = [self._found[name] for name in node.input if name in self._found]
-        first = images[0]
+        first = images[0]  # `_is_shape` leaves out nodes without
         match node.op_type:
             case "Conv":
                 return self._convolution(node, attributes, first)
             case "BatchNormalization" if attributes.get("training_mode", 0) == 0:
-                values = [self._tensors[name] for name in self._constants(node, 4)]
+                gamma, beta, mean, variance = map(
+                    self._tensors.__getitem__, self._constants(node, 4)
+                )
                 epsilon = float(attributes.get("epsilon", 1e-5))
-                return batch_norm(first, BatchNormValues(*values, epsilon=epsilon))
+                return batch_norm(first, BatchNormValues(gamma, beta, mean, variance, epsilon))
             case "Relu":
                 return GraphNode("relu", (), (first,))
             case "MaxPool":
