@@ -41,6 +41,7 @@ from pipeline.pretrained.pretrained_weights import (
 from pipeline.runtime.errors import UserError
 
 _LARGEST = 2**31  # bytes, of a message of protobuf
+_MOST_JOINED = 1000  # DenseNet-264's largest block joins 65
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,11 @@ def read_onnx(file: Path, network: str | None, *, ema: bool = False) -> Pretrain
         raise UserError("--ema: an ONNX file has one set of weights; leave it out")
     model = _model(file)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    tensors = _Tensors(model, file)
-    own = metadata.get("network", "")
-    if own in NETWORKS and (named := _by_own_names(own, tensors)):
-        found = fit_weights(own, named, str(file), {})
-        remark = f"{file.name}: exported from {own}"
-    else:
-        found, remark = _recognized(_Graph(model, tensors, file).output(), network, file)
+    try:
+        found, remark = _found(model, metadata.get("network", ""), network, file)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # of damaged nodes
+        said = " ".join(str(error).split())[:100]
+        raise UserError(f"{file}: its graph can't be read ({said})") from None
     if network and found.network != network:
         raise UserError(f"--network {network}: {remark}, not of that")
     preprocessing = _preprocessing(metadata, file)
@@ -73,6 +72,16 @@ def read_onnx(file: Path, network: str | None, *, ema: bool = False) -> Pretrain
         preprocessing = Preprocessing()
         remarks.append("what it sees is taken to be torchvision's; declare it: --preprocessing")
     return replace(found, preprocessing=preprocessing, remarks=tuple(remarks))
+
+
+def _found(
+    model: Any, exported: str, network: str | None, file: Path
+) -> tuple[PretrainedWeights, str]:
+    """Return the weights, and which network they are of: as `exported` says, or by the graph."""
+    tensors = _Tensors(model, file)
+    if exported in NETWORKS and (named := _by_own_names(exported, tensors)):
+        return fit_weights(exported, named, str(file), {}), f"{file.name}: exported from {exported}"
+    return _recognized(_Graph(model, tensors, file).output(), network, file)
 
 
 def _model(file: Path) -> Any:
@@ -97,9 +106,10 @@ class _Tensors:
         for node in model.graph.node:
             if node.op_type == "Constant" and node.attribute:
                 value = onnx.helper.get_attribute_value(node.attribute[0])
-                is_tensor = isinstance(value, onnx.TensorProto)
-                proto = value if is_tensor else numpy_helper.from_array(np.array(value))
-                self._protos[node.output[0]] = proto
+                if isinstance(value, int | float | list):
+                    value = numpy_helper.from_array(np.array(value))
+                if isinstance(value, onnx.TensorProto):
+                    self._protos[node.output[0]] = value
         self._same = {
             node.output[0]: node.input[0]
             for node in model.graph.node
@@ -222,6 +232,8 @@ class _Graph:
                 layer = replace(first.layer, bias=self._tensors[name])
                 return GraphNode("linear", first.attributes, first.inputs, layer)
             case "Concat" if attributes.get("axis") == 1 and len(images) == len(node.input):
+                if sum(len(each.inputs) for each in images) > _MOST_JOINED:
+                    raise self._refused(node, "joins too many parts")
                 return concatenation(tuple(images))
             case "Gemm" | "MatMul":
                 return self._linear(node, attributes, first)

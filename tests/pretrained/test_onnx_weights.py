@@ -206,6 +206,19 @@ def test_hostile_files_are_refused_in_one_line(fault: str, resnet18: Path, tmp_p
     assert "\n" not in str(raised.value)
 
 
+def test_a_graph_that_doubles_in_every_node_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Concat", [f"x{i}", f"x{i}"], [f"x{i + 1}"], axis=1)
+        for i in range(60)
+    ]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(nodes, "g", [value("x0", 1, None)], [value("x60", 1, None)])
+    file = tmp_path / "doubling.onnx"
+    file.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(UserError, match=r"its Concat \(x\d+\) joins too many parts"):
+        read_onnx(file, None)
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"\x08\x07", b"\xff" * 50])
 def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "other.onnx").write_bytes(content)
