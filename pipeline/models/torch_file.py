@@ -26,6 +26,8 @@ _MAKES_MORE_THAN_IT_READS = {
 # Python 2 wrote these.
 _MODULES_RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 _MODULE = "module: "
+_ZIP = b"PK\x03\x04"
+_MOST_NAMES = 1000  # a whole module of a zoo's imports some thirty
 _HEAD = 10_000  # bytes
 _PICKLES_OF_OLD_FILES = 5  # before torch 1.6: magic number, version, system, content, storages
 
@@ -69,8 +71,11 @@ def read_torch_file(file: Path) -> object:
     (TorchScript, torch.export), and for all that isn't torch's.
     """
     try:
-        is_zip = zipfile.is_zipfile(file)
+        with file.open("rb") as opened:
+            is_zip = opened.read(4) == _ZIP  # as torch decides
         names = _globals_of_zip(file) if is_zip else _globals_of_old_file(file)
+        if len(names) > _MOST_NAMES:
+            raise ValueError(f"it imports {len(names):,} names")
         if growing := sorted(names & _MAKES_MORE_THAN_IT_READS):
             raise UserError(f"{file}: holds a {growing[0]}, which isn't read; nothing was executed")
         with (
