@@ -36,7 +36,8 @@ def read_timm(file: Path, network: str | None, *, ema: bool = False) -> Pretrain
     """
     saved = read_saved_weights(file, ema=ema)
     name = network and network.partition(".")[0]
-    found = from_torchvision(name or None, _as_torchvisions(saved.weights), str(file))
+    weights = _as_torchvisions(saved.weights)
+    found = from_torchvision(name or None, weights, str(file), "timm")
     preprocessing, remark = _preprocessing(file, found.network)
     remarks = (*saved.remarks, *found.remarks, remark)
     return replace(found, preprocessing=preprocessing, remarks=remarks)

@@ -67,13 +67,17 @@ def read_torchvision(file: Path, network: str | None, *, ema: bool = False) -> P
 
 
 def from_torchvision(
-    network: str | None, weights: Mapping[str, Tensor], where: str = "weights"
+    network: str | None,
+    weights: Mapping[str, Tensor],
+    where: str = "weights",
+    whose: str = "torchvision",
 ) -> PretrainedWeights:
     """Return the weights of torchvision's same network by this zoo's names.
 
-    network: its name here or there; None where its layers tell. The numbers of classes and channels
-    are those of the weights. Raises `UserError` for a network that torchvision doesn't have in the
-    same form, and for weights that don't fit, naming the layer and `where` they are.
+    network: its name here or there; None where its layers tell. whose: what has the same networks
+    by the same names, for messages. The numbers of classes and channels are those of the weights.
+    Raises `UserError` for a network that torchvision doesn't have in the same form, and for weights
+    that don't fit, naming the layer and `where` they are.
     """
     theirs = {_OLD_DENSENET_NAMES.sub(r"\1\2", key): value for key, value in weights.items()}
     remarks: tuple[str, ...] = ()
@@ -82,13 +86,13 @@ def from_torchvision(
         if network is None:
             raise UserError(
                 f"{where}: its layers ({', '.join(list(theirs)[:3])} …) are of no network that "
-                "torchvision and this zoo both have; name it with --network"
+                f"{whose} and this zoo both have; name it with --network"
             )
         remarks = (f"{Path(where).name}: its layers are those of {network}",)
-    elif (asked := network) != (network := _counterpart(network)):
+    elif (asked := network) != (network := _counterpart(network, whose)):
         own_form = network.startswith(asked) and asked in NETWORKS  # not only another name
         which = " with the stride in its 3×3 convolutions" if own_form else ""
-        remarks = (f"torchvision's {COUNTERPARTS[network]}{which} is {network} here",)
+        remarks = (f"{whose}'s {COUNTERPARTS[network]}{which} is {network} here",)
     fitted = _fitted(network, theirs, where)
     preprocessing = _INCEPTION_V3 if network == "inception_v3" else Preprocessing()
     return replace(fitted, preprocessing=preprocessing, remarks=(*remarks, *fitted.remarks))
@@ -137,16 +141,16 @@ def _their_layers(network: str) -> dict[str, Tensor]:
     return layers
 
 
-def _counterpart(name: str) -> str:
+def _counterpart(name: str, whose: str) -> str:
     """Return this zoo's name of torchvision's network of either name."""
     if name in COUNTERPARTS:
         return name
     for own, theirs in COUNTERPARTS.items():  # resnet50 is another network here
         if theirs == name:
             return own
-    why = f"; {OTHERS[name]}" if name in OTHERS else ""
+    why = f"; {OTHERS[name]}" if name in OTHERS and whose == "torchvision" else ""
     raise UserError(
-        f"torchvision has no network like '{name}'{why}; it has, as here: {', '.join(COUNTERPARTS)}"
+        f"{whose} has no network like '{name}'{why}; it has, as here: {', '.join(COUNTERPARTS)}"
     )
 
 

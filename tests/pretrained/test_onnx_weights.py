@@ -75,6 +75,7 @@ def probabilities(file: Path, images: Tensor) -> np.ndarray[Any, Any]:
 def check(exports: Any, name: str, folder: Path, size: int) -> None:
     build, own, options = exports[name]
     file = export(build(), folder / "network.onnx", size, **options)
+    assert Path(f"{file}.data").is_file() == (not options)  # beside it
     found = read_onnx(file, None)
     assert (found.network, found.num_classes) == (own, 5)
     assert f"its layers are those of {own}" in found.remarks[0]

@@ -56,6 +56,8 @@ def test_a_checkpoint_of_timms_training_is_read(tmp_path: Path) -> None:
     assert found.network == "resnet18"
     assert found.preprocessing == Preprocessing(resize=235, interpolation="bicubic")
     assert "centre 224 of 235, bicubic; declare others" in found.remarks[-1]
+    with pytest.raises(UserError, match="timm has no network like 'alexnet'; it has, as here"):
+        read_timm(tmp_path / "model_best.pth.tar", "alexnet")
 
 
 def test_what_the_network_sees_is_read_beside_its_weights(tmp_path: Path) -> None:
