@@ -5,7 +5,8 @@ Two groups where the paper has two GPUs, response normalization, overlapping poo
 
 - `alexnet` is the paper's text, with its α of 10⁻⁴ before the normalization's sum of squares.
 - `alexnet_code` is the network whose errors the paper reports, as its code ran in 2012.
-- `alexnet_caffe` has the initial weights of Caffe's replica (bvlc_alexnet).
+- `alexnet_caffe` is Caffe's replica (bvlc_alexnet), which takes the 227 pixels of its crops too.
+- `caffenet` is Caffe's reference network: that, with each pooling before the normalization.
 - `alexnet_one_tower` has no groups: 62,378,344 parameters.
 - `alexnet_std003`, `alexnet_bias01` and `alexnet_std003_bias01` are the paper's network with one or
   both of the changes that make it learn more easily: 0.03 as in the code, 0.1 as in Caffe.
@@ -58,24 +59,31 @@ class AlexNet(ImageClassifier):
         alpha: float = _ALPHA,
         k: float = 2.0,
         as_code: bool = False,
+        pool_first: bool = False,
     ) -> None:
         super().__init__()
         # 224 is no whole number of strides: the windows of the last column and row run 3 pixels
         # over the right and bottom edge (cuda-convnet rounds up), where it is 0.
-        self.edge = nn.ZeroPad2d((0, 3, 0, 3))  # (n, c, 227, 227)
+        self.edge = self._make_edge()  # (n, c, 227, 227)
         self.conv1 = nn.Conv2d(num_channels, 96, 11, stride=4)  # (n, 96, 55, 55)
         if not as_code:
             self.relu1 = nn.ReLU(inplace=True)
-        self.norm1 = ResponseNorm(size=5, alpha=alpha, k=k)
+        if not pool_first:
+            self.norm1 = ResponseNorm(size=5, alpha=alpha, k=k)
         self.pool1 = nn.MaxPool2d(3, stride=2)  # (n, 96, 27, 27)
+        if pool_first:
+            self.norm1 = ResponseNorm(size=5, alpha=alpha, k=k)
         if as_code:  # the first normalization has negative inputs too
             self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(96, 256, 5, padding=2, groups=groups)
         self.relu2 = nn.ReLU(inplace=True)
-        self.norm2 = ResponseNorm(size=5, alpha=alpha, k=k)
+        if not pool_first:
+            self.norm2 = ResponseNorm(size=5, alpha=alpha, k=k)
         if as_code:
             self.map_norm2 = SameMapNorm(size=5, alpha=1e-3, k=1.0)
         self.pool2 = nn.MaxPool2d(3, stride=2)  # (n, 256, 13, 13)
+        if pool_first:
+            self.norm2 = ResponseNorm(size=5, alpha=alpha, k=k)
         self.conv3 = nn.Conv2d(256, 384, 3, padding=1)
         self.relu3 = nn.ReLU(inplace=True)
         self.conv4 = nn.Conv2d(384, 384, 3, padding=1, groups=groups)
@@ -104,6 +112,9 @@ class AlexNet(ImageClassifier):
             x = layer(x)
         return x
 
+    def _make_edge(self) -> nn.Module:
+        return nn.ZeroPad2d((0, 3, 0, 3))
+
     def _initialize(self, initial: InitialValues) -> None:
         for layer in (self.conv1, self.fc8):
             fill_normal(layer, initial.std)
@@ -113,6 +124,31 @@ class AlexNet(ImageClassifier):
             fill_normal(layer, initial.std_of_conv3_to_5, initial.bias)
         for layer in (self.fc6, self.fc7):
             fill_normal(layer, initial.std_of_fc6_and_fc7, initial.bias)
+
+
+class Edge(nn.ZeroPad2d):
+    """Adds zeros on the right and at the bottom up to `size` pixels; larger images stay."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(0)
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        right, bottom = max(self.size - width, 0), max(self.size - height, 0)
+        return nn.functional.pad(images, (0, right, 0, bottom))
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}"
+
+
+class CaffeAlexNet(AlexNet):
+    """Takes the 227 pixels that Caffe crops, a whole number of strides, and smaller images too."""
+
+    input_shape = InputShape(num_channels=3, size=227, min_size=224, max_size=227)
+
+    def _make_edge(self) -> nn.Module:
+        return Edge(227)
 
 
 def alexnet(num_classes: int, num_channels: int = 3) -> AlexNet:
@@ -134,10 +170,18 @@ def alexnet_code(num_classes: int, num_channels: int = 3) -> AlexNet:
 def alexnet_caffe(num_classes: int, num_channels: int = 3) -> AlexNet:
     """As Caffe's bvlc_alexnet: biases 0.1, since 1 "gave flat loss", fc6 and fc7 from 0.005², k 1.
 
-    Caffe crops 227 pixels; here the last three come from the padding, as in the paper's network.
+    Caffe crops 227 pixels; of 224, the last three come from the padding, as in the paper's network.
     """
     initial = InitialValues(std_of_fc6_and_fc7=0.005, bias=0.1)
-    return AlexNet(num_classes, num_channels, initial, alpha=_ALPHA_OF_CODE, k=1.0)
+    return CaffeAlexNet(num_classes, num_channels, initial, alpha=_ALPHA_OF_CODE, k=1.0)
+
+
+def caffenet(num_classes: int, num_channels: int = 3) -> AlexNet:
+    """As Caffe's bvlc_reference_caffenet: `alexnet_caffe` with biases 1, poolings before norms."""
+    initial = InitialValues(std_of_fc6_and_fc7=0.005)
+    return CaffeAlexNet(
+        num_classes, num_channels, initial, alpha=_ALPHA_OF_CODE, k=1.0, pool_first=True
+    )
 
 
 def alexnet_one_tower(num_classes: int, num_channels: int = 3) -> AlexNet:

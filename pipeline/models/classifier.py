@@ -37,6 +37,8 @@ class InputShape:
     def __str__(self) -> str:
         sides = "×".join([str(self.min_size)] * self.dimensions)
         bound = "" if self.max_size == self.min_size else "at least "
+        if self.max_size not in (self.min_size, None):
+            bound, sides = "", f"{sides} to {'×'.join([str(self.max_size)] * self.dimensions)}"
         return f"{'images' if self.dimensions == 2 else 'signals'} of {bound}{sides}"
 
 

@@ -1,11 +1,12 @@
 """Residual networks (He, Zhang, Ren, Sun, CVPR 2016): 18, 34, 50, 101 and 152 layers.
 
 The numbered names have the paper's option B, a 1×1 projection where the shape changes and else the
-identity, as the authors' released networks. `_option_a` (zeros in place of new channels, as in
+identity. `_option_a` (zeros in place of new channels, as in
 Table 2) and `_option_c` (projections everywhere) are the others of Table 3; `plain18` and `plain34`
 have no shortcuts. `_v1_5` moves the stride of a bottleneck from the first 1×1 convolution to the
 3×3, as fb.resnet.torch and torchvision do: same parameters, 6 % more multiply-adds at 50 layers,
-and better accuracy.
+and better accuracy. `_caffe` has the stem of the authors' released networks: its first pooling
+doesn't pad and rounds up, and with 50 layers the first convolution has a bias.
 """
 
 from collections.abc import Callable, Sequence
@@ -121,12 +122,16 @@ class ResNet(ImageClassifier):
         num_classes: int,
         num_channels: int,
         shortcut: Shortcut = option_b,
+        *,
+        pads_pool1: bool = True,
+        bias1: bool = False,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(num_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(num_channels, 64, 7, stride=2, padding=3, bias=bias1)
         self.bn1 = BatchNorm2d(64)  # (n, 64, 112, 112)
         self.relu = nn.ReLU(inplace=True)
-        self.pool1 = nn.MaxPool2d(3, stride=2, padding=1)  # (n, 64, 56, 56)
+        padding = int(pads_pool1)
+        self.pool1 = nn.MaxPool2d(3, 2, padding, ceil_mode=not pads_pool1)  # (n, 64, 56, 56)
         self._in_channels = 64
         n2, n3, n4, n5 = num_blocks
         self.conv2_x = self._stage(block, n2, 64, 1, shortcut)  # (n, 64·expansion, 56, 56)
@@ -217,3 +222,16 @@ def resnet101_v1_5(num_classes: int, num_channels: int = 3) -> ResNet:
 
 def resnet152_v1_5(num_classes: int, num_channels: int = 3) -> ResNet:
     return ResNet(BottleneckV15, (3, 8, 36, 3), num_classes, num_channels)
+
+
+def resnet50_caffe(num_classes: int, num_channels: int = 3) -> ResNet:
+    """As the authors' released network: 64 more parameters than `resnet50`, conv1's biases."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, num_channels, pads_pool1=False, bias1=True)
+
+
+def resnet101_caffe(num_classes: int, num_channels: int = 3) -> ResNet:
+    return ResNet(Bottleneck, (3, 4, 23, 3), num_classes, num_channels, pads_pool1=False)
+
+
+def resnet152_caffe(num_classes: int, num_channels: int = 3) -> ResNet:
+    return ResNet(Bottleneck, (3, 8, 36, 3), num_classes, num_channels, pads_pool1=False)

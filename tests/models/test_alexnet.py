@@ -15,6 +15,7 @@ from pipeline.models.alexnet import (
     alexnet_one_tower,
     alexnet_std003,
     alexnet_std003_bias01,
+    caffenet,
 )
 from pipeline.models.profile import profile_model
 from pipeline.models.response_norm import ResponseNorm
@@ -55,6 +56,7 @@ def test_layers_have_the_parameters_of_the_paper() -> None:
 # The deviation of each layer's weights, and its bias.
 PAPER = (0.01,) * 8, (0, 1, 0, 1, 1, 1, 1, 0)
 CODE = (0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01)
+CAFFE = (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01)
 SMALL_BIAS = (0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0)
 STARTS = [
     (alexnet, *PAPER),
@@ -63,7 +65,8 @@ STARTS = [
     (alexnet_std003, CODE, PAPER[1]),
     (alexnet_bias01, PAPER[0], SMALL_BIAS),
     (alexnet_std003_bias01, CODE, SMALL_BIAS),
-    (alexnet_caffe, (0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01), SMALL_BIAS),
+    (alexnet_caffe, CAFFE, SMALL_BIAS),
+    (caffenet, CAFFE, PAPER[1]),
 ]
 
 
@@ -131,6 +134,7 @@ def test_the_code_normalizes_before_the_first_relu_and_within_maps_after_the_sec
         (alexnet_one_tower, 2.0, 1e-4),
         (alexnet_code, 2.0, 1e-4 / 5),
         (alexnet_caffe, 1.0, 1e-4 / 5),
+        (caffenet, 1.0, 1e-4 / 5),
     ],
 )
 def test_normalization_has_the_published_constants(
@@ -151,3 +155,22 @@ def test_one_tower_has_no_groups() -> None:
     with torch.device("meta"):
         layers = weighted(alexnet_one_tower(10))
     assert {layer.groups for layer in layers if isinstance(layer, nn.Conv2d)} == {1}
+
+
+def test_caffenet_pools_before_it_normalizes() -> None:
+    with torch.device("meta"):
+        order = [name for name, _ in caffenet(10).named_children()]
+    assert order[1:5] == ["conv1", "relu1", "pool1", "norm1"]
+    assert order[5:9] == ["conv2", "relu2", "pool2", "norm2"]
+
+
+def test_caffes_networks_see_227_pixels_and_pad_fewer() -> None:
+    torch.manual_seed(0)
+    network = alexnet_caffe(10).eval()
+    images = torch.randn(1, 3, 227, 227)
+    smaller = images[..., :224, :224]
+    padded = nn.functional.pad(smaller, (0, 3, 0, 3))
+    with torch.no_grad():
+        seen, unseen, by_hand = network(images), network(smaller), network(padded)
+    assert torch.equal(unseen, by_hand)
+    assert not torch.equal(seen, unseen)

@@ -27,7 +27,7 @@ def test_a_recipe_fits_its_network(path: Path) -> None:
 # Nobody published a training of these: starts to compare, and ResNet-18's third kind of shortcut.
 UNPUBLISHED = {"alexnet_std003", "alexnet_bias01", "alexnet_std003_bias01", "resnet18_option_c"}
 # The forms of released weights; recipes train the paper's.
-RELEASED = {"inception_v3_tf"}
+RELEASED = {"caffenet", "resnet50_caffe", "resnet101_caffe", "resnet152_caffe", "inception_v3_tf"}
 
 
 def test_every_published_network_has_a_recipe() -> None:

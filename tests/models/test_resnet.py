@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from pipeline.models.profile import profile_model
-from pipeline.models.resnet import ResNet, resnet50, resnet50_v1_5
+from pipeline.models.resnet import ResNet, resnet50, resnet50_caffe, resnet50_v1_5
 from pipeline.models.zoo import NETWORKS
 from pipeline.pretrained.torchvision_weights import from_torchvision
 
@@ -83,3 +83,16 @@ def test_initial_weights_are_the_published_ones(name: str) -> None:
         if isinstance(module, nn.BatchNorm2d):
             assert (module.weight == 1).all()
             assert not module.bias.any()
+
+
+def test_the_released_stem_pools_without_padding_and_rounds_up() -> None:
+    with torch.device("meta"):
+        released, paper = resnet50_caffe(10), resnet50(10)
+    assert released.state_dict().keys() - paper.state_dict().keys() == {"conv1.bias"}
+    with torch.device("meta"):
+        deeper = NETWORKS["resnet101_caffe"](10).state_dict().keys()
+        assert deeper == NETWORKS["resnet101"](10).state_dict().keys()
+    rows = torch.arange(112.0).reshape(1, 1, 112, 1).expand(-1, -1, -1, 3)
+    # Windows start at 0, 2, 4, …; the last of 56 has two rows. The paper's start at -1, 1, 3, ….
+    assert released.pool1(rows)[..., 0].flatten().tolist() == [*range(2, 112, 2), 111]
+    assert paper.pool1(rows)[..., 0].flatten().tolist() == list(range(1, 112, 2))

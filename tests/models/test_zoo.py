@@ -29,6 +29,7 @@ PUBLISHED = {
     "alexnet": (1000, 60_965_224, 724_406_816),
     "alexnet_code": (1000, 60_965_224, 724_406_816),
     "alexnet_caffe": (1000, 60_965_224, 724_406_816),
+    "caffenet": (1000, 60_965_224, 724_406_816),
     "alexnet_one_tower": (1000, 62_378_344, 1_135_256_096),
     "alexnet_std003": (1000, 60_965_224, 724_406_816),
     "alexnet_bias01": (1000, 60_965_224, 724_406_816),
@@ -62,6 +63,9 @@ PUBLISHED = {
     "resnet50_v1_5": (1000, 25_557_032, 4_089_184_256),
     "resnet101_v1_5": (1000, 44_549_160, 7_801_405_440),
     "resnet152_v1_5": (1000, 60_192_808, 11_513_626_624),
+    "resnet50_caffe": (1000, 25_557_096, 3_857_973_248),
+    "resnet101_caffe": (1000, 44_549_160, 7_570_194_432),
+    "resnet152_caffe": (1000, 60_192_808, 11_282_415_616),
     "densenet121": (1000, 7_978_856, 2_834_161_664),
     "densenet169": (1000, 14_149_480, 3_359_843_328),
     "densenet201": (1000, 20_013_928, 4_291_365_888),
@@ -242,6 +246,7 @@ def test_an_unknown_network_is_refused_with_similar_names() -> None:
     [
         ("lenet5_modern", 28, "images of 32×32"),
         ("alexnet", 227, "images of 224×224"),
+        ("caffenet", 228, "images of 224×224 to 227×227"),
         ("resnet18", 31, "images of at least 32×32"),
     ],
 )
@@ -321,7 +326,16 @@ def test_any_number_of_channels_is_accepted(name: str) -> None:
         assert model(images).shape == (2, 3)
 
 
-@pytest.mark.parametrize(("name", "size"), [("alexnet", 224), ("resnet18", 32), ("resnet50", 65)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("alexnet", 224),
+        ("alexnet_caffe", 224),
+        ("caffenet", 225),
+        ("resnet18", 32),
+        ("resnet50", 65),
+    ],
+)
 def test_accepted_sizes_run(name: str, size: int) -> None:
     with torch.device("meta"):
         model = build_model(recipe.NetworkConfig(name=name, num_classes=3), rgb(size))
