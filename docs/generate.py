@@ -23,6 +23,7 @@ from pipeline.data.loading.sampler import BatchSampler
 from pipeline.models.summary import summarize_zoo
 from pipeline.planning.hardware import read_hardware
 from pipeline.results.published import protocol_passes, protocol_words, published
+from pipeline.results.released import reproductions
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
@@ -162,6 +163,22 @@ def published_table() -> str:
     return "\n".join(parts)
 
 
+def released_table() -> str:
+    """Return every published result that a released file reaches, with its command."""
+    rows = [
+        (
+            f"`{each.result.network}`<br>[{each.file.file}]({each.file.page})",
+            f"{_error(each.result.top1_error)} / {_error(each.result.top5_error)}",
+            each.result.citation,
+            f"{each.file.sees}<br>{protocol_words(each.result.protocol)}"
+            + f"<br>*but for:* {each.file.differs}" * bool(each.file.differs),
+            f"`{each.command}`",
+        )
+        for each in reproductions()
+    ]
+    return table(("Network, file", "Expected", "Source", "Preprocessing", "Command"), rows)
+
+
 def commands() -> str:
     """Return every command with its arguments and options, as `--help` has them."""
     root = typer.main.get_command(app)
@@ -269,6 +286,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "networks": networks_table,
     "protocols": protocols_table,
     "published": published_table,
+    "released": released_table,
     "commands": commands,
     "recipe_keys": lambda: keys(Recipe),
     "cluster_keys": lambda: keys(Cluster),

@@ -89,8 +89,8 @@ def published(
     on: ClusterName = "laptop",
     experiment: Experiment = None,
 ) -> None:
-    """Print the published results, each with its protocol and source."""
-    from pipeline.reports.published_tables import published_tables, results_of
+    """Print the published results with protocol and source, and what released weights reach."""
+    from pipeline.reports.published_tables import published_tables, released_lines, results_of
 
     console = Console()
     results = results_of(network)
@@ -104,6 +104,8 @@ def published(
         return
     for table in published_tables(results):
         console.print(table)
+    for line in released_lines(results) if network else ():
+        say(console, line)
 
 
 def register(

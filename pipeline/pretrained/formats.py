@@ -7,10 +7,13 @@ file is read.
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.pretrained.caffe_weights import read_caffe
 from pipeline.pretrained.keras_weights import read_keras
+from pipeline.pretrained.matconvnet_weights import read_matconvnet
 from pipeline.pretrained.onnx_weights import read_onnx
 from pipeline.pretrained.pretrained_weights import PretrainedWeights
 from pipeline.pretrained.timm_weights import read_timm
+from pipeline.pretrained.torch7_weights import read_torch7
 from pipeline.pretrained.torchvision_weights import read_torchvision
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
@@ -32,6 +35,9 @@ FORMATS: dict[str, PretrainedReader] = {
     "onnx": read_onnx,
     "timm": read_timm,
     "torchvision": read_torchvision,
+    "caffe": read_caffe,
+    "matconvnet": read_matconvnet,
+    "torch7": read_torch7,
 }
 
 

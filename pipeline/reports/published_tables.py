@@ -7,6 +7,7 @@ from rich.text import Text
 
 from pipeline.reports.tables import titled_table
 from pipeline.results.published import Published, protocol_words, published
+from pipeline.results.released import reproductions
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
 
@@ -30,6 +31,21 @@ def published_tables(results: Iterable[Published]) -> list[Table]:
         key = (result.training_data, result.split, result.protocol)
         tables.setdefault(key, []).append(result)
     return [_table(*key, rows) for key, rows in tables.items()]
+
+
+def released_lines(results: Iterable[Published]) -> list[str]:
+    """Say which released files reach which of the results, with the commands; a line each."""
+    chosen = list(results)
+    lines: list[str] = []
+    for each in reproductions():
+        if each.result not in chosen:
+            continue
+        title = f"{each.file.file} of {each.file.publisher}, {each.file.page}"
+        if title not in lines:
+            lines += ["", title, f"  sees {each.file.sees}"]
+            lines += [f"  but for: {each.file.differs}"] if each.file.differs else []
+        lines += [f"  {each.result.errors} of {each.result.citation}", f"    {each.command}"]
+    return ["Released weights that reach them", *lines] if lines else []
 
 
 def _names(result: Published) -> set[str]:

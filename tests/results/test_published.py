@@ -27,7 +27,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "configs" / "recipes").glob("*.yam
 
 # What the zoo doesn't have, and who published it.
 OUTSIDE_THE_ZOO = {
-    *("alexnet_half", "alexnet_owt", "caffenet", "zfnet_wide", "googlenet_bn_3x3"),
+    *("alexnet_half", "alexnet_owt", "zfnet_wide", "googlenet_bn_3x3"),
     *("bn-inception", "prelu-net", "resnet200", "densenet232_k48", "densenet264_k48"),
     *(f"resnet{depth}_cifar" for depth in (20, 32, 44, 56, 110)),
     *("densenet_40_12", "densenet_bc_100_12"),
