@@ -39,7 +39,7 @@ class ReleasedFile(Section):
 
 
 @dataclass(frozen=True)
-class Reproduction:
+class ReleasedResult:
     """A published result, a released file that reaches it, and the command."""
 
     result: Published
@@ -76,7 +76,7 @@ class _Document(Section):
 
 
 @cache
-def reproductions() -> tuple[Reproduction, ...]:
+def reproductions() -> tuple[ReleasedResult, ...]:
     """Return every published result that a released file reaches, file by file."""
     path = Path(__file__).with_suffix(".yaml")
     document = validate(_Document, read_yaml(path), path)
@@ -86,7 +86,7 @@ def reproductions() -> tuple[Reproduction, ...]:
             rows = [row for row in published() if _is_reached(row, file, reached)]
             if not rows:
                 raise ValueError(f"{path}: {file.file} reaches no row of {reached.source}")
-            found += [Reproduction(row, file) for row in rows]
+            found += [ReleasedResult(row, file) for row in rows]
     return tuple(found)
 
 

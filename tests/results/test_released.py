@@ -12,10 +12,10 @@ from pipeline.pretrained.caffe_weights import PLACES, preprocessing_of
 from pipeline.pretrained.formats import FORMATS
 from pipeline.pretrained.torchvision_weights import COUNTERPARTS
 from pipeline.results.published import published
-from pipeline.results.released import Reproduction, reproductions
+from pipeline.results.released import ReleasedResult, reproductions
 
 
-def of(file: str) -> list[Reproduction]:
+def of(file: str) -> list[ReleasedResult]:
     return [each for each in reproductions() if each.file.file == file]
 
 
