@@ -68,7 +68,7 @@ def read_caffemodel(file: Path) -> list[CaffeLayer]:
         raise UserError(f"{file}: is empty") from None
     try:
         layers = list(islice(_layers(memoryview(content)), _MOST_LAYERS + 1))
-    except WireError as error:
+    except (ArithmeticError, LookupError, ValueError) as error:
         raise UserError(f"{file}: no caffemodel, or a damaged one: {error}") from None
     if not 0 < len(layers) <= _MOST_LAYERS:
         raise UserError(f"{file}: no caffemodel: it has {'too many' if layers else 'no'} layers")
@@ -85,7 +85,9 @@ def _layers(net: memoryview) -> Iterator[CaffeLayer]:
 
 def _layer(content: memoryview, numbers: Mapping[str, int]) -> CaffeLayer:
     keys = {number: key for key, number in numbers.items()}
-    name, type, blobs, parameters = "", "", [], {}
+    name, type = "", ""
+    blobs: list[NDArray[Any]] = []
+    parameters: dict[str, float] = {}
     for each in fields(content):
         match keys.get(each.number):
             case None if each.number == 1:

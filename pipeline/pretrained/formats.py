@@ -4,6 +4,7 @@ A format is a function in a module of its own. What takes long to import is impo
 file is read.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -44,9 +45,10 @@ FORMATS: dict[str, PretrainedReader] = {
 def read_pretrained(
     format: str, file: Path, network: str | None, *, ema: bool = False
 ) -> PretrainedWeights:
-    """Read a file of a format; see `PretrainedReader`."""
+    """Read a file of a format; see `PretrainedReader`. A remark says what its network sees."""
     if format not in FORMATS:
         raise UserError(
             f"--weights {format}:{file}: {format} is no format; {suggest(format, FORMATS)}"
         )
-    return FORMATS[format](file, network, ema=ema)
+    read = FORMATS[format](file, network, ema=ema)
+    return replace(read, remarks=(*read.remarks, read.preprocessing.words))

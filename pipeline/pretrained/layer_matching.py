@@ -154,10 +154,10 @@ def _empty(name: str, layers: Sequence[FileLayer], place: Place) -> ImageClassif
     found = {layer.name: layer.weight for layer in layers if layer.weight is not None}
     names = weighted_names(name)
     first, last = found.get(place(names[0])), found.get(place(names[-1]))
-    num_classes = len(last) if last is not None and last.ndim else 1000
-    num_channels = first.shape[1] if first is not None and first.ndim > 1 else 3
+    num_classes = len(last) if last is not None and last.ndim and last.size else 1000
+    num_channels = first.shape[1] if first is not None and first.ndim > 1 and first.size else 3
     with torch.device("meta"):
-        return NETWORKS[name](max(num_classes, 1), max(num_channels, 1))
+        return NETWORKS[name](num_classes, num_channels)
 
 
 def _num_classes(model: nn.Module) -> int:

@@ -61,10 +61,13 @@ def read_matconvnet(file: Path, network: str | None, *, ema: bool = False) -> Pr
     if ema:
         raise UserError(f"{file}: MatConvNet keeps no moving average of weights; leave out --ema")
     net = _loaded(file)
-    where = str(file)
-    layers = list(_file_layers(net, where))
-    seen, remarks = _preprocessing(net)
-    return matched(where, layers, PLACES, network, lambda _: seen, remarks)
+    try:
+        layers = list(_file_layers(net, str(file)))
+        seen, remarks = _preprocessing(net)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: isn't as MatConvNet writes networks ({line})") from None
+    return matched(str(file), layers, PLACES, network, lambda _: seen, remarks)
 
 
 def _loaded(file: Path) -> dict[str, Any]:
@@ -138,8 +141,10 @@ def _one(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
+    """Return a short text, fit for a message."""
     value = _one(value)
-    return str(value.flat[0]) if isinstance(value, np.ndarray) and value.size else str(value)
+    found = str(value.flat[0]) if isinstance(value, np.ndarray) and value.size else str(value)
+    return "".join(each if each.isprintable() else "?" for each in found[:200])
 
 
 def _numbers(value: Any) -> list[float]:
@@ -204,20 +209,20 @@ def _file_layer(
             )
         case "pooling" | "pool":
             kernel = _two(block.get("poolSize", block.get("pool")), 1)
-            settings = {"kernel": kernel, "stride": _two(block.get("stride"), 1)}
-            return FileLayer(name, "pooling", settings=settings)
+            stride = _two(block.get("stride"), 1)
+            return FileLayer(name, "pooling", settings={"kernel": kernel, "stride": stride})
         case "lrn" | "normalize":
             size, k, alpha, *_ = _numbers(block.get("param")) + 3 * [0.0]
-            settings = {"size": int(size), "k": k, "alpha": alpha * size}
-            return FileLayer(name, "response norm", settings=settings)
+            stated = {"size": int(size), "k": k, "alpha": alpha * size}
+            return FileLayer(name, "response norm", settings=stated)
     return None
 
 
 def _scaled(norm: FileLayer, arrays: list[Array]) -> FileLayer:
     """Put a layer of factors and summands into the batch norm before it."""
     factors, summands = (each.reshape(-1) for each in arrays)
-    assert norm.weight is not None
-    assert norm.bias is not None
+    if norm.weight is None or norm.bias is None:
+        raise ValueError(f"{norm.name} has no factors")
     return replace(norm, weight=norm.weight * factors, bias=norm.bias * factors + summands)
 
 

@@ -48,6 +48,17 @@ class Preprocessing(Section):
         )
 
     @property
+    def words(self) -> str:
+        """A sentence of it for the user."""
+        mean, std = (" ".join(f"{value:g}" for value in each) for each in (self.mean, self.std))
+        scaled = "" if set(self.std) == {1.0} else f", divided by {std}"
+        resized = "both sides" if self.squash else "the shorter side"
+        return (
+            f"It sees {self.colors.upper()} of 0 to {self.value_range} less {mean}{scaled}; the "
+            f"central {self.crop} pixels, {resized} resized to {self.resize}."
+        )
+
+    @property
     def protocol(self) -> CenterCrop:
         if self.resize < self.crop:
             raise UserError(f"preprocessing: resize ({self.resize}) is smaller than crop")

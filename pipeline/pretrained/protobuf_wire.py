@@ -81,7 +81,9 @@ def message(field: Field) -> memoryview:
 
 
 def text(field: Field) -> str:
-    return bytes(message(field)[:_LONGEST_TEXT]).decode("utf-8", "replace")
+    """Return a short text, fit for a message."""
+    found = bytes(message(field)[:_LONGEST_TEXT]).decode("utf-8", "replace")
+    return "".join(each if each.isprintable() else "?" for each in found)
 
 
 _LONGEST_TEXT = 200

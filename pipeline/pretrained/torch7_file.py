@@ -21,6 +21,7 @@ _TYPES = {
     "Byte": "u1", "Char": "i1", "Short": "i2", "Int": "i4", "Long": "i8",
     "Half": "f2", "Float": "f4", "Double": "f8", "Cuda": "f4",
 }  # fmt: skip
+_CLASS = re.compile(r"[A-Za-z][\w.]{1,100}", re.ASCII)
 _TENSOR = re.compile(r"torch\.(Cuda(?=[A-Z]\w+(?:Tensor|Storage)))?(\w+?)(Tensor|Storage)")
 
 # More than any network has, so that a file of nothing but small objects takes no memory.
@@ -104,6 +105,8 @@ class _Reader:
     def object(self, number: int, depth: int) -> Any:
         version = self.text()
         kind = self.text() if version.startswith("V ") else version
+        if not _CLASS.fullmatch(kind):
+            raise _DamagedError("an object of a class without a name")
         if found := _TENSOR.fullmatch(kind):
             if found[2] not in _TYPES:
                 raise _DamagedError(f"{kind} has numbers of a kind that isn't read")

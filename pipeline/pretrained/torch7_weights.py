@@ -40,7 +40,10 @@ def read_torch7(file: Path, network: str | None, *, ema: bool = False) -> Pretra
         content = content.get("model", content.get("net"))
     if not isinstance(content, TorchObject):
         raise UserError(f"{file}: holds no network of Torch7 (an object of nn, or a table's model)")
-    layers = list(_file_layers(content, "", (), str(file)))
+    try:
+        layers = list(_file_layers(content, "", (), str(file)))
+    except (ArithmeticError, ValueError) as error:
+        raise UserError(f"{file}: isn't as Torch7 writes networks ({error})") from None
     names = [layer.name for layer in layers if layer.weight is not None]
     places = {name: _place(name, names) for name in _NETWORKS}
     return matched(str(file), layers, places, network, lambda _: _PREPROCESSING)

@@ -15,6 +15,7 @@ from caffe_networks import Network
 
 from pipeline.pretrained.caffe_weights import preprocessing_of, read_caffe
 from pipeline.pretrained.layer_matching import Array, FileLayer, Kind, _recognized
+from pipeline.runs.evaluated_model import external_model
 from pipeline.runtime.errors import UserError
 
 NETWORKS: dict[str, Callable[[], Network]] = {
@@ -58,6 +59,21 @@ def test_preprocessing_is_that_of_the_release() -> None:
     assert seen["googlenet"].input.mean == (123, 117, 104)
     assert seen["resnet50_caffe"].protocol.name(224) == "center-256-224"
     assert seen["vgg16"].input.mean == (123.68, 116.779, 103.939)
+
+
+def test_evaluate_uses_it_and_says_so(tmp_path: Path, googlenet: Network) -> None:
+    file = tmp_path / "bvlc_googlenet.caffemodel"
+    file.write_bytes(googlenet.caffemodel())
+    model = external_model(f"caffe:{file}", None, None, None)
+    assert (model.name, model.protocol.name(224)) == ("googlenet", "center-squash-256-224")
+    assert model.input.mean == (123, 117, 104)
+    assert not model.takes_bgr
+    assert model.remarks == (
+        "The first convolution takes BGR in the file; it was turned to RGB.",
+        "The auxiliary classifiers, for training only, keep initial weights.",
+        "It sees RGB of 0 to 255 less 123 117 104; the central 224 pixels, both sides resized to "
+        "256.",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +241,20 @@ def test_a_sparse_file_of_8_gb_is_not_read(tmp_path: Path) -> None:
 
 def _long(value: int) -> bytes:
     return bytes([(value >> shift) & 0x7F | 0x80 for shift in range(0, 35, 7)]) + b"\x00"
+
+
+def test_damaged_files_take_one_line(tmp_path: Path, small: Network) -> None:
+    """Some bytes of a good file changed, left out, or added, always the same."""
+    random = np.random.default_rng(0)
+    good = small.caffemodel()
+    file = tmp_path / "network"
+    for _ in range(100):
+        damaged = bytearray(good)
+        for _ in range(3):
+            place, size = int(random.integers(len(damaged))), int(random.integers(9))
+            added = random.integers(0, 256, int(random.integers(9)), dtype=np.uint8)
+            damaged[place : place + size] = bytes(added)
+        file.write_bytes(damaged)
+        with pytest.raises(UserError) as refused:
+            read_caffe(file, None)
+        assert "\n" not in str(refused.value)

@@ -142,3 +142,20 @@ def tensor(sizes: tuple[int, ...], strides: tuple[int, ...], first: int, claimed
     writer.head("torch.FloatStorage")
     writer.pack("<q", claimed)
     return writer.content + bytes(16)
+
+
+def test_damaged_files_take_one_line(tmp_path: Path) -> None:
+    """Some bytes of a good file changed, left out, or added, always the same."""
+    random = np.random.default_rng(0)
+    good = written(container("Sequential", Maker().convolution(3, 4, 3), Maker().norm(4)))
+    file = tmp_path / "network"
+    for _ in range(100):
+        damaged = bytearray(good)
+        for _ in range(3):
+            place, size = int(random.integers(len(damaged))), int(random.integers(9))
+            added = random.integers(0, 256, int(random.integers(9)), dtype=np.uint8)
+            damaged[place : place + size] = bytes(added)
+        file.write_bytes(damaged)
+        with pytest.raises(UserError) as refused:
+            read_torch7(file, None)
+        assert "\n" not in str(refused.value)
