@@ -285,10 +285,10 @@ def _copied(
             if array is None:  # the number of batches
                 weights[f"{own}.{key}"] = torch.zeros((), dtype=torch.long)
                 continue
-            copied = np.array(array, dtype=np.float32).reshape(tuple(value.shape))
-            if key.startswith("running"):
-                copied *= np.float32(layer.factor)
-            if key == "running_var":  # with our ε, the same divisor
-                copied += np.float32(layer.eps - module.eps)
+            copied: Array = np.array(array, dtype=np.float32).reshape(tuple(value.shape))
+            if isinstance(module, nn.BatchNorm2d) and key.startswith("running"):
+                # With our ε, the variance has the same divisor.
+                more = layer.eps - module.eps if key == "running_var" else 0.0
+                copied = copied * layer.factor + more
             weights[f"{own}.{key}"] = torch.from_numpy(copied)
     return {key: weights[key] for key in model.state_dict() if key in weights}

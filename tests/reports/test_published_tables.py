@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pipeline.reports.published_tables import published_tables, results_of
+from pipeline.reports.published_tables import published_tables, released_lines, results_of
 from pipeline.runtime.errors import UserError
 
 
@@ -37,3 +37,17 @@ def test_a_networks_results_include_its_ensembles_with_their_members() -> None:
 def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"published of 'lenet9'; did you mean `lenet5`\?"):
         results_of("lenet9")
+
+
+def test_released_files_are_listed_with_commands_for_the_results_that_they_reach() -> None:
+    lines = released_lines(results_of("caffenet"))
+    assert lines[2].startswith("bvlc_reference_caffenet.caffemodel of BVLC's model zoo for Caffe")
+    assert lines[4] == "  but for: a value a channel in place of the mean image, pixel by pixel"
+    assert lines[5] == "  42.6 / 19.6 of BVLC Caffe model zoo"
+    assert lines[6] == (
+        "    ilsvrc evaluate --weights caffe:bvlc_reference_caffenet.caffemodel --network caffenet "
+        "--data ilsvrc2012 --protocol center-squash-256-227"
+    )
+    assert "imagenet-caffe-ref.mat" in lines[8]  # of an unstated resize
+    assert lines[-1].endswith("--network caffenet --data ilsvrc2012")
+    assert released_lines(results_of("zfnet")) == []
