@@ -5,9 +5,6 @@ that name their parameters). Filters are height × width × in × out and take r
 keeps the deviation √(variance + ε) in place of the variance.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +14,7 @@ import numpy as np
 
 from pipeline.pretrained.caffe_weights import PLACES as CAFFE_PLACES
 from pipeline.pretrained.layer_matching import Array, FileLayer, Place, matched
+from pipeline.pretrained.matlab_file import read_matlab
 from pipeline.pretrained.preprocessing import Preprocessing
 from pipeline.pretrained.pretrained_weights import PretrainedWeights
 from pipeline.runtime.errors import UserError
@@ -50,17 +48,12 @@ def _princeton_place(name: str) -> str:
 # Names are Caffe's; the GoogLeNet is Princeton's, whose modules are numbered.
 PLACES: dict[str, Place] = CAFFE_PLACES | {"googlenet": _princeton_place}
 
-# What reading may take, code included. The largest released file, VGG-19's, is of 575 MB.
-_MOST_BYTES = 4 * 2**30
-_MOST_VALUES = 1_000_000
-_DEEPEST = 20
-
 
 def read_matconvnet(file: Path, network: str | None, *, ema: bool = False) -> PretrainedWeights:
     """Read a `.mat` file; see `formats.PretrainedReader`. Such files have no moving average."""
     if ema:
         raise UserError(f"{file}: MatConvNet keeps no moving average of weights; leave out --ema")
-    net = _loaded(file)
+    net = _network(read_matlab(file), file)
     try:
         layers = list(_file_layers(net, str(file)))
         seen, remarks = _preprocessing(net)
@@ -70,67 +63,11 @@ def read_matconvnet(file: Path, network: str | None, *, ema: bool = False) -> Pr
     return matched(str(file), layers, PLACES, network, lambda _: seen, remarks)
 
 
-def _loaded(file: Path) -> dict[str, Any]:
-    """Return the network's variables as nested dicts, lists and arrays; raise `UserError`."""
-    from scipy.io import loadmat, matlab
-
-    _try(file)
-    content = loadmat(file, chars_as_strings=True)
-    objects = (matlab.MatlabFunction, matlab.MatlabOpaque, matlab.MatlabObject)
-    count = 0
-
-    def plain(value: Any, depth: int = 0) -> Any:
-        nonlocal count
-        count += 1
-        if count > _MOST_VALUES or depth > _DEEPEST:
-            raise UserError(f"{file}: is nested deeper, or has more values, than any network")
-        if isinstance(value, objects):
-            raise UserError(
-                f"{file}: holds MATLAB objects or functions, which aren't read; save the network "
-                "as a struct there (net.saveobj())"
-            )
-        if isinstance(value, np.void):  # a struct
-            return {name: plain(value[name], depth + 1) for name in value.dtype.names or ()}
-        if isinstance(value, np.ndarray) and value.dtype.names:
-            return [plain(each, depth + 1) for each in value.flat]
-        if isinstance(value, np.ndarray) and value.dtype == object:  # a cell
-            return [plain(each, depth + 1) for each in value.flat]
-        return value
-
-    variables = {key: plain(value) for key, value in content.items() if not key.startswith("__")}
+def _network(variables: Mapping[str, Any], file: Path) -> Mapping[str, Any]:
     net = _one(variables.get("net", variables))
     if not isinstance(net, dict) or "layers" not in net:
         raise UserError(f"{file}: holds no network of MatConvNet: there are no `layers`")
     return net
-
-
-def _try(file: Path) -> None:
-    """Read a file in a process of its own, with bounded memory; raise `UserError` if that fails.
-
-    scipy reads nested cells by recursion, without a bound: a hostile file ends the process.
-    """
-    code = (
-        "import resource, sys; from scipy.io import loadmat\n"
-        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
-        f"resource.setrlimit(resource.RLIMIT_AS, ({_MOST_BYTES}, {_MOST_BYTES}))\n"
-        "loadmat(sys.argv[1])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code, str(file.absolute())],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-    )
-    if done.returncode < 0:
-        raise UserError(
-            f"{file}: no MATLAB file, or a damaged one (its values are nested too deep)"
-        )
-    if done.returncode:
-        line = (done.stderr.strip().splitlines() or [""])[-1][:200]
-        if "NotImplementedError" in line:
-            raise UserError(f"{file}: is of MATLAB 7.3; save it there with '-v7'")
-        raise UserError(f"{file}: no MATLAB file, or a damaged one ({line})")
 
 
 def _one(value: Any) -> Any:
