@@ -93,10 +93,10 @@ class Network:
     def response_norm(self, name: str) -> str:
         return self.add(name, "LRN", section="lrn_param", local_size=5, alpha=1e-4, beta=0.75)
 
-    def batch_norm(self, name: str, scale: str, gain: float = 1.0) -> str:
+    def batch_norm(self, name: str, scale: str, gain: float = 1.0, *, in_place: bool = True) -> str:
         channels, total = self.channels[self.top], np.float32(1.7)
         statistics = [self.normal((channels,), 0.2) * total, self.uniform(channels) * total]
-        self.add(name, "BatchNorm", in_place=True, section="batch_norm_param",
+        self.add(name, "BatchNorm", in_place=in_place, section="batch_norm_param",
                  blobs=[*statistics, np.array([total])], use_global_stats=1)  # fmt: skip
         blobs = [gain * self.uniform(channels), self.normal((channels,), 0.1)]
         return self.add(
@@ -249,6 +249,36 @@ def resnet(depth: int) -> Network:
     return net
 
 
+def densenet121() -> Network:
+    """DenseNet-Caffe's, whose pools round down and whose last layer is a convolution."""
+    net, growth = Network(224), 32
+    net.convolution("conv1", 64, 7, pad=3, stride=2, bias=False)
+    net.batch_norm("conv1/bn", "conv1/scale")
+    net.relu("relu1")
+    net.pool("pool1", 3, 2, pad=1, ceil_mode=0)
+    for stage, count in enumerate((6, 12, 24, 16), 2):
+        for number in range(1, count + 1):
+            before, name = net.top, f"conv{stage}_{number}"
+            _norm_relu_convolution(net, f"{name}/x1", 4 * growth, 1)
+            _norm_relu_convolution(net, f"{name}/x2", growth, 3)
+            channels = net.channels[before] + growth
+            net.add(f"concat_{stage}_{number}", "Concat", [before, net.top], channels)
+        if stage < 5:
+            _norm_relu_convolution(net, f"conv{stage}_blk", net.channels[net.top] // 2, 1)
+            net.pool(f"pool{stage}", 2, 2, pool=1)
+    net.batch_norm("conv5_blk/bn", "conv5_blk/scale", in_place=False)
+    net.relu("relu5_blk")
+    net.pool("pool5", 7, 1, pool=1)
+    net.convolution("fc6", net.num_classes, 1)
+    return net
+
+
+def _norm_relu_convolution(net: Network, name: str, channels: int, kernel: int) -> None:
+    net.batch_norm(f"{name}/bn", f"{name}/scale", in_place=False)
+    net.relu(f"relu_{name}")
+    net.convolution(name, channels, kernel, bias=False, pad=kernel // 2)
+
+
 def _bottleneck(
     net: Network, name: str, width: int, stage: int, gain: float, *, first: bool
 ) -> None:
@@ -312,6 +342,7 @@ def _section(layer: Layer) -> str:
     words = {
         "pool": ("MAX", "AVE"),
         "bias_term": ("false", "true"),
+        "ceil_mode": ("false", "true"),
         "use_global_stats": ("", "true"),
     }
     parts = [

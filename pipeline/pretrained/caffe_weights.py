@@ -1,7 +1,8 @@
-"""Load the networks that were released for Caffe: BVLC's, VGG's, and the ResNets of He et al.
+"""Load the networks that were released for Caffe: BVLC's, VGG's, He's, and DenseNet-Caffe.
 
 Their first convolutions take blue first; they are turned to take red first, as all of the zoo.
-Caffe pools round up, as in the zoo's forms of these networks.
+Caffe pools round up, as in the zoo's forms of these networks; those of DenseNet-Caffe, which are
+Torch7's converted, round down.
 """
 
 import re
@@ -57,6 +58,16 @@ def resnet_place(name: str, numbered: tuple[str, ...] = ()) -> str:
     return f"{'res' if kind == 'conv' else 'bn'}{stage}{letter}_branch2{'_abc'[int(number)]}"
 
 
+def densenet_place(name: str) -> str:
+    """`block1.0.conv2` is `conv2_1/x2` in DenseNet-Caffe, `transition1.bn` is `conv2_blk/bn`."""
+    if found := re.fullmatch(r"block(\d)\.(\d+)\.(conv|bn)(\d)", name):
+        block, layer, kind, part = found.groups()
+        return f"conv{int(block) + 1}_{int(layer) + 1}/x{part}" + "/bn" * (kind == "bn")
+    if found := re.fullmatch(r"transition(\d)\.(conv|bn)", name):
+        return f"conv{int(found[1]) + 1}_blk" + "/bn" * (found[2] == "bn")
+    return {"conv0": "conv1", "bn0": "conv1/bn", "bn5": "conv5_blk/bn", "fc": "fc6"}[name]
+
+
 PLACES: dict[str, Place] = {
     "alexnet_caffe": str,
     "caffenet": str,
@@ -69,14 +80,20 @@ PLACES: dict[str, Place] = {
     "resnet50_caffe": resnet_place,
     "resnet101_caffe": partial(resnet_place, numbered=("3", "4")),
     "resnet152_caffe": partial(resnet_place, numbered=("3", "4")),
+    "densenet121": densenet_place,
+    "densenet169": densenet_place,
+    "densenet201": densenet_place,
+    "densenet161": densenet_place,
 }
 
 # Of red, green and blue, in grey levels: the means over the pixels of imagenet_mean.binaryproto,
 # which Caffe's own examples of classification subtract; those of VGG's readme, which Keras takes
-# for He's networks too; and those of bvlc_googlenet's transform_param.
+# for He's networks too; those of bvlc_googlenet's transform_param; and of DenseNet-Caffe's readme,
+# which multiplies by 0.017.
 _MEAN_OF_IMAGE = (122.679, 116.669, 104.007)
 _VGG_MEAN = (123.68, 116.779, 103.939)
 _GOOGLENET_MEAN = (123.0, 117.0, 104.0)
+_DENSENET_MEAN, _DENSENET_STD = (123.68, 116.78, 103.94), 1 / 0.017
 _ONES = (1.0, 1.0, 1.0)
 _MEAN_REMARK = "The mean image is replaced by its mean over the pixels, a value a channel."
 
@@ -89,6 +106,8 @@ def preprocessing_of(network: str) -> Preprocessing:
         )
     if network == "googlenet":
         return Preprocessing(mean=_GOOGLENET_MEAN, std=_ONES, value_range=255, squash=True)
+    if network.startswith("densenet"):
+        return Preprocessing(mean=_DENSENET_MEAN, std=(_DENSENET_STD,) * 3, value_range=255)
     return Preprocessing(mean=_VGG_MEAN, std=_ONES, value_range=255)
 
 

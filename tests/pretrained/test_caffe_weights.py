@@ -24,6 +24,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "vgg16": caffe_networks.vgg16,
     "googlenet": caffe_networks.googlenet,
     "resnet50_caffe": lambda: caffe_networks.resnet(50),
+    "densenet121": caffe_networks.densenet121,
     "resnet101_caffe": lambda: caffe_networks.resnet(101),
     "resnet152_caffe": lambda: caffe_networks.resnet(152),
 }
@@ -59,6 +60,8 @@ def test_preprocessing_is_that_of_the_release() -> None:
     assert seen["googlenet"].input.mean == (123, 117, 104)
     assert seen["resnet50_caffe"].protocol.name(224) == "center-256-224"
     assert seen["vgg16"].input.mean == (123.68, 116.779, 103.939)
+    assert seen["densenet121"].input.mean == (123.68, 116.78, 103.94)
+    assert seen["densenet121"].input.std == pytest.approx((1 / 0.017,) * 3)
 
 
 def test_evaluate_uses_it_and_says_so(tmp_path: Path, googlenet: Network) -> None:
