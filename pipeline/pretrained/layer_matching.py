@@ -19,7 +19,7 @@ from pipeline.models.classifier import ImageClassifier
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import NETWORKS
 from pipeline.pretrained.preprocessing import Preprocessing
-from pipeline.pretrained.pretrained_weights import PretrainedWeights
+from pipeline.pretrained.pretrained_weights import AUXILIARY, PretrainedWeights
 from pipeline.runtime.errors import UserError
 
 Array = NDArray[Any]
@@ -48,9 +48,6 @@ class FileLayer:
 
 # The name in the file of a layer of a network, by its name in the zoo.
 Place = Callable[[str], str]
-
-# Auxiliary classifiers are for training only; many files leave them out.
-_AUXILIARY = "auxiliary"
 
 
 def matched(
@@ -145,7 +142,7 @@ def _names(network: str, place: Place) -> tuple[set[str], set[str]]:
     """Return the names in the file of the layers that are needed, and of those that may lack."""
     names: tuple[set[str], set[str]] = set(), set()
     for name in weighted_names(network):
-        names[name.startswith(_AUXILIARY)].add(place(name))
+        names[name.startswith(AUXILIARY)].add(place(name))
     return names
 
 

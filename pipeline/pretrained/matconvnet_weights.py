@@ -206,5 +206,6 @@ def _preprocessing(net: Mapping[str, Any]) -> tuple[Preprocessing, list[str]]:
         resize=size + border,
         crop=size,
         squash=not keeps[0],
+        interpolation="bicubic" if _text(stated.get("interpolation")) == "bicubic" else "bilinear",
     )
     return seen, remarks

@@ -55,7 +55,8 @@ class Preprocessing(Section):
         resized = "both sides" if self.squash else "the shorter side"
         return (
             f"It sees {self.colors.upper()} of 0 to {self.value_range} less {mean}{scaled}; the "
-            f"central {self.crop} pixels, {resized} resized to {self.resize}."
+            f"central {self.crop} pixels, {resized} resized to {self.resize} by a "
+            f"{self.interpolation} filter."
         )
 
     @property

@@ -27,8 +27,8 @@ _NETWORKS = (
     *("resnet50", "resnet101", "resnet152"),
     *("densenet121", "densenet161", "densenet169", "densenet201", "densenet264"),
 )
-# Of a pixel of 0 to 1, as torchvision, which took them from here.
-_PREPROCESSING = Preprocessing()
+# Of a pixel of 0 to 1, as torchvision, which took mean and deviation from here.
+_PREPROCESSING = Preprocessing(interpolation="bicubic")
 
 
 def read_torch7(file: Path, network: str | None, *, ema: bool = False) -> PretrainedWeights:

@@ -75,7 +75,7 @@ def test_evaluate_uses_it_and_says_so(tmp_path: Path, googlenet: Network) -> Non
         "The first convolution takes BGR in the file; it was turned to RGB.",
         "The auxiliary classifiers, for training only, keep initial weights.",
         "It sees RGB of 0 to 255 less 123 117 104; the central 224 pixels, both sides resized to "
-        "256.",
+        "256 by a bilinear filter.",
     )
 
 

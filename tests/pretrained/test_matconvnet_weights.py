@@ -168,6 +168,7 @@ def test_probabilities_equal_opencvs(tmp_path: Path, kind: str) -> None:
     assert np.abs(expected[0] - expected[1]).max() > 0.01
     assert np.abs(got - expected).max() < 1e-4
     seen = read.preprocessing
+    assert seen.interpolation == "bicubic"
     assert seen.protocol.name(seen.crop) == "center-squash-256-227"
     assert seen.input.mean == ((122, 116, 104) if kind == "chain" else (1, 2, 3))
     assert any("mean image" in remark for remark in read.remarks) == (kind == "chain")

@@ -81,6 +81,7 @@ def test_tensors_of_a_gpu_and_a_trainings_table_are_read(tmp_path: Path) -> None
     for key, value in plain.weights.items():
         assert torch.equal(value, on_gpu_read.weights[key])
     assert plain.preprocessing.protocol.name(224) == "center-256-224"
+    assert plain.preprocessing.interpolation == "bicubic"
 
 
 def test_the_place_of_the_stride_and_the_layers_tell_the_network(tmp_path: Path) -> None:
