@@ -32,7 +32,14 @@ class ResponseNorm(nn.Module):
         self.k = k
 
     def forward(self, images: Tensor) -> Tensor:
-        return _ResponseNorm.apply(images, self.size // 2, self.alpha / self.size, self.k)
+        if torch.onnx.is_in_onnx_export():
+            constants = {"size": self.size, "alpha": self.alpha, "beta": 0.75, "bias": self.k}
+            like = {"dtype": images.dtype, "shape": images.shape}
+            return torch.onnx.ops.symbolic("LRN", [images], constants, **like)
+        constants = self.size // 2, self.alpha / self.size, self.k
+        if not torch.is_grad_enabled():  # TorchScript, too, holds only what needs no gradient
+            return _normalized(images, *constants)
+        return _ResponseNorm.apply(images, *constants)
 
     def extra_repr(self) -> str:
         return f"size={self.size}, alpha={self.alpha}, k={self.k}"
@@ -67,12 +74,7 @@ class _ResponseNorm(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, reach: int, scale: float, k: float) -> Tensor:
         ctx.save_for_backward(inputs)
         ctx.constants = reach, scale, k
-        if _have_kernel(inputs):
-            from pipeline.models.response_norm_kernel import normalized
-
-            return normalized(inputs, reach, scale, k)
-        a = _at_least_float32(inputs)
-        return _power(_denominators(a, reach, scale, k).rsqrt_()).mul_(a).to(inputs.dtype)
+        return _normalized(inputs, reach, scale, k)
 
     @staticmethod
     @once_differentiable
@@ -89,6 +91,15 @@ class _ResponseNorm(torch.autograd.Function):
         shared = _window_sum(root.square_().mul_(direct).mul_(a), reach)
         direct.addcmul_(a, shared, value=-1.5 * scale)
         return direct.to(inputs.dtype), None, None, None
+
+
+def _normalized(inputs: Tensor, reach: int, scale: float, k: float) -> Tensor:
+    if _have_kernel(inputs):
+        from pipeline.models.response_norm_kernel import normalized
+
+        return normalized(inputs, reach, scale, k)
+    a = _at_least_float32(inputs)
+    return _power(_denominators(a, reach, scale, k).rsqrt_()).mul_(a).to(inputs.dtype)
 
 
 def _have_kernel(inputs: Tensor) -> bool:

@@ -1,5 +1,8 @@
 """Response normalization against its formula, PyTorch's own, and numeric gradients."""
 
+import io
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,6 +53,18 @@ def test_values_and_gradients_equal_pytorchs(
     (expected * weights).sum().backward()
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_without_gradients_the_values_are_the_same_and_can_be_traced() -> None:
+    norm, images = ResponseNorm(size=5, alpha=0.5, k=2.0), noise(2, 7, 3, 2, scale=3)
+    expected = norm(images)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated
+        assert torch.equal(norm(images), expected)
+        file = io.BytesIO()
+        torch.jit.save(torch.jit.trace(norm, images[:1]), file)
+        file.seek(0)
+        torch.testing.assert_close(torch.jit.load(file)(images), expected)
 
 
 def test_gradients_equal_finite_differences() -> None:
