@@ -13,6 +13,7 @@ from pipeline.cli import (
     listing_commands,
     network_commands,
     planning_commands,
+    prediction_commands,
     report_commands,
     submit_commands,
     training_commands,
@@ -62,7 +63,13 @@ for panel, commands in {
         report_commands.report,
         report_commands.register,
     ),
-    "Networks": (network_commands.networks, network_commands.describe, report_commands.visualize),
+    "Networks": (
+        network_commands.networks,
+        network_commands.describe,
+        prediction_commands.predict,
+        prediction_commands.export_model,
+        report_commands.visualize,
+    ),
     "Speed": (benchmark_commands.benchmark,),
 }.items():
     for command in commands:

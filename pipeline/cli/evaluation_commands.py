@@ -128,7 +128,7 @@ def evaluate(
     from pipeline.trainer.preprocessing_trials import run_sanity
 
     cluster = load_only_cluster(on, set_)
-    model, folder = _model(cluster, run, weights, network, module, preprocessing, ema)
+    model, folder = choose_model(cluster, run, weights, network, module, preprocessing, ema)
     place = _data(cluster, data, folder)
     split = split or _test_split(folder)
     console = Console()
@@ -140,7 +140,7 @@ def evaluate(
         console.print(trials_table(trials))
         say(console, trials_verdict(trials))
         return
-    chosen = _protocol(protocol, model)
+    chosen = choose_protocol(protocol, model)
     command = command_line(context.obj)
     predictions = run_evaluation(
         model, folder, place, split, chosen, cluster, console, command, options
@@ -329,7 +329,7 @@ def _guesses_and_truth(
     return guesses[list(truth.rows)], truth.ids
 
 
-def _model(
+def choose_model(
     cluster: Cluster,
     run: str | None,
     weights: str | None,
@@ -338,6 +338,7 @@ def _model(
     preprocessing: str | None,
     ema: bool,
 ) -> tuple["EvaluatedModel", "RunFolder"]:
+    """Return the network of a run, or the external one that the other options name."""
     from pipeline.runs.evaluated_model import external_model, model_of_run
     from pipeline.runs.run_folder import find_run
 
@@ -382,7 +383,8 @@ def _test_split(folder: "RunFolder") -> str:
     return folder.recipe().data.test_split if folder.record() else "val"
 
 
-def _protocol(name: str | None, model: "EvaluatedModel") -> "TestProtocol":
+def choose_protocol(name: str | None, model: "EvaluatedModel") -> "TestProtocol":
+    """Return the protocol of that name, or the network's own."""
     from pipeline.config.protocol import parse_protocol
 
     if name is None:

@@ -11,7 +11,7 @@ from pipeline.data.store.manifest import ImageClass
 from pipeline.runtime.errors import UserError
 
 SORTED_NUMBERS = "sorted-numbers"
-_WNID = re.compile(r"(n\d{8})\b.*")
+_WNID = re.compile(r"(n\d{8})\b[\s,:;]*(.*)")
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,15 @@ def map_classes(
 
 
 def read_numbering(path: Path) -> list[str]:
-    """Read the names of the classes 0, 1, 2 …: a line each, or JSON as Keras' class index.
+    """Return the names of the classes of a file; see `read_classes`."""
+    return [each.name for each in read_classes(path)]
 
-    Of a line that begins with a WNID (Kaggle's `LOC_synset_mapping.txt`) only that counts. JSON is
-    a list, or {"0": name …}, where a name may be [WNID, words]. Raises `UserError` for others.
+
+def read_classes(path: Path) -> list[ImageClass]:
+    """Read the classes 0, 1, 2 …: a line each, or JSON as Keras' class index.
+
+    A line is a name, or a WNID and words (Kaggle's `LOC_synset_mapping.txt`). JSON is a list, or
+    {"0": name …}, where a name may be [WNID, words]. Raises `UserError` for others.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -111,17 +116,24 @@ def read_numbering(path: Path) -> list[str]:
             content = json.loads(text)
             if isinstance(content, dict):
                 content = [content[str(number)] for number in range(len(content))]
-            lines = [each if isinstance(each, str) else each[0] for each in content]
+            pairs = [_named(each) if isinstance(each, str) else (*each, "")[:2] for each in content]
         else:
-            lines = text.splitlines()
-        names = [_WNID.sub(r"\1", line.strip()) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            pairs = [_named(line) for line in text.splitlines()]
+        classes = [ImageClass(index, *pair) for index, pair in enumerate(pairs)]
+        names = [each.name.strip() for each in classes]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"--classes {path}: can't be read as a list of classes ({error})") from None
     repeated = [name for name, count in Counter(names).items() if count > 1 or not name]
     if repeated or not names:
         problem = f"'{repeated[0]}' is there twice" if repeated else "no classes"
         raise UserError(f"--classes {path}: {problem}; write a class a line, in their order")
-    return names
+    return classes
+
+
+def _named(line: str) -> tuple[str, str]:
+    """Return the name and the words of a line; the words are those after a WNID."""
+    found = _WNID.match(line.strip())
+    return (found[1], found[2]) if found else (line.strip(), "")
 
 
 def _by_count(data: Sequence[ImageClass], num_outputs: int, restrict: bool) -> ClassMapping:

@@ -33,9 +33,7 @@ class ResponseNorm(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if torch.onnx.is_in_onnx_export():
-            constants = {"size": self.size, "alpha": self.alpha, "beta": 0.75, "bias": self.k}
-            like = {"dtype": images.dtype, "shape": images.shape}
-            return torch.onnx.ops.symbolic("LRN", [images], constants, **like)
+            return self._as_onnx(images)
         constants = self.size // 2, self.alpha / self.size, self.k
         if not torch.is_grad_enabled():  # TorchScript, too, holds only what needs no gradient
             return _normalized(images, *constants)
@@ -43,6 +41,13 @@ class ResponseNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"size={self.size}, alpha={self.alpha}, k={self.k}"
+
+    def _as_onnx(self, images: Tensor) -> Tensor:
+        """Return the node of a graph that ONNX has for this: the formula above, to the letter."""
+        constants: dict[str, Any] = {"size": self.size, "alpha": self.alpha, "bias": self.k}
+        return torch.onnx.ops.symbolic(
+            "LRN", [images], {**constants, "beta": 0.75}, dtype=images.dtype, shape=images.shape
+        )
 
 
 class SameMapNorm(nn.AvgPool2d):

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
     from mlflow.models import ModelSignature
 
-# The packages that rebuilding a network needs; this project's code is stored with the model.
-_REQUIREMENTS = ("mlflow", "numpy", "pydantic", "pyyaml", "safetensors", "torch")
+# The packages that a network needs to be rebuilt and asked; this project's code is stored with it.
+_REQUIREMENTS = (
+    *("mlflow", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "safetensors"),
+    *("torch", "universal-pathlib"),
+)
+# The columns of what it takes, and how many classes it answers unless its parameter `top` says so.
+IMAGE, ARRAY = "image", "array"
+_TOP = 5
 
 
 def log_model(
@@ -31,9 +37,11 @@ def log_model(
 
     It holds the weights, the recipe, `classes.json` (those of its outputs) and this project's code,
     which rebuilds the network from them.
-    Loaded by `mlflow.pyfunc.load_model`, it maps normalised images, float32 `(n, channels, size,
-    size)`, or signals, `(n, 1, size)`, to logits, float32 `(n, num_classes)`. Returns its address,
-    `models:/<id>`. A run has one: called again, also after a kill, this completes what is missing.
+    Loaded by `mlflow.pyfunc.load_model`, or served, it takes a table of images: in the column
+    `image` the bytes of files (base64 in JSON), or in `array` pixels of 0 to 255, (height, width)
+    or (height, width, 3), or signals, (size,). It returns the likeliest classes of each by name, as
+    `ilsvrc predict --json` prints them. Returns the model's address, `models:/<id>`. A run has one:
+    called again, also after a kill, this completes what is missing.
     """
     with user_errors(uri), tempfile.TemporaryDirectory() as temporary:
         client = connect(uri)
@@ -90,13 +98,21 @@ def _model_of_run(client: "MlflowClient", run: "Run") -> "LoggedModel | None":
 
 
 def _signature(recipe: Recipe) -> "ModelSignature":
-    import numpy as np
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType, Array, Object, Property
 
-    images = (-1, recipe.input.num_channels, *[recipe.input.size] * recipe.input.dimensions)
-    logits = (-1, recipe.network.num_classes)
+    image = ColSpec(DataType.binary, IMAGE, required=False)
+    array = ColSpec(AnyType(), ARRAY, required=False)
+    texts = [ColSpec(DataType.string, name) for name in ("protocol", "network", "weights_digest")]
+    guess = [
+        Property("output", DataType.long),
+        Property("wnid", DataType.string, required=False),
+        Property("name", DataType.string),
+        Property("probability", DataType.double),
+    ]
     return ModelSignature(
-        Schema([TensorSpec(np.dtype("float32"), images)]),
-        Schema([TensorSpec(np.dtype("float32"), logits)]),
+        Schema([image, array] if recipe.input.dimensions == 2 else [array]),
+        Schema([*texts, ColSpec(Array(Object(guess)), "top")]),
+        ParamSchema([ParamSpec("top", DataType.long, _TOP)]),
     )

@@ -4,15 +4,36 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.config.recipe import Recipe
+from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.data.store.manifest import ImageClass
 from pipeline.models.zoo import build_model
 from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.mlflow_model import log_model
+
+# What a machine that serves needs not have; MLflow has some of it, and does without.
+_ABSENT = ("h5py", "matplotlib", "mnist1d", "nvidia", "onnx", "ray", "rich", "torchvision", "typer")
+_ASKED_ALONE = f"""
+import json, sys, warnings
+for name in {_ABSENT}:
+    sys.modules[name] = None  # importing it is an ImportError
+import numpy as np
+import pandas as pd
+warnings.simplefilter("ignore")
+import mlflow.pyfunc
+folder, images = sys.argv[1:]
+model = mlflow.pyfunc.load_model(folder)
+import pipeline.models.zoo
+assert pipeline.models.zoo.__file__.startswith(folder)
+signature = model.metadata.signature
+print(json.dumps([signature.inputs.input_names(), signature.outputs.input_names()]))
+for answer in model.predict(pd.DataFrame({{"array": list(np.load(images))}}), {{"top": 10}}):
+    print(json.dumps(answer))
+"""
 
 
 @pytest.fixture
@@ -32,15 +53,16 @@ def recipe() -> Recipe:
     )
 
 
-def test_a_logged_model_returns_the_networks_logits(
+def test_a_logged_model_needs_only_its_folder_and_its_requirements(
     store: str, run_id: str, recipe: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     network = build_model(recipe.network, recipe.input).eval()
     weights = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), weights)
-    images = np.random.default_rng(0).standard_normal((5, 1, 32, 32), dtype=np.float32)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32))
     with torch.inference_mode():
-        expected = network(torch.from_numpy(images)).numpy()
+        inputs = torch.from_numpy((images - 33) / 79).float()
+        expected = network(inputs[:, None]).softmax(1).numpy()
 
     classes = [ImageClass(index, f"n{index:08d}") for index in range(recipe.network.num_classes)]
     address = log_model(store, run_id, recipe, weights, classes)
@@ -57,25 +79,18 @@ def test_a_logged_model_returns_the_networks_logits(
 
     # A process of its own, with nothing but the model's folder to find this code in.
     np.save(tmp_path / "images.npy", images)
-    program = (
-        "import sys, warnings\n"
-        "import numpy as np\n"
-        "warnings.simplefilter('ignore')\n"
-        "import mlflow.pyfunc\n"
-        "folder, images, logits = sys.argv[1:]\n"
-        "model = mlflow.pyfunc.load_model(folder)\n"
-        "import pipeline.models.zoo\n"
-        "assert pipeline.models.zoo.__file__.startswith(folder)\n"
-        "signature = model.metadata.signature\n"
-        "((seen,), (said,)) = signature.inputs.inputs, signature.outputs.inputs\n"
-        "print(seen.type.name, seen.shape, said.type.name, said.shape)\n"
-        "np.save(logits, model.predict(np.load(images)))\n"
-    )
-    command = [sys.executable, "-c", program, folder, tmp_path / "images.npy", tmp_path / "out.npy"]
+    command = [sys.executable, "-c", _ASKED_ALONE, folder, tmp_path / "images.npy"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "float32 (-1, 1, 32, 32) float32 (-1, 7)"
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=0, atol=1e-6)
+    signature, *answers = map(json.loads, done.stdout.splitlines()[-6:])
+    assert signature == [["image", "array"], ["protocol", "network", "weights_digest", "top"]]
+    for answer, values in zip(answers, expected, strict=True):
+        assert (answer["protocol"], answer["network"]) == ("whole", "lenet5_modern")
+        top = answer["top"]
+        assert [each["output"] for each in top] == np.argsort(-values).tolist()
+        assert [each["wnid"] for each in top] == [classes[each["output"]].name for each in top]
+        found = [each["probability"] for each in top]
+        np.testing.assert_allclose(found, np.sort(values)[::-1], rtol=0, atol=1e-6)
 
     (stored,) = folder.rglob(weights.name)
     content = bytearray(stored.read_bytes())
@@ -83,3 +98,27 @@ def test_a_logged_model_returns_the_networks_logits(
     stored.write_bytes(content)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "its bytes have changed since they were stored" in done.stderr
+
+
+def test_a_network_of_signals_takes_arrays(store: str, run_id: str, tmp_path: Path) -> None:
+    recipe = load_recipe("mnist1d_conv")
+    network = build_model(recipe.network, recipe.input).eval()
+    weights = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), weights)
+    signals = np.random.default_rng(0).standard_normal((3, recipe.input.size), dtype=np.float32)
+    with torch.inference_mode():
+        mean, std = recipe.input.mean[0], recipe.input.std[0]
+        expected = network(torch.from_numpy((signals - mean) / std)[:, None]).softmax(1)
+    location = log_model(store, run_id, recipe, weights, ())
+    from mlflow import pyfunc
+    from mlflow.exceptions import MlflowException
+
+    folder = connect(store).get_logged_model(location.removeprefix("models:/")).artifact_location
+    model = pyfunc.load_model(folder)
+    answers = model.predict(pd.DataFrame({"array": list(signals)}), {"top": 1})
+    for answer, values in zip(answers, expected, strict=True):
+        (best,) = answer["top"]
+        assert best["name"] == str(int(values.argmax()))
+        assert best["probability"] == pytest.approx(float(values.max()), abs=1e-6)
+    with pytest.raises(MlflowException, match=r"'array': a signal is 40 numbers"):
+        model.predict(pd.DataFrame({"array": [[1.0, 2.0]]}))

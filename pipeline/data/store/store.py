@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,12 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
 
 
+class Shards(Protocol):
+    """Where the bytes of a split's images are, wherever that is."""
+
+    def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]: ...
+
+
 class Split:
     """The images (or signals) of one split, by index. Quarantined ones are not among them.
 
@@ -46,17 +52,17 @@ class Split:
     def __init__(
         self,
         name: str,
-        manifest: SplitManifest,
         contents: Contents,
         index: Index,
-        shards: "MappedShards | RemoteShards",
+        shard_names: Sequence[str],
+        shards: Shards,
     ) -> None:
         self.name = name
         self.contents = contents
         self.labels = index.labels
         self.sizes = index.image_sizes
         self._index = index
-        self._shard_names = [shard.name for shard in manifest.shards]
+        self._shard_names = shard_names
         self._shards = shards
         self._is_verified = np.zeros(len(index.labels), np.bool_)
 
@@ -159,10 +165,10 @@ class Store:
         names = [shard.name for shard in manifest.shards]
         if isinstance(self.folder, Path):
             mapped = MappedShards(self.folder, names, index)
-            return Split(name, manifest, self.contents, index, mapped)
+            return Split(name, self.contents, index, names, mapped)
         cache = self._range_cache(cache_name, index)
         remote = RemoteShards(self.folder, names, index, cache)
-        return Split(name, manifest, self.contents, index, remote)
+        return Split(name, self.contents, index, names, remote)
 
     def _range_cache(self, split: str, index: Index) -> RangeCache | None:
         if self._cache is None:
