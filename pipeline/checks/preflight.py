@@ -156,7 +156,7 @@ def _machine(cluster: Cluster) -> str:
     if not workers.are_on_this_machine:
         return f"{_worker_count(workers)} workers, for Ray at '{workers.ray_address}' to place"
     device = device_here(workers.device)
-    if workers.are_in_process:
+    if workers.count == 0:
         return "this process"
     key = f"--set cluster.workers.{'min' if workers.is_elastic else 'count'}"
     needed, available = workers.fewest * workers.cpus, os.cpu_count() or 1
@@ -170,6 +170,8 @@ def _machine(cluster: Cluster) -> str:
         raise UserError(
             f"{workers.fewest} workers need a GPU each, this machine has {gpus}; add {key}={gpus}"
         )
+    if workers.are_in_process:
+        return f"this process, on {workers.cpus} of {available} CPUs"
     return f"{_worker_count(workers)} workers of {workers.cpus} CPUs, {available} there"
 
 

@@ -31,10 +31,11 @@ def as_folder(place: str) -> Folder:
 class WorkersConfig(Section):
     """How many workers, and the resources of each.
 
-    `count: 0` runs the one worker in the command's own process, without Ray: for tests, debuggers
-    and quick looks. Instead of a count, `min` and `max` make the training elastic: it shrinks when
-    nodes leave and, checked every `resize_seconds`, grows when nodes join, each time continuing
-    from the last checkpoint.
+    One worker on a CPU of this machine is the command's own process, without Ray, unless
+    `max_failures` has it start again. `count: 0` makes it so on any cluster, on a GPU too, and has
+    no watchdog: for tests and debuggers. Instead of a count, `min` and `max` make the training
+    elastic: it shrinks when nodes leave and, checked every `resize_seconds`, grows when nodes join,
+    each time continuing from the last checkpoint.
 
     `gpu` is the model of each worker's GPU, by its name in `ilsvrc plan`, which knows its memory
     and speed where no GPU can be queried.
@@ -75,7 +76,8 @@ class WorkersConfig(Section):
     @property
     def are_in_process(self) -> bool:
         """Whether the only worker is the command's own process."""
-        return self.count == 0
+        is_alone = self.count == 1 and self.device == "cpu" and not self.max_failures
+        return self.count == 0 or (is_alone and self.ray_address == "local")
 
     @property
     def are_on_this_machine(self) -> bool:
@@ -212,7 +214,7 @@ class Cluster(Section):
                     raise ValueError(
                         f"engine.kind {kind} trains elsewhere; {key} must be an absolute path there"
                     )
-        if kind != "local" and workers.are_on_this_machine and not workers.are_in_process:
+        if kind != "local" and workers.are_on_this_machine and workers.count != 0:
             raise ValueError(f"engine.kind {kind} brings its own Ray; set workers.ray_address=auto")
         if isinstance(self.engine, KubeRay | Slurm):
             each = self.engine.workers_per_node

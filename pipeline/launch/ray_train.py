@@ -8,33 +8,36 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.cluster import WorkersConfig
 from pipeline.launch.event_queue import event_queue
 from pipeline.launch.events import Event, Message, Report, WorkerStarted
 from pipeline.launch.heartbeat import HeartbeatMonitor
+from pipeline.launch.in_process import run_in_this_process
 from pipeline.launch.preemption import watch_preemption
 from pipeline.launch.prometheus import PrometheusMetrics
 from pipeline.launch.stop_signal import stop_on_signals
-from pipeline.launch.training_job import WorkerJob
+from pipeline.launch.training_job import (
+    Result,
+    Work,
+    WorkerFunction,
+    WorkerJob,
+    call_on_worker,
+    worker_failure,
+)
 from pipeline.runs.run_folder import RunFolder
-from pipeline.runtime.determinism import computing_on
-from pipeline.runtime.distributed import Worker, device_here, threads
+from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import (
     InterruptedByUserError,
     TrainingStoppedError,
     UserError,
-    WorkerFailedError,
 )
-from pipeline.runtime.precision import precision_of_all
+from pipeline.runtime.interrupts import interrupted_by_signals
 from pipeline.runtime.ray_session import ray_session
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
-
-Result = TypeVar("Result")
-Work = TypeVar("Work", bound=WorkerJob)
 
 # All workers raise these at the same step; they are final, so the workers don't start again.
 _FINAL = (TrainingStoppedError, InterruptedByUserError)
@@ -42,7 +45,7 @@ _SCRATCH = ".ray-"
 
 
 def run_on_workers(
-    function: Callable[[Work, Worker, Report], Result],
+    function: WorkerFunction[Work, Result],
     job: Work,
     show: Report,
     *,
@@ -62,8 +65,8 @@ def run_on_workers(
         else nullcontext()
     )
     if workers.are_in_process:
-        with stop_signals:
-            return _run_in_this_process(function, job, show)
+        with interrupted_by_signals(), stop_signals:
+            return run_in_this_process(function, job, show)
     with ray_session(workers.ray_address), event_queue(_event_handler(job, show)) as queue:
         _refuse_too_few_resources(workers)
         with stop_signals:  # not earlier: Ray catches signals while it starts
@@ -89,30 +92,6 @@ def _event_handler(job: WorkerJob, show: Report) -> Report:
     return handle
 
 
-def _run_in_this_process(
-    function: Callable[[Work, Worker, Report], Result], job: Work, show: Report
-) -> Result:
-    device = device_here(job.cluster.workers.device)
-    with threads(job.cluster.workers.cpus):  # as Ray does for its workers
-        return _work(function, job, Worker(0, 1, device), show)
-
-
-def _work(
-    function: Callable[[Work, Worker, Report], Result], job: Work, worker: Worker, report: Report
-) -> Result:
-    """Call `function` as every worker does, on its device and in a precision that all have.
-
-    A collective call.
-    """
-    with computing_on(worker.device, deterministic=job.cluster.deterministic):
-        precision = precision_of_all(worker, job.precision)
-        if precision != job.precision:
-            job = job.in_precision(precision)
-            if worker.is_first:
-                report(Message("not every worker's device computes bfloat16: float32 is used"))
-        return function(job, worker, report)
-
-
 def _refuse_too_few_resources(workers: WorkersConfig) -> None:
     # Ray Train itself would wait for ever.
     import ray
@@ -130,9 +109,7 @@ def _refuse_too_few_resources(workers: WorkersConfig) -> None:
             )
 
 
-def _fit(
-    function: Callable[[Work, Worker, Report], Result], job: Work, queue: "ActorHandle[Any]"
-) -> Result:
+def _fit(function: WorkerFunction[Work, Result], job: Work, queue: "ActorHandle[Any]") -> Result:
     from ray import train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -204,7 +181,7 @@ def credentials() -> dict[str, str]:
 
 
 def _run_worker(
-    function: Callable[[Work, Worker, Report], Result],
+    function: WorkerFunction[Work, Result],
     job: Work,
     queue: "ActorHandle[Any]",
     environment: dict[str, str],
@@ -227,7 +204,7 @@ def _run_worker(
     report(WorkerStarted(worker.rank))
     try:
         with watch_preemption(job.folder):
-            return _work(function, job, worker, report)
+            return call_on_worker(function, job, worker, report)
     except _FINAL as error:
         return error  # for what is raised Ray would start the workers again
     except UserError as error:
@@ -244,18 +221,10 @@ def _worker_error(error: Exception, job: WorkerJob) -> Exception:
     for failure in failures.values():
         if isinstance(failure, UserError):
             return failure
-    job.folder.errors.write_text(str(error), encoding="utf-8")  # Ray's text has the tracebacks
     first = min(failures.values(), key=_is_lost_connection, default=error)
-    return WorkerFailedError(
-        f"a worker failed: {type(first).__name__}: {_first_line(first)}; the traceback is in "
-        f"{job.folder.errors}"
-    )
+    return worker_failure(first, str(error), job.folder)  # Ray's text has the tracebacks
 
 
 def _is_lost_connection(failure: Exception) -> bool:
     # When one worker goes, the others lose their connection to it.
     return any(word in str(failure) for word in ("onnection", "NCCL", "Gloo", "gloo"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

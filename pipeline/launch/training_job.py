@@ -1,21 +1,24 @@
 """What every worker of a job is given, and what any work on workers begins with."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from pipeline.config.cluster import Cluster, Folder
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.sampler import BatchSampler
 from pipeline.data.store.stage import stage
 from pipeline.data.store.store import Store, store_folder
-from pipeline.launch.events import Report
+from pipeline.launch.events import Message, Report
 from pipeline.launch.heartbeat import Watchdog
 from pipeline.planning.pass_size import gpu_memory, micro_batches_at_once
 from pipeline.runs.run_folder import RunFolder
+from pipeline.runtime.determinism import computing_on
 from pipeline.runtime.distributed import Worker
+from pipeline.runtime.errors import WorkerFailedError
+from pipeline.runtime.precision import precision_of_all
 
 
 class WorkerJob(Protocol):
@@ -33,6 +36,11 @@ class WorkerJob(Protocol):
     def in_precision(self, precision: str) -> Self:
         """Return the same job, computed in "float32" or "bfloat16"."""
         ...
+
+
+Result = TypeVar("Result")
+Work = TypeVar("Work", bound=WorkerJob)
+WorkerFunction = Callable[[Work, Worker, Report], Result]
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,34 @@ def open_data(cluster: Cluster, folder: Folder) -> Store:
 
 @contextmanager
 def watched(job: WorkerJob, worker: Worker, report: Report) -> Iterator[Watchdog]:
-    """Have a worker that hangs ended, unless it is the user's own command."""
+    """Have a worker that hangs ended, unless it is a debugger's, with `workers.count: 0`."""
     workers = job.cluster.workers
     watchdog = Watchdog(job.folder.path, workers.hang_seconds, worker, report)
-    with nullcontext() if workers.are_in_process else watchdog.watching():
+    with nullcontext() if workers.count == 0 else watchdog.watching():
         yield watchdog
+
+
+def worker_failure(error: Exception, traceback: str, folder: RunFolder) -> WorkerFailedError:
+    """Leave the traceback of what ended a worker in the run's folder; return what names it."""
+    folder.errors.write_text(traceback, encoding="utf-8")
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return WorkerFailedError(
+        f"a worker failed: {type(error).__name__}: {first_line}; the traceback is in "
+        f"{folder.errors}"
+    )
+
+
+def call_on_worker(
+    function: WorkerFunction[Work, Result], job: Work, worker: Worker, report: Report
+) -> Result:
+    """Call `function` as every worker does, on its device and in a precision that all have.
+
+    A collective call.
+    """
+    with computing_on(worker.device, deterministic=job.cluster.deterministic):
+        precision = precision_of_all(worker, job.precision)
+        if precision != job.precision:
+            job = job.in_precision(precision)
+            if worker.is_first:
+                report(Message("not every worker's device computes bfloat16: float32 is used"))
+        return function(job, worker, report)

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -18,12 +17,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from types import FrameType
 
 import psutil
 
 from pipeline.runtime import reaper
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.interrupts import interrupted_by_signals
 from pipeline.runtime.storage import file_lock
 
 LOCAL = "local"  # the address of a Ray that the command itself starts
@@ -98,7 +97,7 @@ def _connected(address: str, **options: object) -> Iterator[None]:
         ray.shutdown()
 
     thread = threading.Thread(target=run, name="ray", daemon=True)
-    with _interrupted_by_signals() as catch_signals:
+    with interrupted_by_signals() as catch_signals:
         thread.start()
         try:
             _await(started, address, catch_signals)
@@ -130,31 +129,6 @@ def _is_alive(process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
-
-
-@contextmanager
-def _interrupted_by_signals() -> Iterator[Callable[[], None]]:
-    """Have signals that ask to end raise `KeyboardInterrupt`; yields what installs that again."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {name: signal.getsignal(name) for name in names}
-
-    def install() -> None:
-        for name in names:
-            signal.signal(name, interrupt)
-
-    install()
-    try:
-        yield install
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 def _init(address: str, **options: object) -> None:

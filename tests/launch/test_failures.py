@@ -177,7 +177,7 @@ def test_a_node_may_stage_for_longer_than_a_worker_may_hang(
 
 def test_two_jobs_on_one_run_leave_each_other_alone(make_job: MakeJob, ray_session: None) -> None:
     # As evaluations are, which hold no lock.
-    job = make_job(cluster=["workers.count=1"])
+    job = make_job(cluster=["workers.count=1", "workers.max_failures=1"])
 
     def meet(job: TrainingJob, worker: Worker, report: Report) -> int:
         with watched(job, worker, report):
