@@ -42,6 +42,17 @@ def progress(doing: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def importing(console: Console) -> Iterator[None]:
+    """Show in a terminal that the block imports torch or MLflow, which takes seconds."""
+    from pipeline.launch.events import Phase
+    from pipeline.launch.progress_display import ProgressDisplay
+
+    with ProgressDisplay(console) as display:
+        display.show(Phase("imports"))
+        yield
+
+
+@contextmanager
 def transfer(doing: str) -> Iterator[Callable[[int, int], None]]:
     """Show bytes, bytes/s and the time left."""
     with transfers(doing) as (show,):

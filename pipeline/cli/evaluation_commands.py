@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pipeline.cli.command_line import command_line
 from pipeline.cli.completion import complete_network, complete_run
-from pipeline.cli.console import say
+from pipeline.cli.console import importing, say
 from pipeline.cli.options import ClusterAssignments, ClusterName, load_only_cluster
 from pipeline.config.cluster import Cluster, Folder, as_folder, load_cluster
 from pipeline.runtime.errors import UserError
@@ -123,15 +123,19 @@ def evaluate(
     Its predictions for every image are kept with the run: `ilsvrc predictions`, `ensemble`,
     `paired` and `submission` read them.
     """
-    from pipeline.reports.prediction_tables import result_line, trials_table, trials_verdict
-    from pipeline.trainer.evaluation_run import ClassOptions, run_evaluation
-    from pipeline.trainer.preprocessing_trials import run_sanity
+    from pipeline.runs.run_folder import find_run
 
-    cluster = load_only_cluster(on, set_)
+    cluster, console = load_only_cluster(on, set_), Console()
+    if run:
+        find_run(cluster.runs_dir, run)  # before seconds of imports
+    with importing(console):
+        from pipeline.reports.prediction_tables import result_line, trials_table, trials_verdict
+        from pipeline.trainer.evaluation_run import ClassOptions, run_evaluation
+        from pipeline.trainer.preprocessing_trials import run_sanity
+
     model, folder = choose_model(cluster, run, weights, network, module, preprocessing, ema)
     place = _data(cluster, data, folder)
     split = split or _test_split(folder)
-    console = Console()
     for remark in model.remarks:
         say(console, remark)
     options = ClassOptions(classes, restrict)

@@ -25,10 +25,10 @@ def plan(
     set_: Assignments = None,
 ) -> None:
     """Estimate time, GPU-hours, memory, loading and traffic, on one GPU and more."""
+    what, where = load_training(recipe, on, set_)
     from pipeline.planning.plan import make_plan
     from pipeline.reports.plan_tables import plan_tables
 
-    what, where = load_training(recipe, on, set_)
     console = console_for_tables()
     for part in plan_tables(make_plan(what, where, gpu)):
         console.print(part)
@@ -36,12 +36,12 @@ def plan(
 
 def check(recipe: RecipeName, on: ClusterName = "laptop", set_: Assignments = None) -> None:
     """Look at all that a training needs, on every node and between them; under a minute."""
-    from pipeline.checks.node_checks import check_nodes
-    from pipeline.checks.preflight import preflight
-
     job = load_training(recipe, on, set_)
     console = Console()
     with console.status("looking"):
+        from pipeline.checks.node_checks import check_nodes
+        from pipeline.checks.preflight import preflight
+
         checks = list(preflight(*job))
         if all(found.passed for found in checks):  # else nodes would only say the same again
             checks += check_nodes(*job)

@@ -169,12 +169,13 @@ def visualize(
 ) -> None:
     """Draw what a trained network has learned, as a PNG in the run's folder and in MLflow."""
     from pipeline.runs.run_folder import find_run
-    from pipeline.visualization.pictures import draw
-    from pipeline.visualization.trained_model import load_trained_model, store_image
 
     cluster = load_cluster(on)
     folder = find_run(cluster.runs_dir, run)
     with progress("looking") as shown:
+        from pipeline.visualization.pictures import draw
+        from pipeline.visualization.trained_model import load_trained_model, store_image
+
         visualized = load_trained_model(folder, cluster, split)
         drawn = draw(visualized, what, layer, _numbers(units), images, shown)
     path = store_image(folder, cluster.tracking.uri, drawn)
@@ -205,10 +206,6 @@ def report(
     on: ClusterName = "laptop",
 ) -> None:
     """Write an experiment as one page: results, curves, costs, how to repeat each run."""
-    from pipeline.reports.page import build_page
-    from pipeline.reports.page_data import load_page_data
-    from pipeline.visualization.trained_model import store_figures
-
     cluster = load_cluster(on)
     uri = cluster.tracking.uri
     try:
@@ -217,6 +214,10 @@ def report(
         raise UserError(
             f"--to {to}: {to.parent} can't be made a folder: {error.strerror}; name another file"
         ) from None
+    from pipeline.reports.page import build_page
+    from pipeline.reports.page_data import load_page_data
+    from pipeline.visualization.trained_model import store_figures
+
     page = build_page(experiment, load_page_data(uri, experiment, runs, cluster))
     write_atomically(to.absolute(), page.html.encode())
     for run_id, figures in page.figures.items():

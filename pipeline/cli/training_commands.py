@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipeline.cli.command_line import command_line
 from pipeline.cli.completion import complete_run
-from pipeline.cli.console import say
+from pipeline.cli.console import importing, say
 from pipeline.cli.options import (
     Assignments,
     ClusterAssignments,
@@ -57,14 +57,16 @@ def run_job(
 ) -> None:
     """Train and evaluate a job here, one training after the other; the last one concludes it."""
     from pipeline.config.job import load_job
-    from pipeline.reports.comparison import comparison_tables
-    from pipeline.reports.expected_results import expected_lines, find_expected
-    from pipeline.results.measured import measured_from_predictions
-    from pipeline.runs.run_folder import RunFolder
-    from pipeline.tracking.job_runs import finish_job_run
-    from pipeline.trainer.job_evaluation import evaluate_ensembles, evaluate_member
 
     job, cluster, console = load_job(file), load_only_cluster(on, set_), Console()
+    with importing(console):
+        from pipeline.reports.comparison import comparison_tables
+        from pipeline.reports.expected_results import expected_lines, find_expected
+        from pipeline.results.measured import measured_from_predictions
+        from pipeline.runs.run_folder import RunFolder
+        from pipeline.tracking.job_runs import finish_job_run
+        from pipeline.trainer.job_evaluation import evaluate_ensembles, evaluate_member
+
     command = command_line(context.obj)
     expected = find_expected(job.document.expect)
     for member in job.members if run is None else [job.member(run)]:
@@ -97,12 +99,15 @@ def replay(
     set_: ClusterAssignments = None,
 ) -> None:
     """Run one step of a past training again, and show its loss, gradient and worst images."""
-    from pipeline.reports.replay_tables import replay_line, replay_table
     from pipeline.runs.run_folder import find_run
-    from pipeline.trainer.driver import run_replay
 
     cluster, console = load_only_cluster(on, set_), Console()
-    step_again = run_replay(find_run(cluster.runs_dir, run), step, cluster, console)
+    folder = find_run(cluster.runs_dir, run)
+    with importing(console):
+        from pipeline.reports.replay_tables import replay_line, replay_table
+        from pipeline.trainer.driver import run_replay
+
+    step_again = run_replay(folder, step, cluster, console)
     say(console, replay_line(step_again))
     console.print(replay_table(step_again))
 
@@ -121,13 +126,14 @@ def _train(
 
     `as_written` is the recipe before the user changed values of it.
     """
-    from pipeline.reports.comparison import comparison_markdown, comparison_tables
-    from pipeline.reports.expected_results import expectation_line
-    from pipeline.tracking.measured_runs import measured_from_runs
-    from pipeline.tracking.queries import tracked_run
-    from pipeline.trainer.driver import conclude, run_training
-
     console = Console()
+    with importing(console):
+        from pipeline.reports.comparison import comparison_markdown, comparison_tables
+        from pipeline.reports.expected_results import expectation_line
+        from pipeline.tracking.measured_runs import measured_from_runs
+        from pipeline.tracking.queries import tracked_run
+        from pipeline.trainer.driver import conclude, run_training
+
     result = run_training(recipe, recipe_name, cluster, run, console, start_from, command, job_name)
     if result is None:
         say(console, "this training is complete; `ilsvrc compare` shows its result")

@@ -42,6 +42,38 @@ class ValidationReport:
 
 
 @dataclass(frozen=True)
+class Phase:
+    """The part `name` of the start begins, and the one before has ended."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class BatchTaken:
+    """The first worker has taken `batch` of `num_batches` micro-batches of the step after `step`.
+
+    Sent every few seconds.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    num_steps: int
+    batch: int
+    num_batches: int
+
+
+@dataclass(frozen=True)
+class ImagesScored:
+    """An evaluation has scored `done` of the first worker's `images`; sent every few seconds."""
+
+    split: str
+    done: int
+    images: int
+    images_per_second: float
+
+
+@dataclass(frozen=True)
 class Message:
     """A line of text for the user."""
 
@@ -90,6 +122,15 @@ class WorkerHung:
 
 
 Event = (
-    StepsReport | ValidationReport | Message | WorkerStarted | WorkerSpeed | Heartbeat | WorkerHung
+    StepsReport
+    | ValidationReport
+    | Phase
+    | BatchTaken
+    | ImagesScored
+    | Message
+    | WorkerStarted
+    | WorkerSpeed
+    | Heartbeat
+    | WorkerHung
 )
 Report = Callable[[Event], None]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.cluster import WorkersConfig
 from pipeline.launch.event_queue import event_queue
-from pipeline.launch.events import Event, Message, Report, WorkerStarted
+from pipeline.launch.events import Event, Message, Phase, Report, WorkerStarted
 from pipeline.launch.heartbeat import HeartbeatMonitor
 from pipeline.launch.in_process import run_in_this_process
 from pipeline.launch.preemption import watch_preemption
@@ -67,8 +67,10 @@ def run_on_workers(
     if workers.are_in_process:
         with interrupted_by_signals(), stop_signals:
             return run_in_this_process(function, job, show)
+    show(Phase("Ray"))
     with ray_session(workers.ray_address), event_queue(_event_handler(job, show)) as queue:
         _refuse_too_few_resources(workers)
+        show(Phase("workers"))
         with stop_signals:  # not earlier: Ray catches signals while it starts
             return _fit(function, job, queue)
 

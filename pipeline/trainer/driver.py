@@ -13,7 +13,7 @@ from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.predictions import PREDICTIONS, kept_predictions
-from pipeline.launch.events import Event, Message, Report
+from pipeline.launch.events import Event, Message, Phase, Report
 from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import remove_stale_scratch, run_on_workers
 from pipeline.launch.training_job import TrainingJob
@@ -68,38 +68,37 @@ def run_training(
     uri, record = cluster.tracking.uri, folder.record()
     if record and record.is_recorded and _is_tracked(record, cluster):
         return None
-    refuse_early(recipe, cluster, on_disk=folder.checkpoint_bytes)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.held():
-        store = Store.open(store_folder(cluster, recipe.data.name))
-        if record:
-            _refuse_other_data(folder, record, store)
-        job = TrainingJob(recipe, cluster, folder, uri, start.file if start else None)
-        for earlier in (folder.stop_request, folder.errors):
-            earlier.unlink(missing_ok=True)
-        remove_stale_scratch(folder)
-        registration = RunRegistration(folder, recipe, cluster, store, start, command, job_name)
-        with _concluded(uri, folder.tracking_run_id):
-            with ProgressDisplay(console, recipe.network.num_classes) as display:
+    with ProgressDisplay(console, recipe.network.num_classes) as display:
 
-                def report(event: Event) -> None:
-                    display.show(event)
-                    if on_event:
-                        on_event(event)
+        def report(event: Event) -> None:
+            display.show(event)
+            if on_event:
+                on_event(event)
 
-                display.show(Message(f"run {folder.name} in {folder.path}"))
+        def say(text: str) -> None:
+            display.show(Message(text))
+
+        display.show(Phase("checks"))
+        refuse_early(recipe, cluster, on_disk=folder.checkpoint_bytes)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        with folder.held():
+            store = Store.open(store_folder(cluster, recipe.data.name))
+            if record:
+                _refuse_other_data(folder, record, store)
+            job = TrainingJob(recipe, cluster, folder, uri, start.file if start else None)
+            for earlier in (folder.stop_request, folder.errors):
+                earlier.unlink(missing_ok=True)
+            remove_stale_scratch(folder)
+            registration = RunRegistration(folder, recipe, cluster, store, start, command, job_name)
+            with _concluded(uri, folder.tracking_run_id):
+                say(f"run {folder.name} in {folder.path}")
+                display.show(Phase("tracking"))
                 with (
-                    registered_run(registration, lambda text: display.show(Message(text))),
+                    registered_run(registration, say),
                     mlflow_runs.system_metrics(uri, folder.tracking_run_id),
                 ):
                     counts = run_on_workers(train, job, report, stops_on_request=True)
-            is_delivered = _deliver(
-                folder,
-                recipe,
-                store.classes,
-                uri,
-                lambda text: console.print(text, soft_wrap=True, highlight=False, markup=False),
-            )
+                is_delivered = _deliver(folder, recipe, store.classes, uri, say)
     return TrainingResult(folder, counts, is_delivered)
 
 

@@ -1,7 +1,6 @@
 """An evaluation by any protocol: the command's part, and that of the workers."""
 
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -32,11 +31,12 @@ from pipeline.evaluation.predictions import (
     predictions_file,
     read_predictions,
 )
-from pipeline.launch.events import Message, Report
+from pipeline.launch.events import Message, Phase, Report
 from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import open_data, watched
 from pipeline.models.classifier import to_device
+from pipeline.planning.evaluation_cost import is_soonest_alone
 from pipeline.results.measured import measured_from_predictions
 from pipeline.runs.evaluated_model import EvaluatedModel
 from pipeline.runs.run_folder import RunFolder, RunRecord
@@ -46,8 +46,7 @@ from pipeline.tracking import mlflow_page, mlflow_runs
 from pipeline.tracking.environment import environment_tags
 from pipeline.tracking.queries import tracked_run
 from pipeline.tracking.run_note import run_note
-
-_SECONDS_BETWEEN_MESSAGES = 30.0
+from pipeline.trainer.batch_progress import reported_images
 
 
 @dataclass(frozen=True)
@@ -126,20 +125,25 @@ def run_evaluation(
     They are stored in `folder`: that of the run that trained the network, or an external network's.
     The MLflow run is a child of the one that trained the network; a repetition of the same
     evaluation continues it, with its own `command`. Without known labels nothing is scored. Raises
-    `UserError` for what can be checked before any worker starts.
+    `UserError` for what can be checked before any worker starts. One that is done before workers
+    could start is computed in this process.
     """
-    refuse_cluster(cluster)
-    store = Store.open(data, cluster.cache)
-    images = store.split(split)
-    check_contents(images, model.input)
-    mapping = class_options.mapping(model, store)
-    record = folder.record()
-    if record and data == store_folder(cluster, folder.recipe().data.name):
-        _refuse_other_data(folder, record, store)
-    metadata = model.prediction_metadata(folder, store, split, protocol, mapping.protocol_suffix)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    job = EvaluationJob(model, data, split, protocol, cluster, folder, metadata, mapping)
     with ProgressDisplay(console) as display:
+        display.show(Phase("checks"))
+        refuse_cluster(cluster)
+        store = Store.open(data, cluster.cache)
+        images = store.split(split)
+        check_contents(images, model.input)
+        mapping = class_options.mapping(model, store)
+        record = folder.record()
+        if record and data == store_folder(cluster, folder.recipe().data.name):
+            _refuse_other_data(folder, record, store)
+        suffix = mapping.protocol_suffix
+        metadata = model.prediction_metadata(folder, store, split, protocol, suffix)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if is_soonest_alone(model, images, protocol, cluster):
+            cluster = cluster.in_this_process()
+        job = EvaluationJob(model, data, split, protocol, cluster, folder, metadata, mapping)
         views = protocol.num_views
         display.show(
             Message(f"{len(images):,} images of {split}, {views} view{'s' * (views > 1)} of each")
@@ -154,19 +158,23 @@ def run_evaluation(
 
 def evaluate_on_worker(job: EvaluationJob, worker: Worker, report: Report) -> Counts:
     """Evaluate this worker's share, and store its predictions. A collective call."""
+    if worker.is_first:
+        report(Phase("data"))
     store = open_data(job.cluster, job.data)
     split = store.split(job.split)
     mapping = job.mapping
     model = job.model.build(mapping.num_outputs)
     model = to_device(model, worker.device, channels_last=job.cluster.channels_last)
     config = job.model.evaluation_config(split, job.protocol, job.cluster, mapping.selected)
+    if worker.is_first:
+        report(Phase("first batch"))
     writer = PredictionWriter(job.file, len(split), worker)
     num_images = len(share_of(len(split), worker.rank, worker.world_size))
     with watched(job, worker, report) as watchdog:
 
         def watch(batches: Iterable[Batch]) -> Iterable[Batch]:
             batches = watchdog.counted_alone(batches)
-            return _with_messages(batches, num_images, report) if worker.is_first else batches
+            return reported_images(batches, split.name, num_images, worker, report)
 
         counts = evaluate(model, config, worker, watch, writer.add)
         if worker.is_first:
@@ -254,20 +262,6 @@ def _metrics(predictions: Predictions) -> dict[str, float]:
 def _tracked_split(metadata: PredictionMetadata) -> str:
     """Return the split in the names of metrics: one of data not trained on is of its own."""
     return metadata.qualified_split if metadata.is_foreign else metadata.split
-
-
-def _with_messages(batches: Iterable[Batch], num_images: int, report: Report) -> Iterator[Batch]:
-    """Yield `batches`, and report now and then how many of the images of this pass are done."""
-    started = last_report = time.monotonic()
-    done = 0
-    for batch in batches:
-        yield batch
-        done += len(batch.indices.unique())
-        now = time.monotonic()
-        if now - last_report > _SECONDS_BETWEEN_MESSAGES:
-            last_report, rate = now, done / (now - started)
-            text = f"the first worker has done {done:,} of its {num_images:,} images"
-            report(Message(f"{text}, {rate:,.1f} per second"))
 
 
 def _refuse_other_data(folder: RunFolder, record: RunRecord, store: Store) -> None:

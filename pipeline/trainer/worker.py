@@ -16,7 +16,7 @@ from pipeline.data.loading.plans import training_plan
 from pipeline.data.loading.quarantine import Quarantine
 from pipeline.data.loading.sampler import BatchSampler
 from pipeline.evaluation.metrics import Counts
-from pipeline.launch.events import Message, Report
+from pipeline.launch.events import Message, Phase, Report
 from pipeline.launch.heartbeat import Watchdog
 from pipeline.launch.stop_signal import StopRequest, StopSignal
 from pipeline.launch.training_job import TrainingJob, watched
@@ -27,6 +27,7 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker, same_on_all_workers
 from pipeline.runtime.errors import InterruptedByUserError
 from pipeline.tracking.tracker import SilentTracker, Tracker
+from pipeline.trainer.batch_progress import BatchProgress
 from pipeline.trainer.metric_aggregation import MetricAggregator
 from pipeline.trainer.validation import Validation
 from pipeline.training.checkpoint import Retention, load_checkpoint, newest_checkpoint
@@ -52,6 +53,7 @@ class WorkerContext:
     writer: SilentWriter
     monitor: LossMonitor
     aggregator: MetricAggregator
+    batch_progress: BatchProgress
     validation: Validation
 
 
@@ -61,11 +63,15 @@ def train(job: TrainingJob, worker: Worker, report: Report) -> Counts:
     A collective call: every worker of the job makes it, and all return the same counts, or raise
     `InterruptedByUserError` at the same step, once that is saved.
     """
+    if worker.is_first:
+        report(Phase("data"))
     # First, since it may stage the data set, which takes longer than the watchdog allows. The
     # workers of a node that is done wait for the others in `restore`, not watched yet.
     sampler = job.sampler(worker)
     train_state = build_train_state(job.recipe, make_model(job, worker))
     progress = restore(job, train_state, worker, report)
+    if worker.is_first:
+        report(Phase("first batch"))
     with worker_context(job, worker, report, sampler, train_state, progress) as context:
         counts = train_epochs(progress, context)
         if counts is None:  # interrupted between the last checkpoint and the weights
@@ -113,7 +119,8 @@ def worker_context(
             writer,
             LossMonitor(recipe, train_state.model.flat_loss_hint, steps_done),
             MetricAggregator(recipe, sampler.num_steps, worker, report, tracker),
-            Validation(job, worker, watchdog),
+            BatchProgress(recipe, sampler, worker, report),
+            Validation(job, worker, watchdog, report),
         )
 
 
@@ -131,13 +138,14 @@ def train_epochs(progress: Progress, context: WorkerContext) -> Counts | None:
         training_batches(context.job, sampler, progress, worker, context.report)
     ) as loader:
         for epoch in range(progress.epoch, recipe.epochs):
-            batches = context.watchdog.counted(loader)
+            batches = context.batch_progress.of_epoch(context.watchdog.counted(loader), progress)
             for result in train_epoch(
                 recipe, model, train_state.optimizer, batches, sampler, worker, progress
             ):
                 context.aggregator.add(result)
                 train_state.update_ema()
                 context.watchdog.step_done()
+                context.batch_progress.step_done(result.step + 1)
                 end_step(replace(progress, step=result.step + 1), context)
             counts = validate(epoch + 1, context)
             plateau = schedule.observe(progress.plateau, epoch + 1, counts.top1_error)
