@@ -32,10 +32,10 @@ class WorkersConfig(Section):
     """How many workers, and the resources of each.
 
     One worker on a CPU of this machine is the command's own process, without Ray, unless
-    `max_failures` has it start again. `count: 0` makes it so on any cluster, on a GPU too, and has
-    no watchdog: for tests and debuggers. Instead of a count, `min` and `max` make the training
-    elastic: it shrinks when nodes leave and, checked every `resize_seconds`, grows when nodes join,
-    each time continuing from the last checkpoint.
+    `max_failures` has it start again. `count: 0` makes it so on any cluster, on a GPU too, without
+    a watchdog, and raises what fails as it is: for tests and debuggers. Instead of a count, `min`
+    and `max` make the training elastic: it shrinks when nodes leave and, checked every
+    `resize_seconds`, grows when nodes join, each time continuing from the last checkpoint.
 
     `gpu` is the model of each worker's GPU, by its name in `ilsvrc plan`, which knows its memory
     and speed where no GPU can be queried.

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 from pipeline.evaluation.metrics import Counts, Interval
 from pipeline.evaluation.predictions import Predictions
@@ -72,6 +71,8 @@ def compare_paired(
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Return the two-sided p-value of McNemar's exact test, from images only one had right."""
+    from scipy.stats import binomtest  # takes a second
+
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 

@@ -32,4 +32,6 @@ def run_in_this_process(function: WorkerFunction[Work, Result], job: Work, show:
     except (UserError, InterruptedByUserError):
         raise
     except Exception as error:
+        if workers.count == 0:
+            raise  # to a debugger, where it was raised
         raise worker_failure(error, traceback.format_exc(), job.folder) from error

@@ -21,6 +21,8 @@ class HasFans(Protocol):
 
 def fill_normal(layer: Weighted, std: float, bias: float = 0.0) -> None:
     """Draw the weights from N(0, std²) and set the biases, if there are any, to `bias`."""
+    if layer.weight.is_meta:
+        return  # nothing to draw, for which torch would import its compiler
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.constant_(layer.bias, bias)

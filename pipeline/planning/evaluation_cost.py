@@ -6,7 +6,6 @@ from pipeline.config.cluster import Cluster
 from pipeline.config.protocol import BoxProtocol, TestProtocol
 from pipeline.config.recipe import NetworkConfig
 from pipeline.data.store.store import Split
-from pipeline.models.profile import profile_model
 from pipeline.models.zoo import NETWORKS, build_model
 from pipeline.planning.hardware import read_hardware
 from pipeline.runs.evaluated_model import EvaluatedModel
@@ -18,7 +17,7 @@ _PIXELS_OF_A_PHOTO = 500 * 375  # of those that `decoded_by_cpu` was measured wi
 def is_soonest_alone(
     model: EvaluatedModel, images: Split, protocol: TestProtocol, cluster: Cluster
 ) -> bool:
-    """Whether one process on this machine's CPU is done sooner than workers have started.
+    """Whether one process on this machine's CPU is surely done before workers would have started.
 
     False on GPUs and elsewhere, for dense protocols, and for networks that aren't the zoo's.
     """
@@ -29,10 +28,11 @@ def is_soonest_alone(
     network = model.network or NetworkConfig(name=model.name, num_classes=1000)
     if model.module or network.name not in NETWORKS:
         return False
-    with torch.device("meta"):
+    with torch.device("meta"):  # computing there would import torch's compiler, which takes seconds
         built = build_model(network, model.input)
-    sizes = (model.input.size,) * model.input.dimensions
-    multiply_adds = profile_model(built, (model.input.num_channels, *sizes)).multiply_adds
+    # A weight is multiplied once a position, of which there are no more than pixels.
+    weights = sum(parameter.numel() for parameter in built.parameters())
+    multiply_adds = weights * model.input.size**model.input.dimensions
     facts = read_hardware()
     core = facts.device("cpu")
     speed = core.peak["float32"].value * 1e12 * core.efficiency["float32"].value
