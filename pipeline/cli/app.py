@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 def main() -> None:
     """Run the command; Ctrl-C at any time ends it in one line."""
     try:
+        import signal
+
+        from pipeline.runtime.interrupts import interrupt
+
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, interrupt)
         from pipeline.cli.commands import app
         from pipeline.cli.console import one_line_errors
 

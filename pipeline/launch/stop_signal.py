@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
+from pipeline.runtime.interrupts import interrupt
 
 _OF_SCHEDULERS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -45,7 +46,8 @@ def stop_on_signals(
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal is_requested
         if is_requested:
-            raise KeyboardInterrupt
+            interrupt(number, frame)
+            return
         is_requested = True
         folder.stop_request.touch()
         if number in _OF_SCHEDULERS:
