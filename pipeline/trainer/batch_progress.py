@@ -57,10 +57,10 @@ def reported_images(
 def _reported(
     batches: Iterable[Batch], split: str, num_images: int, report: Report
 ) -> Iterator[Batch]:
-    started = time.monotonic()
-    last_report, done = float("-inf"), 0
+    started, last_report, done = 0.0, float("-inf"), 0
     for batch in batches:
         now = time.monotonic()
+        started = started or now  # with the first batch
         if now - last_report > _SECONDS:
             last_report = now
             speed = done / (now - started) if done else 0.0
