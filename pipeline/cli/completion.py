@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typer import Context
 
 from pipeline.config.first_sentence import first_sentence
-from pipeline.config.yaml import config_files
 from pipeline.runtime.errors import UserError
 
 
@@ -46,6 +45,8 @@ def complete_published(incomplete: str) -> list[str]:
 
 
 def _config_names(folder: str, incomplete: str) -> list[tuple[str, str]]:
+    from pipeline.config.yaml import config_files
+
     files = config_files(folder)
     return [(file.stem, first_sentence(file)) for file in files if file.stem.startswith(incomplete)]
 

@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.console import progress, say, transfer, transfers
-from pipeline.config.cluster import as_folder
 from pipeline.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -408,6 +407,7 @@ def mnist1d(to: To = None) -> None:
 @export.command("folder")
 def export_folder(source: StorePlace, to: ExportTo) -> None:
     """Images in SPLIT/CLASS/NAME.jpg, as torchvision's ImageFolder and ImageNet read them."""
+    from pipeline.config.cluster import as_folder
     from pipeline.data.store.export import export_folder
     from pipeline.data.store.store import Store
 
@@ -420,6 +420,7 @@ def export_folder(source: StorePlace, to: ExportTo) -> None:
 @export.command("webdataset")
 def export_webdataset(source: StorePlace, to: ExportTo) -> None:
     """The shards alone, for any WebDataset reader."""
+    from pipeline.config.cluster import as_folder
     from pipeline.data.store.export import export_webdataset
     from pipeline.data.store.store import Store
 
@@ -444,6 +445,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Look at a data set's health: every byte, a sample of images. Exit code 1 if any is wrong."""
+    from pipeline.config.cluster import as_folder
     from pipeline.data.sources.repair import repair as repair_store
     from pipeline.data.sources.verify import verify
     from pipeline.data.store.store import Store
@@ -474,6 +476,7 @@ def stage(
     to: Annotated[Path, typer.Option(metavar="DIR", help="A folder on this machine's own disk.")],
 ) -> None:
     """Copy a data set to this machine's own disk, checked; again: goes on where it stopped."""
+    from pipeline.config.cluster import as_folder
     from pipeline.data.store.stage import stage
 
     with transfer("copying") as show:

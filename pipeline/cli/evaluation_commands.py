@@ -9,14 +9,14 @@ from rich.console import Console
 from pipeline.cli.command_line import command_line
 from pipeline.cli.completion import complete_network, complete_run
 from pipeline.cli.console import importing, say
-from pipeline.cli.options import ClusterAssignments, ClusterName, load_only_cluster
-from pipeline.config.cluster import Cluster, Folder, as_folder, load_cluster
+from pipeline.cli.options import ClusterAssignments, ClusterName, load_cluster, load_only_cluster
 from pipeline.runtime.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pipeline.config.cluster import Cluster, Folder
     from pipeline.config.protocol import TestProtocol
     from pipeline.evaluation.predictions import Predictions
     from pipeline.pretrained.preprocessing import Preprocessing
@@ -314,6 +314,7 @@ def _guesses_and_truth(
     guesses: "NDArray[np.int64]", file: Path, data: str | None
 ) -> "tuple[NDArray[np.int64], NDArray[np.int64]]":
     """Return the rows of the images that `file` labels, and their ILSVRC2012_IDs."""
+    from pipeline.config.cluster import as_folder
     from pipeline.data.sources.label_files import read_label_file
     from pipeline.data.store.manifest import read_manifest
     from pipeline.evaluation.relabelled import ground_truth
@@ -334,7 +335,7 @@ def _guesses_and_truth(
 
 
 def choose_model(
-    cluster: Cluster,
+    cluster: "Cluster",
     run: str | None,
     weights: str | None,
     network: str | None,
@@ -371,8 +372,9 @@ def _preprocessing(text: str | None) -> "Preprocessing | None":
     return validate(Preprocessing, read_mapping(text, "--preprocessing"), "--preprocessing")
 
 
-def _data(cluster: Cluster, data: str | None, folder: "RunFolder") -> Folder:
+def _data(cluster: "Cluster", data: str | None, folder: "RunFolder") -> "Folder":
     """Return the packed data set: a path or URL, a name in the cluster's, or the run's own."""
+    from pipeline.config.cluster import as_folder
     from pipeline.data.store.manifest import FILE_NAME
     from pipeline.data.store.store import store_folder
 
@@ -399,7 +401,7 @@ def choose_protocol(name: str | None, model: "EvaluatedModel") -> "TestProtocol"
 
 
 def _predictions(
-    cluster: Cluster, run: str, split: str | None, protocol: str | None
+    cluster: "Cluster", run: str, split: str | None, protocol: str | None
 ) -> "Predictions":
     """Read the predictions of `run` that the options name, or the only ones that it has."""
     from pipeline.evaluation.predictions import find_predictions, read_predictions

@@ -8,7 +8,6 @@ from rich.text import Text
 
 from pipeline.cli.console import console_for_tables
 from pipeline.config.first_sentence import first_sentence
-from pipeline.config.yaml import config_files
 from pipeline.runtime.versions import installed_versions, own_version
 
 
@@ -23,6 +22,8 @@ def clusters() -> None:
 
 
 def _list(folder: str) -> None:
+    from pipeline.config.yaml import config_files
+
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis")

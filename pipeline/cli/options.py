@@ -1,13 +1,15 @@
 """The options by which commands name a training: a recipe, a cluster, and overrides of both."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.cli.completion import complete_cluster, complete_recipe, complete_run
-from pipeline.config.cluster import Cluster, load_cluster
-from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.config.cluster import Cluster
+    from pipeline.config.recipe import Recipe
 
 RecipeName = Annotated[
     str,
@@ -57,13 +59,22 @@ StartFrom = Annotated[
 
 def load_training(
     recipe: str, cluster: str, assignments: list[str] | None
-) -> tuple[Recipe, Cluster]:
+) -> tuple["Recipe", "Cluster"]:
+    from pipeline.config.recipe import load_recipe
+
     return load_recipe(recipe, of_recipe(assignments)), load_cluster(
         cluster, of_cluster(assignments)
     )
 
 
-def load_only_cluster(cluster: str, assignments: list[str] | None) -> Cluster:
+def load_cluster(cluster: str, assignments: list[str] | None = None) -> "Cluster":
+    """Load a cluster; its module is imported only then, so that `--help` answers at once."""
+    from pipeline.config import cluster as clusters
+
+    return clusters.load_cluster(cluster, assignments)
+
+
+def load_only_cluster(cluster: str, assignments: list[str] | None) -> "Cluster":
     """Load the cluster for a command that takes no recipe; `UserError` for what isn't its own."""
     if others := of_recipe(assignments):
         raise UserError(f"--set {others[0]}: no recipe is changed here; set cluster.* only")

@@ -9,8 +9,7 @@ from rich.console import Console
 
 from pipeline.cli.completion import complete_published, complete_run
 from pipeline.cli.console import progress, say
-from pipeline.cli.options import ClusterName
-from pipeline.config.cluster import load_cluster
+from pipeline.cli.options import ClusterName, load_cluster
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import write_atomically
 

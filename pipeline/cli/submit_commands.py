@@ -20,11 +20,10 @@ from pipeline.cli.options import (
     of_recipe,
 )
 from pipeline.cli.training_commands import run_job
-from pipeline.config.cluster import Cluster
-from pipeline.config.engine import KubeRay
 from pipeline.runtime.errors import InterruptedByUserError, UserError
 
 if TYPE_CHECKING:
+    from pipeline.config.cluster import Cluster
     from pipeline.submit.job_engine import JobEngine, State, SubmittedJob, SubmittedTraining
     from pipeline.tracking.queries import TrainingProgress
 
@@ -188,6 +187,7 @@ def cluster_by_hand(
     delete: Annotated[bool, typer.Option("--delete", help="Delete it.")] = False,
 ) -> None:
     """Start a Ray cluster in Kubernetes that stays, to work on by hand."""
+    from pipeline.config.engine import KubeRay
     from pipeline.submit.kubernetes_api import KubernetesJobs
 
     cluster = load_only_cluster(on, set_)
@@ -202,7 +202,7 @@ def cluster_by_hand(
         say(Console(), engine.start_cluster())
 
 
-def _progress(cluster: Cluster, runs: set[str]) -> dict[str, "TrainingProgress"]:
+def _progress(cluster: "Cluster", runs: set[str]) -> dict[str, "TrainingProgress"]:
     """Return what is tracked of `runs`; where the store is away, warn and return nothing."""
     from pipeline.tracking.queries import training_progress
 

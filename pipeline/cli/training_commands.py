@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,8 +19,10 @@ from pipeline.cli.options import (
     load_only_cluster,
     load_training,
 )
-from pipeline.config.cluster import Cluster
-from pipeline.config.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from pipeline.config.cluster import Cluster
+    from pipeline.config.recipe import Recipe
 
 
 def train(
@@ -40,6 +42,8 @@ def train(
     start_from: StartFrom = None,
 ) -> None:
     """Train a network, or go on where the same training stopped."""
+    from pipeline.config.recipe import load_recipe
+
     what, where = load_training(recipe, on, set_)
     as_written = load_recipe(recipe)
     _train(what, as_written, Path(recipe).stem, where, run, command_line(context.obj), start_from)
@@ -57,6 +61,7 @@ def run_job(
 ) -> None:
     """Train and evaluate a job here, one training after the other; the last one concludes it."""
     from pipeline.config.job import load_job
+    from pipeline.config.recipe import load_recipe
 
     job, cluster, console = load_job(file), load_only_cluster(on, set_), Console()
     with importing(console):
@@ -113,10 +118,10 @@ def replay(
 
 
 def _train(
-    recipe: Recipe,
-    as_written: Recipe,
+    recipe: "Recipe",
+    as_written: "Recipe",
     recipe_name: str,
-    cluster: Cluster,
+    cluster: "Cluster",
     run: str | None,
     command: str | None,
     start_from: str | None = None,

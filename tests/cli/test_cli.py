@@ -58,6 +58,41 @@ def test_help_lists_every_command_without_heavy_imports() -> None:
         assert f" {command} " in done.stdout
 
 
+MISSPELT = [
+    "train lenet6",
+    "train smoke --on lptop",
+    "train smoke --set optimizer.learning_rte=0.1",
+    "check lenet6",
+    "plan lenet6",
+    "submit lenet6 --on slurm",
+    "evaluate nosuch",
+    "evaluate nosuch --on lptop",
+    "replay nosuch 1",
+    "visualize nosuch",
+    "report nosuch --to page.html --on lptop",
+]
+
+
+def test_a_misspelt_name_is_told_before_anything_heavy_is_imported(workspace: Path) -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from pipeline.cli.commands import app\n"
+        "heavy = ('torch', 'ray', 'mlflow', 'nvidia', 'scipy', 'matplotlib')\n"
+        "sys.modules |= dict.fromkeys(heavy)  # importing one is an ImportError\n"
+        f"for line in {MISSPELT}:\n"
+        "    print(type(CliRunner().invoke(app, line.split()).exception).__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=workspace, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert dict(zip(MISSPELT, done.stdout.split(), strict=True)) == dict.fromkeys(
+        MISSPELT, "UserError"
+    )
+
+
 # A mistake: the command, and what its one line must say: where it is, and the remedy.
 MISTAKES = {
     "a misspelt key": (

@@ -114,15 +114,15 @@ def test_a_killed_command_goes_on_and_evaluates_without_ray(
     environment = {**os.environ, "PYTHONPATH": str(absent), "COLUMNS": "200"}
     command = [str(ILSVRC), "train", "smoke", "--run", "mine", "--set", "epochs=4"]
     command += ["--set", "cluster.workers.count=1", "--set", "cluster.saving.log_every_steps=1"]
-    killed = subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=workspace, env=environment, text=True, stdout=subprocess.PIPE
-    )
-    assert killed.stdout is not None
-    for line in killed.stdout:
-        if line.startswith("epoch 3/4 step 2/"):
-            killed.kill()
-            break
-    assert killed.wait() == -signal.SIGKILL
+    ) as killed:
+        assert killed.stdout is not None
+        for line in killed.stdout:
+            if line.startswith("epoch 3/4 step 2/"):
+                killed.kill()
+                break
+    assert killed.returncode == -signal.SIGKILL
 
     def ilsvrc(*arguments: str) -> str:
         done = subprocess.run(
