@@ -83,10 +83,9 @@ class ProgressDisplay:
             case StepsReport():
                 self._show_steps(event)
             case ImagesScored():
-                self._now = (
-                    f"{event.split}: {event.done:,} of {event.images:,} images, "
-                    f"{event.images_per_second:,.1f} per second"
-                )
+                self._now = f"{event.split}: {event.done:,} of {event.images:,} images"
+                if event.done:
+                    self._now += f", {event.images_per_second:,.1f} per second"
             case ValidationReport():
                 self._now = ""
                 self._bars.update(self._epoch, completed=event.epoch, total=event.epochs)

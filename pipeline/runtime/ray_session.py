@@ -55,9 +55,9 @@ if _may_need_token():
 def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
     """Connect to Ray while inside; a Ray that this process uses already is used and left running.
 
-    A local one offers `num_cpus`, whatever the machine has. Output of its workers and Ray's own
-    messages are shown only if RAY_LOG_TO_DRIVER is 1. Raises `UserError` where there is no Ray at
-    `address`, and `KeyboardInterrupt` for signals that ask to end.
+    A local one offers `num_cpus`, whatever the machine has, and no dashboard's pages. Output of its
+    workers and Ray's own messages are shown only if RAY_LOG_TO_DRIVER is 1. Raises `UserError`
+    where there is no Ray at `address`, and `KeyboardInterrupt` for signals that ask to end.
     """
     import ray
 
@@ -69,7 +69,7 @@ def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
         with (
             _session_folder() as folder,
             _on_loopback(),
-            _connected(address, num_cpus=num_cpus, _temp_dir=str(folder)),
+            _connected(address, num_cpus=num_cpus, _temp_dir=str(folder), include_dashboard=False),
         ):
             yield
     else:
