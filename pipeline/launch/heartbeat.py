@@ -24,12 +24,22 @@ class Watchdog:
 
     It then writes the stacks of all its threads to `folder` and exits: Ray Train starts all workers
     again, from the last checkpoint. All workers of a hanging collective do so. A worker whose
-    threads can't run is ended from outside the interpreter.
+    threads can't run is ended from outside the interpreter, unless it `may_be_stopped`, as by
+    Ctrl-Z: then time in which its threads don't run doesn't count.
     """
 
-    def __init__(self, folder: Path, timeout: float, worker: Worker, report: Report) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        timeout: float,
+        worker: Worker,
+        report: Report,
+        *,
+        may_be_stopped: bool = False,
+    ) -> None:
         self._stacks = folder / f"stacks-of-worker-{worker.rank}.txt"
         self._timeout, self._worker, self._report = timeout, worker, report
+        self._may_be_stopped = may_be_stopped
         self._delay = timeout / 5
         self._board = ProgressBoard(worker, self._delay)
         self._num_taken, self._last, self._is_alone = 0, time.monotonic(), False
@@ -64,8 +74,16 @@ class Watchdog:
         with self._stacks.open("w", encoding="utf-8") as file:
 
             def watch(is_over: threading.Event) -> None:
-                while not is_over.wait(min(1.0, self._timeout / 4)):
-                    faulthandler.dump_traceback_later(self._timeout + _MARGIN, exit=True, file=file)
+                interval, woke = min(1.0, self._timeout / 4), time.monotonic()
+                while not is_over.wait(interval):
+                    now = time.monotonic()
+                    if self._may_be_stopped:
+                        self._last = min(now, self._last + now - woke - interval)
+                    else:
+                        faulthandler.dump_traceback_later(
+                            self._timeout + _MARGIN, exit=True, file=file
+                        )
+                    woke = now
                     self._report(Heartbeat(self._worker.rank, self._num_taken))
                     known = self._board.known(self._progress())
                     if late := late_workers(known, self._worker.rank, self._timeout, self._delay):

@@ -84,7 +84,13 @@ def open_data(cluster: Cluster, folder: Folder) -> Store:
 def watched(job: WorkerJob, worker: Worker, report: Report) -> Iterator[Watchdog]:
     """Have a worker that hangs ended, unless it is a debugger's, with `workers.count: 0`."""
     workers = job.cluster.workers
-    watchdog = Watchdog(job.folder.path, workers.hang_seconds, worker, report)
+    watchdog = Watchdog(
+        job.folder.path,
+        workers.hang_seconds,
+        worker,
+        report,
+        may_be_stopped=workers.are_in_process,
+    )
     with nullcontext() if workers.count == 0 else watchdog.watching():
         yield watchdog
 

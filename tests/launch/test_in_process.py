@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,12 +72,13 @@ def test_a_failure_leaves_its_traceback_and_a_debuggers_is_raised_as_it_is(
         run_on_workers(stumble, make_job("debugged", [], ["workers.count=0"]), ignore)
 
 
-HANG = """
+WATCHED = """
 import sys, time
 from pathlib import Path
 from rich.console import Console
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
+from pipeline.launch import heartbeat
 from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob, watched
@@ -86,24 +88,48 @@ def hang(job, worker, report):
     with watched(job, worker, report):
         time.sleep(600)
 
+def work(job, worker, report):
+    with watched(job, worker, report) as watchdog:
+        for _ in watchdog.counted(range(60)):
+            time.sleep(0.05)
+            print("working", flush=True)
+
+heartbeat._MARGIN = 0.5
 cluster = load_cluster("laptop", ["workers.count=1", "workers.hang_seconds=1"])
 job = TrainingJob(load_recipe("smoke"), cluster, RunFolder(Path.cwd()), "")
 with ProgressDisplay(Console(force_terminal=True)) as display:
-    run_on_workers(hang, job, display.show)
+    run_on_workers(locals()[sys.argv[1]], job, display.show)
 """
 
 
 def test_a_hang_ends_the_process_with_its_stacks(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HANG], cwd=tmp_path, capture_output=True, text=True, timeout=100,
+        [sys.executable, "-c", WATCHED, "hang"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 1, done.stderr
     assert f"no batch was taken for 1 s; this process ends, its stacks are in {tmp_path}" in (
         done.stdout
     )
     assert done.stdout.rstrip().rpartition("\x1b[?25")[2][0] == "h"  # the cursor is shown again
     assert "in hang" in (tmp_path / "stacks-of-worker-0.txt").read_text()
+
+
+def test_a_process_that_was_stopped_for_longer_goes_on(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WATCHED, "work"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as stopped:
+        assert stopped.stdout is not None
+        next(line for line in stopped.stdout if "working" in line)
+        stopped.send_signal(signal.SIGSTOP)  # as Ctrl-Z does
+        time.sleep(3)
+        stopped.send_signal(signal.SIGCONT)
+        stopped.stdout.read()
+    assert stopped.returncode == 0
 
 
 def test_a_killed_command_goes_on_and_evaluates_without_ray(
