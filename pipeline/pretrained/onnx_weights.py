@@ -15,11 +15,13 @@ import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from pipeline.config.protocol import CenterCrop, parse_protocol
 from pipeline.config.recipe import InputConfig
 from pipeline.config.yaml import validate
+from pipeline.data.store.manifest import ImageClass
 from pipeline.models.zoo import NETWORKS
 from pipeline.pretrained.batch_norm_values import BatchNormValues, identity
 from pipeline.pretrained.network_graph import (
@@ -40,6 +42,7 @@ from pipeline.pretrained.pretrained_weights import (
 )
 from pipeline.runtime.errors import UserError
 
+_CLASSES = TypeAdapter(tuple[ImageClass, ...])
 _LARGEST = 2**31  # bytes, of a message of protobuf
 _MOST_JOINED = 1000  # DenseNet-264's largest block joins 65
 
@@ -71,7 +74,12 @@ def read_onnx(file: Path, network: str | None, *, ema: bool = False) -> Pretrain
     if preprocessing is None:
         preprocessing = Preprocessing()
         remarks.append("what it sees is taken to be torchvision's; declare it: --preprocessing")
-    return replace(found, preprocessing=preprocessing, remarks=tuple(remarks))
+    classes = _classes(metadata, file)
+    if classes and len(classes) != found.num_classes:
+        raise UserError(
+            f"{file}: names {len(classes):,} classes, but its network tells {found.num_classes:,}"
+        )
+    return replace(found, preprocessing=preprocessing, classes=classes, remarks=tuple(remarks))
 
 
 def _found(
@@ -381,6 +389,14 @@ def _named(layer: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _epsilon(module: nn.Module) -> float:
     assert isinstance(module, nn.BatchNorm2d)
     return module.eps
+
+
+def _classes(metadata: Mapping[str, str], file: Path) -> tuple[ImageClass, ...]:
+    """Return the classes that `ilsvrc export-model` wrote, where it did."""
+    try:
+        return _CLASSES.validate_json(metadata.get("classes", "[]"))
+    except ValidationError:
+        raise UserError(f"{file}: its metadata's classes are no list of classes") from None
 
 
 def _preprocessing(metadata: Mapping[str, str], file: Path) -> Preprocessing | None:

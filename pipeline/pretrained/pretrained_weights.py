@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pipeline.data.store.manifest import ImageClass
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.zoo import NETWORKS
 from pipeline.pretrained.preprocessing import Preprocessing
@@ -21,7 +22,8 @@ class PretrainedWeights:
     """A network of the zoo, and weights for all of it from a file of another project.
 
     `weights` is the network's whole state dict, on the CPU. `preprocessing` is what such networks
-    were trained to see. `remarks` tell the user what was chosen in reading, a sentence each.
+    were trained to see. `classes` are those of its outputs, where the file names them. `remarks`
+    tell the user what was chosen in reading, a sentence each.
     """
 
     network: str
@@ -29,6 +31,7 @@ class PretrainedWeights:
     num_classes: int
     num_channels: int = 3
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    classes: tuple[ImageClass, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def build(self) -> ImageClassifier:

@@ -210,9 +210,10 @@ def external_model(
     if network and not format and not module:
         constructor(network)  # raises for a name that isn't in the zoo
     remarks: tuple[str, ...] = ()
+    classes: tuple[ImageClass, ...] = ()
     if format and file and not module:
         read = read_pretrained(format, file, network, ema=ema)
-        network, remarks = read.network, read.remarks
+        network, remarks, classes = read.network, read.remarks, read.classes
         preprocessing = preprocessing or read.preprocessing
     elif file:
         remarks = read_saved_weights(file, ema=ema).remarks
@@ -227,6 +228,7 @@ def external_model(
         module=module or "",
         module_folder=Path.cwd(),
         takes_bgr=preprocessing.colors == "bgr",
+        classes=classes,
         remarks=remarks,
     )
 

@@ -25,6 +25,8 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
 
+_IMAGENET_CLASSES = 1000
+
 
 @dataclass(frozen=True)
 class _PredictionJob:
@@ -93,12 +95,26 @@ def _classes(job: _PredictionJob, num_outputs: int) -> tuple[ImageClass, ...]:
             f"{job.model.name} has {num_outputs:,} outputs, but {where} names {len(known):,} "
             "classes; give the file of its own classes with --classes"
         )
+    if not known and job.model.weights_format and num_outputs == _IMAGENET_CLASSES:
+        job.remark(
+            "the 1,000 classes are taken for ImageNet's in the order of their WNIDs, and called as "
+            "torchvision calls them; --classes FILE gives others"
+        )
+        return imagenet_classes()
     if not known:
         job.remark(
             f"how the {num_outputs:,} classes of {job.model.name} are called is not recorded with "
             "its weights; they are numbered, from 0. --classes FILE names them, a line each"
         )
     return known or unnamed_classes(num_outputs)
+
+
+def imagenet_classes() -> tuple[ImageClass, ...]:
+    """Return ILSVRC-2012's classes in the order of their WNIDs, by torchvision's words."""
+    from torchvision.models import ResNet18_Weights
+
+    words = ResNet18_Weights.DEFAULT.meta["categories"]
+    return tuple(ImageClass(index, name) for index, name in enumerate(words))
 
 
 def _num_classes(model: EvaluatedModel) -> int:

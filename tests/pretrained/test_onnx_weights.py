@@ -127,7 +127,11 @@ def test_what_our_export_says_is_read(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = NETWORKS["lenet5_modern"](7, 1).eval()
     input = {"size": 32, "color": "gray", "mean": [30.0], "std": [70.0]}
-    metadata = {"network": "lenet5_modern", "input": json.dumps(input), "protocol": "whole"}
+    classes = [{"index": index, "name": f"digit {index}"} for index in range(7)]
+    metadata = {
+        "network": "lenet5_modern", "input": json.dumps(input), "protocol": "whole",
+        "classes": json.dumps(classes),
+    }  # fmt: skip
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
             [onnx.helper.make_node("Identity", ["images"], ["logits"])],
@@ -146,6 +150,15 @@ def test_what_our_export_says_is_read(tmp_path: Path) -> None:
     shown = found.preprocessing
     assert (shown.crop, shown.resize, shown.squash, shown.colors) == (32, 32, True, "gray")
     assert shown.input.mean == (30.0,)
+    assert [each.name for each in found.classes] == [f"digit {index}" for index in range(7)]
+    for wrong, message in (
+        (json.dumps(classes[1:]), "names 6 classes, but its network tells 7"),
+        ("[3]", "classes are no list of classes"),
+    ):
+        onnx.helper.set_model_props(model, metadata | {"classes": wrong})
+        (tmp_path / "own.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(UserError, match=message):
+            read_onnx(tmp_path / "own.onnx", None)
     onnx.helper.set_model_props(model, metadata | {"input": "[1"})
     (tmp_path / "own.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(UserError, match="isn't JSON"):
