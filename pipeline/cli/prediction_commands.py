@@ -13,8 +13,12 @@ from rich.console import Console
 from pipeline.cli.completion import complete_network, complete_run
 from pipeline.cli.console import say
 from pipeline.cli.evaluation_commands import choose_model, choose_protocol
-from pipeline.cli.options import ClusterAssignments, ClusterName, load_only_cluster
-from pipeline.config.cluster import load_cluster
+from pipeline.cli.options import (
+    ClusterAssignments,
+    ClusterName,
+    load_cluster,
+    load_only_cluster,
+)
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import write_atomically
 
@@ -89,8 +93,7 @@ def predict(
     The images are decoded and cropped as `evaluate` does. A file that isn't an image is named, the
     others are predicted, and the exit code is 1.
     """
-    from pipeline.data.sources.loose_images import loose_images
-    from pipeline.trainer.prediction_run import run_prediction
+    from pipeline.runs.run_folder import find_run
 
     cluster = load_only_cluster(on, set_)
     if show and show.suffix.lower() != ".png":
@@ -99,6 +102,11 @@ def predict(
     run, weights = (None, model) if is_file else (model, None)
     if weights and ":" not in model and not network:
         raise UserError(f"{model}: say with --network NAME which network these weights are of")
+    if run:
+        find_run(cluster.runs_dir, run)  # before seconds of imports
+    from pipeline.data.sources.loose_images import loose_images
+    from pipeline.trainer.prediction_run import run_prediction
+
     chosen, folder = choose_model(cluster, run, weights, network, None, preprocessing, ema)
     chosen_protocol = choose_protocol(protocol, chosen)
     notes, output = Console(stderr=True), Console()
@@ -171,9 +179,10 @@ def export_model(
     It maps normalized images, float32, any number at once, to logits. Class names, preprocessing,
     protocol, network, run and the digest of the weights are in the file's metadata.
     """
-    from pipeline.runs.model_export import export_network
     from pipeline.runs.run_folder import find_run
 
     folder = find_run(load_cluster(on).runs_dir, run)
+    from pipeline.runs.model_export import export_network
+
     path = export_network(folder, to, out)
     say(Console(), f"{path}, {path.stat().st_size / 1e6:.1f} MB")

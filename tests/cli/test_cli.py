@@ -67,6 +67,8 @@ MISSPELT = [
     "submit lenet6 --on slurm",
     "evaluate nosuch",
     "evaluate nosuch --on lptop",
+    "predict nosuch photo.jpg",
+    "export-model nosuch --to onnx",
     "replay nosuch 1",
     "visualize nosuch",
     "report nosuch --to page.html --on lptop",
