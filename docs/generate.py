@@ -28,7 +28,7 @@ from pipeline.results.released import reproductions
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
 TRAINING_IMAGES = {name: data.train for name, data in read_hardware().data.items()}
-TRAINING_IMAGES |= {"digits": 898, "mnist": 60_000, "mnist1d": 4_000}
+TRAINING_IMAGES |= {"digits": 898, "mnist": 60_000, "mnist1d": 4_000, "hymenoptera_data": 244}
 LIMITS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 WORDS = {"integer": "a whole number", "number": "a number", "string": "text", "null": "`null`"}
 WORDS |= {"boolean": "`true`, `false`"}

@@ -48,11 +48,19 @@ ClusterAssignments = Annotated[
 StartFrom = Annotated[
     str | None,
     typer.Option(
-        metavar="RUN|FILE",
-        help="A trained run, or a file of weights, to start from. A deeper VGG takes what its "
-        "paper takes from vgg_a.",
+        metavar="RUN|[FORMAT:]FILE",
+        help="A trained run, or a file of weights, to start from; of elsewhere, as torchvision:"
+        "resnet50.pth. A deeper VGG takes what its paper takes from vgg_a.",
         autocompletion=complete_run,
         show_default="the published random start",
+    ),
+]
+NewHead = Annotated[
+    bool,
+    typer.Option(
+        "--new-head",
+        help="With --start-from: train other classes, the layers that give logits from their "
+        "random start.",
     ),
 ]
 

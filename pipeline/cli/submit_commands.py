@@ -14,6 +14,7 @@ from pipeline.cli.options import (
     Assignments,
     ClusterAssignments,
     ClusterName,
+    NewHead,
     StartFrom,
     load_only_cluster,
     of_cluster,
@@ -56,6 +57,7 @@ def submit(
         typer.Option(metavar="0-4,7", help="Train once with each of these seeds."),
     ] = None,
     start_from: StartFrom = None,
+    new_head: NewHead = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be submitted, and submit nothing.")
     ] = False,
@@ -68,7 +70,7 @@ def submit(
     from pipeline.submit.local import local_commands
     from pipeline.submit.submit import engine_of, refuse_unfit
 
-    trainings = _trainings(document, on, set_, seeds, start_from)
+    trainings = _trainings(document, on, set_, seeds, start_from, new_head=new_head)
     cluster = trainings[0].cluster
     engine = engine_of(cluster)
     typed = [text for text in context.obj or () if text not in ("--dry-run", "--follow")]
@@ -99,6 +101,8 @@ def _trainings(
     assignments: list[str] | None,
     seeds: str | None,
     start_from: str | None,
+    *,
+    new_head: bool,
 ) -> list["SubmittedTraining"]:
     """Read what to submit, a recipe or a job; `UserError` for what is wrong before any work."""
     from pipeline.config.job import is_job
@@ -109,7 +113,13 @@ def _trainings(
     if not is_job(document):
         chosen = read_seeds(seeds)
         return read_trainings(
-            document, of_trainings, on, of_cluster(assignments), chosen, start_from
+            document,
+            of_trainings,
+            on,
+            of_cluster(assignments),
+            chosen,
+            start_from,
+            new_head=new_head,
         )
     for option, value in {
         "--set": of_trainings and of_trainings[0],

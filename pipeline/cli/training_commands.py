@@ -14,6 +14,7 @@ from pipeline.cli.options import (
     Assignments,
     ClusterAssignments,
     ClusterName,
+    NewHead,
     RecipeName,
     StartFrom,
     load_only_cluster,
@@ -40,13 +41,14 @@ def train(
         ),
     ] = None,
     start_from: StartFrom = None,
+    new_head: NewHead = False,
 ) -> None:
     """Train a network, or go on where the same training stopped."""
     from pipeline.config.recipe import load_recipe
 
     what, where = load_training(recipe, on, set_)
-    as_written = load_recipe(recipe)
-    _train(what, as_written, Path(recipe).stem, where, run, command_line(context.obj), start_from)
+    as_written, command = load_recipe(recipe), command_line(context.obj)
+    _train(what, as_written, Path(recipe).stem, where, run, command, start_from, new_head=new_head)
 
 
 def run_job(
@@ -126,6 +128,8 @@ def _train(
     command: str | None,
     start_from: str | None = None,
     job_name: str | None = None,
+    *,
+    new_head: bool = False,
 ) -> None:
     """Train, and show the result beside the published ones.
 
@@ -139,7 +143,9 @@ def _train(
         from pipeline.tracking.queries import tracked_run
         from pipeline.trainer.driver import conclude, run_training
 
-    result = run_training(recipe, recipe_name, cluster, run, console, start_from, command, job_name)
+    result = run_training(
+        recipe, recipe_name, cluster, run, console, start_from, command, job_name, new_head=new_head
+    )
     if result is None:
         say(console, "this training is complete; `ilsvrc compare` shows its result")
         return

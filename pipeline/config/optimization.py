@@ -6,6 +6,9 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 
 from pipeline.config.yaml import Fraction, Section
 
+# Not written out where it is 1, so that recipes without it keep their digest.
+HeadRate = Annotated[PositiveFloat, Field(exclude_if=lambda factor: factor == 1)]
+
 
 class SGDConfig(Section):
     """Stochastic gradient descent with momentum m, as in most papers of the zoo.
@@ -14,7 +17,8 @@ class SGDConfig(Section):
     weights ← weights − rate · v. `rate-inside` is that of AlexNet's paper and code, and Caffe's:
     v ← m · v − rate · gradient, weights ← weights + v. They differ where the rate changes: inside,
     a drop takes some steps to act in full. `decay: weights` leaves biases and normalization
-    parameters undecayed, `all` decays everything.
+    parameters undecayed, `all` decays everything. `head_rate` multiplies the rate of the head, the
+    layers that give logits.
     """
 
     num_samples: ClassVar[int] = 0
@@ -27,6 +31,7 @@ class SGDConfig(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     decay: Literal["all", "weights"] = "all"
     bias_learning_rate_factor: PositiveFloat = 1.0
+    head_rate: HeadRate = 1.0
 
     @model_validator(mode="after")
     def _nesterov_has_its_momentum(self) -> Self:
@@ -41,7 +46,7 @@ class RMSPropConfig(Section):
     """RMSProp with momentum, as Inception-v3 was trained (Szegedy et al. 2016, §8).
 
     As PyTorch: `epsilon` is added outside the root, and the rate multiplies the velocity. In
-    TensorFlow, which that network was trained with, both are inside.
+    TensorFlow, which that network was trained with, both are inside. `head_rate` is as in `sgd`.
     """
 
     num_samples: ClassVar[int] = 0
@@ -54,6 +59,7 @@ class RMSPropConfig(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     decay: Literal["all", "weights"] = "all"
     bias_learning_rate_factor: PositiveFloat = 1.0
+    head_rate: HeadRate = 1.0
 
 
 class LevenbergMarquardtConfig(Section):

@@ -139,7 +139,9 @@ class Recipe(Section):
     """A whole training, as a typed and frozen document.
 
     `max_gradient_norm` clips the gradient of a step to that norm. A training whose loss is still at
-    chance after `flat_loss_steps` steps is stopped (null: never).
+    chance after `flat_loss_steps` steps is stopped (null: never). The layers up to and with
+    `freeze_until`, a layer or a stage by its name in the network, keep the weights that the
+    training starts from; their batch norm keeps its statistics, and normalizes with them.
     """
 
     network: NetworkConfig
@@ -155,6 +157,8 @@ class Recipe(Section):
     schedule: ScheduleConfig
     loss: LossConfig = LossConfig()
     averaging: EMAConfig | None = None
+    # Not written out where it is null, so that recipes without it keep their digest.
+    freeze_until: Annotated[str | None, Field(exclude_if=lambda name: name is None)] = None
     epochs: PositiveInt
     flat_loss_steps: PositiveInt | None = 10_000
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -212,6 +216,12 @@ class Recipe(Section):
             raise ValueError(
                 "augmentation: {kind: none} needs evaluation of kind whole or center, unmirrored"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_frozen_by_group(self) -> Self:
+        if self.freeze_until and self.optimizer.kind == "diagonal-levenberg-marquardt":
+            raise ValueError("freeze_until needs optimizer.kind: sgd or rmsprop")
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 from pipeline.config.cluster import Cluster, Folder
@@ -14,6 +13,7 @@ from pipeline.data.store.store import Store, store_folder
 from pipeline.launch.events import Message, Report
 from pipeline.launch.heartbeat import Watchdog
 from pipeline.planning.pass_size import gpu_memory, micro_batches_at_once
+from pipeline.runs.initial_weights import InitialWeights
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.determinism import computing_on
 from pipeline.runtime.distributed import Worker
@@ -45,13 +45,13 @@ WorkerFunction = Callable[[Work, Worker, Report], Result]
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training as every worker gets it; `initial_weights` is a file to start from, if any."""
+    """A training as every worker gets it, and the weights that it starts from, if any."""
 
     recipe: Recipe
     cluster: Cluster
     folder: RunFolder
     tracking_uri: str
-    initial_weights: Path | None = None
+    initial_weights: InitialWeights | None = None
 
     @property
     def precision(self) -> str:

@@ -48,6 +48,7 @@ class AlexNet(ImageClassifier):
     """
 
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
+    head = ("fc8",)
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Batch normalization over micro-batches, however many of them are computed at once."""
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,10 +15,20 @@ class BatchNorm2d(nn.BatchNorm2d):
     is normalized by its own mean and variance, and these, the variance as Bessel corrects it, are
     written to the first `num_groups` rows; the running statistics are left to whoever reads them
     there (`pipeline.training.batch_norm_statistics`).
+
+    A frozen layer, whose parameters get no gradient, stays in evaluation mode.
     """
 
     group_statistics: Tensor | None = None
     num_groups: int = 1
+
+    @property
+    def is_frozen(self) -> bool:
+        return not self.weight.requires_grad
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode, unless it is frozen, or to evaluation mode."""
+        return super().train(mode and not self.is_frozen)
 
     def record_statistics(self, group_statistics: Tensor) -> None:
         """Write what a call in training finds to `group_statistics`."""

@@ -42,7 +42,7 @@ class DenseLayer(nn.Module):
                 *features,
                 use_reentrant=False,
                 preserve_rng_state=False,
-                **({} if self.bn1.group_statistics is not None else once),
+                **(once if self.bn1.training and self.bn1.group_statistics is None else {}),
             )
         else:
             x = self._bottleneck(*features)
@@ -85,6 +85,7 @@ class DenseNet(ImageClassifier):
     """
 
     input_shape = InputShape(num_channels=3, size=224, min_size=32)
+    head = ("fc",)
     can_recompute = True
 
     def __init__(

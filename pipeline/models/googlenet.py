@@ -94,6 +94,7 @@ class GoogLeNet(ImageClassifier):
 
     # fc1 of the auxiliary classifiers takes 4×4 maps.
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
+    head = ("fc", "auxiliary1.fc2", "auxiliary2.fc2")
 
     def __init__(self, num_classes: int, num_channels: int, *, batch_norm: bool) -> None:
         super().__init__()

@@ -146,6 +146,7 @@ class InceptionV3(ImageClassifier):
 
     # Below 299 the map is smaller than the auxiliary classifier's 5×5 convolution.
     input_shape = InputShape(num_channels=3, size=299, min_size=299)
+    head = ("fc", "auxiliary.fc")
 
     def __init__(self, num_classes: int, num_channels: int) -> None:
         super().__init__()

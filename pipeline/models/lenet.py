@@ -118,6 +118,7 @@ class LeNet5(ImageClassifier):
     """
 
     input_shape = InputShape(num_channels=1, size=32, min_size=32, max_size=32)
+    head = ("layers.13",)
     published_classes = 10
 
     def __init__(self, num_classes: int, num_channels: int) -> None:
@@ -174,6 +175,7 @@ class LeNet5Modern(ImageClassifier):
     """
 
     input_shape = InputShape(num_channels=1, size=32, min_size=32, max_size=32)
+    head = ("layers.11",)
     published_classes = 10
 
     def __init__(self, num_classes: int, num_channels: int) -> None:

@@ -20,6 +20,7 @@ class SignalClassifier(ImageClassifier):
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
+        self.head = (f"layers.{len(layers) - 1}",)
         for layer in layers:
             if isinstance(layer, nn.Conv1d | nn.Linear):
                 fill_normal(layer, std=he_std(layer))

@@ -114,6 +114,7 @@ class ResNet(ImageClassifier):
     """A stem, four stages of residual blocks, global average pooling (Table 1)."""
 
     input_shape = InputShape(num_channels=3, size=224, min_size=32)
+    head = ("fc",)
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from string import ascii_lowercase
 from torch import Tensor, nn
 
 from pipeline.models.batch_norm import BatchNorm2d
-from pipeline.models.classifier import ImageClassifier, InputShape, check_shapes
+from pipeline.models.classifier import ImageClassifier, InputShape
 from pipeline.models.dropout import Dropout
 from pipeline.models.initialization import fill_normal
 from pipeline.models.response_norm import ResponseNorm
@@ -34,6 +34,7 @@ class VGG(ImageClassifier):
     """The layers of one column of Table 1, run in the order in which they are listed."""
 
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
+    head = ("fc8",)
 
     def __init__(
         self,
@@ -79,12 +80,10 @@ class VGG(ImageClassifier):
             x = layer(x)
         return x
 
-    def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Load the weights of the same network or, in B to E, those of A (`start_from_a`)."""
-        if weights.keys() == self.state_dict().keys():
-            super().start_from(weights)
-        else:
-            start_from_a(self, weights)
+    def taken_from(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the weights of the same network or, in B to E, those from A (`copied_from_a`)."""
+        own = self.state_dict()
+        return weights if weights.keys() == own.keys() else copied_from_a(own, weights)
 
     def _initialize(self, batch_norm: bool) -> None:
         """§3.1: weights from a normal distribution of mean 0, here N(0, 0.01²); biases 0.
@@ -101,17 +100,15 @@ class VGG(ImageClassifier):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
-def start_from_a(model: VGG, weights: Mapping[str, Tensor]) -> None:
-    """Initialize `model`, B to E, from "the first four convolutional layers" and last three of A.
+def copied_from_a(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return "the first four convolutional layers" and last three of A, by which B to E start.
 
-    That is §3.1. `weights` is the state of a trained `vgg_a` (of `vgg_a_bn` for a `_bn` form, whose
-    batch norm is copied with its convolution). A's first four are conv1_1, conv2_1, conv3_1 and
-    conv3_2; each is copied to the layer of its name, since only there do the shapes match: the
-    second convolution of B to E has 64 channels, A's 128. The other layers keep their random
-    initial weights. Raises `UserError`, and changes nothing, if the weights are not A's or a layer
-    has another shape.
+    That is §3.1. `own` is the state of B to E, `weights` that of a trained `vgg_a` (of `vgg_a_bn`
+    for a `_bn` form, whose batch norm is copied with its convolution). A's first four are conv1_1,
+    conv2_1, conv3_1 and conv3_2; each is copied to the layer of its name, since only there do the
+    shapes match: the second convolution of B to E has 64 channels, A's 128. The other layers keep
+    their random initial weights. Raises `UserError` if the weights are not A's.
     """
-    own = model.state_dict()
     layers = {name: name.partition(".")[0].lstrip(ascii_lowercase) for name in own}
     names_of_a = {n for n, layer in layers.items() if layer in COPIED_FROM_A | NOT_COPIED_FROM_A}
     for name in sorted(names_of_a ^ weights.keys()):
@@ -120,9 +117,7 @@ def start_from_a(model: VGG, weights: Mapping[str, Tensor]) -> None:
             f"weights to start from: unlike a trained vgg_a, this {difference} {name}; give "
             "those of vgg_a (of vgg_a_bn for a network with batch norm)"
         )
-    copied = {name: weights[name] for name, layer in layers.items() if layer in COPIED_FROM_A}
-    check_shapes(own, copied)
-    model.load_state_dict(own | copied)
+    return {name: weights[name] for name, layer in layers.items() if layer in COPIED_FROM_A}
 
 
 def vgg_a(num_classes: int, num_channels: int = 3) -> VGG:

@@ -20,6 +20,7 @@ class ZFNet(ImageClassifier):
     """
 
     input_shape = InputShape(num_channels=3, size=224, min_size=224, max_size=224)
+    head = ("fc8",)
 
     def __init__(self, num_classes: int, num_channels: int) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from pipeline.data.loading.views import training_size
 from pipeline.data.store.store import Store, store_folder
 from pipeline.models.activation_memory import activation_bytes
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.freezing import freeze_until
 from pipeline.models.profile import profile_model
 from pipeline.models.zoo import build_model
 from pipeline.planning.hardware import DataFacts, Hardware
@@ -47,7 +48,7 @@ def measure_workload(recipe: Recipe, data: DataFacts) -> Workload:
     profile = profile_model(model, _input_shape(recipe))
     return Workload(
         recipe=recipe,
-        parameters=profile.trained_parameters,
+        parameters=_num_trained(model),
         layers=len(profile.layers),
         multiply_adds=profile.multiply_adds,
         activation_bytes=_activation_bytes(recipe, model),
@@ -80,9 +81,12 @@ def training_bytes(recipe: Recipe, num_micro_batches: int = 1) -> float:
 
 
 def meta_model(recipe: Recipe) -> ImageClassifier:
-    """Build the recipe's network on the meta device, without memory for its weights."""
+    """Build the recipe's network, its layers frozen, on the meta device, without memory."""
     with torch.device("meta"):
-        return build_model(recipe.network, recipe.input)
+        model = build_model(recipe.network, recipe.input)
+    if recipe.freeze_until:
+        freeze_until(model, recipe.freeze_until)
+    return model
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
@@ -125,8 +129,14 @@ def _activation_bytes(recipe: Recipe, model: ImageClassifier) -> float:
 
 
 def _state_bytes(recipe: Recipe, model: ImageClassifier) -> float:
-    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    return 4 * trained * _copies_while_training(recipe)
+    trained = _num_trained(model)
+    frozen = sum(value.numel() for value in model.parameters()) - trained
+    copies_of_frozen = 1 + (recipe.averaging is not None)
+    return 4 * (trained * _copies_while_training(recipe) + frozen * copies_of_frozen)
+
+
+def _num_trained(model: ImageClassifier) -> int:
+    return sum(value.numel() for value in model.parameters() if value.requires_grad)
 
 
 def _size(model: ImageClassifier) -> int:

@@ -47,8 +47,6 @@ def read_pretrained(
 ) -> PretrainedWeights:
     """Read a file of a format; see `PretrainedReader`. A remark says what its network sees."""
     if format not in FORMATS:
-        raise UserError(
-            f"--weights {format}:{file}: {format} is no format; {suggest(format, FORMATS)}"
-        )
+        raise UserError(f"{format}:{file}: {format} is no format; {suggest(format, FORMATS)}")
     read = FORMATS[format](file, network, ema=ema)
     return replace(read, remarks=(*read.remarks, read.preprocessing.words))

@@ -90,8 +90,9 @@ class EvaluatedModel:
             ).build()
         network = self.network or NetworkConfig(name=self.name, num_classes=num_classes)
         model = build_model(network, self.input)
-        # Not `model.start_from`: a deeper VGG's takes a part of them only.
-        ImageClassifier.start_from(model, read_saved_weights(self.weights, ema=self.ema).weights)
+        weights = read_saved_weights(self.weights, ema=self.ema).weights
+        # As no deeper VGG does, which would start from a part of another's.
+        model.start_from(ImageClassifier.taken_from(model, weights))
         return model
 
     def num_outputs(self, build: Callable[[], nn.Module]) -> int:

@@ -2,7 +2,7 @@
 
 recipe.yaml           the resolved recipe; its digest names the run
 run.json              digests of the data set, the recipe and the final weights, its classes, the
-                      MLflow run
+                      MLflow run, the weights that it started from
 .lock                 held by the process that trains
 checkpoints/          pipeline.training.checkpoint
 metrics.jsonl         every metric, also while the tracking server is away
@@ -47,6 +47,9 @@ class RunRecord:
     recipe_digest: str = ""  # without what it expects
     weights_digest: str = ""  # of the file of final weights, SHA-256
     tracking_key: str = ""  # a tag of the MLflow run, by which it is found before its id is known
+    start_weights: str = ""  # the file, [FORMAT:]FILE, of `start_digest`
+    new_head: bool = False  # whether the head did not start from these
+    new_layers: tuple[str, ...] = ()  # those that did not start from these, the head among them
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,8 @@ class RunFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             classes = tuple(ImageClass(**each) for each in content.pop("classes", ()))
-            return RunRecord(**content, classes=classes)
+            new_layers = tuple(content.pop("new_layers", ()))
+            return RunRecord(**content, classes=classes, new_layers=new_layers)
         except (ValueError, TypeError, AttributeError):
             raise UserError(
                 f"{path}: not a run's record; remove it, and the same `ilsvrc train` goes on from "
@@ -180,17 +184,24 @@ class RunFolder:
 
 
 def name_run(
-    runs_dir: Path, name: str | None, recipe: Recipe, recipe_name: str, start_digest: str = ""
+    runs_dir: Path,
+    name: str | None,
+    recipe: Recipe,
+    recipe_name: str,
+    start_digest: str = "",
+    *,
+    new_head: bool = False,
 ) -> RunFolder:
     """Return the run's folder, which need not exist yet.
 
     Without a name the run is called after its recipe, the recipe's digest and that of the weights
-    it starts from, so that the same training gets the same folder, and another one never does.
-    Raises `UserError` when the folder belongs to another recipe or another start.
+    it starts from, and whether with a new head, so that the same training gets the same folder, and
+    another one never does. Raises `UserError` when the folder belongs to another recipe or start.
     """
     if name is None:
         name = default_run_name(recipe_name, recipe)
         name += f"-from-{start_digest[:8]}" if start_digest else ""
+        name += "-new-head" if new_head else ""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f"--run '{name}': use letters, digits, '-', '_' and '.' only")
     folder = RunFolder(runs_dir / name)
@@ -202,16 +213,18 @@ def name_run(
             f"run '{folder.name}' was made with another recipe, and its {folder.recipe_file.name} "
             f"is gone; give this one another name with --run"
         )
-    if before and before.start_digest != start_digest:
+    ours, theirs = (start_digest, new_head), before and (before.start_digest, before.new_head)
+    if theirs and theirs != ours:
         raise UserError(
-            f"run '{folder.name}' started from {_start_name(before.start_digest)}, not from "
-            f"{_start_name(start_digest)}; give this one another name with --run"
+            f"run '{folder.name}' started from {_start_name(*theirs)}, not from "
+            f"{_start_name(*ours)}; give this one another name with --run"
         )
     return folder
 
 
-def _start_name(digest: str) -> str:
-    return f"weights {digest[:8]}" if digest else "random weights"
+def _start_name(digest: str, new_head: bool) -> str:
+    name = f"weights {digest[:8]}" if digest else "random weights"
+    return f"{name} with a new head" if new_head else name
 
 
 def find_run(runs_dir: Path, name: str) -> RunFolder:

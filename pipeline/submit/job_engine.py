@@ -20,7 +20,7 @@ class SubmittedTraining:
     `document` names its recipe, or its `job`, which evaluates it as well. `recipe` and `cluster`
     are resolved; `assignments` are those of `--set`. `index` tells trainings of one submission
     apart: the seed, or the place in the job. `start_from` is a run or a file, by its name on the
-    cluster.
+    cluster, from which all but the head starts where `new_head` is said.
     """
 
     document: str
@@ -31,6 +31,7 @@ class SubmittedTraining:
     run: str
     index: int | None = None
     start_from: str | None = None
+    new_head: bool = False
     job: Job | None = None
 
     @property
@@ -48,6 +49,7 @@ class SubmittedTraining:
         seed = [f"seed={self.index}"] if self.job is None and self.index is not None else []
         sets = [part for text in (*self.assignments, *seed) for part in ("--set", text)]
         start = ["--start-from", self.start_from] if self.start_from else []
+        start += ["--new-head"] if self.new_head else []
         return [*command, *documents, *sets, *start, "--run", self.run]
 
 

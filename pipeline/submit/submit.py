@@ -24,6 +24,8 @@ def read_trainings(
     of_cluster: list[str],
     seeds: Sequence[int],
     start_from: str | None = None,
+    *,
+    new_head: bool = False,
 ) -> list[SubmittedTraining]:
     """Return one training for each of `seeds`, or one with the recipe's own where there are none.
 
@@ -40,7 +42,7 @@ def read_trainings(
         run = default_run_name(Path(recipe).stem, what)
         if start_from:
             start = Path(start_from).name.removesuffix(".safetensors")
-            run += "-from-" + re.sub(r"[^\w.-]", "-", start)
+            run += "-from-" + re.sub(r"[^\w.-]", "-", start) + "-new-head" * new_head
         trainings.append(
             SubmittedTraining(
                 document=recipe,
@@ -51,6 +53,7 @@ def read_trainings(
                 run=run,
                 index=seed,
                 start_from=start_from,
+                new_head=new_head,
             )
         )
     return trainings
@@ -117,7 +120,9 @@ def refuse_unfit(trainings: Sequence[SubmittedTraining]) -> None:
         recipe, cluster = training.recipe, training.cluster
         is_shared = isinstance(cluster.engine, Slurm)
         if is_shared and training.start_from:
-            find_initial_weights(cluster.runs_dir, training.start_from, recipe)
+            find_initial_weights(
+                cluster.runs_dir, training.start_from, recipe, new_head=training.new_head
+            )
         shared = ("data set", "batch", "storage", "tracking") if is_shared else ()
         refuse_early(recipe, cluster, ("network", "memory", *shared))
         for protocol in training.job.member(training.run).protocols if training.job else ():

@@ -54,17 +54,27 @@ def run_training(
     command: str | None = None,
     job_name: str | None = None,
     on_event: Report | None = None,
+    *,
+    new_head: bool = False,
 ) -> TrainingResult | None:
     """Train, or go on training; return None if the run was concluded already.
 
-    `start_from` names a trained run, or a file of weights, to start from; a new run is recorded
-    with `command`, and as one of the job `job_name`. `on_event` is called with what the workers
-    report, which is shown in any case. Raises `UserError` before any worker starts for what can be
-    checked by then, and `InterruptedByUserError` after Ctrl-C.
+    `start_from` names a trained run, or a file of weights, to start from, but for the head where
+    that is to be new; a new run is recorded with `command`, and as one of the job `job_name`.
+    `on_event` is called with what the workers report, which is shown in any case. Raises
+    `UserError` before any worker starts for what can be checked by then, and
+    `InterruptedByUserError` after Ctrl-C.
     """
-    start = find_initial_weights(cluster.runs_dir, start_from, recipe) if start_from else None
+    start = None
+    if start_from:
+        start = find_initial_weights(cluster.runs_dir, start_from, recipe, new_head=new_head)
+    elif new_head or recipe.freeze_until:
+        what = "--new-head" if new_head else f"freeze_until: {recipe.freeze_until}"
+        raise UserError(f"{what}: all weights are random; say with --start-from where to start")
     start_digest = start.digest if start else ""
-    folder = name_run(cluster.runs_dir, run_name, recipe, recipe_name, start_digest)
+    folder = name_run(
+        cluster.runs_dir, run_name, recipe, recipe_name, start_digest, new_head=new_head
+    )
     uri, record = cluster.tracking.uri, folder.record()
     if record and record.is_recorded and _is_tracked(record, cluster):
         return None
@@ -85,13 +95,15 @@ def run_training(
             store = Store.open(store_folder(cluster, recipe.data.name))
             if record:
                 _refuse_other_data(folder, record, store)
-            job = TrainingJob(recipe, cluster, folder, uri, start.file if start else None)
+            job = TrainingJob(recipe, cluster, folder, uri, start)
             for earlier in (folder.stop_request, folder.errors):
                 earlier.unlink(missing_ok=True)
             remove_stale_scratch(folder)
             registration = RunRegistration(folder, recipe, cluster, store, start, command, job_name)
             with _concluded(uri, folder.tracking_run_id):
                 say(f"run {folder.name} in {folder.path}")
+                for remark in start.remarks if start else ():
+                    say(f"starts from {start_from}: {remark}")
                 display.show(Phase("tracking"))
                 with (
                     registered_run(registration, say),

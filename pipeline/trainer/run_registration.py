@@ -53,6 +53,9 @@ class RunRegistration:
                 recipe_digest=digest(self.recipe.without_expectation()),
                 weights_digest=record.weights_digest if record else "",
                 tracking_key=(record and record.tracking_key) or uuid4().hex,
+                start_weights=start.source.name if start else "",
+                new_head=start.new_head if start else False,
+                new_layers=start.layers.new if start else (),
             )
         )
 
@@ -100,10 +103,9 @@ class RunRegistration:
 
     def _tags(self, record: RunRecord) -> dict[str, str]:
         recipe, start = self.recipe, self.start
-        start_tags = {"start.from": start.name, "start.digest": start.digest} if start else {}
         return {
             **environment_tags(self.cluster.workers.device),
-            **start_tags,
+            **(_start_tags(start) if start else {}),
             "recipe.digest": digest(recipe.without_expectation()),
             "dataset.name": self.store.name,
             "dataset.digest": self.store.digest,
@@ -117,6 +119,16 @@ def training_words(recipe: Recipe, data: str) -> str:
     return (
         f"`{recipe.network.name}` trained on {data} for {recipe.epochs} epochs, seed {recipe.seed}."
     )
+
+
+def _start_tags(start: InitialWeights) -> dict[str, str]:
+    return {
+        "start.from": start.name,
+        "start.file": str(start.source.file),
+        "start.format": start.source.format or "ilsvrc",
+        "start.digest": start.digest,
+        "start.new_layers": ", ".join(start.layers.new) or "none",
+    }
 
 
 @contextmanager

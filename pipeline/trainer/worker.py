@@ -21,7 +21,6 @@ from pipeline.launch.heartbeat import Watchdog
 from pipeline.launch.stop_signal import StopRequest, StopSignal
 from pipeline.launch.training_job import TrainingJob, watched
 from pipeline.models.classifier import ImageClassifier, to_device
-from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker, same_on_all_workers
@@ -197,7 +196,7 @@ def make_model(job: TrainingJob, worker: Worker) -> ImageClassifier:
     model = build_model(job.recipe.network, job.recipe.input)
     model = to_device(model, worker.device, channels_last=job.cluster.channels_last)
     if job.initial_weights:
-        model.start_from(read_weights(job.initial_weights))
+        job.initial_weights.load_into(model)
     return model
 
 

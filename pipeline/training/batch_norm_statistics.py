@@ -9,7 +9,9 @@ from pipeline.runtime.distributed import Worker, sum_over_workers
 
 
 class BatchNormStatistics:
-    """Updates the running statistics of all batch-norm layers of a network once a step.
+    """Updates the running statistics of a network's batch-norm layers once a step.
+
+    Those of frozen layers stay as they are.
 
     A layer's momentum m is meant for a whole step: after it they are `(1 - m) · before + m · mean
     over the micro-batches`, of all workers. Plain use would apply it once for each micro-batch that
@@ -69,7 +71,7 @@ def _layers(model: nn.Module) -> list[BatchNorm2d]:
     layers = []
     for name, layer in model.named_modules():
         if isinstance(layer, BatchNorm2d):
-            layers.append(layer)
+            layers += [] if layer.is_frozen else [layer]
         elif isinstance(layer, _BatchNorm):
             raise TypeError(
                 f"{name}: {type(layer).__name__} of torch would take the micro-batches of a pass "

@@ -92,7 +92,8 @@ class GroupedForward(nn.Module):
         self.train()
         self.statistics.expect(self._whole.num_groups)
         for parameter in self.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
         # A module around the network: capturing replaces a module's own `forward`.
         around = nn.Sequential(self.model)
         torch.cuda.make_graphed_callables(around, (sample,))

@@ -8,6 +8,7 @@ from torch.optim import SGD, Optimizer, RMSprop
 
 from pipeline.config import optimization
 from pipeline.data.loading.loader import Batch
+from pipeline.models.classifier import ImageClassifier
 from pipeline.runtime.distributed import Worker
 from pipeline.training.caffe_sgd import CaffeSGD
 from pipeline.training.levenberg_marquardt import LevenbergMarquardt
@@ -31,28 +32,37 @@ class SampledOptimizer(Protocol):
 def build_optimizer(settings: optimization.OptimizerConfig, model: nn.Module) -> Optimizer:
     """Return the optimizer, its parameters in groups that learn and decay alike.
 
-    These are weights, biases and normalization parameters; with a rate for every weight, all are
-    one group. A group's `learning_rate_factor` multiplies the rate of the schedule (AlexNet's
-    original code gives biases twice the rate of weights).
+    These are weights, biases and normalization parameters, and once more those of the head where
+    it has a rate of its own; frozen ones are in none. With a rate for every weight, all are one
+    group. A group's `learning_rate_factor` multiplies the rate of the schedule (AlexNet's original
+    code gives biases twice the rate of weights).
     """
     if isinstance(settings, optimization.LevenbergMarquardtConfig):
         group = {"params": list(model.parameters()), "learning_rate_factor": 1.0}
         return LevenbergMarquardt([group], settings.learning_rate, settings.damping, model)
-    groups: dict[str, list[nn.Parameter]] = {"weights": [], "biases": [], "normalization": []}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    head = _head(model) if settings.head_rate != 1 else set()
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {
+        (kind, is_head): []
+        for is_head in (False, True)
+        for kind in ("weights", "biases", "normalization")
+    }
     for kind, parameter in _kinds(model):
-        groups[kind].append(parameter)
-    assert sum(map(len, groups.values())) == len(list(model.parameters()))
+        if parameter.requires_grad:
+            groups[kind, parameter in head].append(parameter)
+    assert sum(map(len, groups.values())) == len(trained)
     decays_all = settings.decay == "all"
     parts = [
         {
             "params": parameters,
             "kind": kind,
             "learning_rate_factor": (
-                settings.bias_learning_rate_factor if kind == "biases" else 1.0
+                (settings.bias_learning_rate_factor if kind == "biases" else 1.0)
+                * (settings.head_rate if is_head else 1.0)
             ),
             "weight_decay": settings.weight_decay if kind == "weights" or decays_all else 0.0,
         }
-        for kind, parameters in groups.items()
+        for (kind, is_head), parameters in groups.items()
         if parameters
     ]
     rate, momentum = settings.learning_rate, settings.momentum
@@ -71,6 +81,11 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
     """Set the rate of every group; `learning_rate` is that of weights."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["learning_rate_factor"]
+
+
+def _head(model: nn.Module) -> set[nn.Parameter]:
+    assert isinstance(model, ImageClassifier)
+    return {value for layer in model.head for value in model.get_submodule(layer).parameters()}
 
 
 def _kinds(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from pipeline.config.recipe import Recipe
 from pipeline.models.classifier import ImageClassifier
+from pipeline.models.freezing import freeze_until
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.ema import MovingAverage, build_ema
 from pipeline.training.optimizer import build_optimizer
@@ -75,7 +76,9 @@ def _match_layouts(optimizer: Optimizer) -> None:
 
 
 def build_train_state(recipe: Recipe, model: ImageClassifier) -> TrainState:
-    """Return `model` with the recipe's optimizer and average."""
+    """Return `model` with its frozen layers, the recipe's optimizer and average."""
+    if recipe.freeze_until:
+        freeze_until(model, recipe.freeze_until)
     return TrainState(
         model, build_optimizer(recipe.optimizer, model), build_ema(recipe.averaging, model)
     )

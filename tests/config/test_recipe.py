@@ -20,7 +20,13 @@ from pipeline.runtime.errors import UserError
 PROJECT = Path(__file__).parents[2]
 RECIPES = sorted(path.stem for path in (PROJECT / "configs/recipes").glob("*.yaml"))
 CLUSTERS = sorted(path.stem for path in (PROJECT / "configs/clusters").glob("*.yaml"))
-NUM_TRAINING_IMAGES = {"ilsvrc2012": 1_281_167, "mnist": 60_000, "digits": 898, "mnist1d": 4_000}
+NUM_TRAINING_IMAGES = {
+    "ilsvrc2012": 1_281_167,
+    "mnist": 60_000,
+    "digits": 898,
+    "mnist1d": 4_000,
+    "hymenoptera_data": 244,
+}
 
 
 @pytest.mark.parametrize("name", RECIPES)

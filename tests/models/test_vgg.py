@@ -11,7 +11,6 @@ from pipeline.models.profile import profile_model
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.vgg import (
     VGG,
-    start_from_a,
     vgg16,
     vgg16_bn,
     vgg19,
@@ -134,7 +133,7 @@ def test_a_deeper_network_starts_from_a(trained_a: VGG, deeper: Callable[[int], 
     network.to_empty(device="cpu")
     for parameter in network.parameters():
         nn.init.constant_(parameter, 7.0)
-    start_from_a(network, trained_a.state_dict())
+    network.start_from(trained_a.state_dict())
     given = weighted(trained_a)
     for name, layer in weighted(network).items():
         assert layer.bias is not None
@@ -154,7 +153,7 @@ def test_batch_norm_is_copied_with_its_convolution() -> None:
     for name in ("bn3_2", "bn3_3", "bn4_1"):
         nn.init.constant_(network.get_submodule(name).running_mean, 7.0)
     nn.init.constant_(a.bn3_2.running_mean, 3.0)
-    start_from_a(network, a.state_dict())
+    network.start_from(a.state_dict())
     means = [network.get_submodule(name).running_mean for name in ("bn3_2", "bn3_3", "bn4_1")]
     assert [mean.unique().item() for mean in means] == [3.0, 7.0, 7.0]
 
@@ -175,4 +174,4 @@ def test_weights_other_than_those_of_a_are_refused(
     with torch.device("meta"):
         network, weights = vgg16(1000), given().state_dict()
         with pytest.raises(UserError, match=message):
-            start_from_a(network, weights)
+            network.start_from(weights)

@@ -179,6 +179,19 @@ def test_every_parameter_gets_a_gradient_and_the_first_loss_is_near_chance(
     assert without == []
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_head_is_what_depends_on_the_number_of_classes(name: str) -> None:
+    with torch.device("meta"):
+        one, other = NETWORKS[name](num_classes=7), NETWORKS[name](num_classes=9)
+    other_shapes = {key: value.shape for key, value in other.state_dict().items()}
+    differ = {key for key, value in one.state_dict().items() if value.shape != other_shapes[key]}
+    assert differ == {key for key in other_shapes if one.is_of_head(key)}
+    loaded = one.start_from(other.state_dict(), new_head=True)
+    assert set(loaded.new) == set(one.head)
+    with pytest.raises(UserError, match="train on the same classes, or give --new-head"):
+        one.start_from(other.state_dict())
+
+
 def test_modes_differ_only_with_dropout_or_batch_norm(network: ImageClassifier) -> None:
     images = images_for(network)
     modal = any(isinstance(module, nn.Dropout | nn.BatchNorm2d) for module in network.modules())

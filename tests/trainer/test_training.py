@@ -24,6 +24,7 @@ from pipeline.trainer.worker import train
 from pipeline.training.checkpoint import checkpoints, load_checkpoint
 
 SECOND_ORDER = "optimizer={kind: diagonal-levenberg-marquardt, learning_rate: 0.002}"
+FROZEN = ["freeze_until=layers.3", "optimizer.head_rate=5", "averaging={decay: 0.9}"]
 IN_PROCESS = ["workers.count=0", "saving.checkpoint_every_steps=3", "saving.log_every_steps=1"]
 
 
@@ -61,8 +62,8 @@ def ignore(event: Event) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [[], ["averaging={decay: 0.9}"], [SECOND_ORDER]],
-    ids=["plain", "averaged", "second-order"],
+    [[], ["averaging={decay: 0.9}"], [SECOND_ORDER], FROZEN],
+    ids=["plain", "averaged", "second-order", "frozen"],
 )
 def test_a_resumed_training_is_bit_identical(make_job: MakeJob, more: list[str]) -> None:
     undisturbed = make_job("undisturbed", ["epochs=2", *more], IN_PROCESS)

@@ -87,6 +87,7 @@ def train(
     images = torch.randn(num_images, shape.num_channels, size, size, dtype=torch.float64)
     labels = torch.arange(num_images) % recipe.network.num_classes
     sampler = BatchSampler.of(recipe.batch, num_images, 1, at_once)
+    state = build_train_state(recipe, model)
     whole = WholePass((sampler.max_pass_size, *images.shape[1:]), min(at_once, 4))
     forward = GroupedForward(model, whole, engine=engine, backend="aot_eager")
 
@@ -98,7 +99,6 @@ def train(
                 numbers = torch.from_numpy(each.micro_batches)
                 yield Batch(images[rows], labels[rows], rows, keys, numbers)
 
-    state = build_train_state(recipe, model)
     steps = train_epoch(recipe, forward, state.optimizer, batches(), sampler, ALONE, Progress())
     return Trained(model, [float(step.sums.loss) for step in steps])
 
@@ -140,6 +140,23 @@ def test_a_compiled_network_trains_as_the_eager_one_and_compiles_once(network: s
     assert not counters["graph_break"]
     assert not counters["recompile_limit"]
     assert_same(compiled, train(recipe, at_once=2, num_images=TWO_STEPS), 1e-9)
+
+
+@pytest.mark.parametrize("engine", ["eager", "compile"])
+def test_frozen_layers_stay_as_they_are_on_every_engine(engine: str) -> None:
+    recipe = recipe_of(
+        "resnet18",
+        "freeze_until=conv3_x",
+        "optimizer.head_rate=10",
+        "optimizer.momentum_form=rate-inside",
+    )
+    singly = train(recipe, at_once=1, num_images=TWO_STEPS)
+    assert_same(train(recipe, at_once=2, num_images=TWO_STEPS, engine=engine), singly, 1e-9)
+    torch.manual_seed(0)
+    before = build_model(recipe.network, recipe.input).double().state_dict()
+    frozen = ("conv1.", "bn1.", "conv2_x.", "conv3_x.")
+    for name, value in singly.state().items():
+        assert torch.equal(value, before[name]) == name.startswith(frozen), name
 
 
 def test_a_network_with_torchs_own_layers_is_refused() -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from pipeline.config import optimization
 from pipeline.data.loading.loader import Batch
+from pipeline.models.freezing import freeze_until
 from pipeline.models.zoo import NETWORKS
 from pipeline.runtime.distributed import Worker
 from pipeline.training.optimizer import SampledOptimizer, build_optimizer, set_learning_rate
@@ -40,6 +41,45 @@ def test_decay_and_rate_depend_on_the_kind_of_parameter() -> None:
     assert {kind: group["lr"] for kind, group in by_kind.items()} == {
         "weights": 0.01, "biases": 0.02, "normalization": 0.01,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("momentum_form", ["rate-outside", "rate-inside"])
+def test_the_head_learns_at_its_own_rate_and_frozen_layers_not_at_all(momentum_form: str) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS["googlenet_bn"](num_classes=2)
+    frozen = freeze_until(model, "inception_4a")
+    settings = optimization.SGDConfig(
+        learning_rate=0.1,
+        momentum_form=momentum_form,
+        weight_decay=1e-4,
+        decay="weights",
+        bias_learning_rate_factor=2,
+        head_rate=10,
+    )
+    optimizer = build_optimizer(settings, model)
+    set_learning_rate(optimizer, 0.01)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    groups = {
+        names[parameter]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert groups["fc.weight"] == groups["auxiliary2.fc2.weight"] == (pytest.approx(0.1), 1e-4)
+    assert groups["fc.bias"] == (pytest.approx(0.2), 0)
+    assert groups["auxiliary1.fc1.weight"] == groups["inception_5b.conv3x3.conv.weight"]
+    assert groups["inception_5b.conv3x3.conv.weight"] == (0.01, 1e-4)
+    assert not any(name.startswith(frozen) for name in groups)
+    assert len(groups) == sum(parameter.requires_grad for parameter in model.parameters())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    for name, value in model.named_parameters():
+        if name in groups:
+            rate, decay = groups[name]
+            torch.testing.assert_close(value, before[name] - rate * (1 + decay * before[name]))
+        else:
+            assert torch.equal(value, before[name])
 
 
 def test_decay_all_decays_everything() -> None:
