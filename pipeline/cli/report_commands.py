@@ -217,9 +217,12 @@ def report(
     from pipeline.reports.page_data import load_page_data
     from pipeline.visualization.trained_model import store_figures
 
-    page = build_page(experiment, load_page_data(uri, experiment, runs, cluster))
+    reported = load_page_data(uri, experiment, runs, cluster)
+    page = build_page(experiment, reported)
     write_atomically(to.absolute(), page.html.encode())
     for run_id, figures in page.figures.items():
         store_figures(uri, run_id, figures)
-    number = len(page.figures)
-    say(Console(), f"{to}, {len(page.html) / 1e6:.1f} MB, {number} run{'s' * (number != 1)}")
+    number, drawn = len(reported), len(page.figures)
+    newest = f", the {drawn} newest of them drawn; choose others with --run" * (drawn < number)
+    size = f"{len(page.html) / 1e6:.1f} MB"
+    say(Console(), f"{to}, {size}, {number} run{'s' * (number != 1)}{newest}")

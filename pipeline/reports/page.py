@@ -34,7 +34,7 @@ _HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Page:
-    """The page, and by a run's id the figures to store with that run, by file name."""
+    """The page, and by a drawn run's id the figures to store with that run, by file name."""
 
     html: str
     figures: Mapping[str, Mapping[str, bytes]]
@@ -54,7 +54,8 @@ class _ResultRow:
         def x(value: float) -> str:
             return f"{76 + 70 * (value - error.value) / self.scale:.1f}"
 
-        colour = f"var(--series-{self.run.history.colour % len(SERIES)})"
+        series = f"series-{self.run.history.colour % len(SERIES)}"
+        colour = f"var(--{series if self.run.is_drawn else 'muted'})"
         low, high, middle = x(error.interval.low), x(error.interval.high), x(error.value)
         marks = [
             '<path d="M4 8H148" stroke="var(--line)" stroke-width="1"/>',
@@ -85,8 +86,9 @@ class _LectureRow:
 def build_page(experiment: str, runs: Sequence[ReportedRun]) -> Page:
     """Build the page of these runs, in the order given."""
     compared = [(run, compare(result)) for run in runs for result in run.results]
-    curves = curve_figures([run.history for run in runs])
-    operations = _operations_figures(runs)
+    drawn = [run for run in runs if run.is_drawn]
+    curves = curve_figures([run.history for run in drawn])
+    operations = _operations_figures(drawn)
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -106,18 +108,21 @@ def build_page(experiment: str, runs: Sequence[ReportedRun]) -> Page:
         num_colours=len(SERIES),
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         runs=runs,
+        drawn=drawn,
         results=_result_rows(compared),
         lecture=_lecture_rows([comparison for _, comparison in compared]),
         curves=curves,
         operations=operations.values(),
     )
     files = _files(operations)
-    return Page(html, {run.run.run_id: _own_figures(run) | files for run in runs})
+    return Page(html, {run.run.run_id: _own_figures(run) | files for run in drawn})
 
 
 def _own_figures(run: ReportedRun) -> dict[str, bytes]:
     curves = curve_figures([run.history])
     files = _files({f"curve-{_file_name(title)}": curve for title, curve in curves.items()})
+    for curve in curves.values():
+        curve.clear()  # its parts refer to each other, and would be kept for a while
     return {**files, **({"filters.png": run.filters.png} if run.filters else {})}
 
 

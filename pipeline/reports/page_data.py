@@ -11,6 +11,7 @@ from pipeline.config.cluster import Cluster
 from pipeline.data.store.store import Split, Store, store_folder
 from pipeline.evaluation.predictions import Predictions, kept_predictions, read_predictions
 from pipeline.models.zoo import constructor
+from pipeline.reports.figure_style import SERIES
 from pipeline.reports.learning_curves import PANELS, MetricHistory
 from pipeline.results.measured import Measured
 from pipeline.runtime.errors import UserError
@@ -18,6 +19,10 @@ from pipeline.tracking.measured_runs import measured_from_runs
 from pipeline.tracking.queries import TrackedRun, evaluated_runs, histories, named_runs
 from pipeline.visualization.filters import read_filters
 from pipeline.visualization.pictures import filters_image
+
+# Of more trainings than there are colours only the newest are drawn. A second each is what a run's
+# history and its own figures take.
+MOST_DRAWN = len(SERIES)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class PredictedSplit:
 class ReportedRun:
     """All that the page shows of one run; `evaluations` are the tracked ones of it, oldest first.
 
-    The run is a training, or an evaluation of an ensemble or of weights from elsewhere.
+    The run is a training, or an evaluation of an ensemble or of weights from elsewhere. One that is
+    not drawn has its results and facts alone: no history, filters or predictions.
     """
 
     history: MetricHistory
@@ -49,6 +55,7 @@ class ReportedRun:
     evaluations: Sequence[TrackedRun] = ()
     filters: FilterImage | None = None
     predictions: Sequence[PredictedSplit] = ()
+    is_drawn: bool = True
 
     @property
     def run(self) -> TrackedRun:
@@ -78,7 +85,8 @@ def load_page_data(
 ) -> list[ReportedRun]:
     """Read the runs of an experiment with their evaluations, oldest first.
 
-    Filters and predictions are left out if the run's folder or its data are not on this machine.
+    The newest `MOST_DRAWN` are drawn; only their histories are asked of the store. Filters and
+    predictions are left out if the run's folder or its data are not on this machine.
     Raises `UserError` for an experiment without runs.
     """
     chosen = named_runs(evaluated_runs(uri, experiment), names)
@@ -88,11 +96,16 @@ def load_page_data(
     reported = []
     for colour, run in enumerate(reversed(trainings)):
         evaluations = [child for child in chosen if child.parent == run.run_id]
+        results = measured_from_runs([*evaluations, run])
+        if colour < len(trainings) - MOST_DRAWN:
+            plain = MetricHistory(run, {}, colour)
+            reported.append(ReportedRun(plain, results, evaluations[::-1], is_drawn=False))
+            continue
         folder = cluster.runs_dir / run.tags.get("evaluation.run", run.name)
         reported.append(
             ReportedRun(
                 MetricHistory(run, histories(uri, run, _metric_names(run)), colour),
-                measured_from_runs([*evaluations, run]),
+                results,
                 evaluations[::-1],
                 _filters(run, folder / "weights.safetensors"),
                 list(_predictions(folder, cluster)),

@@ -5,6 +5,7 @@ If its source also gives the error on the validation set, that one stands in for
 """
 
 from dataclasses import replace
+from functools import cache
 from math import inf, log2
 
 from pipeline.results.published import (
@@ -16,6 +17,7 @@ from pipeline.results.published import (
 )
 
 
+@cache
 def published_with_key(key: ResultKey) -> tuple[Published, ...]:
     """Return the published results of exactly `key`, the one to compare with first."""
     return tuple(result for result in published() if result.key == key)

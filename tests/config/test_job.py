@@ -56,7 +56,7 @@ MISTAKES = {
     ),
     "a key that the recipe hasn't": (
         "trainings: [{recipe: smoke, set: {optimizer.rate: 0.1}}]",
-        r"mine\.yaml: .*smoke\.yaml: 'optimizer\.rate' is not a known key; there are: .*learning_r",
+        r"mine\.yaml: .*smoke\.yaml: 'optimizer\.rate' is not a known key; .* there are: .*learn",
     ),
     "an unknown recipe": (
         "trainings: [{recipe: smok}]",
