@@ -125,9 +125,11 @@ def _trainings(
         "--set": of_trainings and of_trainings[0],
         "--seeds": seeds,
         "--start-from": start_from,
+        "--new-head": new_head,
     }.items():
         if value:
-            raise UserError(f"{option} {value}: {document} is a job; say it there")
+            said = option if value is True else f"{option} {value}"
+            raise UserError(f"{said}: {document} is a job; say it there")
     trainings = read_job(document, on, of_cluster(assignments))
     assert trainings[0].job is not None
     find_expected(trainings[0].job.document.expect)

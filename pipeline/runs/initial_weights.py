@@ -93,12 +93,12 @@ def find_initial_weights(
     yet, a file that holds anything but weights, and weights that don't fit, by the layer's name.
     """
     network, dataset_digest, trained_on = recipe.network.name, None, None
-    format, _, path = name.rpartition(":")
+    format, colon, path = name.partition(":")
     if Path(name).is_file():
         source = WeightsSource(Path(name).absolute(), network)
-    elif format and Path(path).is_file():
+    elif colon and Path(path).is_file():
         source = WeightsSource(Path(path).absolute(), network, format)
-    elif format:
+    elif colon:
         raise UserError(f"--start-from {name}: no such file")
     else:
         run = find_run(runs_dir, name)

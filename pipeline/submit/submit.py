@@ -33,6 +33,8 @@ def read_trainings(
     gives them, but weights to start from are known by their name, not by their digest: only the
     cluster has them.
     """
+    if new_head and not start_from:
+        raise UserError("--new-head: say with --start-from which weights the other layers have")
     resolved = load_cluster(cluster, of_cluster)
     trainings = []
     for seed in seeds or (None,):

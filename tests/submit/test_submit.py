@@ -24,6 +24,13 @@ def test_every_engine_gets_the_weights_to_start_from(kind: str) -> None:
     assert first.endswith("-from-vgg-a")
     text = engine_of(trainings[0].cluster).render(trainings, "ilsvrc submit …")
     assert shlex.join(["--start-from", "runs/vgg a.safetensors"]) in text
+    (new,) = read_trainings("vgg16", [], kind, [], [], "caffe:vgg.caffemodel", new_head=True)
+    assert new.run.endswith("-from-caffe-vgg.caffemodel-new-head")
+    text = engine_of(new.cluster).render([new], "ilsvrc submit …")
+    start = "--start-from caffe:vgg.caffemodel --new-head"
+    assert start in " ".join(text.split())  # YAML may break the line
+    with pytest.raises(UserError, match="--new-head: say with --start-from"):
+        read_trainings("vgg16", [], kind, [], [], new_head=True)
 
 
 @pytest.mark.parametrize("text", ["0-2,9-7", "9-7", "0-2,2", "3,3"])
