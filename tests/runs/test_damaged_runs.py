@@ -31,7 +31,7 @@ class Trained:
         console = Console(quiet=True)
         result = run_training(RECIPE, "smoke", self.cluster, self.folder.name, console)
         if result:
-            conclude(result, self.cluster.tracking.uri, "the result\n")
+            conclude(result, self.cluster.tracking.uri, [], "the result\n")
         return result
 
 
