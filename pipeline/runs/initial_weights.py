@@ -12,8 +12,9 @@ from pipeline.config.recipe import InputConfig, Recipe
 from pipeline.models.classifier import ImageClassifier, StartingLayers
 from pipeline.models.freezing import freeze_until
 from pipeline.models.weights_file import read_weights
-from pipeline.models.zoo import build_model
+from pipeline.models.zoo import build_model, constructor
 from pipeline.pretrained.formats import read_pretrained
+from pipeline.pretrained.pretrained_weights import PretrainedWeights
 from pipeline.runs.run_folder import RunFolder, find_run
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import file_digest
@@ -43,7 +44,7 @@ class WeightsSource:
             )
         weights, remarks = read.weights, read.remarks
         if read.preprocessing.colors == "bgr":
-            weights = _of_rgb(read.build(), weights)
+            weights = _of_rgb(read)
             remarks = (*remarks, "they were trained on blue, green, red; now on red, green, blue")
         return SourceWeights(weights, read.preprocessing.input, remarks)
 
@@ -128,10 +129,12 @@ def _data_of_run(run: RunFolder) -> str:
     return record.dataset_digest if record.extra_data == "none" else ""
 
 
-def _of_rgb(model: ImageClassifier, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _of_rgb(read: PretrainedWeights) -> dict[str, Tensor]:
     """Return weights whose first layer takes red, green, blue in place of the reverse."""
+    with torch.device("meta"):
+        model = constructor(read.network)(read.num_classes, read.num_channels)
     first, _ = next(model.named_parameters())
-    return {**weights, first: weights[first].flip(1)}
+    return {**read.weights, first: read.weights[first].flip(1)}
 
 
 def _on_layers(layers: StartingLayers, model: ImageClassifier, recipe: Recipe) -> Iterator[str]:
