@@ -157,19 +157,23 @@ def train(
     *,
     run: str | None = None,
     start_from: str | None = None,
+    new_head: bool = False,
     on_event: Report | None = None,
     cluster: Mapping[str, object] | None = None,
 ) -> Run:
     """Train, or go on where the same training stopped; return its run.
 
     recipe: its name, a file, or one that is loaded. run: the run's name, by default the recipe's
-    with its digest. on_event: is called with every report of the training
+    with its digest. start_from: a run or [FORMAT:]FILE, whose weights all layers have, with
+    `new_head` all but those that give logits. on_event: is called with every report of the training
     (`pipeline.launch.events`). cluster: values of the cluster `laptop`, as `{"data_dir": "/data"}`.
     """
     name = recipe if isinstance(recipe, str) else recipe.network.name
     loaded = load_recipe(recipe, changes) if isinstance(recipe, str) else recipe
     here = _here(cluster)
-    result = run_training(loaded, Path(name).stem, here, run, _QUIET, start_from, on_event=on_event)
+    result = run_training(
+        loaded, Path(name).stem, here, run, _QUIET, start_from, on_event=on_event, new_head=new_head
+    )
     if result is None:  # it was complete already
         return open_run(run or recipes.default_run_name(Path(name).stem, loaded), cluster)
     return Run(result.folder, here)
