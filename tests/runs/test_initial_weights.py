@@ -197,7 +197,7 @@ def test_weights_of_elsewhere_are_refused_by_one_line(theirs: Path, tmp_path: Pa
         (
             f"torchvision:{theirs}",
             load_recipe("finetune_resnet50", [*SMALL, "network.name=densenet121"]),
-            "is missing; are these weights of another network",
+            "is missing, for densenet121; its layers are those of resnet18",
         ),
     ):
         with pytest.raises(UserError, match=f"^--start-from {name}: (.*){message}"):
