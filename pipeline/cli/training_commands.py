@@ -158,7 +158,7 @@ def _train(
     if result.is_delivered:
         conclude(result, uri, results, comparison_markdown(results))
     console.print(comparison_tables(results)[0])
-    if line := expectation_line(recipe, as_written.data.name, results[0].key):
+    if line := expectation_line(as_written, recipe, results[0].key):
         say(console, line)
     say(console, _how_to_look(uri, cluster.tracking.experiment))
 

@@ -113,8 +113,9 @@ class ProgressDisplay:
             "images/s": f"{event.images_per_second:,.0f}",
             "waiting for data": f"{event.seconds_waiting:.1f} of {event.seconds:.1f} s",
             "learning rate": f"{event.learning_rate:.3g}",
-            "time left": self._time_left.until(event.epochs),
         }
+        if time_left := self._time_left.until(event.epochs):
+            self._figures["time left"] = time_left
         self._now = ""
         self._move_bars(event.epoch, event.epochs, event.step, event.num_steps)
         if not self._live:

@@ -13,21 +13,23 @@ from pipeline.results.reproduction import check_reproduction
 from pipeline.runtime.errors import UserError
 
 
-def expectation_line(recipe: Recipe, data: str, measured: ResultKey) -> str | None:
-    """Return what the recipe expects, where that is of the `data` and protocol `measured`.
+def expectation_line(as_written: Recipe, trained: Recipe, measured: ResultKey) -> str | None:
+    """Return what a recipe expects, where `measured` is on its data and by its protocol.
 
-    data: the name of the data set that the expectation is of, verified or not.
+    trained: the recipe with the values that the user changed.
     """
-    expect = recipe.expect
+    expect, data = as_written.expect, as_written.data.name
     if expect is None or measured.protocol != expect.protocol:
         return None
-    if measured.training_data not in (data, own_name(data)):
+    if measured.training_data not in (data, own_name(data)):  # verified or not
         return None
+    same = as_written.model_copy(update={"seed": trained.seed}) == trained
+    words = "by the recipe" if same else "by the recipe as it is written"
     errors = {"top-1 error": expect.top1_error, "top-5 error": expect.top5_error}
     figures = ", ".join(
         f"{name} {error:g} %" for name, error in errors.items() if error is not None
     )
-    return f"expected by the recipe: {figures} ({expect.protocol}; {expect.source})"
+    return f"expected {words}: {figures} ({expect.protocol}; {expect.source})"
 
 
 def find_expected(expected: Iterable[ExpectedResult]) -> list[Published]:
