@@ -32,7 +32,8 @@ from pipeline.launch.events import Event, Report
 from pipeline.models.classifier import ImageClassifier
 from pipeline.results.published import published as published_results
 from pipeline.runs.evaluated_model import model_of_run
-from pipeline.runs.run_folder import RunFolder, find_run
+from pipeline.runs.initial_weights import find_initial_weights
+from pipeline.runs.run_folder import RunFolder, find_run, name_run
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.queries import Point, TrackedRun
 from pipeline.trainer.driver import run_training
@@ -171,12 +172,15 @@ def train(
     name = recipe if isinstance(recipe, str) else recipe.network.name
     loaded = load_recipe(recipe, changes) if isinstance(recipe, str) else recipe
     here = _here(cluster)
-    result = run_training(
+    run_training(
         loaded, Path(name).stem, here, run, _QUIET, start_from, on_event=on_event, new_head=new_head
     )
-    if result is None:  # it was complete already
-        return open_run(run or recipes.default_run_name(Path(name).stem, loaded), cluster)
-    return Run(result.folder, here)
+    start = None
+    if start_from:
+        start = find_initial_weights(here.runs_dir, start_from, loaded, new_head=new_head)
+    digest = start.digest if start else ""
+    folder = name_run(here.runs_dir, run, loaded, Path(name).stem, digest, new_head=new_head)
+    return Run(folder, here)
 
 
 def open_run(name: str, cluster: Mapping[str, object] | None = None) -> Run:

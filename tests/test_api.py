@@ -38,6 +38,19 @@ def test_a_callback_hears_of_steps_and_evaluations(
     assert history["eval/val/whole/top1_error"].iloc[-1] == evaluated[-1].counts.top1_error
 
 
+def test_a_training_that_is_done_is_opened_again(
+    digits_run: tuple[api.Run, list[api.Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = digits_run
+    monkeypatch.chdir(run.folder.path.parents[1])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    first = api.train("smoke", {"epochs": 1}, start_from="first")
+    assert first.name.startswith("smoke-")
+    assert "-from-" in first.name
+    first.folder.update_record(is_recorded=True)  # as a command leaves it
+    assert api.train("smoke", {"epochs": 1}, start_from="first") == first
+
+
 def test_predictions_are_a_table_and_the_networks_own(
     digits_run: tuple[api.Run, list[api.Event]],
 ) -> None:
