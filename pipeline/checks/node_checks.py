@@ -15,7 +15,7 @@ from pipeline.checks.preflight import Check, bytes_needed, too_large
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.loading_memory import LoadingMemory, loading_memory
-from pipeline.planning.pass_size import fewest_at_once
+from pipeline.planning.pass_size import fewest_at_once, most_images_at_once
 from pipeline.planning.workload import training_bytes
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.ray_session import ray_session
@@ -202,7 +202,7 @@ def _loader(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
 
 def _loading(recipe: Recipe, cluster: Cluster) -> LoadingMemory:
     on_gpu = cluster.workers.device == "gpu"
-    size = max(recipe.batch.micro_batch_size, cluster.compute.images_at_once or 0)
+    size = most_images_at_once(recipe, cluster.compute, on_gpu=on_gpu)
     return loading_memory(recipe.input, cluster.loading, size, on_gpu=on_gpu)
 
 

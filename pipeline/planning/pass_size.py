@@ -25,6 +25,15 @@ def fewest_at_once(recipe: Recipe, compute: ComputeConfig) -> int:
     return min(at_once, recipe.batch.num_micro_batches)
 
 
+def most_images_at_once(recipe: Recipe, compute: ComputeConfig, *, on_gpu: bool) -> int:
+    """Return how many images a worker's passes may hold, whatever memory its device has."""
+    batch = recipe.batch
+    if compute.images_at_once is not None:
+        return max(batch.micro_batch_size, compute.images_at_once)
+    most = _ENOUGH_IMAGES // batch.micro_batch_size if on_gpu else 1
+    return batch.micro_batch_size * max(1, min(most, batch.num_micro_batches))
+
+
 def micro_batches_at_once(recipe: Recipe, compute: ComputeConfig, memory: float | None) -> int:
     """Return how many whole micro-batches `compute.images_at_once` holds, at least one.
 

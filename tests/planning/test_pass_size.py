@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.config.cluster import ComputeConfig
 from pipeline.config.recipe import load_recipe
-from pipeline.planning.pass_size import micro_batches_at_once
+from pipeline.planning.pass_size import micro_batches_at_once, most_images_at_once
 from pipeline.planning.workload import training_bytes
 
 RESNET50 = load_recipe("resnet50", ["precision=float32"])  # micro-batches of 32
@@ -29,3 +29,20 @@ def test_a_gpu_computes_as_many_as_fit_its_memory() -> None:
     assert sizes[0] == 1
     assert sizes[-1] == 8  # 256 images, and no more
     assert training_bytes(RESNET50, sizes[2]) < 0.6 * 24e9 < training_bytes(RESNET50, sizes[2] + 1)
+
+
+@pytest.mark.parametrize("images", [None, 20, 300])
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("global_batch", [64, 512])
+def test_no_pass_is_larger_than_what_loading_is_counted_for(
+    images: int | None, on_gpu: bool, global_batch: int
+) -> None:
+    batch = f"batch={{global_batch_size: {global_batch}, micro_batch_size: 32}}"
+    recipe = load_recipe("resnet50", ["precision=float32", batch])
+    compute = ComputeConfig(images_at_once=images)
+    memory = 140e9 if on_gpu else None
+    at_once = min(micro_batches_at_once(recipe, compute, memory), recipe.batch.num_micro_batches)
+    most = most_images_at_once(recipe, compute, on_gpu=on_gpu)
+    assert 32 * at_once <= most
+    if images is None:
+        assert 32 * at_once == most
