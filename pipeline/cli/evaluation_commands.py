@@ -41,7 +41,9 @@ SplitName = Annotated[
 ]
 ProtocolName = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Which protocol.", show_default="the only one there"),
+    typer.Option(
+        metavar="NAME", help="Which protocol.", show_default="the only one there, or the recipe's"
+    ),
 ]
 
 
@@ -243,6 +245,7 @@ def paired(
     on: ClusterName = "laptop",
 ) -> None:
     """Say whether two networks differ by more than chance: McNemar's test, paired bootstrap."""
+    from pipeline.evaluation.metrics import has_top5
     from pipeline.evaluation.significance import compare_paired
     from pipeline.reports.prediction_tables import paired_table
 
@@ -252,7 +255,8 @@ def paired(
         f"{one.metadata.run} {one.metadata.protocol}",
         f"{other.metadata.run} {other.metadata.protocol}",
     )
-    Console().print(paired_table(names, [compare_paired(one, other, k) for k in (1, 5)]))
+    ks = (1, 5) if has_top5(len(one.classes)) else (1,)
+    Console().print(paired_table(names, [compare_paired(one, other, k) for k in ks]))
 
 
 def submission(
@@ -403,11 +407,28 @@ def choose_protocol(name: str | None, model: "EvaluatedModel") -> "TestProtocol"
 def _predictions(
     cluster: "Cluster", run: str, split: str | None, protocol: str | None
 ) -> "Predictions":
-    """Read the predictions of `run` that the options name, or the only ones that it has."""
-    from pipeline.evaluation.predictions import find_predictions, read_predictions
+    """Read the predictions of `run` that the options name, or the only ones that it has.
+
+    Where several are kept and no protocol is named, they are those by the recipe's, which is said.
+    """
+    from pipeline.evaluation.predictions import (
+        find_predictions,
+        predictions_file,
+        read_predictions,
+    )
+    from pipeline.runs.run_folder import RunFolder
 
     if run.endswith(".safetensors"):
         return read_predictions(Path(run).absolute())
-    folder = cluster.runs_dir / run
-    folder = folder if folder.is_dir() else Path(run).absolute()
-    return read_predictions(find_predictions(folder, split, protocol))
+    place = cluster.runs_dir / run
+    folder = RunFolder(place if place.is_dir() else Path(run).absolute())
+    preferred = None
+    if folder.recipe_file.is_file():
+        recipe = folder.recipe()
+        by_recipe = recipe.evaluation.name(recipe.input.size)
+        preferred = predictions_file(folder.path, recipe.data.test_split, by_recipe)
+    found = read_predictions(find_predictions(folder.path, split, protocol, preferred))
+    about = found.metadata
+    if protocol is None:
+        say(Console(stderr=True), f"{about.run}: {about.qualified_split} by {about.protocol}")
+    return found

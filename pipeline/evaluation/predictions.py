@@ -131,11 +131,13 @@ def kept_predictions(folder: Path) -> list[Path]:
     return sorted((folder / PREDICTIONS).glob("*.safetensors"))
 
 
-def find_predictions(folder: Path, split: str | None, protocol: str | None) -> Path:
+def find_predictions(
+    folder: Path, split: str | None, protocol: str | None, preferred: Path | None = None
+) -> Path:
     """Return the file of the run in `folder` of the given split and protocol; None is any.
 
-    A split `val` means the run's own before that of any other data. Raises `UserError` if there is
-    none, or more than one; it names them.
+    A split `val` means the run's own before that of any other data. Of several files it is the
+    `preferred` one. Raises `UserError` if there is none, or more than one; it names them.
     """
     files = kept_predictions(folder)
     names = {path: path.stem.rpartition(".") for path in files}
@@ -147,6 +149,8 @@ def find_predictions(folder: Path, split: str | None, protocol: str | None) -> P
     found = [path for path in found if names[path][0] == split] or found
     if len(found) == 1:
         return found[0]
+    if preferred in found:
+        return preferred
     named = f" of {split or 'any split'} by {protocol or 'any protocol'}"
     known = ", ".join(path.stem for path in files) or "none"
     if not found:

@@ -106,6 +106,14 @@ def test_the_only_file_is_found_and_several_are_named(tmp_path: Path) -> None:
         write_predictions(predictions(), predictions_file(tmp_path, "val", protocol))
     with pytest.raises(UserError, match=r"val\.flip-256-224, val\.whole"):
         find_predictions(tmp_path, "val", None)
+    usual = predictions_file(tmp_path, "val", "whole")
+    assert find_predictions(tmp_path, None, None, preferred=usual) == usual
+    flip = find_predictions(tmp_path, None, "flip-256-224", preferred=usual)
+    assert flip == predictions_file(tmp_path, "val", "flip-256-224")
+    with pytest.raises(UserError, match="several predictions"):
+        find_predictions(
+            tmp_path, None, None, preferred=predictions_file(tmp_path, "val", "center")
+        )
     found = find_predictions(tmp_path, None, "whole")
     assert found == predictions_file(tmp_path, "val", "whole")
     with pytest.raises(UserError, match="no predictions of test"):

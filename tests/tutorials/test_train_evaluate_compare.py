@@ -59,6 +59,9 @@ def test_train_a_network_evaluate_it_and_compare_it(shell: Shell, tmp_path: Path
     printed = shell("ilsvrc predictions first --protocol whole --topk 1,3")
     assert f"{whole.counts.top1_error:.2f}" in printed
 
+    # Without a protocol, those by the recipe's are meant.
+    assert "first: val by whole" in shell("ilsvrc predictions first")
+
     # 6. Compare. No result of this network on these digits is published by others; the table says
     # so, and what other methods reach by the same protocol.
     printed = shell("ilsvrc compare first")
