@@ -101,8 +101,10 @@ def _precision(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
 def _memory(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
     on_cpu = cluster.workers.device == "cpu"
     # What a CPU's loader takes is of the loader's own check.
-    loading = 0.0 if on_cpu else _loading(recipe, cluster).gpu
-    needed = training_bytes(recipe, fewest_at_once(recipe, cluster.compute)) + loading
+    at_once = fewest_at_once(recipe, cluster.compute)
+    images = at_once * recipe.batch.micro_batch_size
+    loading = 0.0 if on_cpu else _loading(recipe, cluster, images).gpu
+    needed = training_bytes(recipe, at_once) + loading
     problems = []
     for node in nodes:
         workers = _workers_on(node, cluster) if on_cpu else min(1, node.gpus)
@@ -179,7 +181,9 @@ def _tracking(nodes: list[Node], cluster: Cluster) -> Check:
 
 def _loader(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
     loading = cluster.loading
-    memory = _loading(recipe, cluster).host
+    on_gpu = cluster.workers.device == "gpu"
+    images = most_images_at_once(recipe, cluster.compute, on_gpu=on_gpu)
+    memory = _loading(recipe, cluster, images).host
     problems = []
     for node in nodes:
         workers = _workers_on(node, cluster)
@@ -200,10 +204,10 @@ def _loader(nodes: list[Node], recipe: Recipe, cluster: Cluster) -> Check:
     return _check("loader", problems, summary)
 
 
-def _loading(recipe: Recipe, cluster: Cluster) -> LoadingMemory:
+def _loading(recipe: Recipe, cluster: Cluster, images: int) -> LoadingMemory:
+    """Return the memory of loading passes of so many images."""
     on_gpu = cluster.workers.device == "gpu"
-    size = most_images_at_once(recipe, cluster.compute, on_gpu=on_gpu)
-    return loading_memory(recipe.input, cluster.loading, size, on_gpu=on_gpu)
+    return loading_memory(recipe.input, cluster.loading, images, on_gpu=on_gpu)
 
 
 def _workers_on(node: Node, cluster: Cluster) -> int:

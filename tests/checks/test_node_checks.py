@@ -157,7 +157,7 @@ def node(name: str, **changes: object) -> Node:
         ("GPUs", {"num_gpus": 7}, "b: Ray counts 8 GPUs, the driver shows 7"),
         ("GPUs", {"driver_cuda": 12_040}, "b: the driver supports CUDA 12.4, torch and DALI need"),
         ("GPUs", {"num_gpus": 0, "driver_cuda": 0}, "the driver shows 0"),
-        ("memory", {"gpu_memory": 10**9}, "b: resnet50 takes at least 3.2 GB to train, 1.0 GB are"),
+        ("memory", {"gpu_memory": 10**9}, "b: resnet50 takes at least 3.4 GB to train, 1.0 GB are"),
         ("loader", {"cpus": 32}, "b: 8 workers load with 64 threads, it has 32 cores"),
         ("loader", {"free_memory": 10**6}, "b: loading takes 1.1 GB, 0.0 GB are free"),
         ("shared storage", {"free_storage": 10**6}, "b: 1 MB free, the checkpoints need 1,127 MB"),
