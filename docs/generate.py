@@ -167,16 +167,15 @@ def released_table() -> str:
     """Return every published result that a released file reaches, with its command."""
     rows = [
         (
-            f"`{each.result.network}`<br>[{each.file.file}]({each.file.page})",
+            f"`{each.result.network}`, [{each.file.file}]({each.file.page})<br>`{each.command}`",
             f"{_error(each.result.top1_error)} / {_error(each.result.top5_error)}",
             each.result.citation,
             f"{each.file.sees}<br>{protocol_words(each.result.protocol)}"
             + f"<br>*but for:* {each.file.differs}" * bool(each.file.differs),
-            f"`{each.command}`",
         )
         for each in reproductions()
     ]
-    return table(("Network, file", "Expected", "Source", "Preprocessing", "Command"), rows)
+    return table(("Network, file, command", "Expected", "Source", "Preprocessing"), rows)
 
 
 def commands() -> str:
