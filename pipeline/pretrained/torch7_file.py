@@ -42,7 +42,7 @@ class _Skipped:
     """What is left of a function."""
 
 
-def read_torch_file(file: Path) -> Any:
+def read_torch7_file(file: Path) -> Any:
     """Return the object of a file; tables are dicts, tensors arrays. Raise `UserError`."""
     try:
         with file.open("rb") as opened:

@@ -19,7 +19,7 @@ from pipeline.pretrained.layer_matching import (
 )
 from pipeline.pretrained.preprocessing import Preprocessing
 from pipeline.pretrained.pretrained_weights import PretrainedWeights
-from pipeline.pretrained.torch7_file import TorchObject, read_torch_file
+from pipeline.pretrained.torch7_file import TorchObject, read_torch7_file
 from pipeline.runtime.errors import UserError
 
 _NETWORKS = (
@@ -35,7 +35,7 @@ def read_torch7(file: Path, network: str | None, *, ema: bool = False) -> Pretra
     """Read a `.t7` file; see `formats.PretrainedReader`. Such files have no moving average."""
     if ema:
         raise UserError(f"{file}: a Torch7 file has no moving average of weights; leave out --ema")
-    content = read_torch_file(file)
+    content = read_torch7_file(file)
     if isinstance(content, dict):  # of a training: the network and more
         content = content.get("model", content.get("net"))
     if not isinstance(content, TorchObject):
