@@ -5,6 +5,7 @@ No more than 30 seconds pass without a line, from the first second on.
 
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +31,9 @@ from pipeline.launch.start_phases import StartPhases
 from pipeline.launch.time_left import TimeLeft
 
 _SECONDS_BETWEEN_LINES = 30.0
+_GAP = 3  # between figures, in columns of the terminal
+# Left out first where a terminal is too narrow.
+_LEAST_NEEDED = ("waiting for data", "learning rate", "top-5 error", "images/s", "top-1 error")
 
 
 class ProgressDisplay:
@@ -136,11 +140,11 @@ class ProgressDisplay:
             parts.append(Text(self._phases.line()))
         elif self._bars.tasks[self._epoch].total is not None:
             parts.append(self._bars)
-        if self._figures:
-            table = Table.grid(padding=(0, 3))
-            for _ in range(len(self._figures)):
-                table.add_column()
-            table.add_row(*(f"[dim]{name}[/]\n{value}" for name, value in self._figures.items()))
+        if figures := fitting(self._figures, self._console.width):
+            table = Table.grid(padding=(0, _GAP))
+            for _ in figures:
+                table.add_column(no_wrap=True)
+            table.add_row(*(f"[dim]{name}[/]\n{value}" for name, value in figures.items()))
             parts.append(table)
         if self._now:
             parts.append(Text(self._now, style="dim"))
@@ -160,6 +164,16 @@ class ProgressDisplay:
         self._is_over.set()
         if self._live:
             self._live.stop()
+
+
+def fitting(figures: Mapping[str, str], width: int) -> dict[str, str]:
+    """Return the figures that fit a terminal of so many columns, the most needed ones."""
+    kept = dict(figures)
+    for name in _LEAST_NEEDED:
+        if sum(max(len(name), len(text)) + _GAP for name, text in kept.items()) <= width:
+            break
+        kept.pop(name, None)
+    return kept
 
 
 def _batch_line(event: BatchTaken) -> str:

@@ -17,7 +17,7 @@ from pipeline.launch.events import (
     StepsReport,
     ValidationReport,
 )
-from pipeline.launch.progress_display import ProgressDisplay
+from pipeline.launch.progress_display import ProgressDisplay, fitting
 from pipeline.launch.start_phases import StartPhases
 from pipeline.launch.time_left import TimeLeft
 
@@ -54,6 +54,28 @@ def test_a_terminal_gets_bars_that_are_full_at_the_end_of_the_epoch() -> None:
     text = shown(is_terminal=True)
     assert "10/10" in text
     assert "2/4" in text
+
+
+@pytest.mark.parametrize(("width", "left_out"), [
+    (120, []), (80, ["waiting for data"]), (70, ["waiting for data", "learning rate"]),
+    (40, ["waiting for data", "learning rate", "top-5 error", "images/s"]),
+])  # fmt: skip
+def test_a_narrow_terminal_gets_fewer_figures_and_no_broken_ones(
+    width: int, left_out: list[str]
+) -> None:
+    figures = {
+        "loss": "0.5000", "top-1 error": "12.00 %", "top-5 error": "3.00 %", "images/s": "1,234",
+        "waiting for data": "0.5 of 2.0 s", "learning rate": "0.01", "time left": "1:02:03",
+    }  # fmt: skip
+    assert [name for name in figures if name not in fitting(figures, width)] == sorted(
+        left_out, key=list(figures).index
+    )
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width)
+    with ProgressDisplay(console, None) as display:
+        display.show(STEP)
+    assert "loss" in out.getvalue()
+    assert "waiting\n" not in out.getvalue()
 
 
 def test_top5_is_left_out_where_there_are_five_classes_or_fewer() -> None:
