@@ -139,7 +139,11 @@ def test_a_compiled_network_trains_as_the_eager_one_and_compiles_once(network: s
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
     assert not counters["recompile_limit"]
-    assert_same(compiled, train(recipe, at_once=2, num_images=TWO_STEPS), 1e-9)
+    eager = train(recipe, at_once=2, num_images=TWO_STEPS)
+    assert compiled.losses == pytest.approx(eager.losses, rel=1e-9)
+    # The weights after one step: a second one of ResNet-101 makes 2e-12 of rounding 8e-8, as it
+    # makes 1e-11 of the 4e-16 between two eager forms.
+    assert_same(train(recipe, at_once=2, engine="compile"), train(recipe, at_once=2), 1e-9)
 
 
 @pytest.mark.parametrize("engine", ["eager", "compile"])
