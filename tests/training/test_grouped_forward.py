@@ -54,7 +54,7 @@ class Trained:
 def recipe_of(network: str, *more: str) -> Recipe:
     num_channels = NETWORKS[network](2).input_shape.num_channels if "lenet" in network else 3
     base = "lenet5_mnist" if num_channels == 1 else "resnet18"
-    base = "inception_v3" if network == "inception_v3" else base
+    base = "inception_v3" if network.startswith("inception") else base
     recipe = load_recipe(
         base,
         [
@@ -67,7 +67,7 @@ def recipe_of(network: str, *more: str) -> Recipe:
         ],
     )
     # Inception-v3's auxiliary classifier has one value an image to normalize: one image is too few.
-    micro_batch_size = 4 if network == "inception_v3" else 2
+    micro_batch_size = 4 if network.startswith("inception") else 2
     batch = BatchConfig(global_batch_size=8, micro_batch_size=micro_batch_size)
     return recipe.model_copy(update={"batch": batch})
 
