@@ -172,10 +172,12 @@ def train(
     name = recipe if isinstance(recipe, str) else recipe.network.name
     loaded = load_recipe(recipe, changes) if isinstance(recipe, str) else recipe
     here = _here(cluster)
-    run_training(
+    result = run_training(
         loaded, Path(name).stem, here, run, _QUIET, start_from, on_event=on_event, new_head=new_head
     )
-    start = None
+    if result:
+        return Run(result.folder, here)
+    start = None  # it was complete already
     if start_from:
         start = find_initial_weights(here.runs_dir, start_from, loaded, new_head=new_head)
     digest = start.digest if start else ""

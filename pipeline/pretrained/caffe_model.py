@@ -5,7 +5,6 @@ computes is read. Layers are of either form, `layer` or the older `layers` (V1).
 """
 
 import math
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.pretrained.mapped_file import mapped
 from pipeline.pretrained.protobuf_wire import (
     WireError,
     fields,
@@ -59,15 +59,9 @@ class CaffeLayer:
 
 def read_caffemodel(file: Path) -> list[CaffeLayer]:
     """Read the layers in their order; raise `UserError` for a file that is no such model."""
+    content = mapped(file)
     try:
-        with file.open("rb") as opened:
-            content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise UserError(f"{file}: can't be read ({error.strerror or error})") from None
-    except ValueError:
-        raise UserError(f"{file}: is empty") from None
-    try:
-        layers = list(islice(_layers(memoryview(content)), _MOST_LAYERS + 1))
+        layers = list(islice(_layers(content), _MOST_LAYERS + 1))
     except (ArithmeticError, LookupError, ValueError) as error:
         raise UserError(f"{file}: no caffemodel, or a damaged one: {error}") from None
     if not 0 < len(layers) <= _MOST_LAYERS:

@@ -22,7 +22,12 @@ from torch import Tensor, nn
 from pipeline.models.zoo import NETWORKS
 from pipeline.pretrained.batch_norm_values import BatchNormValues
 from pipeline.pretrained.preprocessing import Preprocessing
-from pipeline.pretrained.pretrained_weights import AUXILIARY, PretrainedWeights, fit_weights
+from pipeline.pretrained.pretrained_weights import (
+    AUXILIARY,
+    PretrainedWeights,
+    fit_weights,
+    weighted_layers,
+)
 from pipeline.runtime.errors import UserError
 
 COUNTERPARTS = {
@@ -190,15 +195,10 @@ _NAMES: dict[str, list[tuple[str, str]]] = {
 
 
 def _modules(network: str) -> dict[str, nn.Module]:
-    """Return the layers that hold weights, by their names, in the network's order."""
+    """Return the layers that Keras has too, by their names, in the network's order."""
     with torch.device("meta"):
-        model = NETWORKS[network](num_classes=1000)
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear)
-        and not name.startswith(AUXILIARY)
-    }
+        layers = weighted_layers(NETWORKS[network](num_classes=1000))
+    return {name: each for name, each in layers.items() if not name.startswith(AUXILIARY)}
 
 
 def _their_names(network: str, layers: KerasLayers) -> dict[str, str]:

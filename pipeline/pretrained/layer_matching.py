@@ -5,7 +5,7 @@ each network that the format knows: a `Place`.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
@@ -18,8 +18,15 @@ from torch import Tensor, nn
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.response_norm import ResponseNorm
 from pipeline.models.zoo import NETWORKS
+from pipeline.pretrained.batch_norm_values import BatchNormValues
+from pipeline.pretrained.network_graph import pair
 from pipeline.pretrained.preprocessing import Preprocessing
-from pipeline.pretrained.pretrained_weights import AUXILIARY, PretrainedWeights
+from pipeline.pretrained.pretrained_weights import (
+    AUXILIARY,
+    PretrainedWeights,
+    fit_weights,
+    weighted_layers,
+)
 from pipeline.runtime.errors import UserError
 
 Array = NDArray[Any]
@@ -70,21 +77,8 @@ def matched(
     if fault := _misfit(name, model, layers, places[name]):
         raise UserError(f"{file}: {fault}; are these weights of another network than {name}?")
     weights = _copied(model, {layer.name: layer for layer in layers}, places[name])
-    all_remarks = list(remarks)
-    if missing := [key for key in model.state_dict() if key not in weights]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            initial = NETWORKS[name](_num_classes(model), _num_channels(model)).state_dict()
-        weights |= {key: initial[key] for key in missing}
-        all_remarks.append("The auxiliary classifiers, for training only, keep initial weights.")
-    return PretrainedWeights(
-        network=name,
-        weights=weights,
-        num_classes=_num_classes(model),
-        num_channels=_num_channels(model),
-        preprocessing=preprocessing(name),
-        remarks=tuple(all_remarks),
-    )
+    fitted = fit_weights(name, weights, file, {})
+    return replace(fitted, preprocessing=preprocessing(name), remarks=(*remarks, *fitted.remarks))
 
 
 def with_red_first(layers: Sequence[FileLayer]) -> list[FileLayer]:
@@ -129,13 +123,7 @@ def _recognized(file: str, layers: Sequence[FileLayer], places: Mapping[str, Pla
 def weighted_names(network: str) -> tuple[str, ...]:
     """Return the names of a network's layers with weights, in the zoo's order."""
     with torch.device("meta"):
-        return tuple(name for name, _ in _weighted(NETWORKS[network](1000)))
-
-
-def _weighted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-            yield name, module
+        return tuple(weighted_layers(NETWORKS[network](1000)))
 
 
 def _names(network: str, place: Place) -> tuple[set[str], set[str]]:
@@ -157,14 +145,6 @@ def _empty(name: str, layers: Sequence[FileLayer], place: Place) -> ImageClassif
         return NETWORKS[name](num_classes, num_channels)
 
 
-def _num_classes(model: nn.Module) -> int:
-    return int(list(model.state_dict().values())[-1].shape[0])
-
-
-def _num_channels(model: nn.Module) -> int:
-    return int(next(model.parameters()).shape[1])
-
-
 def _misfit(network: str, model: ImageClassifier, layers: Sequence[FileLayer], place: Place) -> str:
     """Return what doesn't fit, or nothing."""
     found = {layer.name: layer for layer in layers if layer.weight is not None}
@@ -173,7 +153,7 @@ def _misfit(network: str, model: ImageClassifier, layers: Sequence[FileLayer], p
     for name in found:
         if name not in needed | optional:
             return f"{name} has no place"
-    for own, module in _weighted(model):
+    for own, module in weighted_layers(model).items():
         name = place(own)
         if name in optional and not has_optional:
             continue
@@ -230,15 +210,11 @@ def _settings(module: nn.Module) -> dict[str, Any]:
         case nn.Conv2d():
             return {"stride": module.stride, "padding": module.padding, "groups": module.groups}
         case nn.MaxPool2d():
-            return {"kernel": _pair(module.kernel_size), "stride": _pair(module.stride)}
+            return {"kernel": pair(module.kernel_size), "stride": pair(module.stride)}
         case ResponseNorm():
             return {"size": module.size, "alpha": module.alpha, "k": module.k}
         case _:
             return {}
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return value if isinstance(value, tuple) else (value, value)
 
 
 _KINDS: dict[type[nn.Module], Kind] = {
@@ -272,20 +248,18 @@ def _copied(
     model: ImageClassifier, found: Mapping[str, FileLayer], place: Place
 ) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
-    for own, module in _weighted(model):
+    for own, module in weighted_layers(model).items():
         if place(own) not in found:
             continue
-        layer = found[place(own)]
-        arrays = _arrays(layer)
-        for key, value in module.state_dict().items():
-            array = arrays.get(key)
-            if array is None:  # the number of batches
-                weights[f"{own}.{key}"] = torch.zeros((), dtype=torch.long)
-                continue
-            copied: Array = np.array(array, dtype=np.float32).reshape(tuple(value.shape))
-            if isinstance(module, nn.BatchNorm2d) and key.startswith("running"):
-                # With our ε, the variance has the same divisor.
-                more = layer.eps - module.eps if key == "running_var" else 0.0
-                copied = copied * layer.factor + more
-            weights[f"{own}.{key}"] = torch.from_numpy(copied)
-    return {key: weights[key] for key in model.state_dict() if key in weights}
+        layer, here = found[place(own)], module.state_dict()
+        values = {
+            key: torch.from_numpy(np.array(array, np.float32).reshape(tuple(here[key].shape)))
+            for key, array in _arrays(layer).items()
+            if array is not None and key in here
+        }
+        if isinstance(module, nn.BatchNorm2d):
+            mean, variance = (layer.factor * values[key] for key in ("running_mean", "running_var"))
+            norm = BatchNormValues(values["weight"], values["bias"], mean, variance, layer.eps)
+            values = norm.state(module.eps)
+        weights |= {f"{own}.{key}": value for key, value in values.items()}
+    return weights

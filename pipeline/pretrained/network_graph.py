@@ -144,10 +144,10 @@ def _layer(module: nn.Module, name: str, input: GraphNode) -> GraphNode | None:
         case nn.ReLU():
             return GraphNode("relu", (), (input,))
         case nn.MaxPool2d():
-            sides = (_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
+            sides = (pair(module.kernel_size), pair(module.stride), pair(module.padding))
             return GraphNode("max_pool", (*sides, module.ceil_mode), (input,))
         case nn.AvgPool2d():
-            sides = (_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
+            sides = (pair(module.kernel_size), pair(module.stride), pair(module.padding))
             counted = module.count_include_pad or sides[2] == (0, 0)
             return GraphNode("average_pool", (*sides, module.ceil_mode, counted), (input,))
         case nn.AdaptiveAvgPool2d() if module.output_size == 1:
@@ -157,5 +157,6 @@ def _layer(module: nn.Module, name: str, input: GraphNode) -> GraphNode | None:
     return None
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
+    """Return (height, width) of what torch also takes as one number."""
     return value if isinstance(value, tuple) else (value, value)

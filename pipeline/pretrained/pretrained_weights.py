@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data.store.manifest import ImageClass
 from pipeline.models.classifier import ImageClassifier
@@ -39,6 +39,15 @@ class PretrainedWeights:
         model = NETWORKS[self.network](self.num_classes, self.num_channels)
         model.load_state_dict(self.weights)
         return model.eval()
+
+
+def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers that hold weights by their names, in the network's order."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d)
+    }
 
 
 def fit_weights(
@@ -79,7 +88,7 @@ def fit_weights(
             torch.manual_seed(0)
             initial = NETWORKS[network](num_classes, num_channels).state_dict()
         whole |= {key: initial[key] for key in absent}
-        remarks = ("the auxiliary classifiers, which only trainings use, are not in the file",)
+        remarks = ("The auxiliary classifiers, for training only, keep initial weights.",)
     return PretrainedWeights(
         network, {**whole, **weights}, num_classes, num_channels, remarks=remarks
     )

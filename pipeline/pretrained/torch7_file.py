@@ -6,7 +6,6 @@ written once and referred to by their number. The bytes of functions are skipped
 the mapped file. torch7's `File.lua`, and `generic/Tensor.c` and `Storage.c`, define the format.
 """
 
-import mmap
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.pretrained.mapped_file import mapped
 from pipeline.runtime.errors import UserError
 
 _TYPES = {
@@ -44,15 +44,9 @@ class _Skipped:
 
 def read_torch7_file(file: Path) -> Any:
     """Return the object of a file; tables are dicts, tensors arrays. Raise `UserError`."""
+    content = mapped(file)
     try:
-        with file.open("rb") as opened:
-            content = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise UserError(f"{file}: can't be read ({error.strerror or error})") from None
-    except ValueError:
-        raise UserError(f"{file}: is empty") from None
-    try:
-        return _Reader(memoryview(content)).read()
+        return _Reader(content).read()
     except _DamagedError as error:
         raise UserError(f"{file}: no binary file of Torch7, or a damaged one: {error}") from None
 

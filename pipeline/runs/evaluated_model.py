@@ -21,7 +21,7 @@ from pipeline.evaluation.predictions import PredictionMetadata
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.weights_file import read_saved_weights
 from pipeline.models.zoo import build_model, constructor
-from pipeline.pretrained.formats import FORMATS, read_pretrained
+from pipeline.pretrained.formats import parse_weights, read_pretrained
 from pipeline.pretrained.preprocessing import Preprocessing
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.errors import UserError
@@ -202,8 +202,8 @@ def external_model(
     torch's). network: its name in the zoo; for a module, the name to show. preprocessing: by
     default that of the weights, or else torchvision's. ema: take the moving average of the weights.
     """
-    format, path = _split(weights or "")
-    file = Path(path).absolute() if path else None
+    given = parse_weights(weights) if weights else None
+    format, file = (given.format, given.path.absolute()) if given else ("", None)
     if file and not file.is_file():
         raise UserError(f"--weights {weights}: no such file")
     if not module and not (file and (network or format)):
@@ -232,14 +232,6 @@ def external_model(
         classes=classes,
         remarks=remarks,
     )
-
-
-def _split(weights: str) -> tuple[str, str]:
-    """Return the format, "" for this project's own, and the path, which may have colons too."""
-    format, colon, path = weights.partition(":")
-    if not colon or (format not in FORMATS and Path(weights).is_file()):
-        return "", weights
-    return format, path
 
 
 def _call_module(module: str, folder: Path) -> nn.Module:

@@ -13,7 +13,7 @@ from pipeline.models.classifier import ImageClassifier, StartingLayers
 from pipeline.models.freezing import freeze_until
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model, constructor
-from pipeline.pretrained.formats import read_pretrained
+from pipeline.pretrained.formats import parse_weights, read_pretrained
 from pipeline.pretrained.pretrained_weights import PretrainedWeights
 from pipeline.runs.run_folder import RunFolder, find_run
 from pipeline.runtime.errors import UserError
@@ -94,12 +94,10 @@ def find_initial_weights(
     yet, a file that holds anything but weights, and weights that don't fit, by the layer's name.
     """
     network, dataset_digest, trained_on = recipe.network.name, None, None
-    format, colon, path = name.partition(":")
-    if Path(name).is_file():
-        source = WeightsSource(Path(name).absolute(), network)
-    elif colon and Path(path).is_file():
-        source = WeightsSource(Path(path).absolute(), network, format)
-    elif colon:
+    given = parse_weights(name)
+    if given.path.is_file():
+        source = WeightsSource(given.path.absolute(), network, given.format)
+    elif given.format:
         raise UserError(f"--start-from {name}: no such file")
     else:
         run = find_run(runs_dir, name)

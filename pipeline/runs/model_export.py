@@ -68,7 +68,7 @@ def export_metadata(folder: RunFolder) -> dict[str, str]:
     return {
         "run": folder.name,
         "network": recipe.network.name,
-        "weights_digest": file_digest(folder.weights),
+        "weights_digest": record.weights_digest or file_digest(folder.weights),
         "input": json.dumps(recipe.input.model_dump(mode="json")),
         "protocol": recipe.evaluation.name(recipe.input.size),
         "classes": json.dumps([vars(each) for each in record.classes]),

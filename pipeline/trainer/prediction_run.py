@@ -17,9 +17,10 @@ from pipeline.evaluation.class_mapping import read_classes
 from pipeline.evaluation.guesses import Answer, guess, unnamed_classes
 from pipeline.launch.events import Report
 from pipeline.launch.ray_train import run_on_workers
-from pipeline.models.classifier import to_device
+from pipeline.models.classifier import is_within, to_device
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import constructor
+from pipeline.pretrained.pretrained_weights import ANY_CLASSES
 from pipeline.runs.evaluated_model import EvaluatedModel
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
@@ -124,10 +125,6 @@ def _num_classes(model: EvaluatedModel) -> int:
     if model.weights_format or model.module or not model.weights:
         return 0  # they are built as their files have them
     with torch.device("meta"):
-        one, other = (constructor(model.name)(count).state_dict() for count in (2, 3))
-    weights = read_weights(model.weights)
-    for name, value in one.items():
-        for dimension, (two, three) in enumerate(zip(value.shape, other[name].shape, strict=True)):
-            if (two, three) == (2, 3) and name in weights and weights[name].dim() > dimension:
-                return weights[name].shape[dimension]
-    return 0
+        last = constructor(model.name)(ANY_CLASSES).head[0]
+    of_head = (each for key, each in read_weights(model.weights).items() if is_within(key, last))
+    return next((len(each) for each in of_head if each.dim()), 0)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from caffe_networks import Network
+from damaged_copies import damaged_copies
 
 from pipeline.pretrained.caffe_weights import preprocessing_of, read_caffe
 from pipeline.pretrained.layer_matching import Array, FileLayer, Kind, _recognized
@@ -247,17 +248,8 @@ def _long(value: int) -> bytes:
 
 
 def test_damaged_files_take_one_line(tmp_path: Path, small: Network) -> None:
-    """Some bytes of a good file changed, left out, or added, always the same."""
-    random = np.random.default_rng(0)
     good = small.caffemodel()
-    file = tmp_path / "network"
-    for _ in range(100):
-        damaged = bytearray(good)
-        for _ in range(3):
-            place, size = int(random.integers(len(damaged))), int(random.integers(9))
-            added = random.integers(0, 256, int(random.integers(9)), dtype=np.uint8)
-            damaged[place : place + size] = bytes(added)
-        file.write_bytes(damaged)
+    for file in damaged_copies(good, tmp_path):
         with pytest.raises(UserError) as refused:
             read_caffe(file, None)
         assert "\n" not in str(refused.value)

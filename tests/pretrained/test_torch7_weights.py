@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from damaged_copies import damaged_copies
 from torch7_networks import NETWORKS, RELU, Maker, Writer, container, resnet
 
 from pipeline.pretrained.torch7_weights import read_torch7
@@ -146,17 +147,8 @@ def tensor(sizes: tuple[int, ...], strides: tuple[int, ...], first: int, claimed
 
 
 def test_damaged_files_take_one_line(tmp_path: Path) -> None:
-    """Some bytes of a good file changed, left out, or added, always the same."""
-    random = np.random.default_rng(0)
     good = written(container("Sequential", Maker().convolution(3, 4, 3), Maker().norm(4)))
-    file = tmp_path / "network"
-    for _ in range(100):
-        damaged = bytearray(good)
-        for _ in range(3):
-            place, size = int(random.integers(len(damaged))), int(random.integers(9))
-            added = random.integers(0, 256, int(random.integers(9)), dtype=np.uint8)
-            damaged[place : place + size] = bytes(added)
-        file.write_bytes(damaged)
+    for file in damaged_copies(good, tmp_path):
         with pytest.raises(UserError) as refused:
             read_torch7(file, None)
         assert "\n" not in str(refused.value)
