@@ -82,8 +82,9 @@ def summarize_model(
         sides = shape.published if input_text is None else _parse_input(input_text, name, shape)
         num_classes = num_classes or published.published_classes
         model = build(num_classes, sides[0])
-        stored = batch * activation_bytes(model, sides)
-        return ModelSummary(name, sides, num_classes, batch, profile_model(model, sides), stored)
+    # No longer inside, where torch would look at each of its functions' calls.
+    stored = batch * activation_bytes(model, sides)
+    return ModelSummary(name, sides, num_classes, batch, profile_model(model, sides), stored)
 
 
 def summarize_zoo(batch: int = 1) -> ZooSummary:
