@@ -34,14 +34,8 @@ class Counts:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """All values by the names they have in MLflow; `loss` is in nats per image."""
-        values: dict[str, float] = {
-            "top1_error": self.top1_error,
-            "top5_error": self.top5_error,
-            "top1_hits": self.top1_hits,
-            "top5_hits": self.top5_hits,
-            "images": self.images,
-        }
+        """Errors and loss by the names they have in MLflow; `loss` is in nats per image."""
+        values: dict[str, float] = {"top1_error": self.top1_error, "top5_error": self.top5_error}
         if self.micronats is not None:
             values["loss"] = self.micronats / 1e6 / self.images
         return values

@@ -2,11 +2,16 @@
 
 from collections.abc import Iterable, Mapping
 
-from pipeline.evaluation.metrics import Counts
+from pipeline.evaluation.metrics import Counts, has_top5
 from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.queries import TrackedRun
+
+
+def images_tag(split: str, protocol: str, images: int) -> dict[str, str]:
+    """Return the tag of how many images the errors on `split` by `protocol` are of."""
+    return {f"eval/{split}/{protocol}/images": str(images)}
 
 
 def measured_from_runs(runs: Iterable[TrackedRun]) -> list[Measured]:
@@ -44,14 +49,16 @@ def measured_from_run(
     data are missing.
     """
     run = tags.get("evaluation.run") or tags.get("mlflow.runName", run_id)
+    classes = params.get("recipe.network.num_classes")
+    num_classes = int(classes) if classes else None
     results = []
-    for metric in metrics:
-        match metric.split("/"):
+    for name, images in {**metrics, **tags}.items():  # earlier runs have it as a metric
+        match name.split("/"):
             case ["eval", split, protocol, "images"]:
-                prefix = f"eval/{split}/{protocol}"
+                counts = _counts(metrics, f"eval/{split}/{protocol}", int(images), num_classes)
             case _:
                 continue
-        if f"{prefix}/top1_hits" not in metrics or f"{prefix}/top5_hits" not in metrics:
+        if counts is None:
             continue
         try:
             network = params["recipe.network.name"]
@@ -61,11 +68,6 @@ def measured_from_run(
                 f"run '{run}': its param {error} is missing; delete the run or compare another "
                 f"experiment"
             ) from None
-        counts = Counts(
-            top1_hits=int(metrics[f"{prefix}/top1_hits"]),
-            top5_hits=int(metrics[f"{prefix}/top5_hits"]),
-            images=int(metrics[metric]),
-        )
         key = ResultKey(
             network,
             data,
@@ -74,7 +76,21 @@ def measured_from_run(
             ensemble_size=int(tags.get("ensemble.size", 1)),
             extra_data=tags.get("dataset.extra", "none"),
         )
-        classes = params.get("recipe.network.num_classes")
-        num_classes = int(classes) if classes else None
         results.append(Measured(key, counts, run, run_id, date, complete, num_classes))
     return results
+
+
+def _counts(
+    metrics: Mapping[str, float], prefix: str, images: int, num_classes: int | None
+) -> Counts | None:
+    """Return the hits that the errors are of, exactly; None where an error is missing.
+
+    Of five classes or fewer there may be no top-5 error.
+    """
+    top1, top5 = (metrics.get(f"{prefix}/top{k}_error") for k in (1, 5))
+    if top5 is None and (num_classes is None or not has_top5(num_classes)):
+        top5 = 0.0
+    if top1 is None or top5 is None:
+        return None
+    top1_hits, top5_hits = (images - round(images * error / 100) for error in (top1, top5))
+    return Counts(top1_hits, top5_hits, images)

@@ -196,10 +196,16 @@ def system_metrics(
 ) -> Iterator[None]:
     """Record the load of this machine's processor, memory, disk, network and GPUs while inside.
 
-    Samples of an outage are kept and sent after it; nothing is sampled before `run_id` returns one.
-    Never raises.
+    As MLflow itself, only where MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING is true: its page of a run
+    lists them before the errors. Samples of an outage are kept and sent after it; nothing is
+    sampled before `run_id` returns one. Never raises.
     """
     load_mlflow()  # here rather than in the thread
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+
+    if not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
+        yield
+        return
     from mlflow.system_metrics import system_metrics_monitor
 
     def record(is_over: threading.Event) -> None:

@@ -1,20 +1,21 @@
 """Records published results as finished runs of an experiment.
 
-Their metrics and params have the names of our evaluations', so that MLflow's compare view shows
-both side by side; they have the tag `kind=published`.
+Their metrics, params, tags, data and description have the form of our evaluations', so that MLflow
+shows both side by side; they have the tag `kind=published`.
 """
 
 import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pipeline.results.published import Published, protocol_words, published
+from pipeline.results.published import Published, published
+from pipeline.tracking.measured_runs import images_tag
 from pipeline.tracking.mlflow_client import connect, user_errors
-from pipeline.tracking.mlflow_runs import experiment_id
+from pipeline.tracking.mlflow_runs import experiment_id, log_dataset
 from pipeline.tracking.queries import KIND, PUBLISHED, all_runs
+from pipeline.tracking.run_note import NOTE, published_note
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 _ID = "published.id"
@@ -35,7 +36,7 @@ def record_published(uri: str, experiment: str, results: Iterable[Published]) ->
         # own runs, which MLflow shows newest first, in the order of the table.
         times = {result: len(published()) - i for i, result in enumerate(published())}
         for result in new:
-            _record(client, parent, result, times[result], recorded.get(_identity(result)))
+            _record(uri, parent, result, times[result], recorded.get(_identity(result)))
     return len(new)
 
 
@@ -46,12 +47,11 @@ def _is_complete(run: "Run | None") -> bool:
     return run is not None and run.info.status == "FINISHED"
 
 
-def _record(
-    client: "MlflowClient", experiment: str, result: Published, time: int, begun: "Run | None"
-) -> None:
+def _record(uri: str, experiment: str, result: Published, time: int, begun: "Run | None") -> None:
     """Add `result` as a run, or complete the one that a killed command has `begun`."""
     from mlflow.entities import Metric, Param
 
+    client = connect(uri)
     run = begun or client.create_run(
         experiment,
         start_time=time,
@@ -59,11 +59,7 @@ def _record(
         run_name=f"{result.network}, {result.protocol}: {result.source}",
     )
     prefix = f"eval/{result.split}/{result.protocol}"
-    metrics = {
-        "top1_error": result.top1_error,
-        "top5_error": result.top5_error,
-        "images": result.images,
-    }
+    metrics = {"top1_error": result.top1_error, "top5_error": result.top5_error}
     client.log_batch(
         run.info.run_id,
         metrics=[
@@ -76,6 +72,7 @@ def _record(
             Param("recipe.data.name", result.training_data),
         ],
     )
+    log_dataset(uri, run.info.run_id, result.training_data, "as published", result.source)
     client.set_terminated(run.info.run_id, "FINISHED", end_time=time)
 
 
@@ -85,14 +82,16 @@ def _tags(result: Published) -> dict[str, str]:
         _ID: _identity(result),
         "dataset.name": result.training_data,
         "dataset.extra": result.extra_data,
+        "split": result.split,
         "protocol": result.protocol,
+        **(images_tag(result.split, result.protocol, result.images) if result.images else {}),
         "ensemble.size": str(result.ensemble_size or "unknown"),
         "ensemble.members": result.composition,
         "source": result.source,
         "variant": result.variant,
         "certainty": result.certainty,
-        "mlflow.note.content": f"{result.errors} % (top-1 / top-5 error) on {result.split} by "
-        f"{protocol_words(result.protocol)}. {result.citation}.",
+        "mlflow.source.name": result.source,
+        NOTE: published_note(result),
     }
     return {key: text for key, text in tags.items() if text}
 

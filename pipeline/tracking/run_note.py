@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from pipeline.results.measured import Measured
-from pipeline.results.published import protocol_words
+from pipeline.results.published import Published, protocol_words
 from pipeline.results.reproduction import check_reproduction
 
 NOTE = "mlflow.note.content"
@@ -27,3 +27,12 @@ def _words(result: Measured) -> str:
         reference = reproduction.reference
         return f"{line}; {reference.errors} in {reference.citation}: {reproduction.words}"
     return f"{line}; nothing is published of this"
+
+
+def published_note(result: Published) -> str:
+    """Return the description of a published result, as that of a run."""
+    named = {"top-1": result.top1_error, "top-5": result.top5_error}
+    errors = ", ".join(f"{name} error **{error} %**" for name, error in named.items() if error)
+    what = f"`{result.network}` trained on {result.training_data}, as published."
+    words = f"- {errors} on {result.split} by {protocol_words(result.protocol)}"
+    return "\n\n".join([what, words, f"Source: {result.citation}."])

@@ -44,6 +44,7 @@ from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
 from pipeline.tracking import mlflow_page, mlflow_runs
 from pipeline.tracking.environment import environment_tags
+from pipeline.tracking.measured_runs import images_tag
 from pipeline.tracking.queries import tracked_run
 from pipeline.tracking.run_note import run_note
 from pipeline.trainer.batch_progress import reported_images
@@ -215,6 +216,11 @@ def track(
             "dataset.name": metadata.training_data,
             "dataset.extra": metadata.extra_data,
             "ensemble.size": str(metadata.ensemble_size),
+            **(
+                images_tag(_tracked_split(metadata), metadata.protocol, len(predictions))
+                if is_labelled
+                else {}
+            ),
             **({"precision": metadata.precision} if metadata.precision else {}),
             "weights.digest": metadata.weights_digest,
             **({"command": command} if command else {}),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.recipe import Recipe
+from pipeline.data.loading.sampler import BatchSampler
 from pipeline.evaluation.metric_sums import MetricSums
 from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Report, StepsReport, ValidationReport, WorkerSpeed
@@ -25,9 +26,15 @@ class MetricAggregator:
     """
 
     def __init__(
-        self, recipe: Recipe, num_steps: int, worker: Worker, report: Report, tracker: SilentTracker
+        self,
+        recipe: Recipe,
+        sampler: BatchSampler,
+        worker: Worker,
+        report: Report,
+        tracker: SilentTracker,
     ) -> None:
-        self._recipe, self._num_steps, self._worker = recipe, num_steps, worker
+        self._recipe, self._sampler, self._worker = recipe, sampler, worker
+        self._num_steps = sampler.num_steps
         self._report, self._tracker = report, tracker
         self._start()
 
@@ -59,6 +66,7 @@ class MetricAggregator:
                 "train/images_per_second": steps.images_per_second,
                 "train/waiting_share": steps.seconds_waiting / steps.seconds,
                 "train/epochs": steps.epoch + steps.step / steps.num_steps,
+                "train/images": self._images_until(steps.epoch, steps.step),
             },
             step=steps.epoch * self._num_steps + steps.step,
         )
@@ -72,12 +80,18 @@ class MetricAggregator:
         protocol = recipe.evaluation.name(recipe.input.size)
         if self._worker.is_first:
             self._report(ValidationReport(epoch, recipe.epochs, split, protocol, counts))
-        prefix = f"eval/{split}/{protocol}"
+        # With x axes of their own: MLflow draws a sample of a long metric's steps, and against
+        # another metric only the steps that it has of both.
+        done = {"trained_epochs": epoch, "trained_images": self._images_until(epoch, 0)}
+        metrics = {**counts.metrics, **done}
         self._tracker.log(
-            {f"{prefix}/{name}": value for name, value in counts.metrics.items()},
+            {f"eval/{split}/{protocol}/{name}": value for name, value in metrics.items()},
             step=epoch * self._num_steps,
         )
         self._start()
+
+    def _images_until(self, epoch: int, step: int) -> int:
+        return epoch * self._sampler.num_images + self._sampler.images_before(step)
 
     def _summed_steps(self) -> StepsReport:
         last = self._results[-1]

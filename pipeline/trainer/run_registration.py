@@ -21,6 +21,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.tracking import mlflow_page, mlflow_runs
 from pipeline.tracking.environment import environment_tags
 from pipeline.tracking.job_runs import job_tags, start_job_run
+from pipeline.tracking.measured_runs import images_tag
 from pipeline.tracking.run_note import run_note
 
 _SECONDS_BETWEEN_TRIES = 5.0
@@ -103,14 +104,16 @@ class RunRegistration:
 
     def _tags(self, record: RunRecord) -> dict[str, str]:
         recipe, start = self.recipe, self.start
+        split, protocol = recipe.data.test_split, recipe.evaluation.name(recipe.input.size)
         return {
+            **images_tag(split, protocol, self.store.split_manifest(split).num_images),
             **environment_tags(self.cluster.workers.device),
             **(_start_tags(start) if start else {}),
             "recipe.digest": digest(recipe.without_expectation()),
             "dataset.name": self.store.name,
             "dataset.digest": self.store.digest,
             "dataset.extra": record.extra_data,
-            "protocol": recipe.evaluation.name(recipe.input.size),
+            "protocol": protocol,
         }
 
 

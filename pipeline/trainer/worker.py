@@ -117,7 +117,7 @@ def worker_context(
             StopSignal(folder, 60 * saving.checkpoint_minutes, worker),
             writer,
             LossMonitor(recipe, train_state.model.flat_loss_hint, steps_done),
-            MetricAggregator(recipe, sampler.num_steps, worker, report, tracker),
+            MetricAggregator(recipe, sampler, worker, report, tracker),
             BatchProgress(recipe, sampler, worker, report),
             Validation(job, worker, watchdog, report),
         )

@@ -252,7 +252,7 @@ def test_ctrl_c_then_the_same_command_goes_on_to_the_end(workspace: Path) -> Non
     assert "899 images" in done.stdout
     (run,) = evaluated_runs(uri, "ilsvrc")
     assert run.status == "FINISHED"
-    assert run.metrics["eval/val/whole/images"] == 899
+    assert run.tags["eval/val/whole/images"] == "899"
 
 
 def test_ctrl_c_twice_ends_even_what_hangs(workspace: Path) -> None:

@@ -12,7 +12,11 @@ from pipeline.reports.comparison import comparison_markdown, comparison_tables
 from pipeline.results.measured import Measured, result_tags
 from pipeline.results.published import ResultKey, published
 from pipeline.runtime.errors import UserError
-from pipeline.tracking.measured_runs import measured_from_run, measured_from_runs
+from pipeline.tracking.measured_runs import (
+    images_tag,
+    measured_from_run,
+    measured_from_runs,
+)
 from pipeline.tracking.queries import TrackedRun
 
 IMAGES = 50_000
@@ -176,19 +180,26 @@ def test_the_lectures_numbers_are_in_a_table_of_their_own() -> None:
 PARAMS = {"recipe.network.name": "resnet18", "recipe.data.name": "ilsvrc2012"}
 METRICS = {
     "train/loss": 1.2,
-    "eval/val/center-256-224/top1_error": 30.3,
-    "eval/val/center-256-224/top1_hits": 34850.0,
-    "eval/val/center-256-224/top5_hits": 44400.0,
-    "eval/val/center-256-224/images": 50000.0,
-    "eval/train/center-256-224/top1_hits": 9.0,
-    "eval/train/center-256-224/top5_hits": 10.0,
-    "eval/train/center-256-224/images": 10.0,
-    "eval/val/whole/images": 50000.0,
-    "other/val/center-256-224/images": 50000.0,
+    **{
+        f"eval/val/center-256-224/{name}": error
+        for name, error in Counts(34850, 44400, 50000).metrics.items()
+    },
+    **{
+        f"eval/train/center-256-224/{name}": error
+        for name, error in Counts(9, 10, 10).metrics.items()
+    },
+    "eval/val/whole/loss": 1.0,
+}
+IMAGES = {
+    "eval/val/center-256-224/images": "50000",
+    "eval/train/center-256-224/images": "10",
+    "eval/val/whole/images": "50000",
+    "other/val/center-256-224/images": "50000",
 }
 
 
 def from_run(params: dict[str, str], tags: dict[str, str]) -> list[Measured]:
+    tags = {**tags, **IMAGES}
     return measured_from_run(params, tags, METRICS, run_id="f00", date="2026-01-02", complete=False)
 
 
@@ -200,6 +211,31 @@ def test_a_run_has_one_result_for_each_split_and_protocol() -> None:
         Measured(ResultKey("resnet18", "my-photos", "train", "center-256-224"),
                  Counts(9, 10, 10), "first", "f00", "2026-01-02", False),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("images", [899, 10_000, 50_000, 1_281_167])
+def test_hits_are_exact(images: int) -> None:
+    for hits in {0, 1, images // 3, images - 1, images, *range(0, images, images // 97)}:
+        counts = Counts(hits, min(images, hits + 1), images)
+        metrics = {f"eval/val/whole/{name}": error for name, error in counts.metrics.items()}
+        tags = images_tag("val", "whole", images)
+        (found,) = measured_from_run(PARAMS, tags, metrics, run_id="", date="", complete=True)
+        assert found.counts == counts
+
+
+def test_a_run_of_before_has_its_images_as_a_metric() -> None:
+    metrics = {"eval/val/whole/images": 899.0, "eval/val/whole/top1_hits": 877.0}
+    metrics |= {f"eval/val/whole/{n}": v for n, v in Counts(877, 899, 899).metrics.items()}
+    (found,) = measured_from_run(PARAMS, {}, metrics, run_id="", date="", complete=True)
+    assert found.counts == Counts(877, 899, 899)
+
+
+def test_of_few_classes_there_is_no_top5_error() -> None:
+    metrics, tags = {"eval/val/whole/top1_error": 20.0}, images_tag("val", "whole", 10)
+    for classes, found in (("5", [Counts(8, 10, 10)]), ("6", [])):
+        params = {**PARAMS, "recipe.network.num_classes": classes}
+        results = measured_from_run(params, tags, metrics, run_id="", date="", complete=True)
+        assert [result.counts for result in results] == found
 
 
 def test_a_run_without_tags_gets_its_data_from_its_recipe() -> None:
@@ -225,7 +261,7 @@ def test_results_become_tags_of_a_registered_model() -> None:
 
 def tracked(run_id: str, name: str, tags: dict[str, str]) -> TrackedRun:
     day = datetime(2026, 1, 2, tzinfo=UTC)
-    return TrackedRun(run_id, name, "FINISHED", day, PARAMS, tags, METRICS)
+    return TrackedRun(run_id, name, "FINISHED", day, PARAMS, {**tags, **IMAGES}, METRICS)
 
 
 def test_what_an_evaluation_measured_again_counts_once_under_the_trainings_name() -> None:

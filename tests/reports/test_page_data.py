@@ -9,8 +9,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from pipeline.config.cluster import Cluster, load_cluster
+from pipeline.evaluation.metrics import Counts
 from pipeline.reports.page import build_page
 from pipeline.reports.page_data import MOST_DRAWN, ReportedRun, load_page_data
+from pipeline.tracking.measured_runs import images_tag
 from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.mlflow_runs import finish_run, start_run
 
@@ -20,7 +22,7 @@ def record(uri: str, experiment: str, number: int) -> None:
     from mlflow.entities import Metric
 
     client = connect(uri)
-    values = {"top1_hits": 700, "top5_hits": 880, "images": 899, "top1_error": 22.1, "loss": 0.5}
+    values = Counts(700, 880, 899, micronats=450_000_000).metrics
     params = {
         "recipe.network.name": "lenet5_modern",
         "recipe.network.num_classes": 10,
@@ -32,7 +34,10 @@ def record(uri: str, experiment: str, number: int) -> None:
     for i in range(number):
         run_id = start_run(
             uri, experiment, run_name=f"run-{i:03d}", params=params,
-            tags={"dataset.name": "digits", "command": f"ilsvrc train smoke --set seed={i}"},
+            tags={
+                "dataset.name": "digits", "command": f"ilsvrc train smoke --set seed={i}",
+                **images_tag("val", "whole", 899),
+            },
         )  # fmt: skip
         metrics = [
             Metric(f"eval/val/whole/{name}", value, 0, step)

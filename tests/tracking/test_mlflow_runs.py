@@ -175,9 +175,13 @@ def test_the_data_set_is_recorded_without_being_read(
 
 
 def test_system_metrics_continue_their_steps_when_the_run_is_continued(
-    store: str, run_id: str
+    store: str, run_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = "system/cpu_utilization_percentage"
+    with system_metrics(store, lambda: run_id, seconds_between=0.01):  # not asked for
+        time.sleep(0.3)
+    assert not connect(store).get_metric_history(run_id, key)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
     for _ in range(2):
         with system_metrics(store, lambda: run_id, seconds_between=0.05):
             deadline = time.monotonic() + 20

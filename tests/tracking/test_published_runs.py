@@ -24,7 +24,16 @@ def test_published_results_are_recorded_once_beside_ours(store: str) -> None:
     assert single.data.metrics["eval/val/ten-crop-square-256-224/top5_error"] == 18.2
     assert single.data.tags["kind"] == "published"
     assert single.data.params["recipe.network.name"] == "alexnet"
-    assert "Krizhevsky et al. 2012, Table 2" in single.data.tags["mlflow.note.content"]
+    name = "eval/val/ten-crop-square-256-224"
+    assert single.data.metrics.keys() == {f"{name}/top1_error", f"{name}/top5_error"}
+    assert single.data.tags[f"{name}/images"] == "50000"
+    assert single.data.tags["mlflow.source.name"] == "Krizhevsky et al. 2012, Table 2"
+    note = single.data.tags["mlflow.note.content"]
+    assert note.startswith("`alexnet` trained on ilsvrc2012, as published.")
+    assert "top-1 error **40.7 %**, top-5 error **18.2 %** on val by " in note
+    assert "Source: Krizhevsky et al. 2012, Table 2" in note
+    (data,) = client.get_run(single.info.run_id).inputs.dataset_inputs
+    assert data.dataset.name == "ilsvrc2012"
 
 
 def test_published_results_are_not_among_the_evaluated_runs(store: str) -> None:

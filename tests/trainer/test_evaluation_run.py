@@ -100,7 +100,7 @@ def test_an_evaluation_is_a_child_run_with_its_predictions(
     child = children[name]
     assert child.status == "FINISHED"
     assert child.params["recipe.network.name"] == "lenet5_modern"
-    assert child.metrics[f"eval/val/{name}/top1_hits"] == crops.counts.top1_hits
+    assert child.metrics[f"eval/val/{name}/top1_error"] == crops.counts.top1_error
     (file,) = connect(tracking_uri).list_artifacts(child.run_id, "predictions")
     assert file.path == f"predictions/val.{name}.safetensors"
     kept = read_predictions(trained.result.folder.path / file.path)
@@ -298,7 +298,7 @@ def test_external_weights_are_evaluated(elsewhere: Path, trained: Trained, tmp_p
         evaluated_runs(trained.cluster.tracking.uri, "evaluated"),
         [f"{found.metadata.run} val {found.metadata.protocol}"],
     )
-    assert run.metrics[f"eval/val/{found.metadata.protocol}/images"] == len(found)
+    assert run.tags[f"eval/val/{found.metadata.protocol}/images"] == str(len(found))
 
 
 def test_torchvision_weights_predict_the_same_as_torchvision(

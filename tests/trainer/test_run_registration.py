@@ -37,7 +37,16 @@ def job() -> tuple[Recipe, Cluster]:
 def losses(uri: str) -> list[int]:
     (run,) = evaluated_runs(uri, "ilsvrc")
     assert run.status == "FINISHED"
-    assert run.metrics["eval/val/whole/images"] == 899
+    # Curves by epochs and by images, but none of counts that never change.
+    assert run.tags["eval/val/whole/images"] == "899"
+    whole = "eval/val/whole"
+    of_evaluations = {name for name in run.metrics if name.startswith("eval/")}
+    assert of_evaluations == {
+        f"{whole}/{name}"
+        for name in ("loss", "top1_error", "top5_error", "trained_epochs", "trained_images")
+    }
+    assert run.metrics["train/images"] == run.metrics[f"{whole}/trained_images"] == 2 * 898
+    assert run.metrics["train/epochs"] == run.metrics[f"{whole}/trained_epochs"] == 2
     assert run.params["recipe.epochs"] == "2"
     return [one.step for one in connect(uri).get_metric_history(run.run_id, "train/loss")]
 

@@ -39,7 +39,7 @@ def test_a_folder_of_photographs_trains_alexnet(
     assert run.status == "FINISHED"
     assert run.params["recipe.network.name"] == "alexnet"
     assert run.tags["dataset.digest"] == photos.digest
-    assert run.metrics["eval/val/center-256-224/images"] == num_val
+    assert run.tags["eval/val/center-256-224/images"] == str(num_val)
 
     # 5. So does its folder, where the weights are.
     assert {path.name for path in (tmp_path / "runs" / "photos").iterdir()} == {

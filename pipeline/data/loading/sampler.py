@@ -114,13 +114,13 @@ class BatchSampler:
 
     def batch_size(self, step: int) -> int:
         """Return the number of images in global batch `step`, all workers together."""
-        return self._start(step + 1) - self._start(step)
+        return self.images_before(step + 1) - self.images_before(step)
 
     def micro_batches(
         self, order: NDArray[np.int64], step: int, rank: int
     ) -> list[NDArray[np.int64]]:
         """Return the micro-batches of global batch `step` that worker `rank` computes."""
-        batch = order[self._start(step) : self._start(step + 1)]
+        batch = order[self.images_before(step) : self.images_before(step + 1)]
         share = self.share(rank)
         return np.array_split(batch, self.num_micro_batches)[share.start : share.stop]
 
@@ -145,6 +145,7 @@ class BatchSampler:
         share, size = np.array_split(places, self.world_size)[rank], self.max_micro_batch_size
         return [share[start : start + size] for start in range(0, len(share), size)]
 
-    def _start(self, step: int) -> int:
+    def images_before(self, step: int) -> int:
+        """Return the number of images in the global batches before `step` of an epoch."""
         size, remainder = divmod(self.num_images, self.num_steps)
         return step * size + min(step, remainder)
