@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pipeline.config.cluster import Cluster, Folder
     from pipeline.config.protocol import TestProtocol
+    from pipeline.config.recipe import InputConfig
     from pipeline.evaluation.predictions import Predictions
     from pipeline.pretrained.preprocessing import Preprocessing
     from pipeline.runs.evaluated_model import EvaluatedModel
@@ -125,11 +126,8 @@ def evaluate(
     Its predictions for every image are kept with the run: `ilsvrc predictions`, `ensemble`,
     `paired` and `submission` read them.
     """
-    from pipeline.runs.run_folder import find_run
-
     cluster, console = load_only_cluster(on, set_), Console()
-    if run:
-        find_run(cluster.runs_dir, run)  # before seconds of imports
+    refuse_wrong_names(cluster, run, weights, protocol)
     with importing(console):
         from pipeline.reports.prediction_tables import result_line, trials_table, trials_verdict
         from pipeline.trainer.evaluation_run import ClassOptions, run_evaluation
@@ -221,16 +219,17 @@ def ensemble(
     on: ClusterName = "laptop",
 ) -> None:
     """Average the predictions of several networks, and keep them as those of their ensemble."""
-    from pipeline.evaluation.ensemble import ensemble as average
-    from pipeline.reports.prediction_tables import result_line
-    from pipeline.trainer.job_evaluation import record_ensemble
-
     try:
         shares = [float(share) for share in weights.split(",")] if weights else None
     except ValueError:
         raise UserError(f"--weights {weights}: write numbers, as 0.5,0.25,0.25") from None
     cluster = load_cluster(on)
-    found = average([_predictions(cluster, run, split, protocol) for run in runs], shares)
+    predictions = [_predictions(cluster, run, split, protocol) for run in runs]
+    from pipeline.evaluation.ensemble import ensemble as average
+    from pipeline.reports.prediction_tables import result_line
+    from pipeline.trainer.job_evaluation import record_ensemble
+
+    found = average(predictions, shares)
     file = record_ensemble(found, cluster, command_line(context.obj))
     if (found.labels >= 0).all():
         say(Console(), result_line(found))
@@ -338,6 +337,25 @@ def _guesses_and_truth(
     return guesses[list(truth.rows)], truth.ids
 
 
+def refuse_wrong_names(
+    cluster: "Cluster", run: str | None, weights: str | None, protocol: str | None
+) -> None:
+    """Raise `UserError` for a run, a file or a protocol that isn't there, without importing torch.
+
+    The protocol of weights from elsewhere is known only when they are read.
+    """
+    from pipeline.pretrained.weights_name import find_weights
+    from pipeline.runs.run_folder import find_run
+
+    if weights:
+        find_weights(weights)
+    if run:
+        recipe = find_run(cluster.runs_dir, run).recipe()
+        if protocol:
+            sides = recipe.augmentation.trained_sides
+            _parse_protocol(protocol, recipe.input, recipe.evaluation, sides)
+
+
 def choose_model(
     cluster: "Cluster",
     run: str | None,
@@ -395,13 +413,19 @@ def _test_split(folder: "RunFolder") -> str:
 
 def choose_protocol(name: str | None, model: "EvaluatedModel") -> "TestProtocol":
     """Return the protocol of that name, or the network's own."""
-    from pipeline.config.protocol import parse_protocol
-
     if name is None:
         return model.protocol
-    if model.input.dimensions == 1:
+    return _parse_protocol(name, model.input, model.protocol, model.trained_sides)
+
+
+def _parse_protocol(
+    name: str, input: "InputConfig", tested: "TestProtocol", sides: tuple[int, int] | None
+) -> "TestProtocol":
+    from pipeline.config.protocol import parse_protocol
+
+    if input.dimensions == 1:
         raise UserError(f"--protocol {name}: signals are seen as they are; leave it out")
-    return parse_protocol(name, model.input.size, model.protocol, model.trained_sides)
+    return parse_protocol(name, input.size, tested, sides)
 
 
 def _predictions(

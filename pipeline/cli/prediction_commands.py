@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pipeline.cli.completion import complete_network, complete_run
 from pipeline.cli.console import say
-from pipeline.cli.evaluation_commands import choose_model, choose_protocol
+from pipeline.cli.evaluation_commands import choose_model, choose_protocol, refuse_wrong_names
 from pipeline.cli.options import (
     ClusterAssignments,
     ClusterName,
@@ -93,8 +93,6 @@ def predict(
     The images are decoded and cropped as `evaluate` does. A file that isn't an image is named, the
     others are predicted, and the exit code is 1.
     """
-    from pipeline.runs.run_folder import find_run
-
     cluster = load_only_cluster(on, set_)
     if show and show.suffix.lower() != ".png":
         raise UserError(f"--show {show}: is written as PNG; name a file .png")
@@ -102,8 +100,7 @@ def predict(
     run, weights = (None, model) if is_file else (model, None)
     if weights and ":" not in model and not network:
         raise UserError(f"{model}: say with --network NAME which network these weights are of")
-    if run:
-        find_run(cluster.runs_dir, run)  # before seconds of imports
+    refuse_wrong_names(cluster, run, weights, protocol)
     from pipeline.data.sources.loose_images import loose_images
     from pipeline.trainer.prediction_run import run_prediction
 

@@ -135,7 +135,11 @@ def _train(
 
     `as_written` is the recipe before the user changed values of it.
     """
+    from pipeline.runs.run_folder import find_start
+
     console = Console()
+    if start_from:
+        find_start(cluster.runs_dir, start_from)  # before seconds of imports
     with importing(console):
         from pipeline.reports.comparison import comparison_markdown, comparison_tables
         from pipeline.reports.expected_results import expectation_line

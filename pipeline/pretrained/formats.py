@@ -4,7 +4,7 @@ A format is a function in a module of its own. What takes long to import is impo
 file is read.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -40,22 +40,6 @@ FORMATS: dict[str, PretrainedReader] = {
     "matconvnet": read_matconvnet,
     "torch7": read_torch7,
 }
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """A file of weights, and its format; "" for this project's own."""
-
-    format: str
-    path: Path
-
-
-def parse_weights(text: str) -> WeightsFile:
-    """Read [FORMAT:]FILE; a path may have colons too."""
-    format, colon, path = text.partition(":")
-    if not colon or (format not in FORMATS and Path(text).is_file()):
-        return WeightsFile("", Path(text))
-    return WeightsFile(format, Path(path))
 
 
 def read_pretrained(

@@ -21,8 +21,9 @@ from pipeline.evaluation.predictions import PredictionMetadata
 from pipeline.models.classifier import ImageClassifier
 from pipeline.models.weights_file import read_saved_weights
 from pipeline.models.zoo import build_model, constructor
-from pipeline.pretrained.formats import parse_weights, read_pretrained
+from pipeline.pretrained.formats import read_pretrained
 from pipeline.pretrained.preprocessing import Preprocessing
+from pipeline.pretrained.weights_name import find_weights
 from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import file_digest
@@ -202,10 +203,8 @@ def external_model(
     torch's). network: its name in the zoo; for a module, the name to show. preprocessing: by
     default that of the weights, or else torchvision's. ema: take the moving average of the weights.
     """
-    given = parse_weights(weights) if weights else None
+    given = find_weights(weights) if weights else None
     format, file = (given.format, given.path.absolute()) if given else ("", None)
-    if file and not file.is_file():
-        raise UserError(f"--weights {weights}: no such file")
     if not module and not (file and (network or format)):
         raise UserError("give a RUN, or --weights FILE with --network NAME, or --module")
     if network and not format and not module:

@@ -13,9 +13,9 @@ from pipeline.models.classifier import ImageClassifier, StartingLayers
 from pipeline.models.freezing import freeze_until
 from pipeline.models.weights_file import read_weights
 from pipeline.models.zoo import build_model, constructor
-from pipeline.pretrained.formats import parse_weights, read_pretrained
+from pipeline.pretrained.formats import read_pretrained
 from pipeline.pretrained.pretrained_weights import PretrainedWeights
-from pipeline.runs.run_folder import RunFolder, find_run
+from pipeline.runs.run_folder import RunFolder, find_start
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import file_digest
 
@@ -94,15 +94,12 @@ def find_initial_weights(
     yet, a file that holds anything but weights, and weights that don't fit, by the layer's name.
     """
     network, dataset_digest, trained_on = recipe.network.name, None, None
-    given = parse_weights(name)
-    if given.path.is_file():
-        source = WeightsSource(given.path.absolute(), network, given.format)
-    elif given.format:
-        raise UserError(f"--start-from {name}: no such file")
+    start = find_start(runs_dir, name)
+    if isinstance(start, RunFolder):
+        dataset_digest, trained_on = _data_of_run(start), start.recipe().input
+        source = WeightsSource(start.weights, network)
     else:
-        run = find_run(runs_dir, name)
-        dataset_digest, trained_on = _data_of_run(run), run.recipe().input
-        source = WeightsSource(run.weights, network)
+        source = WeightsSource(start.path.absolute(), network, start.format)
     with torch.device("meta"):
         model = build_model(recipe.network, recipe.input)
     try:

@@ -26,6 +26,7 @@ from pathlib import Path
 from pipeline.config.recipe import Recipe, default_run_name, read_recipe
 from pipeline.config.yaml import digest, flatten, to_yaml
 from pipeline.data.store.manifest import ImageClass
+from pipeline.pretrained.weights_name import WeightsFile, parse_weights
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
 from pipeline.runtime.storage import file_digest, file_lock, write_atomically
@@ -234,6 +235,21 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
             return RunFolder(path)
     known = sorted(path.parent.name for path in runs_dir.glob("*/recipe.yaml"))
     raise UserError(f"no run '{name}' in {runs_dir}; {suggest(name, known)}")
+
+
+def find_start(runs_dir: Path, name: str) -> WeightsFile | RunFolder:
+    """Return the file [FORMAT:]FILE, or else the run, whose weights a training starts from.
+
+    Raises `UserError` where there is neither, and for a run that isn't trained yet.
+    """
+    given = parse_weights(name)
+    if given.path.is_file():
+        return given
+    if given.format:
+        raise UserError(f"--start-from {name}: no such file")
+    run = find_run(runs_dir, name)
+    run.trained_record()
+    return run
 
 
 def _refuse_another_recipe(folder: RunFolder, recipe: Recipe) -> None:

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli.app import main
 from pipeline.cli.commands import app
+from pipeline.config.recipe import load_recipe
+from pipeline.runs.run_folder import RunFolder
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
 
@@ -62,20 +64,34 @@ MISSPELT = [
     "train lenet6",
     "train smoke --on lptop",
     "train smoke --set optimizer.learning_rte=0.1",
+    "train smoke --start-from nosuch",
+    "train smoke --start-from begun",
+    "train smoke --start-from torchvision:nosuch.pth",
     "check lenet6",
     "plan lenet6",
     "submit lenet6 --on slurm",
     "evaluate nosuch",
     "evaluate nosuch --on lptop",
+    "evaluate begun --protocol centre",
+    "evaluate --weights nosuch.pth --network resnet18",
     "predict nosuch photo.jpg",
+    "predict begun photo.jpg --protocol centre",
+    "predict torchvision:nosuch.pth photo.jpg",
     "export-model nosuch --to onnx",
+    "ensemble nosuch begun",
+    "paired nosuch begun",
+    "predictions nosuch",
+    "submission nosuch",
     "replay nosuch 1",
     "visualize nosuch",
     "report nosuch --to page.html --on lptop",
 ]
 
 
-def test_a_misspelt_name_is_told_before_anything_heavy_is_imported(workspace: Path) -> None:
+def test_a_misspelt_name_is_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    begun = RunFolder(tmp_path / "runs" / "begun")
+    begun.path.mkdir(parents=True)
+    begun.write_recipe(load_recipe("smoke"))
     code = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
@@ -86,7 +102,7 @@ def test_a_misspelt_name_is_told_before_anything_heavy_is_imported(workspace: Pa
         "    print(type(CliRunner().invoke(app, line.split()).exception).__name__)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=workspace, capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
