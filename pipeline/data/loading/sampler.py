@@ -68,9 +68,12 @@ class BatchSampler:
 
     def __post_init__(self) -> None:
         if self.num_micro_batches < self.world_size:
+            enough = -(-self.global_batch_size // self.num_micro_batches) * self.world_size
             raise UserError(
                 f"batch: {self.num_micro_batches} micro-batches a step are too few for "
-                f"{self.world_size} workers; use fewer, or lower batch.micro_batch_size"
+                f"{self.world_size} workers: use {self.num_micro_batches} at most, or "
+                f"batch.global_batch_size={enough} with a learning rate of its own; a lower "
+                "batch.micro_batch_size changes what batch norm sees"
             )
         if self.num_images < self.num_micro_batches:
             raise UserError(

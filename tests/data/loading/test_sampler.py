@@ -90,7 +90,12 @@ def test_an_epoch_is_split_evenly_and_holds_every_image_once(batch: tuple[int, i
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((100, 32, 4, 5), "4 micro-batches a step are too few for 5 workers"),
+        (
+            (100, 32, 4, 5),
+            "4 micro-batches a step are too few for 5 workers: use 4 at most, or "
+            "batch.global_batch_size=40 with a learning rate of its own; a lower "
+            "batch.micro_batch_size changes what batch norm sees",
+        ),
         ((3, 32, 4, 1), "3 images can't fill 4 micro-batches"),
         ((9, 8, 8, 1), "9 images in 2 even steps can't fill 8 micro-batches"),
     ],
