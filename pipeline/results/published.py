@@ -49,8 +49,7 @@ class Published(Section):
     """One published result. `variant` distinguishes results with the same key and source.
 
     `members` lists the networks of an ensemble, if the source does. `certainty` is whether the
-    number was read in the source (or a transcription), computed by us from what was read, or comes
-    from memory.
+    number was read in the source (or a transcription), or computed by us from what was read.
     """
 
     network: Text
@@ -65,7 +64,7 @@ class Published(Section):
     top5_error: Percent | None = None
     images: PositiveInt | None = None
     source: Text
-    certainty: Literal["read", "computed", "memory"]
+    certainty: Literal["read", "computed"]
 
     @property
     def key(self) -> ResultKey:
@@ -83,11 +82,8 @@ class Published(Section):
 
     @property
     def citation(self) -> str:
-        """The source, with the variant and a remark if the number is from memory."""
-        remarks = [self.variant] if self.variant else []
-        if self.certainty == "memory":
-            remarks.append("from memory")
-        return f"{self.source} ({'; '.join(remarks)})" if remarks else self.source
+        """The source, with the variant."""
+        return f"{self.source} ({self.variant})" if self.variant else self.source
 
     @property
     def composition(self) -> str:
