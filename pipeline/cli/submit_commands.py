@@ -67,9 +67,13 @@ def submit(
     ] = False,
 ) -> None:
     """Hand trainings to a cluster: this machine, a Ray cluster, Kubernetes or Slurm."""
+    from pipeline.config.cluster import read_cluster
     from pipeline.submit.local import local_commands
     from pipeline.submit.submit import engine_of, refuse_unfit
+    from pipeline.submit.tracking_address import check_tracking_address
 
+    if warning := check_tracking_address(read_cluster(on, of_cluster(set_))):
+        say(Console(stderr=True), f"warning: {warning}")
     trainings = _trainings(document, on, set_, seeds, start_from, new_head=new_head)
     cluster = trainings[0].cluster
     engine = engine_of(cluster)

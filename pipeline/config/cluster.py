@@ -241,14 +241,18 @@ def default_tracking_uri() -> str:
     return f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
-def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
+def read_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
     """Read cluster `name` (of `configs/clusters`, or a path) with `section.key=value` overrides.
 
-    Raises `UserError` that names the file and the key.
+    As it is written. Raises `UserError` that names the file and the key.
     """
     path = find_config_file(name, "clusters")
-    cluster = validate(Cluster, override(read_yaml(path), assignments or []), path)
-    here = Path.cwd()
+    return validate(Cluster, override(read_yaml(path), assignments or []), path)
+
+
+def load_cluster(name: str, assignments: list[str] | None = None) -> Cluster:
+    """Read a cluster as `read_cluster` does, with paths and tracking store of this place."""
+    cluster, here = read_cluster(name, assignments), Path.cwd()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or cluster.tracking.uri
     return cluster.model_copy(
         update={

@@ -17,7 +17,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.submit.job_engine import State, SubmittedJob, SubmittedTraining
 from pipeline.submit.manifests import to_documents
 from pipeline.submit.working_tree import PROJECT, pack, within_tree
-from pipeline.tracking.mlflow_client import sqlite_file, without_credentials
+from pipeline.tracking.mlflow_client import without_credentials
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -146,11 +146,6 @@ def _tracking_server() -> dict[str, str]:
         raise UserError(
             "MLFLOW_TRACKING_URI holds a password, which Ray would show to everyone; leave it out, "
             "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster's nodes"
-        )
-    if sqlite_file(uri):
-        raise UserError(
-            f"MLFLOW_TRACKING_URI={uri} is a file of this machine, which Ray's nodes don't have; "
-            "set it to a tracking server"
         )
     return {"MLFLOW_TRACKING_URI": uri}
 

@@ -1,12 +1,11 @@
 """Reads what a command submits, and finds the engine that takes it."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
-from pipeline.config.cluster import Cluster, default_tracking_uri, load_cluster
+from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.engine import KubeRay, Local, RayServer, Slurm
 from pipeline.config.job import load_job
 from pipeline.config.recipe import Recipe, default_run_name, load_recipe
@@ -14,7 +13,6 @@ from pipeline.data.loading.sampler import BatchSampler
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
 from pipeline.submit.job_engine import JobEngine, SubmittedJob, SubmittedTraining
-from pipeline.tracking.mlflow_client import sqlite_file
 
 
 def read_trainings(
@@ -82,14 +80,6 @@ def read_job(file: str, cluster: str, of_cluster: list[str]) -> list[SubmittedTr
 
 
 def _refuse_unfit_for_cluster(recipe: Recipe, cluster: Cluster) -> None:
-    uri = cluster.tracking.uri
-    # Where neither says one, this machine's own is no part of the job, which has its own.
-    is_said = uri not in (default_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI"))
-    if is_said and not cluster.workers.are_on_this_machine and sqlite_file(uri):
-        raise UserError(
-            f"cluster.tracking.uri={uri}: several machines can't share a sqlite file; set it to a "
-            "tracking server"
-        )
     # As if for the images of one step: only the cluster knows the data set.
     BatchSampler.of(recipe.batch, recipe.batch.global_batch_size, cluster.workers.most)
 
