@@ -38,6 +38,7 @@ from pipeline.runtime.ray_session import ray_session
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+    from ray.train.torch import TorchTrainer
 
 # All workers raise these at the same step; they are final, so the workers don't start again.
 _FINAL = (TrainingStoppedError, InterruptedByUserError)
@@ -113,7 +114,7 @@ def _refuse_too_few_resources(workers: WorkersConfig) -> None:
 
 def _fit(function: WorkerFunction[Work, Result], job: Work, queue: "ActorHandle[Any]") -> Result:
     from ray import train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     workers, network = job.cluster.workers, job.cluster.network
     interface = network.interface or ("lo" if workers.are_on_this_machine else None)
@@ -122,7 +123,7 @@ def _fit(function: WorkerFunction[Work, Result], job: Work, queue: "ActorHandle[
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", watches)
     # Ray wants a place that all machines share; the run's folder is one.
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=job.folder.path) as scratch:
-        trainer = TorchTrainer(
+        trainer = _trainer_class(workers)(
             partial(_run_worker, function, job, queue, credentials()),
             torch_config=TorchConfig(
                 init_method=network.rendezvous, timeout_s=network.timeout_seconds
@@ -152,6 +153,26 @@ def _fit(function: WorkerFunction[Work, Result], job: Work, queue: "ActorHandle[
     if isinstance(returned, UserError | InterruptedByUserError):
         raise returned
     return returned
+
+
+def _trainer_class(workers: WorkersConfig) -> "type[TorchTrainer]":
+    """Return Ray's trainer; on this machine alone one without two actors of 115 MB each.
+
+    One hands out Ray's own data sets, which are not used here. The other frees what a killed
+    controller leaves behind, which here ends with the command.
+    """
+    from ray.train.torch import TorchTrainer
+
+    if not workers.are_on_this_machine:
+        return TorchTrainer
+
+    class LocalTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            unused = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+            callbacks = super()._create_default_callbacks()
+            return [one for one in callbacks if type(one).__name__ not in unused]
+
+    return LocalTrainer
 
 
 def _call_in_thread(function: Callable[[], Result]) -> Result:

@@ -55,7 +55,7 @@ if _may_need_token():
 def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
     """Connect to Ray while inside; a Ray that this process uses already is used and left running.
 
-    A local one offers `num_cpus`, whatever the machine has, and no dashboard's pages. Output of its
+    A local one offers `num_cpus`, whatever the machine has, and no dashboard. Output of its
     workers and Ray's own messages are shown only if RAY_LOG_TO_DRIVER is 1. Raises `UserError`
     where there is no Ray at `address`, and `KeyboardInterrupt` for signals that ask to end.
     """
@@ -69,6 +69,7 @@ def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
         with (
             _session_folder() as folder,
             _on_loopback(),
+            _without_helpers(),
             _connected(address, num_cpus=num_cpus, _temp_dir=str(folder), include_dashboard=False),
         ):
             yield
@@ -134,7 +135,7 @@ def _is_alive(process: psutil.Process) -> bool:
 def _init(address: str, **options: object) -> None:
     import ray
 
-    is_shown = os.environ.get("RAY_LOG_TO_DRIVER", "0").lower() in ("1", "true")  # as Ray reads it
+    is_shown = _are_logs_shown()
     host, _, port = address.removeprefix("ray://").rpartition(":")
     fix = "start it with `ray start --head`, or set cluster.workers.ray_address"
     try:
@@ -150,6 +151,10 @@ def _init(address: str, **options: object) -> None:
         if address == LOCAL:
             raise UserError(f"Ray can't start here: {first_line}") from None
         raise UserError(f"Ray at '{address}' can't be joined: {first_line}; {fix}") from None
+
+
+def _are_logs_shown() -> bool:
+    return os.environ.get("RAY_LOG_TO_DRIVER", "0").lower() in ("1", "true")  # as Ray reads it
 
 
 def _make_token() -> None:
@@ -206,6 +211,27 @@ def _on_loopback() -> Iterator[None]:
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
         del os.environ[name]
+
+
+@contextmanager
+def _without_helpers() -> Iterator[None]:
+    """Have a Ray that is started inside leave out what one machine doesn't need: 180 MB.
+
+    These are the dashboard, which runs even without its pages, the monitor that asks for more
+    machines, and the log monitor, unless logs are shown.
+    """
+    from ray._private.node import Node
+
+    names = ["start_api_server", "start_monitor"]
+    names += [] if _are_logs_shown() else ["start_log_monitor"]
+    before = {name: getattr(Node, name) for name in names if hasattr(Node, name)}
+    for name in before:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, start in before.items():
+            setattr(Node, name, start)
 
 
 @contextmanager

@@ -32,7 +32,9 @@ def _words(result: Measured) -> str:
 def published_note(result: Published) -> str:
     """Return the description of a published result, as that of a run."""
     named = {"top-1": result.top1_error, "top-5": result.top5_error}
-    errors = ", ".join(f"{name} error **{error} %**" for name, error in named.items() if error)
+    errors = ", ".join(
+        f"{name} error **{error} %**" for name, error in named.items() if error is not None
+    )
     what = f"`{result.network}` trained on {result.training_data}, as published."
     words = f"- {errors} on {result.split} by {protocol_words(result.protocol)}"
     return "\n\n".join([what, words, f"Source: {result.citation}."])

@@ -53,9 +53,10 @@ with ray_session("local", num_cpus=1):
         if found.status == "LISTEN"
     ]
     modes = mode(Path(folders[0])), mode(Path.home() / ".ray" / "auth_token")
+    scripts = [Path(word).name for process in processes for word in process.cmdline()]
 print(json.dumps({
     "answers": answers, "dashboard": dashboard, "folders": folders, "modes": modes,
-    "addresses": addresses,
+    "addresses": addresses, "scripts": scripts,
 }))
 '''
 
@@ -116,6 +117,8 @@ def test_a_session_refuses_others_and_leaves_no_files(tmp_path: Path) -> None:
     output = json.loads(done.stdout.splitlines()[-1])
     assert output["answers"] == ["refused", "joined"]  # without the session's token and with it
     assert not output["dashboard"]  # no pages, which nobody asked for
+    # Nor what one machine has no use for: together 180 MB.
+    assert {"dashboard.py", "monitor.py", "log_monitor.py"}.isdisjoint(output["scripts"])
     assert output["modes"] == ["0o700", "0o600"]  # of the session's folder and the token
     assert len(output["addresses"]) > 5
     assert {ip.removeprefix("::ffff:") for ip in output["addresses"]} == {"127.0.0.1"}
