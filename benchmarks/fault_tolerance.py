@@ -167,7 +167,8 @@ def _protected_steps(bench: Bench, batches: Iterator[Batch], folder: Path) -> Ti
     run, worker = RunFolder(folder), Worker(0, 1, bench.device)
     watchdog = Watchdog(folder, 300, worker, lambda event: None)
     stop_signal = StopSignal(run, 1e9, worker)
-    metrics = MetricAggregator(bench.recipe, 1, worker, lambda event: None, SilentTracker())
+    silent = SilentTracker()
+    metrics = MetricAggregator(bench.recipe, bench.sampler, worker, lambda event: None, silent)
     with watchdog.watching():
         steps = steps_of(bench, initial_train_state(bench), watchdog.counted(batches))
         for number, result in enumerate(steps, 1):

@@ -52,10 +52,11 @@ def measured_from_run(
     classes = params.get("recipe.network.num_classes")
     num_classes = int(classes) if classes else None
     results = []
-    for name, images in {**metrics, **tags}.items():  # earlier runs have it as a metric
+    for name in dict.fromkeys([*metrics, *tags]):
         match name.split("/"):
             case ["eval", split, protocol, "images"]:
-                counts = _counts(metrics, f"eval/{split}/{protocol}", int(images), num_classes)
+                images = int(tags.get(name) or metrics[name])  # earlier runs have it as a metric
+                counts = _counts(metrics, f"eval/{split}/{protocol}", images, num_classes)
             case _:
                 continue
         if counts is None:
