@@ -88,7 +88,7 @@ class Run:
         import pandas as pd
 
         rows: dict[int, dict[str, float]] = {}
-        for line in (self.folder.path / "metrics.jsonl").read_text().splitlines():
+        for line in self.folder.metrics.read_text().splitlines():
             record = json.loads(line)
             rows.setdefault(record["step"], {}).update(record["metrics"])
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("step").sort_index()

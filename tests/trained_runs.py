@@ -6,10 +6,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
+from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.data.store.manifest import ImageClass
+from pipeline.data.store.store import Store
 from pipeline.models.zoo import build_model
 from pipeline.runs.run_folder import RunFolder, RunRecord
+from pipeline.visualization.pictures import VisualizedModel
 
 CLASSES = (
     ImageClass(0, "n03877845", "palace"),
@@ -38,3 +41,14 @@ def trained_run(path: Path, recipe: Recipe, classes: Sequence[ImageClass] = CLAS
     folder.write_record(record)
     folder.write_weights(save(weights))
     return folder
+
+
+def visualized_start(recipe: Recipe, data_dir: Path) -> VisualizedModel:
+    """Return the network at the start of a training, to be seen on its data."""
+    torch.manual_seed(0)
+    model = build_model(recipe.network, recipe.input).eval()
+    store = Store.open(data_dir / recipe.data.name)
+    names = [image_class.name for image_class in store.classes]
+    split, loading = store.split(recipe.data.test_split), LoadingConfig(backend="reference")
+    device = torch.device("cpu")
+    return VisualizedModel("mine", "2026-11-29", model, recipe, split, names, loading, device)

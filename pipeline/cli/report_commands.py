@@ -172,13 +172,16 @@ def visualize(
     cluster = load_cluster(on)
     folder = find_run(cluster.runs_dir, run)
     with progress("looking") as shown:
-        from pipeline.visualization.pictures import draw
-        from pipeline.visualization.trained_model import load_trained_model, store_image
+        from pipeline.reports.feature_figures import feature_figure, picture_name
+        from pipeline.reports.figure_style import as_png
+        from pipeline.visualization.pictures import look
+        from pipeline.visualization.trained_model import load_trained_model, store_picture
 
         visualized = load_trained_model(folder, cluster, split)
-        drawn = draw(visualized, what, layer, _numbers(units), images, shown)
-    path = store_image(folder, cluster.tracking.uri, drawn)
-    say(Console(), f"{path}, {drawn.image.width}×{drawn.image.height} pixels")
+        found = look(visualized, what, layer, _numbers(units), images, shown)
+        png = as_png(feature_figure(visualized, found))
+    path = store_picture(folder, cluster.tracking.uri, picture_name(what, found), png)
+    say(Console(), str(path))
 
 
 def _numbers(text: str | None) -> list[int] | None:

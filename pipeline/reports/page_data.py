@@ -17,8 +17,7 @@ from pipeline.results.measured import Measured
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.measured_runs import measured_from_runs
 from pipeline.tracking.queries import TrackedRun, evaluated_runs, histories, named_runs
-from pipeline.visualization.filters import read_filters
-from pipeline.visualization.pictures import filters_image
+from pipeline.visualization.filters import filters_image, read_filters
 
 # Of more trainings than there are colours only the newest are drawn. A second each is what a run's
 # history and its own figures take.

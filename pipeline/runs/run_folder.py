@@ -21,6 +21,7 @@ import json
 import re
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.config.recipe import Recipe, default_run_name, read_recipe
@@ -84,6 +85,10 @@ class RunFolder:
         return self.path / "comparison.md"
 
     @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
     def errors(self) -> Path:
         return self.path / "errors.log"
 
@@ -117,6 +122,12 @@ class RunFolder:
                 f"`ilsvrc train` of the same recipe writes it again"
             )
         return recipe
+
+    def last_day(self) -> str:
+        """Return the day of its last metric, as 2026-11-29 (UTC); empty where none is kept."""
+        text = self.metrics.read_text(encoding="utf-8") if self.metrics.is_file() else ""
+        times = re.findall(r'"time": (\d+)', text)
+        return f"{datetime.fromtimestamp(int(times[-1]) / 1000, UTC):%Y-%m-%d}" if times else ""
 
     def record(self) -> RunRecord | None:
         """Return the record, or None for a run that never started."""

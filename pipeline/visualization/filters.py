@@ -1,12 +1,17 @@
 """The filters of the first convolution, the only ones applied to pixels."""
 
+import math
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.runtime.errors import UserError
+from pipeline.visualization.image_grid import enlarged, grid, to_pixels
+
+_WIDTH, _LARGEST = 720, 120  # of the grid, and of a filter, in pixels
 
 
 def first_convolution(model: nn.Module) -> str:
@@ -35,6 +40,20 @@ def read_filters(weights: Path, model: nn.Module) -> Tensor:
             return file.get_tensor(name).float()
     except (OSError, SafetensorError) as error:
         raise UserError(f"{weights}: {name} can't be read ({error})") from None
+
+
+def filters_image(filters: Tensor) -> Image.Image:
+    """Return filters as a grid, each weight a square; AlexNet's 96 as in its paper's Figure 3.
+
+    There, 16 are in a row, so that the upper half is of the first GPU, the lower of the second. The
+    grid is about 720 pixels wide.
+    """
+    count, width = len(filters), filters.shape[-1]
+    columns = 16 if count == 96 else count if count < 8 else math.ceil(math.sqrt(count))
+    side = max(1, min(_LARGEST, _WIDTH // columns) // width) * width
+    return grid(
+        [enlarged(to_pixels(f), side, smooth=False) for f in filter_images(filters)], columns
+    )
 
 
 def filter_images(filters: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images of what a trained network has learned: filters, activations, deconvnet, occlusion."""
+"""What a trained network has learned: filters, activations, deconvnet, occlusion."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.config.cluster import LoadingConfig
-from pipeline.config.protocol import CenterCrop, SingleView, TestProtocol, WholeImage
+from pipeline.config.protocol import CenterCrop, SingleView, WholeImage
 from pipeline.config.recipe import InputConfig, Recipe
 from pipeline.data.loading.loader import Batch, build_loader
 from pipeline.data.loading.views import evaluation_views
@@ -22,34 +22,68 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
 from pipeline.visualization.activations import Activation, strongest_activations
 from pipeline.visualization.deconvnet import deconvnet_of, project
-from pipeline.visualization.filters import filter_images, first_layer_filters
-from pipeline.visualization.image_grid import (
-    Pixels,
-    captioned,
-    enlarged,
-    grid,
-    heatmap,
-    side_by_side,
-    signed_to_pixels,
-    to_pixels,
-)
-from pipeline.visualization.occlusion import occlude
+from pipeline.visualization.filters import first_layer_filters
+from pipeline.visualization.image_grid import Pixels, enlarged, grid, signed_to_pixels, to_pixels
+from pipeline.visualization.occlusion import Occlusion, occlude
 
-_PATCH, _IMAGE, _NUM_UNITS, _BATCH = 72, 224, 9, 64
+_PATCH, _NUM_UNITS, _BATCH = 72, 9, 64
 
 
 @dataclass(frozen=True)
-class NamedImage:
-    """An image, and the name of its file without a suffix."""
+class FirstFilters:
+    """The weights of the first convolution, float32 (filters, channels, h, w)."""
 
-    name: str
-    image: Image.Image
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class UnitPatches:
+    """A unit's strongest activations, strongest first: their values, and the patches of the images.
+
+    The patches, in rows of three, show the unit's receptive field; `projections`, in the same
+    places, what of it the activation comes from, if asked for.
+    """
+
+    unit: int
+    values: Sequence[float]
+    patches: Image.Image
+    projections: Image.Image | None
+
+
+@dataclass(frozen=True)
+class LayerUnits:
+    """What excites units of one layer most."""
+
+    layer: LayerProfile
+    units: Sequence[UnitPatches]
+
+
+@dataclass(frozen=True)
+class CoveredImage:
+    """An image (h, w, 3), its class, and the class's probability with parts covered."""
+
+    class_name: str
+    pixels: Pixels
+    occlusion: Occlusion
+
+
+@dataclass(frozen=True)
+class CoveredImages:
+    images: Sequence[CoveredImage]
+
+
+Findings = FirstFilters | LayerUnits | CoveredImages
 
 
 @dataclass(frozen=True)
 class VisualizedModel:
-    """A trained network in `eval` mode, the split whose images it is run on, its classes' names."""
+    """A trained network in `eval` mode, the split whose images it is run on, its classes' names.
 
+    `run` is its run's name, `date` the day of its last training step, empty where it is unknown.
+    """
+
+    run: str
+    date: str
     model: ImageClassifier
     recipe: Recipe
     split: Split
@@ -57,13 +91,24 @@ class VisualizedModel:
     loading: LoadingConfig
     device: torch.device
 
+    @property
+    def protocol(self) -> SingleView:
+        """The recipe's test protocol; of one with several views the centre crop, smallest side."""
+        protocol, size = self.recipe.evaluation, self.recipe.input.size
+        match protocol:
+            case WholeImage():
+                return protocol
+            case CenterCrop():
+                return protocol.model_copy(update={"flip": False})
+            case _:
+                return CenterCrop(resize=protocol.smallest_side(size))
+
     def batches(self, images: NDArray[np.int64]) -> Iterator[Batch]:
-        """Load one view of each of `images`, in this order, by the recipe's test protocol."""
+        """Load one view of each of `images`, in this order, by `protocol`."""
         recipe, split = self.recipe, self.split
-        protocol = _one_view(recipe.evaluation, recipe.input.size)
         views = (
             evaluation_views(
-                protocol,
+                self.protocol,
                 recipe.input.size,
                 chosen,
                 split.sizes[chosen],
@@ -84,15 +129,15 @@ class VisualizedModel:
         return torch.cat([batch.images for batch in batches])
 
 
-def draw(
+def look(
     visualized: VisualizedModel,
     what: str,
     layer: str | None = None,
     units: Sequence[int] | None = None,
     num_images: int = 6,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> NamedImage:
-    """Draw one image: filters, activations, deconvnet or occlusion.
+) -> Findings:
+    """Look at one thing: filters, activations, deconvnet or occlusion.
 
     `layer` and `units` are for activations and deconvnet: by default the last convolution, and
     nine evenly spaced units of those that are active in at least nine images. `num_images` is for
@@ -103,87 +148,59 @@ def draw(
         raise UserError("signals have no pictures to show; choose a run on images")
     match what:
         case "filters":
-            return _filters(visualized)
+            return FirstFilters(first_layer_filters(visualized.model))
         case "occlusion":
             return _occlusions(visualized, num_images, progress)
         case "activations" | "deconvnet":
             profile = _layer(visualized, layer)
-            return _activations(visualized, profile, units, progress, projected=what == "deconvnet")
+            return _units(visualized, profile, units, progress, projected=what == "deconvnet")
         case _:
             raise UserError(f"--what {what}: choose filters, activations, deconvnet or occlusion")
 
 
-def filters_image(filters: Tensor) -> Image.Image:
-    """Return the filters of a first layer as a grid; the 96 of AlexNet in eight rows of twelve."""
-    side = max(2, round(44 / filters.shape[-1])) * filters.shape[-1]
-    columns = 12 if len(filters) == 96 else None
-    images = [enlarged(to_pixels(f), side, smooth=False) for f in filter_images(filters)]
-    return grid(images, columns)
-
-
-def _one_view(protocol: TestProtocol, size: int) -> SingleView:
-    """Return the protocol itself, or the centre crop at its smallest side if it has more views."""
-    match protocol:
-        case WholeImage():
-            return protocol
-        case CenterCrop():
-            return protocol.model_copy(update={"flip": False})
-        case _:
-            return CenterCrop(resize=protocol.smallest_side(size))
-
-
-def _filters(visualized: VisualizedModel) -> NamedImage:
-    return NamedImage("filters", filters_image(first_layer_filters(visualized.model)))
-
-
-def _activations(
+def _units(
     visualized: VisualizedModel,
     layer: LayerProfile,
     units: Sequence[int] | None,
     progress: Callable[[int, int], None],
     projected: bool,
-) -> NamedImage:
+) -> LayerUnits:
     everything = np.arange(len(visualized.split))
     deconvnet = deconvnet_of(visualized.model) if projected else None
     batches = _with_progress(visualized.batches(everything), len(everything), progress)
     found = strongest_activations(visualized.model, layer.name, batches)
-    blocks = []
-    for unit in _chosen(found, units, layer.name):
-        images = visualized.images([activation.image for activation in found[unit]])
-        pixels = [_pixels(image, visualized.recipe.input) for image in images]
-        patches = [_patches(pixels, found[unit], layer)]
+    chosen = _chosen(found, units, layer.name)
+    loaded = visualized.images([best.image for unit in chosen for best in found[unit]])
+    results = []
+    for unit, images in zip(chosen, loaded.split(len(found[chosen[0]])), strict=True):
+        best = found[unit]
+        patches = _patches(
+            [_pixels(image, visualized.recipe.input) for image in images], best, layer
+        )
+        projections = None
         if deconvnet is not None:
-            projections = project(deconvnet, layer.name, images, unit, found[unit])
-            signed = [signed_to_pixels(projection) for projection in projections]
-            patches.append(_patches(signed, found[unit], layer))
-        strength = f"{found[unit][0].value:.3g} to {found[unit][-1].value:.3g}"
-        blocks.append(captioned(side_by_side(patches), f"{layer.name}, unit {unit}: {strength}"))
-    name = "deconvnet" if projected else "activations"
-    columns = 2 if projected else 3
-    return NamedImage(f"{name}-{layer.name}", grid(blocks, min(columns, len(blocks))))
+            signed = map(signed_to_pixels, project(deconvnet, layer.name, images, unit, best))
+            projections = _patches(list(signed), best, layer)
+        values = [activation.value for activation in best]
+        results.append(UnitPatches(unit, values, patches, projections))
+    return LayerUnits(layer, results)
 
 
 def _occlusions(
     visualized: VisualizedModel, num_images: int, progress: Callable[[int, int], None]
-) -> NamedImage:
+) -> CoveredImages:
     chosen = np.linspace(0, len(visualized.split) - 1, min(num_images, len(visualized.split)))
     indices = np.unique(chosen.astype(np.int64))
-    rows = []
+    covered = []
     for done, image in enumerate(visualized.images(indices.tolist())):
         label = int(visualized.split.labels[indices[done]])
         if label < 0:
             raise UserError(f"split '{visualized.split.name}' has no labels")
+        pixels = _pixels(image, visualized.recipe.input)
         found = occlude(visualized.model, image, label)
-        tiles = [
-            enlarged(_pixels(image, visualized.recipe.input), _IMAGE, smooth=True),
-            enlarged(heatmap(found.probabilities), _IMAGE, smooth=False),
-        ]
-        low, high = found.probabilities.aminmax()
-        name = visualized.class_names[label]
-        caption = f"{name}: {found.uncovered:.2f}, covered {low:.2f} to {high:.2f}"
-        rows.append(captioned(side_by_side(tiles), caption))
+        covered.append(CoveredImage(visualized.class_names[label], pixels, found))
         progress(done + 1, len(indices))
-    return NamedImage("occlusion", grid(rows, 2 if len(rows) > 1 else 1))
+    return CoveredImages(covered)
 
 
 def _chosen(

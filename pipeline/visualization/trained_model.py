@@ -1,6 +1,5 @@
-"""Load a trained run for visualization, and store images in its folder and its MLflow run."""
+"""Load a trained run for visualization, and store figures in its folder and its MLflow run."""
 
-import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import device_here
 from pipeline.runtime.storage import write_atomically
 from pipeline.tracking import mlflow_runs
-from pipeline.visualization.pictures import NamedImage, VisualizedModel
+from pipeline.visualization.pictures import VisualizedModel
 
 
 def load_trained_model(folder: RunFolder, cluster: Cluster, split: str | None) -> VisualizedModel:
@@ -29,6 +28,8 @@ def load_trained_model(folder: RunFolder, cluster: Cluster, split: str | None) -
     model = build_model(recipe.network, recipe.input)
     model.load_state_dict(read_weights(folder.weights))
     return VisualizedModel(
+        folder.name,
+        folder.last_day(),
         model.to(device).eval(),
         recipe,
         store.split(split or recipe.data.test_split),
@@ -47,13 +48,11 @@ def store_figures(uri: str, run_id: str, figures: Mapping[str, bytes]) -> None:
         mlflow_runs.log_files(uri, run_id, paths, "pictures")
 
 
-def store_image(folder: RunFolder, uri: str, image: NamedImage) -> Path:
-    """Write an image as a PNG to the run's folder and to its MLflow run, in `pictures`."""
-    path = folder.path / "pictures" / f"{image.name}.png"
+def store_picture(folder: RunFolder, uri: str, name: str, png: bytes) -> Path:
+    """Write a PNG file to the run's folder and to its MLflow run, in `pictures`."""
+    path = folder.path / "pictures" / f"{name}.png"
     path.parent.mkdir(exist_ok=True)
-    encoded = io.BytesIO()
-    image.image.save(encoded, "PNG", optimize=True)
-    write_atomically(path, encoded.getvalue())
+    write_atomically(path, png)
     record = folder.record()
     if record and mlflow_runs.is_there(uri, record.tracking_run_id):
         mlflow_runs.log_files(uri, record.tracking_run_id, [path], "pictures")

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,19 +8,29 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+from trained_runs import visualized_start
 
 from pipeline.cli.app import main
-from pipeline.config.cluster import LoadingConfig
 from pipeline.config.recipe import Recipe, load_recipe
-from pipeline.data.store.store import Store
 from pipeline.models.profile import profile_model
 from pipeline.models.zoo import NETWORKS, build_model
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.errors import UserError
 from pipeline.visualization.activations import Activation
-from pipeline.visualization.filters import filter_images, first_layer_filters, read_filters
-from pipeline.visualization.image_grid import heatmap, signed_to_pixels
-from pipeline.visualization.pictures import VisualizedModel, _patches, draw, filters_image
+from pipeline.visualization.filters import (
+    filter_images,
+    filters_image,
+    first_layer_filters,
+    read_filters,
+)
+from pipeline.visualization.image_grid import signed_to_pixels
+from pipeline.visualization.pictures import (
+    CoveredImages,
+    LayerUnits,
+    VisualizedModel,
+    _patches,
+    look,
+)
 
 
 @pytest.fixture
@@ -29,18 +40,7 @@ def recipe() -> Recipe:
 
 @pytest.fixture
 def visualized(recipe: Recipe, data_dir: Path) -> VisualizedModel:
-    torch.manual_seed(0)
-    model = build_model(recipe.network, recipe.input).eval()
-    store = Store.open(data_dir / "digits")
-    names = [image_class.name for image_class in store.classes]
-    return VisualizedModel(
-        model,
-        recipe,
-        store.split("val"),
-        names,
-        LoadingConfig(backend="reference"),
-        torch.device("cpu"),
-    )
+    return visualized_start(recipe, data_dir)
 
 
 def test_a_weight_of_0_is_grey_and_the_largest_reaches_the_end() -> None:
@@ -50,9 +50,19 @@ def test_a_weight_of_0_is_grey_and_the_largest_reaches_the_end() -> None:
     assert (pictures[1] == 0.5).all()
 
 
-def test_alexnets_filters_are_in_eight_rows_of_twelve() -> None:
+def test_alexnets_filters_are_in_six_rows_of_sixteen_as_in_its_paper() -> None:
     picture = filters_image(torch.randn(96, 3, 11, 11))
-    assert picture.size == (12 * 44 + 11 * 2, 8 * 44 + 7 * 2)
+    assert picture.size == (16 * 44 + 15 * 2, 6 * 44 + 5 * 2)
+
+
+@pytest.mark.parametrize(("count", "side"), [(1, 5), (6, 5), (20, 5), (32, 3), (64, 7), (192, 3)])
+def test_filters_of_every_size_are_large_enough_to_see(count: int, side: int) -> None:
+    picture = filters_image(torch.randn(count, 1, side, side))
+    columns = round(picture.width / 122) if count < 8 else int(np.ceil(np.sqrt(count)))
+    tile = (picture.width + 2) // columns - 2
+    assert tile % side == 0
+    assert tile >= 45
+    assert picture.width <= 720 + 2 * columns
 
 
 def test_a_patch_shows_the_receptive_field_of_the_activation() -> None:
@@ -90,27 +100,29 @@ def test_zero_is_grey_and_a_few_bright_points_do_not_hide_the_rest() -> None:
     assert (signed_to_pixels(torch.zeros(1, 2, 2)) == 128).all()
 
 
-def test_low_values_are_dark_and_high_values_bright() -> None:
-    colours = heatmap(torch.tensor([[0.0, 0.5, 1.0]])).astype(int).sum(axis=2)[0]
-    assert colours[0] < colours[1] < colours[2]
+def test_patches_and_projections_stand_in_the_same_places(visualized: VisualizedModel) -> None:
+    found = look(visualized, "deconvnet", "layers.3", [1, 5])
+    assert isinstance(found, LayerUnits)
+    assert [unit.unit for unit in found.units] == [1, 5]
+    for unit in found.units:
+        assert list(unit.values) == sorted(unit.values, reverse=True)
+        assert len(unit.values) == 9
+        assert unit.projections is not None
+        assert unit.projections.size == unit.patches.size
+    without = look(visualized, "activations", "layers.3", [1, 5])
+    assert isinstance(without, LayerUnits)
+    assert all(unit.projections is None for unit in without.units)
+    same = zip(found.units, without.units, strict=True)
+    assert all(np.array_equal(one.patches, other.patches) for one, other in same)
 
 
-@pytest.mark.parametrize(
-    ("what", "name"),
-    [
-        ("filters", "filters"),
-        ("activations", "activations-layers.3"),
-        ("deconvnet", "deconvnet-layers.3"),
-        ("occlusion", "occlusion"),
-    ],
-)
-def test_each_kind_of_image_is_drawn(visualized: VisualizedModel, what: str, name: str) -> None:
-    layer = "layers.3" if what in ("activations", "deconvnet") else None
-    drawn = draw(visualized, what, layer, num_images=2)
-    assert drawn.name == name
-    pixels = np.asarray(drawn.image)
-    assert pixels.min() < 60
-    assert pixels.max() == 255
+def test_covered_images_are_spread_over_the_split(visualized: VisualizedModel) -> None:
+    found = look(visualized, "occlusion", num_images=2)
+    assert isinstance(found, CoveredImages)
+    labels = visualized.split.labels
+    names = [visualized.class_names[label] for label in (labels[0], labels[-1])]
+    assert [image.class_name for image in found.images] == names
+    assert all(image.pixels.shape == (32, 32, 3) for image in found.images)
 
 
 @pytest.mark.parametrize(
@@ -128,16 +140,13 @@ def test_unknown_kinds_layers_and_units_are_refused(
     visualized: VisualizedModel, arguments: Sequence[object], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        draw(visualized, *arguments)
+        look(visualized, *arguments)
 
 
-def test_signals_are_refused(visualized: VisualizedModel, data_dir: Path) -> None:
-    signals = VisualizedModel(
-        visualized.model, load_recipe("mnist1d_conv"), visualized.split, [], visualized.loading,
-        visualized.device,
-    )  # fmt: skip
+def test_signals_are_refused(visualized: VisualizedModel) -> None:
+    signals = replace(visualized, recipe=load_recipe("mnist1d_conv"))
     with pytest.raises(UserError, match="signals have no pictures"):
-        draw(signals, "filters")
+        look(signals, "filters")
 
 
 def test_filters_need_a_convolution_over_images() -> None:
@@ -175,8 +184,8 @@ def test_the_command_leaves_a_png_in_the_runs_folder(
         main()
     assert end.value.code == 0
     with Image.open(folder.path / "pictures" / "filters.png") as picture:
-        assert picture.size == (3 * 45 + 4, 2 * 45 + 2)
-    assert "pictures/filters.png, 139×92 pixels" in capsys.readouterr().out.replace("\n", "")
+        assert picture.width > 1000
+    assert "mine/pictures/filters.png" in capsys.readouterr().out.replace("\n", "")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("sys.argv", [*arguments, "--on", "1gpu"])
     with pytest.raises(SystemExit) as end:
