@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow soak check docs jobs lint imports audit types benchmark \
+.PHONY: help setup demo test test-slow soak check docs notebook jobs lint imports audit types benchmark \
 	gpu-check up down image clean
 
 help:  ## Say what each target does
@@ -75,6 +75,9 @@ $(DOCS): $(READY)
 docs: $(DOCS)  ## Build the documentation into build/docs, its links checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open build/docs/index.html"
+
+notebook: $(READY)  ## Execute the documentation's notebook again and store its outputs
+	$(BIN)/python docs/execute_notebook.py
 
 check: lint imports types test  ## All checks and the tests
 

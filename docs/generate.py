@@ -2,10 +2,13 @@
 
 A line `<!-- table: NAME -->` of a page becomes the table of that name (`TABLES`), a line
 `<!-- function: DOTTED.NAME -->` the signature and the docstring of a function or class. The first
-page is README.md, and CONTRIBUTING.md is a page too: both live at the root, where others look.
+page is README.md, and CONTRIBUTING.md is a page too: both live at the root, where others look. A
+notebook becomes a page of its cells with their stored outputs.
 """
 
+import base64
 import inspect
+import json
 import pydoc
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +28,8 @@ from pipeline.planning.hardware import read_hardware
 from pipeline.results.published import protocol_passes, protocol_words, published
 from pipeline.results.released import reproductions
 
-ROOT = Path(__file__).parents[1]
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
 TRAINING_IMAGES = {name: data.train for name, data in read_hardware().data.items()}
 TRAINING_IMAGES |= {"digits": 898, "mnist": 60_000, "mnist1d": 4_000, "hymenoptera_data": 244}
@@ -42,12 +46,48 @@ def on_files(files: Any, config: Any) -> Any:
     for name, source in (("index.md", "README.md"), ("contributing.md", "CONTRIBUTING.md")):
         text = as_page((ROOT / source).read_text(encoding="utf-8"))
         files.append(File.generated(config, name, content=text))
+    for notebook in DOCS.rglob("*.ipynb"):
+        name = str(notebook.relative_to(DOCS).with_suffix(""))
+        text, pictures = notebook_page(notebook)
+        files.append(File.generated(config, f"{name}.md", content=text))
+        for picture, content in pictures.items():
+            files.append(File.generated(config, f"{Path(name).parent}/{picture}", content=content))
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the directives of a page."""
-    return DIRECTIVE.sub(_replace, markdown)
+    """Replace the directives of a page; links to a notebook lead to its page."""
+    return DIRECTIVE.sub(_replace, re.sub(r"(\]\([\w./-]+)\.ipynb(?=[)#])", r"\1.md", markdown))
+
+
+def notebook_page(notebook: Path) -> tuple[str, dict[str, bytes]]:
+    """Return a notebook as Markdown, and its pictures by the names of their files beside it."""
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
+    heading = ""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            heading = (re.findall(r"^#+ (.*)$", source, re.MULTILINE) or [heading])[-1]
+            parts.append(source)
+            continue
+        parts.append(f"```python\n{source}\n```")
+        for output in cell["outputs"]:
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in data:
+                name = f"{notebook.stem}-{len(pictures) + 1}.png"
+                pictures[name] = base64.b64decode("".join(data["image/png"]))
+                parts.append(f"![{heading}]({name})")
+            elif "text/html" in data:  # a table of pandas, to be styled as those of the site
+                table_of_pandas = re.search(
+                    r"<table.*</table>", "".join(data["text/html"]), re.DOTALL
+                )
+                assert table_of_pandas, f"{notebook}: an output in HTML that is no table"
+                parts.append(re.sub(r' (class|border|style)="[^"]*"', "", table_of_pandas[0]))
+            else:
+                parts.append(f"```text\n{''.join(data['text/plain']).rstrip()}\n```")
+    download = f'<a href="{notebook.name}" download>Download the notebook</a>'
+    return "\n\n".join([*parts, download]) + "\n", pictures
 
 
 def as_page(text: str) -> str:

@@ -10,12 +10,14 @@ Everything runs in this process, without Ray. Mistakes raise `UserError`, in one
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -28,9 +30,12 @@ from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.ensemble import ensemble
 from pipeline.evaluation.predictions import Predictions, find_predictions, read_predictions
 from pipeline.evaluation.significance import PairedComparison, compare_paired
-from pipeline.launch.events import Event, Report
+from pipeline.launch.events import Event, Report, StepsReport, ValidationReport
 from pipeline.models.classifier import ImageClassifier
-from pipeline.results.published import published as published_results
+from pipeline.models.summary import summarize_model
+from pipeline.models.zoo import NETWORKS, build_model
+from pipeline.results import published as published_numbers
+from pipeline.results.published import protocol_words
 from pipeline.runs.evaluated_model import model_of_run
 from pipeline.runs.initial_weights import find_initial_weights
 from pipeline.runs.run_folder import RunFolder, find_run, name_run
@@ -39,6 +44,8 @@ from pipeline.tracking.queries import Point, TrackedRun
 from pipeline.trainer.driver import run_training
 from pipeline.trainer.evaluation_run import run_evaluation
 from pipeline.visualization.filters import first_layer_filters
+from pipeline.visualization.pictures import look
+from pipeline.visualization.trained_model import load_trained_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,21 +57,34 @@ __all__ = [
     "Predictions",
     "Recipe",
     "Run",
+    "StepsReport",
     "Store",
     "UserError",
+    "ValidationReport",
+    "accuracy_vs_operations",
+    "build",
     "compare_paired",
     "curves",
     "ensemble",
+    "explain",
+    "filters",
+    "layers",
+    "lecture_table",
     "load_recipe",
+    "networks",
     "open_run",
     "prepare_digits",
     "prepare_folder",
     "published",
+    "receptive_fields",
     "table",
     "train",
 ]
 
 _QUIET = Console(quiet=True)
+
+# Of tqdm's, in a notebook without ipywidgets, on a progress bar that nothing here shows.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 @dataclass(frozen=True)
@@ -104,6 +124,15 @@ class Run:
         """Return the weights of the first convolution, float32 (filters, channels, h, w)."""
         return first_layer_filters(self.network())
 
+    def picture(
+        self, what: str = "filters", layer: str | None = None, units: Sequence[int] | None = None
+    ) -> "Figure":
+        """Draw filters, activations, deconvnet or occlusion, as `ilsvrc visualize` does."""
+        from pipeline.reports.feature_figures import feature_figure
+
+        visualized = load_trained_model(self.folder, self.cluster, None)
+        return feature_figure(visualized, look(visualized, what, layer, units))
+
     def evaluate(
         self, protocol: str | None = None, *, data: str | None = None, split: str | None = None
     ) -> Predictions:
@@ -130,6 +159,61 @@ def load_recipe(name: str, changes: Mapping[str, object] | None = None) -> Recip
     changes: of its values, as `{"optimizer.learning_rate": 0.05}`.
     """
     return recipes.load_recipe(name, _assignments(changes))
+
+
+def build(recipe: str | Recipe) -> ImageClassifier:
+    """Build a recipe's network as its training starts, in evaluation mode, on the CPU."""
+    loaded = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    with torch.random.fork_rng():
+        torch.manual_seed(loaded.seed)
+        return build_model(loaded.network, loaded.input).eval()
+
+
+def networks(names: Sequence[str] | None = None) -> "pd.DataFrame":
+    """Return what networks are made of, or all, a row each, at their published input.
+
+    depth: convolutions and fully connected layers on the longest path. multiply_adds: of one image.
+    receptive_field: of a position of the last map, in input pixels along an axis.
+    """
+    import pandas as pd
+
+    rows = []
+    for name in NETWORKS if names is None else names:
+        summary = summarize_model(name)
+        rows.append(
+            {
+                "input": "×".join(map(str, summary.input_shape)),
+                "classes": summary.num_classes,
+                "depth": summary.profile.depth,
+                "parameters": summary.profile.parameters,
+                "multiply_adds": summary.profile.multiply_adds,
+                "receptive_field": max(summary.profile.receptive_field),
+            }
+        )
+    return pd.DataFrame(rows, index=pd.Index(list(names or NETWORKS), name="network"))
+
+
+def layers(network: str) -> "pd.DataFrame":
+    """Return the layers of a network in the order they are called, as `ilsvrc describe` lists them.
+
+    Kernels, strides and fields are along the first axis; 0 where a layer has no window.
+    """
+    import pandas as pd
+
+    rows = [
+        {
+            "layer": layer.name,
+            "kind": layer.kind,
+            "output": "×".join(map(str, layer.output_shape)),
+            "kernel": layer.windows[0].kernel if layer.windows else 0,
+            "stride": layer.windows[0].stride if layer.windows else 0,
+            "parameters": layer.parameters,
+            "multiply_adds": layer.multiply_adds,
+            "receptive_field": layer.receptive_field[0],
+        }
+        for layer in summarize_model(network).profile.layers
+    ]
+    return pd.DataFrame(rows).set_index("layer")
 
 
 def prepare_digits(to: str | Path = "data/digits") -> Store:
@@ -166,8 +250,9 @@ def train(
 
     recipe: its name, a file, or one that is loaded. run: the run's name, by default the recipe's
     with its digest. start_from: a run or [FORMAT:]FILE, whose weights all layers have, with
-    `new_head` all but those that give logits. on_event: is called with every report of the training
-    (`pipeline.launch.events`). cluster: values of the cluster `laptop`, as `{"data_dir": "/data"}`.
+    `new_head` all but those that give logits. on_event: is called with every report of the
+    training, such as `StepsReport` and `ValidationReport`; `pipeline.launch.events` has all.
+    cluster: values of the cluster `laptop`, as `{"data_dir": "/data"}`.
     """
     name = recipe if isinstance(recipe, str) else recipe.network.name
     loaded = load_recipe(recipe, changes) if isinstance(recipe, str) else recipe
@@ -218,11 +303,65 @@ def published(network: str | None = None) -> "pd.DataFrame":
     import pandas as pd
 
     rows: list[dict[str, Any]] = [
-        result.model_dump() for result in published_results() if network in (None, result.network)
+        result.model_dump()
+        for result in published_numbers.published()
+        if network in (None, result.network)
     ]
     if not rows:
         raise UserError(f"nothing is published of '{network}'; published() has all there is")
     return pd.DataFrame(rows)
+
+
+def lecture_table() -> "pd.DataFrame":
+    """Return the numbers that lectures show, a row each: what each is, and what one network has.
+
+    one_network: the top-5 errors on the validation images that a single network compares with.
+    """
+    import pandas as pd
+
+    rows = [
+        {
+            "shown_as": entry.name,
+            "top5_error": entry.top5_error,
+            "meaning": entry.meaning,
+            "one_network": "; ".join(
+                f"{one.network} {one.top5_error} ({protocol_words(one.protocol)})"
+                for one in entry.instead
+            ),
+        }
+        for entry in published_numbers.lecture_table()
+    ]
+    return pd.DataFrame(rows).set_index("shown_as")
+
+
+def explain(number: str) -> str:
+    """Say what a published number is, as "alexnet 15.3": of how many networks, crops, images."""
+    from pipeline.reports.published_number import explain_number, find_published
+
+    return "\n".join(
+        line for found in find_published(number) for line in explain_number(found, [])[:-1]
+    )
+
+
+def accuracy_vs_operations() -> "Figure":
+    """Draw the published accuracy of every network over its operations (Canziani et al. 2016)."""
+    from pipeline.reports.accuracy_vs_operations import operations_figure, published_markers
+
+    return operations_figure(published_markers(), "ILSVRC-2012 val, one view, published")
+
+
+def receptive_fields(names: Sequence[str]) -> "Figure":
+    """Draw how the receptive fields of networks grow from layer to layer."""
+    from pipeline.reports.receptive_fields import receptive_field_figure
+
+    return receptive_field_figure([summarize_model(name) for name in names])
+
+
+def filters(network: ImageClassifier, source: str) -> "Figure":
+    """Draw the filters of a network's first layer; source: what the picture says of the network."""
+    from pipeline.reports.feature_figures import filters_figure
+
+    return filters_figure(first_layer_filters(network), source)
 
 
 def curves(runs: Sequence[Run]) -> dict[str, "Figure"]:

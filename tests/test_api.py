@@ -101,3 +101,52 @@ def test_mistakes_are_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert api.load_recipe("smoke", {"data.name": "my digits"}).data.name == "my digits"
     with pytest.raises(api.UserError, match="no run 'none'"):
         api.open_run("none")
+
+
+def test_networks_are_laid_side_by_side_with_their_papers_numbers() -> None:
+    networks = api.networks(["lenet5", "alexnet", "vgg16"])
+    assert networks.index.tolist() == ["lenet5", "alexnet", "vgg16"]
+    assert networks["parameters"].tolist() == [60_000, 60_965_224, 138_357_544]
+    assert networks["multiply_adds"]["vgg16"] == 15_470_264_320
+    assert networks["receptive_field"].tolist() == [32, 195, 212]
+    layers = api.layers("alexnet")
+    assert layers["output"]["conv1"] == "96×55×55"
+    assert layers["parameters"].sum() == 60_965_224
+    assert layers.loc["conv5", ["kernel", "stride", "receptive_field"]].tolist() == [3, 1, 163]
+    with pytest.raises(api.UserError, match="did you mean `alexnet`"):
+        api.layers("alexnett")
+
+
+def test_a_network_is_built_as_its_training_starts_and_leaves_torchs_random_state() -> None:
+    before = torch.random.get_rng_state()
+    first, again = api.build("smoke"), api.build(api.load_recipe("smoke"))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not first.training
+    same = zip(first.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in same)
+    other = api.build(api.load_recipe("smoke", {"seed": 1}))
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+
+
+def test_what_a_number_of_the_lecture_is() -> None:
+    lecture = api.lecture_table()
+    assert lecture["top5_error"].tolist() == [25, 15.3, 7.3, 3.6, 5.1]
+    assert lecture["one_network"]["AlexNet"].startswith("alexnet 18.2 (10 crops")
+    said = api.explain("alexnet 15.3")
+    assert "7 networks, 10 crops, test" in said
+    assert "one network: 40.7/18.2 (1 network, 10 crops, val)" in said
+    assert "no run" not in said
+    with pytest.raises(api.UserError, match="no published result has this error"):
+        api.explain("alexnet 99.9")
+
+
+def test_a_run_and_a_start_have_pictures(
+    digits_run: tuple[api.Run, list[api.Event]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = digits_run
+    monkeypatch.chdir(run.folder.path.parents[1])
+    figure = run.picture("activations", units=[0, 5])
+    assert "first: lenet5_modern, trained on digits train, 2 epochs, 20" in figure.get_supxlabel()
+    assert sum(bool(axes.get_images()) for axes in figure.axes) == 2
+    start = api.filters(api.build("smoke"), "smoke, before training")
+    assert start.get_supxlabel().startswith("smoke, before training\n")

@@ -60,7 +60,7 @@ def filters_figure(filters: Tensor, source: str) -> Figure:
     picture = filters_image(filters)
     count, channels, height, width = filters.shape
     largest = filters.abs().amax(dim=(1, 2, 3))
-    colours = "; the colours are the channels'" if channels == 3 else ""
+    colours = "; red, green and blue are the weights of these channels" if channels == 3 else ""
     figure = _figure(
         f"The {count} filters of the first layer, {height}×{width}×{channels}",
         f"{source}\neach is scaled by its largest weight, {largest.min():.2g} to "

@@ -1,4 +1,4 @@
-"""The hook that fills the pages, as a module."""
+"""The hook that fills the pages, and what executes the notebooks, as modules."""
 
 import importlib.util
 from types import ModuleType
@@ -9,9 +9,18 @@ from pages import ROOT
 
 @pytest.fixture(scope="session")
 def generate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    return module("generate")
+
+
+@pytest.fixture(scope="session")
+def execute_notebook() -> ModuleType:
+    return module("execute_notebook")
+
+
+def module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found

@@ -1,5 +1,6 @@
 """The pages of the documentation as the tests read them: texts, code blocks, commands."""
 
+import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -7,7 +8,9 @@ from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES += NOTEBOOKS
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
@@ -23,7 +26,16 @@ class Block:
 
 
 def text_of(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
+    """Return a page's text; of a notebook its own, code in blocks, without outputs."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    if not name.endswith(".ipynb"):
+        return text
+    parts = (
+        "".join(cell["source"]) if cell["cell_type"] == "markdown" else
+        f"```python\n{''.join(cell['source'])}\n```"
+        for cell in json.loads(text)["cells"]
+    )  # fmt: skip
+    return "\n\n".join(parts) + "\n"
 
 
 def blocks(text: str) -> list[Block]:

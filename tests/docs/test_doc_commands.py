@@ -31,7 +31,7 @@ def parse(words: list[str]) -> Any:
 
 
 def commands_of(name: str) -> list[list[str]]:
-    if name.endswith(".md"):
+    if name.endswith((".md", ".ipynb")):
         return shell_commands(text_of(name))
     comments = re.findall(r"^#   (ilsvrc .*(?:(?<=\\)\n#.*)*)", text_of(name), re.MULTILINE)
     whole = [comment.replace("\\\n#", " ") for comment in comments]

@@ -1,4 +1,4 @@
-"""The examples of the pages on Python run, and print what the pages show."""
+"""The examples of docs/python.md run, and print what the page shows."""
 
 import contextlib
 import io
@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from pages import blocks, text_of
 
+NAME = "docs/python.md"
 
-@pytest.mark.parametrize("name", ["docs/python.md", "docs/use/notebook.md"])
+
 def test_the_examples_print_what_the_page_shows(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    page = [block for block in blocks(text_of(name)) if block.language]
+    page = [block for block in blocks(text_of(NAME)) if block.language]
     names: dict[str, object] = {}
     for example, shown in zip(page[::2], page[1::2], strict=True):
         assert (example.language, shown.language) == ("python", "text")
@@ -22,5 +23,5 @@ def test_the_examples_print_what_the_page_shows(
         with contextlib.redirect_stdout(printed):
             # Lines are counted from the top of the page, for a traceback that shows them.
             lines = "\n" * (example.line - 1) + example.text
-            exec(compile(lines, name, "exec"), names)
+            exec(compile(lines, NAME, "exec"), names)
         assert printed.getvalue() == shown.text
