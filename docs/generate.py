@@ -78,16 +78,25 @@ def notebook_page(notebook: Path) -> tuple[str, dict[str, bytes]]:
                 name = f"{notebook.stem}-{len(pictures) + 1}.png"
                 pictures[name] = base64.b64decode("".join(data["image/png"]))
                 parts.append(f"![{heading}]({name})")
-            elif "text/html" in data:  # a table of pandas, to be styled as those of the site
-                table_of_pandas = re.search(
-                    r"<table.*</table>", "".join(data["text/html"]), re.DOTALL
-                )
-                assert table_of_pandas, f"{notebook}: an output in HTML that is no table"
-                parts.append(re.sub(r' (class|border|style)="[^"]*"', "", table_of_pandas[0]))
+            elif "text/html" in data:
+                parts.append(_site_table("".join(data["text/html"])))
             else:
                 parts.append(f"```text\n{''.join(data['text/plain']).rstrip()}\n```")
     download = f'<a href="{notebook.name}" download>Download the notebook</a>'
     return "\n\n".join([*parts, download]) + "\n", pictures
+
+
+def _site_table(html: str) -> str:
+    """Return a table of pandas to be styled as those of the site, its head in one row."""
+    found = re.search(r"<table.*</table>", html, re.DOTALL)
+    assert found, "an output in HTML is no table"
+    plain = re.sub(r' (class|border|style)="[^"]*"', "", found[0])
+    return re.sub(
+        r"<th></th>(.*?)</tr>\s*<tr>\s*<th>(\w+)</th>.*?</tr>(?=\s*</thead>)",
+        r"<th>\2</th>\1</tr>",
+        plain,
+        flags=re.DOTALL,
+    )
 
 
 def as_page(text: str) -> str:

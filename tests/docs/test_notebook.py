@@ -22,6 +22,7 @@ def shown(cell: Any, mime_types: tuple[str, ...]) -> list[dict[str, str]]:
     return found
 
 
+@pytest.mark.timeout(900)
 def test_the_cells_show_what_is_stored(
     execute_notebook: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
