@@ -67,7 +67,7 @@ __all__ = [
     "curves",
     "ensemble",
     "explain",
-    "filters",
+    "filters_figure",
     "layers",
     "lecture_table",
     "load_recipe",
@@ -357,11 +357,11 @@ def receptive_fields(names: Sequence[str]) -> "Figure":
     return receptive_field_figure([summarize_model(name) for name in names])
 
 
-def filters(network: ImageClassifier, source: str) -> "Figure":
+def filters_figure(network: ImageClassifier, source: str) -> "Figure":
     """Draw the filters of a network's first layer; source: what the picture says of the network."""
-    from pipeline.reports.feature_figures import filters_figure
+    from pipeline.reports import feature_figures
 
-    return filters_figure(first_layer_filters(network), source)
+    return feature_figures.filters_figure(first_layer_filters(network), source)
 
 
 def curves(runs: Sequence[Run]) -> dict[str, "Figure"]:

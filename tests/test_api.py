@@ -148,5 +148,5 @@ def test_a_run_and_a_start_have_pictures(
     figure = run.picture("activations", units=[0, 5])
     assert "first: lenet5_modern, trained on digits train, 2 epochs, 20" in figure.get_supxlabel()
     assert sum(bool(axes.get_images()) for axes in figure.axes) == 2
-    start = api.filters(api.build("smoke"), "smoke, before training")
+    start = api.filters_figure(api.build("smoke"), "smoke, before training")
     assert start.get_supxlabel().startswith("smoke, before training\n")

@@ -82,12 +82,12 @@ def _units_figure(found: LayerUnits, source: str, *, is_gray: bool) -> Figure:
     columns = min(_COLUMNS, len(found.units))
     rows = math.ceil(len(found.units) / columns)
     field = "×".join(map(str, found.layer.receptive_field))
-    back = ", and what they are projected back to" * (pictures == 2)
+    below, grey = (", above their projections", "; grey is 0") if pictures == 2 else ("", "")
     cell = _WIDTH / _COLUMNS
     figure = _figure(
-        f"The patches that excite units of {found.layer.name} most{back}",
+        f"Patches that excite {found.layer.name} most{below}",
         f"{source}\npatches of {field} pixels, the receptive field; above, the highest and the "
-        "lowest of their activations",
+        f"lowest of their activations{grey}",
         height=rows * (cell * pictures + 0.25) + 0.5 * (pictures == 2 and is_gray),
     )
     with figure_style():
