@@ -5,6 +5,7 @@ day. A colour bar stands where a colour is a number; pictures in colour have non
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from pipeline.visualization.pictures import (
 )
 
 _WIDTH, _COLUMNS = 7.6, 3  # of a figure in inches, and of units in it
+_TITLE, _SOURCE = 70, 105  # characters that fit a line
 
 
 def feature_figure(visualized: VisualizedModel, found: Findings) -> Figure:
@@ -78,30 +80,25 @@ def filters_figure(filters: Tensor, source: str) -> Figure:
 
 
 def _units_figure(found: LayerUnits, source: str, *, is_gray: bool) -> Figure:
-    pictures = 1 if found.units[0].projections is None else 2
     columns = min(_COLUMNS, len(found.units))
     rows = math.ceil(len(found.units) / columns)
     field = "×".join(map(str, found.layer.receptive_field))
-    below, grey = (", above their projections", "; grey is 0") if pictures == 2 else ("", "")
-    cell = _WIDTH / _COLUMNS
+    below, grey = (", above their projections", "; grey is 0") if found.is_projected else ("", "")
+    has_bar = found.is_projected and is_gray
+    width, height = found.units[0].picture.size
     figure = _figure(
         f"Patches that excite {found.layer.name} most{below}",
         f"{source}\npatches of {field} pixels, the receptive field; above, the highest and the "
         f"lowest of their activations{grey}",
-        height=rows * (cell * pictures + 0.25) + 0.5 * (pictures == 2 and is_gray),
+        height=rows * (_WIDTH / _COLUMNS * height / width + 0.25) + 0.5 * has_bar,
     )
     with figure_style():
-        axes = figure.subplots(rows * pictures, _COLUMNS, squeeze=False)
-        for one in axes.flat:
-            one.set_axis_off()
+        axes = _panels(figure, rows, _COLUMNS)
         for number, unit in enumerate(found.units):
-            row, column = divmod(number, columns)
-            above = axes[row * pictures][column]
-            above.imshow(unit.patches, interpolation="none")
-            _title(above, f"unit {unit.unit}: {unit.values[0]:.3g} to {unit.values[-1]:.3g}")
-            if unit.projections is not None:
-                axes[2 * row + 1][column].imshow(unit.projections, interpolation="none")
-        if pictures == 2 and is_gray:
+            panel = axes[divmod(number, columns)]
+            panel.imshow(unit.picture, interpolation="none")
+            _title(panel, f"unit {unit.unit}: {unit.values[0]:.3g} to {unit.values[-1]:.3g}")
+        if has_bar:
             label = "projection to a pixel, as a share of the 99th percentile of its magnitudes"
             _add_bar(figure, axes, ScalarMappable(Normalize(-1, 1), "gray"), label)
     return figure
@@ -118,9 +115,7 @@ def _occlusion_figure(images: Sequence[CoveredImage], source: str) -> Figure:
         height=rows * (_WIDTH / 4 + 0.25) + 0.5,
     )
     with figure_style():
-        axes = figure.subplots(rows, 4, squeeze=False)
-        for one in axes.flat:
-            one.set_axis_off()
+        axes = _panels(figure, rows, 4)
         for number, image in enumerate(images):
             row, column = divmod(number, columns)
             _draw_covered(axes[row][2 * column], axes[row][2 * column + 1], image)
@@ -154,17 +149,29 @@ def _draw_covered(left: Axes, right: Axes, image: CoveredImage) -> None:
 
 def _figure(title: str, source: str, height: float) -> Figure:
     """Make a figure around `height` inches of pictures."""
+    title = textwrap.fill(title, _TITLE)
+    source = "\n".join(textwrap.fill(line, _SOURCE) for line in source.splitlines())
     with figure_style():
-        figure = Figure(figsize=(_WIDTH, height + 0.5 + 0.16 * len(source.splitlines())))
+        lines = 1.3 * len(title.splitlines()) + len(source.splitlines())
+        figure = Figure(figsize=(_WIDTH, height + 0.3 + 0.16 * lines))
         figure.set_layout_engine("constrained", h_pad=0.03, hspace=0.01)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         figure.supxlabel(source, x=0.01, ha="left", fontsize=8, color=MUTED)
     return figure
 
 
+def _panels(figure: Figure, rows: int, columns: int) -> Any:
+    """Return an array of axes without lines or ticks."""
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for one in axes.flat:
+        one.set_axis_off()
+        _title(one, "")
+    return axes
+
+
 def _title(axes: Axes, text: str) -> None:
-    # A dollar sign would begin a formula.
-    axes.set_title(text.replace("$", r"\$"), fontsize=8.5, fontweight="normal")
+    # A dollar sign would begin a formula; without a height one is looked for, which takes long.
+    axes.set_title(text.replace("$", r"\$"), fontsize=8.5, fontweight="normal", y=1.0)
 
 
 def _add_bar(figure: Figure, axes: Any, colours: ScalarMappable, label: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 Pixels = NDArray[np.uint8]
 
-_PAPER, _GAP = (255, 255, 255), 2
+_PAPER = (255, 255, 255)
 
 
 def to_pixels(image: Tensor) -> Pixels:
@@ -37,12 +37,12 @@ def enlarged(pixels: Pixels, side: int, *, smooth: bool) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side), filter)
 
 
-def grid(tiles: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+def grid(tiles: Sequence[Image.Image], columns: int | None = None, gap: int = 2) -> Image.Image:
     """Lay tiles out in cells of one size; by default with about as many columns as rows."""
     columns = columns or math.ceil(math.sqrt(len(tiles)))
-    width, height = (max(sides) + _GAP for sides in zip(*(t.size for t in tiles), strict=True))
+    width, height = (max(sides) + gap for sides in zip(*(t.size for t in tiles), strict=True))
     rows = math.ceil(len(tiles) / columns)
-    image = Image.new("RGB", (columns * width - _GAP, rows * height - _GAP), _PAPER)
+    image = Image.new("RGB", (columns * width - gap, rows * height - gap), _PAPER)
     for i, tile in enumerate(tiles):
         image.paste(tile, (i % columns * width, i // columns * height))
     return image

@@ -40,22 +40,22 @@ class FirstFilters:
 class UnitPatches:
     """A unit's strongest activations, strongest first: their values, and the patches of the images.
 
-    The patches, in rows of three, show the unit's receptive field; `projections`, in the same
-    places, what of it the activation comes from, if asked for.
+    The patches, in rows of three, show the unit's receptive field; below them, if asked for and in
+    the same places, stands what of each the activation comes from.
     """
 
     unit: int
     values: Sequence[float]
-    patches: Image.Image
-    projections: Image.Image | None
+    picture: Image.Image
 
 
 @dataclass(frozen=True)
 class LayerUnits:
-    """What excites units of one layer most."""
+    """What excites units of one layer most; whether their pictures have projections below."""
 
     layer: LayerProfile
     units: Sequence[UnitPatches]
+    is_projected: bool
 
 
 @dataclass(frozen=True)
@@ -174,16 +174,14 @@ def _units(
     results = []
     for unit, images in zip(chosen, loaded.split(len(found[chosen[0]])), strict=True):
         best = found[unit]
-        patches = _patches(
-            [_pixels(image, visualized.recipe.input) for image in images], best, layer
-        )
-        projections = None
+        pixels = [_pixels(image, visualized.recipe.input) for image in images]
+        pictures = [_patches(pixels, best, layer)]
         if deconvnet is not None:
             signed = map(signed_to_pixels, project(deconvnet, layer.name, images, unit, best))
-            projections = _patches(list(signed), best, layer)
+            pictures.append(_patches(list(signed), best, layer))
         values = [activation.value for activation in best]
-        results.append(UnitPatches(unit, values, patches, projections))
-    return LayerUnits(layer, results)
+        results.append(UnitPatches(unit, values, grid(pictures, 1, gap=8)))
+    return LayerUnits(layer, results, projected)
 
 
 def _occlusions(

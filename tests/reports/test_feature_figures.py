@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from trained_runs import visualized_start
 
 from pipeline.config.recipe import load_recipe
 from pipeline.reports.feature_figures import feature_figure, filters_figure, picture_name
-from pipeline.visualization.pictures import CoveredImages, VisualizedModel, look
+from pipeline.visualization.pictures import CoveredImages, LayerUnits, VisualizedModel, look
 
 
 @pytest.fixture
@@ -67,3 +68,19 @@ def test_colours_of_three_channels_have_no_bar() -> None:
     assert len(figure.axes) == 1
     assert "The 4 filters of the first layer, 7×7×3" in words(figure)
     assert "somewhere" in words(figure)
+
+
+def test_long_names_stay_within_the_figure(visualized: VisualizedModel) -> None:
+    long = replace(visualized, run="a-run-of-" + "words-" * 30)
+    found = look(long, "deconvnet", "layers.3", [1])
+    assert isinstance(found, LayerUnits)
+    name = "inception_4e.a_branch.of_five_by_five.convolution_after_its_reduction"
+    found = replace(found, layer=replace(found.layer, name=name))
+    figure = feature_figure(long, found)
+    figure.draw_without_rendering()
+    assert len(figure.texts) == 2
+    for text in figure.texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
+        assert "\n" in text.get_text()

@@ -100,20 +100,22 @@ def test_zero_is_grey_and_a_few_bright_points_do_not_hide_the_rest() -> None:
     assert (signed_to_pixels(torch.zeros(1, 2, 2)) == 128).all()
 
 
-def test_patches_and_projections_stand_in_the_same_places(visualized: VisualizedModel) -> None:
+def test_patches_stand_above_their_projections(visualized: VisualizedModel) -> None:
     found = look(visualized, "deconvnet", "layers.3", [1, 5])
+    without = look(visualized, "activations", "layers.3", [1, 5])
     assert isinstance(found, LayerUnits)
+    assert isinstance(without, LayerUnits)
+    assert (found.is_projected, without.is_projected) == (True, False)
     assert [unit.unit for unit in found.units] == [1, 5]
-    for unit in found.units:
+    for unit, alone in zip(found.units, without.units, strict=True):
         assert list(unit.values) == sorted(unit.values, reverse=True)
         assert len(unit.values) == 9
-        assert unit.projections is not None
-        assert unit.projections.size == unit.patches.size
-    without = look(visualized, "activations", "layers.3", [1, 5])
-    assert isinstance(without, LayerUnits)
-    assert all(unit.projections is None for unit in without.units)
-    same = zip(found.units, without.units, strict=True)
-    assert all(np.array_equal(one.patches, other.patches) for one, other in same)
+        whole, patches = np.asarray(unit.picture), np.asarray(alone.picture)
+        assert np.array_equal(whole[: len(patches)], patches)
+        projections = whole[-len(patches) :]
+        assert len(whole) == 2 * len(patches) + 8
+        assert 100 < projections.mean() < 156  # grey, 128, is 0
+        assert not np.array_equal(projections, patches)
 
 
 def test_covered_images_are_spread_over_the_split(visualized: VisualizedModel) -> None:
