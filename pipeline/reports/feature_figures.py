@@ -88,8 +88,8 @@ def _units_figure(found: LayerUnits, source: str, *, is_gray: bool) -> Figure:
     width, height = found.units[0].picture.size
     figure = _figure(
         f"Patches that excite {found.layer.name} most{below}",
-        f"{source}\npatches of {field} pixels, the receptive field; above, the highest and the "
-        f"lowest of their activations{grey}",
+        f"{source}\npatches of {field} pixels, the receptive field; above, their highest and "
+        f"lowest activation{grey}",
         height=rows * (_WIDTH / _COLUMNS * height / width + 0.25) + 0.5 * has_bar,
     )
     with figure_style():
