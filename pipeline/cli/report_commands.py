@@ -60,7 +60,7 @@ def compare(
         for number in numbers:
             say(console, "\n".join(explain_number(number, results)))
         return
-    for table in comparison_tables(results):
+    for table in comparison_tables(results, console.width):
         console.print(table)
     ids = list(dict.fromkeys(result.run_id for result in results))
     if 2 <= len(ids) <= _MOST_COMPARED:

@@ -67,7 +67,7 @@ def run_job(
 
     job, cluster, console = load_job(file), load_only_cluster(on, set_), Console()
     with importing(console):
-        from pipeline.reports.comparison import comparison_tables
+        from pipeline.reports.comparison import result_tables
         from pipeline.reports.expected_results import expected_lines, find_expected
         from pipeline.results.measured import measured_from_predictions
         from pipeline.runs.run_folder import RunFolder
@@ -89,7 +89,8 @@ def run_job(
     results = [measured_from_predictions(one) for one in predictions]
     lines = list(expected_lines(expected, results))
     finish_job_run(cluster, job.name, "\n\n".join(lines))
-    console.print(comparison_tables(results)[0])
+    for table in result_tables(results, console.width):
+        console.print(table)
     for line in lines:
         say(console, line)
 
@@ -141,7 +142,7 @@ def _train(
     if start_from:
         find_start(cluster.runs_dir, start_from)  # before seconds of imports
     with importing(console):
-        from pipeline.reports.comparison import comparison_markdown, comparison_tables
+        from pipeline.reports.comparison import comparison_markdown, result_tables
         from pipeline.reports.expected_results import expectation_line
         from pipeline.tracking.measured_runs import measured_from_runs
         from pipeline.tracking.queries import tracked_run
@@ -161,7 +162,8 @@ def _train(
     results = measured_from_runs([tracked_run(uri, run_id)])
     if result.is_delivered:
         conclude(result, uri, results, comparison_markdown(results))
-    console.print(comparison_tables(results)[0])
+    for table in result_tables(results, console.width):
+        console.print(table)
     if line := expectation_line(as_written, recipe, results[0].key):
         say(console, line)
     say(console, _how_to_look(uri, cluster.tracking.experiment))

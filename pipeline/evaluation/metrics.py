@@ -32,10 +32,14 @@ class Counts:
     def top5_error(self) -> float:
         return 100 * (self.images - self.top5_hits) / self.images
 
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """Errors and loss by the names they have in MLflow; `loss` is in nats per image."""
-        values: dict[str, float] = {"top1_error": self.top1_error, "top5_error": self.top5_error}
+    def metrics(self, num_classes: int) -> Mapping[str, float]:
+        """Errors and loss by the names they have in MLflow; `loss` is in nats per image.
+
+        Of five classes or fewer there is no top-5 error.
+        """
+        values: dict[str, float] = {"top1_error": self.top1_error}
+        if has_top5(num_classes):
+            values["top5_error"] = self.top5_error
         if self.micronats is not None:
             values["loss"] = self.micronats / 1e6 / self.images
         return values

@@ -44,6 +44,7 @@ class PreprocessingTrial:
 
     name: str
     counts: Counts
+    num_classes: int
     p_value: float = 1.0
     is_clearly_better: bool = False
 

@@ -78,7 +78,7 @@ def published_markers() -> list[Marker]:
 
 
 def measured_marker(result: Measured, size: ModelSize, colour: int) -> Marker:
-    top1, _ = result.errors
+    top1 = result.errors[0]
     low, high = top1.interval.low, top1.interval.high
     return Marker(
         result.run or result.key.network, size, 100 - top1.value,

@@ -9,7 +9,8 @@ from rich.text import Text
 from pipeline.reports.tables import titled_table
 from pipeline.tracking.queries import TrainingProgress
 
-_FIGURES = ("epoch", "top-1 error %", "top-5 error %", "images/s", "time left")
+_TOP5 = "top-5 error %"
+_FIGURES = ("epoch", "top-1 error %", _TOP5, "images/s", "time left")
 _COLORS = {"running": "green", "failed": "red", "waiting": "yellow"}
 
 
@@ -27,11 +28,17 @@ class JobStatus(Protocol):
 
 
 def jobs_table(jobs: Iterable[JobStatus], progress: Mapping[str, TrainingProgress]) -> Table:
-    """Return a row for each job; unknown figures are left empty."""
-    table = titled_table("jobs", ("job", "run", "state"), _FIGURES)
+    """Return a row for each job; unknown figures are left empty.
+
+    There is no column for top-5 where all networks tell five classes or fewer apart.
+    """
+    is_left_out = progress and not any(each.has_top5 for each in progress.values())
+    shown = [name for name in _FIGURES if not (is_left_out and name == _TOP5)]
+    table = titled_table("jobs", ("job", "run", "state"), shown)
     table.add_column("reason")
     for job in jobs:
-        row = _figures(_current(job, progress.get(job.run))).values()
+        figures = _figures(_current(job, progress.get(job.run)))
+        row = [figures[name] for name in shown]
         table.add_row(job.id, job.run, _state(job), *row, Text(job.reason))
     return table
 
@@ -62,7 +69,7 @@ def _figures(progress: TrainingProgress | None) -> dict[str, str]:
     figures = (
         f"{progress.epochs_done:.2f}/{progress.epochs}",
         _number(progress.top1_error, ".2f"),
-        _number(progress.top5_error, ".2f"),
+        _number(progress.top5_error, ".2f") if progress.has_top5 else "",
         _number(progress.images_per_second, ",.0f"),
         _duration(progress.seconds_left),
     )

@@ -129,10 +129,11 @@ def paired_table(names: tuple[str, str], results: Sequence[PairedComparison]) ->
 def trials_table(trials: Sequence[PreprocessingTrial]) -> Table:
     """Return a network's errors on the same images with several preprocessings."""
     title = f"Preprocessings, {trials[0].counts.images:,} images, errors in %"
-    table = titled_table(title, ["Preprocessing"], ("Top-1", "Top-5", "p"))
+    names = ("Top-1", "Top-5") if has_top5(trials[0].num_classes) else ("Top-1",)
+    table = titled_table(title, ["Preprocessing"], (*names, "p"))
     for one in trials:
         errors = (f"{one.counts.top1_error:.2f}", f"{one.counts.top5_error:.2f}")
-        table.add_row(one.name, *errors, f"{one.p_value:.2g}")
+        table.add_row(one.name, *errors[: len(names)], f"{one.p_value:.2g}")
     return table
 
 

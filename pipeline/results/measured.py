@@ -1,7 +1,7 @@
 """The measured results of runs, each with its key."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from pipeline.evaluation.metrics import Counts, Interval, has_top5, wilson_interval
 from pipeline.evaluation.predictions import Predictions
@@ -12,7 +12,8 @@ from pipeline.results.published import ErrorName, ResultKey
 class Measured:
     """The result of one run on one split by one protocol.
 
-    `complete`: the training has reached its end. `num_classes` are the network's, if known.
+    `complete`: the training has reached its end. `num_classes` are those guessed among, if known.
+    `settings` are those of the training, by their keys (`pipeline/results/training_settings.py`).
     """
 
     key: ResultKey
@@ -22,6 +23,7 @@ class Measured:
     date: str = ""
     complete: bool = True
     num_classes: int | None = None
+    settings: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def errors(self) -> "tuple[MeasuredError, ...]":

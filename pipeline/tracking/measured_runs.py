@@ -1,10 +1,12 @@
 """Results of tracked runs with their keys, from params, tags and metrics."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from pipeline.evaluation.metrics import Counts, has_top5
 from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey
+from pipeline.results.training_settings import training_settings
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.queries import TrackedRun
 
@@ -18,17 +20,23 @@ def measured_from_runs(runs: Iterable[TrackedRun]) -> list[Measured]:
     """Return the results of `runs`, in their order; see `measured_from_run`.
 
     Of an evaluation and its training that have a result of the same key, the first one's is taken.
+    An evaluation has the settings of its training, if that is among `runs`.
     """
     found: dict[tuple[str, ResultKey], Measured] = {}
+    runs = list(runs)
+    by_id = {run.run_id: run for run in runs}
     for run in runs:
+        training = by_id.get(run.parent, run)
         for result in measured_from_run(
-            params=run.params,
+            params={**training.params, **run.params},
             tags=run.tags,
             metrics=run.metrics,
             run_id=run.run_id,
             date=f"{run.started:%Y-%m-%d}",
             complete=run.status == "FINISHED",
         ):
+            settings = training_settings(training.params, training.tags)
+            result = replace(result, settings=settings)
             found.setdefault((run.parent or run.run_id, result.key), result)
     return list(found.values())
 
@@ -49,7 +57,7 @@ def measured_from_run(
     data are missing.
     """
     run = tags.get("evaluation.run") or tags.get("mlflow.runName", run_id)
-    classes = params.get("recipe.network.num_classes")
+    classes = params.get("evaluation.num_classes") or params.get("recipe.network.num_classes")
     num_classes = int(classes) if classes else None
     results = []
     for name in dict.fromkeys([*metrics, *tags]):
@@ -89,7 +97,7 @@ def _counts(
     Of five classes or fewer there may be no top-5 error.
     """
     top1, top5 = (metrics.get(f"{prefix}/top{k}_error") for k in (1, 5))
-    if top5 is None and (num_classes is None or not has_top5(num_classes)):
+    if top5 is None and not has_top5(num_classes):
         top5 = 0.0
     if top1 is None or top5 is None:
         return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pipeline.evaluation.metrics import has_top5
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
 from pipeline.tracking.mlflow_client import REMEDY, connect, sqlite_file, user_errors
@@ -20,7 +21,7 @@ class TrainingProgress:
     """A training's epochs done, of how many, and the last values of its metrics.
 
     Errors are in percent and of the last evaluation; `seconds_left` is by the speed of the last
-    epoch. None: not known (yet).
+    epoch. None: not known (yet). `has_top5`: the network tells more than five classes apart.
     """
 
     run_id: str
@@ -31,6 +32,7 @@ class TrainingProgress:
     top5_error: float | None
     images_per_second: float | None
     seconds_left: float | None
+    has_top5: bool = True
 
     def without_speed(self) -> "TrainingProgress":
         """Return the same of a training that isn't running."""
@@ -178,6 +180,7 @@ def training_progress(uri: str, experiment: str, names: set[str]) -> dict[str, T
 def _progress(client: "MlflowClient", run: "Run") -> TrainingProgress:
     metrics, params = run.data.metrics, run.data.params
     epochs = int(params.get("recipe.epochs", 0))
+    classes = params.get("recipe.network.num_classes")
     history = client.get_metric_history(run.info.run_id, "train/epochs")
     done = history[-1].value if history else 0.0
     return TrainingProgress(
@@ -189,6 +192,7 @@ def _progress(client: "MlflowClient", run: "Run") -> TrainingProgress:
         top5_error=_last_evaluation(metrics, "top5_error"),
         images_per_second=metrics.get("train/images_per_second"),
         seconds_left=_seconds_left(history, epochs),
+        has_top5=has_top5(int(classes) if classes else None),
     )
 
 

@@ -209,6 +209,7 @@ def track(
         params={
             "recipe.network.name": metadata.network,
             **{f"evaluation.{key}": value for key, value in metadata.model_dump().items()},
+            "evaluation.num_classes": len(predictions.classes),
             **{f"cluster.{key}": value for key, value in flatten(cluster).items()},
         },
         tags={
@@ -262,7 +263,8 @@ def _identity(metadata: PredictionMetadata) -> dict[str, str]:
 def _metrics(predictions: Predictions) -> dict[str, float]:
     metadata = predictions.metadata
     prefix = f"eval/{_tracked_split(metadata)}/{metadata.protocol}"
-    return {f"{prefix}/{name}": value for name, value in predictions.counts.metrics.items()}
+    metrics = predictions.counts.metrics(len(predictions.classes))
+    return {f"{prefix}/{name}": value for name, value in metrics.items()}
 
 
 def _tracked_split(metadata: PredictionMetadata) -> str:

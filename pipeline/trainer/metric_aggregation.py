@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.config.recipe import Recipe
 from pipeline.data.loading.sampler import BatchSampler
 from pipeline.evaluation.metric_sums import MetricSums
-from pipeline.evaluation.metrics import Counts
+from pipeline.evaluation.metrics import Counts, has_top5
 from pipeline.launch.events import Report, StepsReport, ValidationReport, WorkerSpeed
 from pipeline.runtime.distributed import Worker, sum_over_workers
 from pipeline.runtime.errors import TrainingStoppedError
@@ -56,11 +56,12 @@ class MetricAggregator:
         self._report(self._speed(steps))
         if self._worker.is_first:
             self._report(steps)
+        has_top5_error = has_top5(self._recipe.network.num_classes)
         self._tracker.log(
             {
                 "train/loss": steps.loss,
                 "train/top1_error": steps.top1_error,
-                "train/top5_error": steps.top5_error,
+                **({"train/top5_error": steps.top5_error} if has_top5_error else {}),
                 "train/learning_rate": steps.learning_rate,
                 "train/gradient_norm": steps.gradient_norm,
                 "train/images_per_second": steps.images_per_second,
@@ -83,7 +84,7 @@ class MetricAggregator:
         # With x axes of their own: MLflow draws a sample of a long metric's steps, and against
         # another metric only the steps that it has of both.
         done = {"trained_epochs": epoch, "trained_images": self._images_until(epoch, 0)}
-        metrics = {**counts.metrics, **done}
+        metrics = {**counts.metrics(recipe.network.num_classes), **done}
         self._tracker.log(
             {f"eval/{split}/{protocol}/{name}": value for name, value in metrics.items()},
             step=epoch * self._num_steps,

@@ -118,6 +118,7 @@ def _try_all(job: _TrialsJob, worker: Worker, report: Report) -> list[Preprocess
     model = to_device(model, worker.device, channels_last=job.cluster.channels_last)
     declared = job.model.evaluation_config(images, job.protocol, job.cluster, mapping.selected)
     trials: list[PreprocessingTrial] = []
+    num_classes = len(mapping.classes)
     right_as_declared = None
     for name, config in _variants(declared, job.protocol).items():
         right = torch.zeros(len(images), dtype=torch.bool)
@@ -134,5 +135,5 @@ def _try_all(job: _TrialsJob, worker: Worker, report: Report) -> list[Preprocess
         only_declared = int((right_as_declared & ~right).sum())
         p_value = mcnemar(only_this, only_declared)
         is_better = only_this > only_declared and p_value < _CLEARLY
-        trials.append(PreprocessingTrial(name, counts, p_value, is_better))
+        trials.append(PreprocessingTrial(name, counts, num_classes, p_value, is_better))
     return trials

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.evaluation.metrics import Counts
-from pipeline.reports.comparison import comparison_markdown, comparison_tables
+from pipeline.reports.comparison import comparison_markdown, comparison_tables, result_tables
 from pipeline.results.measured import Measured, result_tags
 from pipeline.results.published import ResultKey, published
 from pipeline.runtime.errors import UserError
@@ -47,7 +47,7 @@ def rendered(tables: Sequence[Table], width: int = 80) -> str:
 
 
 def results_text(*results: Measured, width: int = 80) -> str:
-    return rendered(comparison_tables(results)[:1], width)
+    return rendered(result_tables(results, width), width)
 
 
 def markdown_rows(*results: Measured) -> list[list[str]]:
@@ -61,10 +61,12 @@ def test_every_published_result_fits_and_no_word_is_cut(width: int) -> None:
     keys = {result.key for result in published() if len(result.network) < 24}
     keys |= {imagenet(key.network, "center-160-128") for key in keys}
     results = [measured(key, 60.0, 50.0, 10_000) for key in keys]
-    lines = results_text(*results, width=width).splitlines()
-    assert max(map(len, lines)) <= width
-    column = lines[2].index("Published")
-    shown = words(" ".join(line[column:] for line in lines))
+    shown: set[str] = set()
+    for table in result_tables(results, width):
+        lines = rendered([table], width).splitlines()
+        assert max(map(len, lines)) <= width
+        column = next(line.index("Published") for line in lines if "Published" in line)
+        shown |= words(" ".join(line[column:] for line in lines))
     for row in markdown_rows(*results):
         assert words(row[7]) <= shown
 
@@ -81,7 +83,7 @@ def words(text: str) -> set[str]:
 def test_all_tables_fit(width: int) -> None:
     long = measured(imagenet("resnet18"), 30.3, 11.2)
     long = Measured(long.key, long.counts, run="a_run_with_a_name_without_end_" * 3)
-    text = rendered(comparison_tables([DIGITS, ALEXNET, RESNET, long]), width)
+    text = rendered(comparison_tables([DIGITS, ALEXNET, RESNET, long], width), width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
 
@@ -162,7 +164,7 @@ def test_ensembles_and_extra_data_are_shown_with_the_protocol() -> None:
 
 def test_the_lectures_numbers_are_in_a_table_of_their_own() -> None:
     results, lecture, instead = (
-        rendered([table]) for table in comparison_tables([ALEXNET, RESNET])
+        rendered([table]) for table in comparison_tables([ALEXNET, RESNET], 80)
     )
     for number in ("15.3", "7.3", "3.6", "5.1", "25"):
         assert re.search(rf"^ \S.* {re.escape(number)} ", lecture, re.MULTILINE), number
@@ -277,3 +279,64 @@ def test_an_ensemble_is_compared_as_one() -> None:
     (first, _) = measured_from_runs([tracked("f00", "e", {"ensemble.size": "2"})])
     assert first.key.ensemble_size == 2
     assert "ensemble of 2" in results_text(first)
+
+
+def with_seed(seed: int, errors: int, **settings: str) -> Measured:
+    known = {"seed": str(seed), "epochs": "5", "optimizer.learning_rate": "0.05", **settings}
+    counts = Counts(899 - errors, 899, 899)
+    run = f"lenet5_digits-{errors:08d}"
+    return Measured(DIGITS.key, counts, run, "f00", "2026-01-02", settings=known)
+
+
+SEEDS = [with_seed(seed, errors) for seed, errors in enumerate((22, 24, 11))]
+SLOW = with_seed(0, 96, **{"optimizer.learning_rate": "0.01"})
+
+
+def test_seeds_are_below_their_mean_and_what_differs_has_columns_where_there_is_room() -> None:
+    wide = results_text(SLOW, *SEEDS, width=120).splitlines()
+    heading = next(line for line in wide if " Run" in line)
+    assert heading.split()[:3] == ["Run", "rate", "Seed"]  # "Learning" is above
+    assert "Epochs" not in heading
+    mean = next(n for n, line in enumerate(wide) if "mean of 3 seeds" in line)
+    assert wide[mean].split()[4:8] == ["0.05", "top-1", "2.11", "±"]
+    below = [line.split() for line in wide[mean:] if line.startswith("   lenet5_digits-")]
+    assert [(line[1], line[3]) for line in below] == [("0", "2.45"), ("1", "2.67"), ("2", "1.22")]
+    assert "±: the sample standard deviation (n − 1)" in "\n".join(wide)
+
+
+def test_what_differs_is_below_the_name_where_there_is_no_room() -> None:
+    measured = with_seed(0, 96, **{"optimizer.learning_rate": "0.01", "batch": 17 * "x"})
+    narrow = results_text(measured, with_seed(0, 22, batch="y"))
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert re.search(r"^ lenet5_digits-00000096 +0\.01 ", narrow, re.MULTILINE)
+    assert re.search(r"^ batch x{17} ", narrow, re.MULTILINE)
+    assert re.search(r"^ batch y ", narrow, re.MULTILINE)
+    assert "seed" not in narrow  # it is the same
+
+
+def test_more_settings_than_there_are_places_for_are_named() -> None:
+    many = {f"augmentation.part_{number}": "1" for number in range(6)}
+    text = flat(results_text(with_seed(0, 9, **many), with_seed(1, 9, **dict.fromkeys(many, "2"))))
+    assert "the runs also differ in: part 4, part 5" in text
+
+
+def test_what_holds_for_all_runs_of_a_table_is_said_once() -> None:
+    for text in (results_text(SLOW, *SEEDS), comparison_markdown([SLOW, *SEEDS])):
+        assert text.count("none for this network; others:") == 1
+        assert text.count("SVC (γ = 0.001)") == 1
+    seeds = [
+        Measured(RESNET.key, RESNET.counts, f"run-{seed}", settings={"seed": str(seed)})
+        for seed in range(2)
+    ]
+    text = flat(results_text(*seeds, width=120))
+    assert text.count("fb.resnet.torch") == 1
+    assert text.count("30.43: −0.13") == 3  # of the mean and of both runs
+
+
+def test_few_of_many_others_are_shown_those_nearest_to_ours() -> None:
+    unknown = measured(imagenet("resnet26"), 30.4, 11.0)
+    note = flat(results_text(unknown)).partition("others:")[2]
+    assert "30.43 / 10.76 resnet18" in note
+    assert note.count("resnet18") == 1  # its authors' alone
+    assert note.count(", ") == 7
+    assert "farther from ours (`ilsvrc published`)" in note

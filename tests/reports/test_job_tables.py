@@ -1,5 +1,7 @@
 """Tables of jobs show what is known, and nothing else."""
 
+from dataclasses import replace
+
 from rich.console import Console
 
 from pipeline.reports.job_tables import job_table, jobs_table
@@ -35,6 +37,19 @@ def test_a_waiting_job_has_a_reason_and_no_speed() -> None:
     waiting = job("waiting", "Resources")
     line = lines_of(jobs_table([waiting], {"resnet50-1a2b3c4d": KNOWN}))[-1]
     assert line.split()[2:] == ["waiting", "12.50/120", "44.44", "19.88", "Resources"]
+
+
+def test_of_five_classes_or_fewer_no_top5_error_is_shown() -> None:
+    few = replace(KNOWN, has_top5=False)
+    heading, _, line = lines_of(jobs_table([job("running")], {"resnet50-1a2b3c4d": few}))[1:]
+    assert "top-1 error %" in heading
+    assert "top-5" not in heading
+    assert "19.88" not in line
+    jobs = [job("running"), SubmittedJob("18", "other", "running", "")]
+    mixed = lines_of(jobs_table(jobs, {"resnet50-1a2b3c4d": few, "other": KNOWN}))
+    assert "19.88" not in mixed[-2]
+    assert "19.88" in mixed[-1]
+    assert not [line for line in lines_of(job_table(job("running"), few)) if "top-5" in line]
 
 
 def test_unknown_figures_are_left_empty() -> None:

@@ -8,13 +8,14 @@ from rich.console import Console
 
 from pipeline.data.store.manifest import ImageClass
 from pipeline.evaluation.predictions import PredictionMetadata, Predictions
-from pipeline.evaluation.significance import compare_paired
-from pipeline.reports.comparison import comparison_markdown, comparison_tables
+from pipeline.evaluation.significance import PreprocessingTrial, compare_paired
+from pipeline.reports.comparison import comparison_markdown, result_tables
 from pipeline.reports.prediction_tables import (
     classes_table,
     errors_table,
     paired_table,
     result_line,
+    trials_table,
 )
 from pipeline.results.measured import measured_from_predictions, result_tags
 
@@ -44,9 +45,12 @@ def shown(predictions: Predictions) -> str:
     console.print(errors_table(predictions, (1, 5)))
     console.print(classes_table(predictions, 2))
     result = measured_from_predictions(predictions)
-    console.print(comparison_tables([result])[0])
+    console.print(*result_tables([result], 200))
     console.print(result_tags([result]))
-    return out.getvalue() + comparison_markdown([result]).splitlines()[2]
+    trial = PreprocessingTrial("as declared", predictions.counts, len(predictions.classes))
+    console.print(trials_table([trial]))
+    results = comparison_markdown([result]).partition("\n\n")[0]
+    return out.getvalue() + results + str(predictions.counts.metrics(len(predictions.classes)))
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 6])
@@ -54,6 +58,7 @@ def test_top5_is_left_out_where_there_are_five_classes_or_fewer(num_classes: int
     text = shown(predictions_of(num_classes)).lower()
     assert "50.00" in text
     assert ("top-5" in text) == (num_classes > 5)
+    assert ("top5" in text) == (num_classes > 5)
     assert ("0.00 (0.00" in text) == (num_classes > 5)
 
 
