@@ -13,7 +13,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,12 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         return self.folder.recipe()
+
+    @property
+    def started(self) -> datetime:
+        """When its first metric was reported, UTC."""
+        with (self.folder.path / "metrics.jsonl").open() as lines:
+            return datetime.fromtimestamp(json.loads(next(lines))["time"] / 1000, UTC)
 
     @property
     def history(self) -> "pd.DataFrame":
@@ -365,7 +371,10 @@ def filters_figure(network: ImageClassifier, source: str) -> "Figure":
 
 
 def curves(runs: Sequence[Run]) -> dict[str, "Figure"]:
-    """Draw the learning curves of runs, a figure each by its title, as in a report."""
+    """Draw the learning curves of runs, a figure each by its title, as in a report.
+
+    What would be straight lines alone, as a constant learning rate, is left out.
+    """
     from pipeline.reports.learning_curves import MetricHistory, curve_figures
 
     histories = []
@@ -376,7 +385,10 @@ def curves(runs: Sequence[Run]) -> dict[str, "Figure"]:
             known = history[name].dropna()
             pairs = zip(known.index.tolist(), known.tolist(), strict=True)
             points[str(name)] = [Point(step, value) for step, value in pairs]
-        tracked = TrackedRun("", run.name, "FINISHED", datetime.now(), {}, {}, {})
+        recipe = run.recipe
+        params = {"recipe.network.num_classes": str(recipe.network.num_classes)}
+        tags = {"dataset.name": recipe.data.name}
+        tracked = TrackedRun("", run.name, "FINISHED", run.started, params, tags, {})
         histories.append(MetricHistory(tracked, points, colour))
     return curve_figures(histories)
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -139,7 +140,11 @@ def predict(
         from pipeline.reports.figure_style import as_png
         from pipeline.reports.prediction_figure import prediction_figure
 
-        write_atomically(show.absolute(), as_png(prediction_figure(answered)))
+        record = folder.record() if run else None
+        data = record.dataset_name if record else ""
+        trained = f"trained on {data}" if data else f"weights of {Path(model).name}"
+        figure = prediction_figure(answered, f"{trained}; {date.today()}")
+        write_atomically(show.absolute(), as_png(figure))
     if num_bad:
         raise typer.Exit(1)
     if not answered:

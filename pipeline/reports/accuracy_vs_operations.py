@@ -4,6 +4,7 @@ Their Figure 2: the top-1 accuracy of one central crop over the operations of on
 multiply-add counting as two; the markers' size is the number of parameters (here their area).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 
 from pipeline.models.profile import profile_model
 from pipeline.models.zoo import NETWORKS
-from pipeline.reports.figure_style import INK, MUTED, figure_style, series_colour
+from pipeline.reports.figure_style import INK, MUTED, add_source, figure_style, series_colour
 from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey, protocol_passes, published
 
@@ -33,7 +34,7 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class Marker:
-    """A result; `accuracy` in percent, with the half widths of its interval.
+    """A result by `protocol`; `accuracy` in percent, with the half widths of its interval.
 
     `colour` is the run's index in the page, None for a published result.
     """
@@ -41,6 +42,7 @@ class Marker:
     name: str
     size: ModelSize
     accuracy: float
+    protocol: str
     below: float = 0.0
     above: float = 0.0
     colour: int | None = None
@@ -52,7 +54,8 @@ def model_size(
 ) -> ModelSize:
     """Return the size of a network of the zoo, on an image of `shape` or of the published one."""
     with torch.device("meta"):
-        model = NETWORKS[network](num_classes, (shape or (3,))[0])
+        channels = (shape[0],) if shape else ()
+        model = NETWORKS[network](num_classes, *channels)
         profile = profile_model(model, shape or model.input_shape.published)
     return ModelSize(2 * profile.multiply_adds, profile.parameters)
 
@@ -72,7 +75,8 @@ def published_markers() -> list[Marker]:
             and key.network in NETWORKS
             and result.top1_error is not None
         ):
-            marker = Marker(key.network, model_size(key.network), 100 - result.top1_error)
+            accuracy = 100 - result.top1_error
+            marker = Marker(key.network, model_size(key.network), accuracy, key.protocol)
             markers.setdefault(key.network, marker)
     return list(markers.values())
 
@@ -81,13 +85,35 @@ def measured_marker(result: Measured, size: ModelSize, colour: int) -> Marker:
     top1 = result.errors[0]
     low, high = top1.interval.low, top1.interval.high
     return Marker(
-        result.run or result.key.network, size, 100 - top1.value,
+        result.run or result.key.network, size, 100 - top1.value, result.key.protocol,
         high - top1.value, top1.value - low, colour,
     )  # fmt: skip
 
 
-def operations_figure(markers: Sequence[Marker], title: str) -> Figure:
-    """Draw published results in grey and ours in colour, each with its name."""
+def is_on_one_line(markers: Sequence[Marker]) -> bool:
+    """Whether the markers lie on a line, as all of one network or of two do."""
+    return len({marker.size.operations for marker in markers}) <= 2
+
+
+def operations_words(markers: Sequence[Marker]) -> list[str]:
+    """Say what a figure of these would show, in a line for each size."""
+    by_size: dict[ModelSize, list[float]] = {}
+    for marker in sorted(markers, key=lambda marker: marker.size.operations):
+        by_size.setdefault(marker.size, []).append(marker.accuracy)
+    return [
+        f"{_millions(size.operations)} M-Ops, {size.parameters:,} parameters: "
+        + " to ".join(dict.fromkeys(f"{end(found):.2f}" for end in (min, max)))
+        + f" % of {len(found)} result{'s' * (len(found) != 1)}"
+        for size, found in by_size.items()
+    ]
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.0f}" if count >= 1e8 else f"{count / 1e6:.3g}"
+
+
+def operations_figure(markers: Sequence[Marker], title: str, period: str = "") -> Figure:
+    """Draw published results in grey and ours, of that period, in colour, each with its name."""
     with figure_style():
         figure = Figure(figsize=(7.6, 4.9), layout="constrained")
         axes = figure.subplots()
@@ -95,11 +121,21 @@ def operations_figure(markers: Sequence[Marker], title: str) -> Figure:
         for marker in sorted(markers, key=lambda m: (m.colour is not None, -m.size.parameters)):
             _draw(axes, marker)
         axes.set_title(title)
+        add_source(figure, _source(markers, period))
         _set_scales(axes, markers)
         _add_legend(axes, markers)
         figure.draw_without_rendering()  # lays out the axes, among which names are placed
         _add_names(axes, markers)
     return figure
+
+
+def _source(markers: Sequence[Marker], period: str) -> str:
+    count = Counter(marker.protocol for marker in markers)
+    shown = [protocol for protocol, _ in count.most_common(3)]
+    more = f" and {len(count) - 3} more" if len(count) > 3 else ""
+    published = "grey: published" if any(marker.colour is None for marker in markers) else ""
+    ours = f"ours: {period}" if period else ""
+    return "; ".join(filter(None, [f"{', '.join(shown)}{more}", published, ours]))
 
 
 def _colour(marker: Marker, published_colour: str) -> str:

@@ -21,7 +21,7 @@ from pipeline.results.training_settings import SEED, setting_names
 
 _LECTURE = "The lecture's table: no number here is of one network on one crop"
 _SINGLE_NETWORKS = "One network on the validation set: what a run compares with"
-_NONE = "none"
+NONE = "none"
 MOST_SETTINGS = 4
 _RUN_WIDTH, _PUBLISHED_WIDTH, _GAP = 25, 26, 3
 
@@ -166,7 +166,7 @@ class _ResultTable:
         results = self._group.results
         names = max(len(result.run) for result in results)
         errors = max(len(f"{error.name} {error}") for r in results for error in r.errors)
-        is_published = any(compare(result).note != _NONE for result in results)
+        is_published = any(compare(result).note != NONE for result in results)
         published = _PUBLISHED_WIDTH if is_published else len("Published")
         room = width - 2 - min(_RUN_WIDTH, names + 2) - _GAP - errors - _GAP - published
         columns = []
@@ -228,7 +228,7 @@ class _ResultTable:
 
     def _note(self, comparison: Comparison) -> list[str]:
         """Return the note where it is new in this table."""
-        if comparison.note in self._notes and comparison.note != _NONE:
+        if comparison.note in self._notes and comparison.note != NONE:
             return ["source as above" if comparison.reference else "as above"]
         self._notes.add(comparison.note)
         return [comparison.note]
@@ -288,7 +288,7 @@ def _nearest_note(key: ResultKey) -> str:
             f"not comparable with the nearest, {near.errors} of {near.citation}: "
             f"{difference(near.key, key)}"
         )
-    return _NONE
+    return NONE
 
 
 def _single_network_rows() -> list[tuple[str, ...]]:

@@ -70,6 +70,11 @@ def figure_style() -> AbstractContextManager[None]:
     return mpl.rc_context(_STYLE)
 
 
+def add_source(figure: Figure, source: str) -> None:
+    """Write below a figure what it is of: data, protocol, date."""
+    figure.supxlabel(source, x=0.99, ha="right", fontsize=7, color=MUTED)
+
+
 def series_colour(i: int) -> str:
     return SERIES[i % len(SERIES)]
 

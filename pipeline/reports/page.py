@@ -13,20 +13,22 @@ from pipeline.models.zoo import NETWORKS
 from pipeline.reports.accuracy_vs_operations import (
     Marker,
     ModelSize,
+    is_on_one_line,
     is_single_view,
     measured_marker,
     model_size,
     operations_figure,
+    operations_words,
     published_markers,
 )
 from pipeline.reports.class_extremes import find_class_extremes
 from pipeline.reports.comparison import Comparison, compare
 from pipeline.reports.figure_style import DARK, LIGHT, SERIES, as_png, as_svg, data_uri, svg_element
-from pipeline.reports.learning_curves import curve_figures
+from pipeline.reports.learning_curves import curve_figures, curve_words
 from pipeline.reports.page_data import ReportedRun
+from pipeline.reports.result_rows import differences, result_panels, run_labels
 from pipeline.reports.run_cost import fixed_workers, run_cost
 from pipeline.results.comparability import on_split
-from pipeline.results.measured import MeasuredError
 from pipeline.results.published import LectureEntry, Published, lecture_table, protocol_words
 
 _HERE = Path(__file__).parent
@@ -41,40 +43,6 @@ class Page:
 
 
 @dataclass(frozen=True)
-class _ResultRow:
-    """A row of the table of results; `scale` is half the width of its error bars, in points."""
-
-    run: ReportedRun
-    comparison: Comparison
-    scale: float
-
-    def bar(self, error: MeasuredError) -> Markup:
-        """Draw an error in the middle, its interval, and the published error as a diamond."""
-
-        def x(value: float) -> str:
-            return f"{76 + 70 * (value - error.value) / self.scale:.1f}"
-
-        series = f"series-{self.run.history.colour % len(SERIES)}"
-        colour = f"var(--{series if self.run.is_drawn else 'muted'})"
-        low, high, middle = x(error.interval.low), x(error.interval.high), x(error.value)
-        marks = [
-            '<path d="M4 8H148" stroke="var(--line)" stroke-width="1"/>',
-            f'<path d="M{low} 8H{high}M{low} 5V11M{high} 5V11" stroke="{colour}" '
-            'stroke-width="1.5"/>',
-            f'<circle cx="{middle}" cy="8" r="3.2" fill="{colour}"/>',
-        ]
-        published = self.comparison.published_error(error)
-        if published is not None:
-            marks.append(
-                f'<path d="M{x(published)} 3l5 5-5 5-5-5z" fill="none" stroke="var(--ink)" '
-                'stroke-width="1.2"/>'
-            )
-        return Markup(  # built from numbers and colour names alone
-            f'<svg class="bar" viewBox="0 0 152 16" aria-hidden="true">{"".join(marks)}</svg>'
-        )
-
-
-@dataclass(frozen=True)
 class _LectureRow:
     """A number of the lecture's table, the same on val if published, and our results beside it."""
 
@@ -85,10 +53,16 @@ class _LectureRow:
 
 def build_page(experiment: str, runs: Sequence[ReportedRun]) -> Page:
     """Build the page of these runs, in the order given."""
-    compared = [(run, compare(result)) for run in runs for result in run.results]
+    compared = [compare(result) for run in runs for result in run.results]
+    panels = result_panels(runs)
     drawn = [run for run in runs if run.is_drawn]
-    curves = curve_figures([run.history for run in drawn])
-    operations = _operations_figures(drawn)
+    histories = [run.history for run in drawn]
+    markers = _operations_markers(drawn)
+    operations = {
+        f"operations-{_file_name(title)}": operations_figure(found, title, _period(drawn))
+        for title, found in markers.items()
+        if not is_on_one_line(found)
+    }
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -109,10 +83,19 @@ def build_page(experiment: str, runs: Sequence[ReportedRun]) -> Page:
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
         runs=runs,
         drawn=drawn,
-        results=_result_rows(compared),
-        lecture=_lecture_rows([comparison for _, comparison in compared]),
-        curves=curves,
+        num_results=len(compared),
+        panels=panels,
+        differences=differences(runs, panels),
+        lecture=_lecture_rows(compared),
+        labels=run_labels(runs),
+        curves=curve_figures(histories),
+        straight=curve_words(histories),
         operations=operations.values(),
+        few_operations={
+            title: operations_words(found)
+            for title, found in markers.items()
+            if is_on_one_line(found)
+        },
     )
     files = _files(operations)
     return Page(html, {run.run.run_id: _own_figures(run) | files for run in drawn})
@@ -136,33 +119,6 @@ def _period(runs: Sequence[ReportedRun]) -> str:
     return " to ".join(dict.fromkeys([days[0], days[-1]])) if days else ""
 
 
-def _result_rows(compared: Sequence[tuple[ReportedRun, Comparison]]) -> list[_ResultRow]:
-    """Return a row for each result, those of a split from the lowest error on and of one scale."""
-    scales: dict[tuple[str, str], float] = {}
-    for _, comparison in compared:
-        scale = scales.get(_split(comparison), 1e-9)
-        scales[_split(comparison)] = max(scale, _farthest_mark(comparison))
-    rows = [_ResultRow(run, comparison, scales[_split(comparison)]) for run, comparison in compared]
-    return sorted(
-        rows, key=lambda row: (*_split(row.comparison), row.comparison.result.counts.top1_error)
-    )
-
-
-def _split(comparison: Comparison) -> tuple[str, str]:
-    return comparison.result.key.training_data, comparison.result.key.split
-
-
-def _farthest_mark(comparison: Comparison) -> float:
-    """Return how far the ends of the intervals and the published errors are from ours, at most."""
-    distances = []
-    for error in comparison.result.errors:
-        published = comparison.published_error(error)
-        marks = [error.interval.low, error.interval.high]
-        marks += [] if published is None else [published]
-        distances += [abs(mark - error.value) for mark in marks]
-    return max(distances)
-
-
 def _lecture_rows(comparisons: Sequence[Comparison]) -> list[_LectureRow]:
     rows = []
     for entry in lecture_table():
@@ -173,20 +129,17 @@ def _lecture_rows(comparisons: Sequence[Comparison]) -> list[_LectureRow]:
     return rows
 
 
-def _operations_figures(runs: Sequence[ReportedRun]) -> dict[str, Figure]:
-    """Draw a figure for each data set and split, by file name; ILSVRC-2012's has the published."""
-    markers: dict[tuple[str, str], list[Marker]] = {("ilsvrc2012", "val"): published_markers()}
+def _operations_markers(runs: Sequence[ReportedRun]) -> dict[str, list[Marker]]:
+    """Return the markers of each data set and split; ILSVRC-2012's are also the published ones."""
+    markers = {"ilsvrc2012 val": published_markers()}
     for run in runs:
         for result in run.results:
             key = result.key
             if is_single_view(key) and key.network in NETWORKS:
                 size = _size_as_built(key.network, run.run.params)
                 marker = measured_marker(result, size, run.history.colour)
-                markers.setdefault((key.training_data, key.split), []).append(marker)
-    return {
-        f"operations-{data}-{split}": operations_figure(found, f"{data} {split}")
-        for (data, split), found in markers.items()
-    }
+                markers.setdefault(f"{key.training_data} {key.split}", []).append(marker)
+    return markers
 
 
 def _size_as_built(network: str, params: Mapping[str, str]) -> ModelSize:

@@ -12,7 +12,7 @@ from pipeline.data.store.store import Split, Store, store_folder
 from pipeline.evaluation.predictions import Predictions, kept_predictions, read_predictions
 from pipeline.models.zoo import constructor
 from pipeline.reports.figure_style import SERIES
-from pipeline.reports.learning_curves import PANELS, MetricHistory
+from pipeline.reports.learning_curves import PANELS, MetricHistory, source_of
 from pipeline.results.measured import Measured
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.measured_runs import measured_from_runs
@@ -64,6 +64,11 @@ class ReportedRun:
     def name(self) -> str:
         """The run's name; of an ensemble or of weights from elsewhere, the evaluated name."""
         return self.run.tags.get("evaluation.run", self.run.name)
+
+    @property
+    def source(self) -> str:
+        """Which data it learned, how it was tested meanwhile, and when, for a picture."""
+        return source_of([self.history])
 
     @property
     def commands(self) -> list[str]:

@@ -11,16 +11,17 @@ from PIL import Image
 from pipeline.data.store.image_check import in_8_bits
 from pipeline.data.store.packing import Sample
 from pipeline.evaluation.guesses import Answer, Guess
-from pipeline.reports.figure_style import INK, figure_style, series_colour
+from pipeline.reports.figure_style import INK, add_source, figure_style, series_colour
 
 _COLUMNS = 3
 _LONGEST_NAME = 28
 
 
-def prediction_figure(answered: Sequence[tuple[Sample, Answer]]) -> Figure:
+def prediction_figure(answered: Sequence[tuple[Sample, Answer]], source: str) -> Figure:
     """Draw images, each above bars of its likeliest classes by the same network.
 
-    Its title says which network, which weights and which protocol.
+    Its title says which network, which weights and which protocol; `source`, below it, what the
+    network was trained on, and the date.
     """
     columns = min(_COLUMNS, len(answered))
     rows = math.ceil(len(answered) / columns)
@@ -44,6 +45,7 @@ def prediction_figure(answered: Sequence[tuple[Sample, Answer]]) -> Figure:
             above.imshow(_pixels(sample))
             above.set_title(_short(sample.key.rpartition("/")[2]), loc="center")
             _bars(below, each.guesses)
+        add_source(figure, source)
     return figure
 
 

@@ -33,9 +33,14 @@ class ResultGroup:
     def title(self) -> str:
         """The data set, split, protocol, and the number of images, if it is one."""
         key = self.seeds[0].first.key
-        images = {result.counts.images for result in self.results}
-        count = f", {images.pop():,} images" if len(images) == 1 else ""
+        count = f", {self.images:,} images" if self.images else ""
         return f"{key.training_data} {key.split}, {key.protocol}{count}"
+
+    @property
+    def images(self) -> int | None:
+        """The number of images, the same of all results, or None."""
+        images = {result.counts.images for result in self.results}
+        return images.pop() if len(images) == 1 else None
 
     @property
     def error_names(self) -> tuple[ErrorName, ...]:

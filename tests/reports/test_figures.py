@@ -1,4 +1,6 @@
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -6,13 +8,21 @@ import pytest
 from pipeline.evaluation.metrics import Counts
 from pipeline.models.zoo import NETWORKS
 from pipeline.reports.accuracy_vs_operations import (
+    is_on_one_line,
     measured_marker,
     model_size,
     operations_figure,
+    operations_words,
     published_markers,
 )
 from pipeline.reports.figure_style import LIGHT, as_png, as_svg, svg_element
-from pipeline.reports.learning_curves import MetricHistory, curve_figures, thinned
+from pipeline.reports.learning_curves import (
+    MetricHistory,
+    curve_figures,
+    curve_words,
+    source_of,
+    thinned,
+)
 from pipeline.reports.run_cost import run_cost, training_seconds
 from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey
@@ -36,7 +46,7 @@ def history(
     ends = range(STEPS, STEPS * EPOCHS + 1, STEPS)
     metrics = {
         "train/loss": [Point(step, 1 / step) for step in reports],
-        "train/top1_error": [Point(step, 90.0 - step) for step in reports],
+        "train/top1_error": [Point(step, 90.0 / step) for step in reports],
         "train/images_per_second": [Point(step, images_per_second) for step in reports],
         "eval/val/whole/top1_error": [Point(step, 80.0 - step) for step in ends],
     }
@@ -45,7 +55,7 @@ def history(
 
 def test_each_panel_with_points_is_drawn_over_epochs() -> None:
     figures = curve_figures([history(), history()])
-    assert list(figures) == ["Loss", "Top-1 error, %", "Images/s"]
+    assert list(figures) == ["Loss", "Top-1 error, %"]
     (axes,) = figures["Top-1 error, %"].axes
     assert axes.get_xlabel() == "epochs"
     assert len(axes.lines) == 4  # training and testing of two runs
@@ -58,9 +68,90 @@ def test_each_panel_with_points_is_drawn_over_epochs() -> None:
 
 def test_a_run_before_its_first_epoch_is_drawn_over_steps() -> None:
     early = history()
-    early = MetricHistory(early.run, {"train/loss": early.metrics["train/loss"][:1]}, 0)
+    early = MetricHistory(early.run, {"train/loss": early.metrics["train/loss"][:3]}, 0)
     (axes,) = curve_figures([early])["Loss"].axes
     assert axes.get_xlabel() == "steps"
+
+
+def curve(values: Sequence[float], name: str = "train/loss", **params: str) -> MetricHistory:
+    run = TrackedRun("f00", "r", "FINISHED", datetime(2026, 1, 2, tzinfo=UTC), params, {}, {})
+    return MetricHistory(run, {name: [Point(5 * n, v) for n, v in enumerate(values, 1)]}, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.1], "0.1"),
+        ([0.1, 0.1], "0.1 throughout"),
+        ([0.1] * 5, "0.1 throughout"),
+        ([1 / 3] * 3, "0.3333 throughout"),
+        ([2.5, 0.5], "2.5 → 0.5"),
+        ([0.4, 0.3, 0.2, 0.1], "0.4 → 0.1, in a straight line"),
+    ],
+)
+def test_points_on_one_line_are_said_in_words(values: Sequence[float], words: str) -> None:
+    alone = curve(values)
+    assert curve_figures([alone]) == {}
+    assert curve_words([alone]) == {"Loss": {words: [alone]}}
+    # Beside a curve it is drawn with it.
+    both = [alone, curve([3.0, 2.0, 1.5])]
+    assert list(curve_figures(both)) == ["Loss"]
+    assert curve_words(both) == {}
+
+
+def test_words_name_training_and_test_and_runs_with_the_same_words_once() -> None:
+    constant = history()
+    assert curve_words([constant, constant]) == {
+        "Images/s": {"640 throughout": [constant, constant]}
+    }
+    name = "eval/val/whole/loss"
+    metrics = {"train/loss": [Point(5, 2.0), Point(10, 1.0)], name: [Point(10, 1.5)]}
+    short = MetricHistory(constant.run, metrics, 0)
+    assert list(curve_words([short])["Loss"]) == ["training 2 → 1, test 1.5"]
+
+
+def test_of_five_classes_or_fewer_no_top5_error_is_drawn() -> None:
+    values = [50.0, 20.0, 15.0]
+    for classes, is_drawn in (("6", True), ("5", False)):
+        params = {"recipe.network.num_classes": classes}
+        few = curve(values, "train/top5_error", **params)
+        assert list(curve_figures([few])) == ["Top-5 error, %"] * is_drawn
+    assert curve_words([curve([0.0, 0.0], "train/top5_error", **params)]) == {}
+
+
+def test_every_picture_says_its_data_protocol_and_date() -> None:
+    known = history()
+    tagged = replace(known, run=replace(known.run, tags={"dataset.name": "digits"}))
+    for figure in curve_figures([tagged, tagged]).values():
+        assert figure.get_supxlabel() == "digits val, whole; 2026-01-02"
+    later = replace(known.run, started=datetime(2026, 2, 3, tzinfo=UTC))
+    others = [
+        replace(known, run=replace(later, tags={"dataset.name": name})) for name in ("a", "b", "c")
+    ]
+    assert source_of([tagged, *others]) == (
+        "digits val, whole; a val, whole; 2 more; 2026-01-02 to 2026-02-03"
+    )
+
+
+def test_markers_of_two_networks_or_fewer_are_said_in_words() -> None:
+    markers = published_markers()
+    assert not is_on_one_line(markers)
+    by_name = {marker.name: marker for marker in markers}
+    two = [by_name["resnet18"], by_name["vgg16"]]
+    assert is_on_one_line(two)
+    better = replace(by_name["resnet18"], accuracy=75.0)
+    assert operations_words([*two, better]) == [
+        "3,628 M-Ops, 11,689,512 parameters: 69.57 to 75.00 % of 2 results",
+        "30,941 M-Ops, 138,357,544 parameters: 71.50 % of 1 result",
+    ]
+    assert is_on_one_line([*two, better])
+    assert not is_on_one_line([*two, by_name["resnet50"]])
+
+
+def test_a_network_of_five_classes_or_fewer_has_a_marker() -> None:
+    key = ResultKey("lenet5_modern", "three", "val", "whole")
+    few = Measured(key, Counts(200, 250, 250), run="mine", num_classes=3)
+    assert measured_marker(few, model_size("resnet18"), 0).accuracy == pytest.approx(80)
 
 
 def test_long_curves_are_drawn_as_means() -> None:
@@ -86,6 +177,7 @@ def test_cost_is_the_time_of_the_steps_times_the_workers() -> None:
 def test_operations_and_parameters_are_the_published_ones() -> None:
     size = model_size("alexnet")
     assert (size.operations, size.parameters) == (2 * 724_406_816, 60_965_224)
+    assert model_size("lenet5_modern").parameters == 61_706 + 990 * 85  # of 1,000 classes
     small = model_size("lenet5_modern", 10, (1, 32, 32))
     assert (small.operations, small.parameters) == (2 * 416_520, 61_706)
 
@@ -104,8 +196,13 @@ def test_published_results_of_one_view_are_grey_and_ours_are_coloured() -> None:
     )
     assert (ours.accuracy, ours.colour) == (pytest.approx(69.7), 2)
     assert 0.3 < ours.above < 0.5
-    svg, again = (as_svg(operations_figure([*markers, ours], "ilsvrc2012 val")) for _ in range(2))
+    svg, again = (
+        as_svg(operations_figure([*markers, ours], "ilsvrc2012 val", "2026-01-02"))
+        for _ in range(2)
+    )
     assert svg == again
+    source = r">center-256-224, [^<]* more; grey: published; ours: 2026-01-02</text>"
+    assert re.search(source, svg.decode())
     for name in ("mine", "vgg19", "resnet152", "densenet201"):
         assert f">{name}</text>" in svg.decode()
 

@@ -20,8 +20,11 @@ def sample(name: str) -> Sample:
 def test_a_picture_says_what_was_asked_and_answered() -> None:
     guesses = (Guess(1, None, "palace", 0.75), Guess(0, None, "a$b $ or so, " + 40 * "x", 0.25))
     answer = Answer("resnet18", "ten-crop-72-64", "0123456789abcdef", guesses)
-    figure = prediction_figure([(sample(f"folder/{k}.jpg"), answer) for k in range(4)])
+    figure = prediction_figure(
+        [(sample(f"folder/{k}.jpg"), answer) for k in range(4)], "trained on photos; 2026-01-02"
+    )
     assert figure.get_suptitle() == "resnet18, weights 01234567, ten-crop-72-64"
+    assert figure.get_supxlabel() == "trained on photos; 2026-01-02"
     titles = [axes.get_title() for axes in figure.axes if axes.images]
     assert titles == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
     bars = [axes for axes in figure.axes if axes.patches]
