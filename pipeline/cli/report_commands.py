@@ -45,7 +45,7 @@ def compare(
     experiment: Experiment = None,
 ) -> None:
     """Put the runs of an experiment beside the published results of the same protocol."""
-    from pipeline.reports.comparison import comparison_tables
+    from pipeline.reports.comparison_tables import comparison_tables
     from pipeline.reports.published_number import explain_number, find_published
     from pipeline.tracking.measured_runs import measured_from_runs
     from pipeline.tracking.mlflow_page import comparison_address

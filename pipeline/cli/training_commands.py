@@ -67,7 +67,7 @@ def run_job(
 
     job, cluster, console = load_job(file), load_only_cluster(on, set_), Console()
     with importing(console):
-        from pipeline.reports.comparison import result_tables
+        from pipeline.reports.comparison_tables import result_tables
         from pipeline.reports.expected_results import expected_lines, find_expected
         from pipeline.results.measured import measured_from_predictions
         from pipeline.runs.run_folder import RunFolder
@@ -142,7 +142,7 @@ def _train(
     if start_from:
         find_start(cluster.runs_dir, start_from)  # before seconds of imports
     with importing(console):
-        from pipeline.reports.comparison import comparison_markdown, result_tables
+        from pipeline.reports.comparison_tables import comparison_markdown, result_tables
         from pipeline.reports.expected_results import expectation_line
         from pipeline.tracking.measured_runs import measured_from_runs
         from pipeline.tracking.queries import tracked_run

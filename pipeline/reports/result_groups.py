@@ -7,9 +7,10 @@ from pipeline.results.comparability import nearest, results_of_others
 from pipeline.results.measured import Measured
 from pipeline.results.published import ErrorName, Published
 from pipeline.results.seed_groups import SeedGroup, group_by_seed
-from pipeline.results.training_settings import SEED, differing_settings
+from pipeline.results.training_settings import SEED, differing_settings, setting_names
 
 _MOST_OTHERS = 8
+_MOST_SETTINGS = 4
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,21 @@ class ResultGroup:
     def settings(self) -> list[str]:
         """What the runs differ in besides the seed."""
         return [key for key in self.differing if key != SEED]
+
+    @property
+    def shown_settings(self) -> dict[str, str]:
+        """The names of those settings that have a place in a table, by their keys."""
+        return {key: self._names[key] for key in self.settings[:_MOST_SETTINGS]}
+
+    @property
+    def left_out(self) -> str:
+        """What else the runs differ in, in words; empty if it is nothing."""
+        names = [self._names[key] for key in self.settings[_MOST_SETTINGS:]]
+        return f"the runs also differ in: {', '.join(names)}" if names else ""
+
+    @property
+    def _names(self) -> dict[str, str]:
+        return setting_names(self.settings)
 
     @property
     def has_seeds(self) -> bool:

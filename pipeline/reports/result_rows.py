@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.reports.comparison import MOST_SETTINGS, NONE, Comparison, compare, shown_settings
+from pipeline.reports.comparison import NONE, Comparison, compare
 from pipeline.reports.error_axis import ErrorAxis
 from pipeline.reports.figure_style import SERIES
 from pipeline.reports.page_data import ReportedRun
@@ -19,6 +19,8 @@ from pipeline.results.training_settings import (
     setting_names,
     training_settings,
 )
+
+_MOST_IN_LABELS = 4
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,6 @@ class ResultPanel:
     """The results of one data set, split and protocol, from the lowest error on."""
 
     group: ResultGroup
-    settings: Mapping[str, str]
-    left_out: str
     axes: Mapping[ErrorName, ErrorAxis]
     rows: Sequence[ResultRow]
 
@@ -89,7 +89,7 @@ def differences(runs: Sequence[ReportedRun], panels: Sequence[ResultPanel]) -> D
     keys = sorted({key for settings in columns.values() for key in settings})
     values = {key: [settings.get(key, "–") for settings in columns.values()] for key in keys}
     rows = {key: found for key, found in values.items() if len(set(found)) > 1}
-    shown_in_panels = {key for panel in panels for key in panel.settings}
+    shown_in_panels = {key for panel in panels for key in panel.group.shown_settings}
     return Differences(list(columns), rows) if set(rows) - shown_in_panels else None
 
 
@@ -98,7 +98,7 @@ def run_labels(runs: Sequence[ReportedRun]) -> dict[str, str]:
     settings = {run.run.run_id: training_settings(run.run.params, run.run.tags) for run in runs}
     keys = differing_settings(list(settings.values()))
     shown = [
-        *[key for key in keys if key != SEED][:MOST_SETTINGS],
+        *[key for key in keys if key != SEED][:_MOST_IN_LABELS],
         *([SEED] if SEED in keys else []),
     ]
     names = setting_names(shown)
@@ -111,7 +111,7 @@ def run_labels(runs: Sequence[ReportedRun]) -> dict[str, str]:
 class _PanelBuilder:
     def __init__(self, group: ResultGroup, owners: Mapping[int, ReportedRun]) -> None:
         self.group, self.owners = group, owners
-        self.settings, self.left_out = shown_settings(group)
+        self.settings = group.shown_settings
         self.axes = {name: ErrorAxis.over(self._ends(name)) for name in group.error_names}
         self.notes: set[str] = set()
 
@@ -122,7 +122,7 @@ class _PanelBuilder:
             for row in self._rows(group)
         ]
         rows += [self._other(other) for other in self.group.others]
-        return ResultPanel(self.group, self.settings, self.left_out, self.axes, rows)
+        return ResultPanel(self.group, self.axes, rows)
 
     def _ends(self, name: ErrorName) -> Iterator[float]:
         """Yield every error to be drawn, and the ends of the intervals."""

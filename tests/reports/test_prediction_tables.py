@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline.data.store.manifest import ImageClass
 from pipeline.evaluation.predictions import PredictionMetadata, Predictions
 from pipeline.evaluation.significance import PreprocessingTrial, compare_paired
-from pipeline.reports.comparison import comparison_markdown, result_tables
+from pipeline.reports.comparison_tables import comparison_markdown, result_tables
 from pipeline.reports.prediction_tables import (
     classes_table,
     errors_table,

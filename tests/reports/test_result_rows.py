@@ -84,12 +84,12 @@ def test_the_mean_of_seeds_stands_above_them_and_the_lowest_error_first() -> Non
 
 def test_only_what_differs_has_a_column() -> None:
     (panel,) = result_panels([SLOW, *SEEDS])
-    assert list(panel.settings.values()) == ["learning rate"]
+    assert list(panel.group.shown_settings.values()) == ["learning rate"]
     assert panel.group.has_seeds
     mean, *_, slow = [row for row in panel.rows if row.other is None]
     assert (mean.settings, slow.settings) == (["0.05"], ["0.01"])
     (alone,) = result_panels([SLOW])
-    assert not alone.settings
+    assert not alone.group.shown_settings
     assert not alone.group.has_seeds
     assert run_labels([SLOW, SEEDS[1]]) == {
         "slow": "learning rate 0.01, seed 0", "seed-1": "learning rate 0.05, seed 1",

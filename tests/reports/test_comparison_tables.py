@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.evaluation.metrics import Counts
-from pipeline.reports.comparison import comparison_markdown, comparison_tables, result_tables
+from pipeline.reports.comparison_tables import comparison_markdown, comparison_tables, result_tables
 from pipeline.results.measured import Measured, result_tags
 from pipeline.results.published import ResultKey, published
 from pipeline.runtime.errors import UserError
