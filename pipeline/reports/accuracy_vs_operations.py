@@ -101,9 +101,9 @@ def operations_words(markers: Sequence[Marker]) -> list[str]:
     for marker in sorted(markers, key=lambda marker: marker.size.operations):
         by_size.setdefault(marker.size, []).append(marker.accuracy)
     return [
-        f"{_millions(size.operations)} M-Ops, {size.parameters:,} parameters: "
+        f"{_millions(size.operations)} M-Ops, {size.parameters:,} parameters: accuracy "
         + " to ".join(dict.fromkeys(f"{end(found):.2f}" for end in (min, max)))
-        + f" % of {len(found)} result{'s' * (len(found) != 1)}"
+        + f" % in {len(found)} result{'s' * (len(found) != 1)}"
         for size, found in by_size.items()
     ]
 
@@ -134,7 +134,8 @@ def _source(markers: Sequence[Marker], period: str) -> str:
     shown = [protocol for protocol, _ in count.most_common(3)]
     more = f" and {len(count) - 3} more" if len(count) > 3 else ""
     published = "grey: published" if any(marker.colour is None for marker in markers) else ""
-    ours = f"ours: {period}" if period else ""
+    is_ours = any(marker.colour is not None for marker in markers)
+    ours = f"ours: {period}" if is_ours and period else ""
     return "; ".join(filter(None, [f"{', '.join(shown)}{more}", published, ours]))
 
 

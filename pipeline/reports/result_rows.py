@@ -37,6 +37,7 @@ class ResultRow:
     """A result, the mean of seeds (`mean_of` says of how many), or a published one of others.
 
     `is_of_mean`: the row belongs to the mean above it. `note`: of the comparison, where it is new.
+    `words`: the settings and the seed, where there is no room for their columns.
     """
 
     settings: Sequence[str]
@@ -46,6 +47,7 @@ class ResultRow:
     mean_of: str = ""
     is_of_mean: bool = False
     note: str = ""
+    words: str = ""
     other: Published | None = None
 
 
@@ -161,6 +163,7 @@ class _PanelBuilder:
             comparison,
             mean_of=group.words,
             note=self._new_note(comparison),
+            words=self._words(group.first, list(self.settings)),
         )
 
     def _result(self, result: Measured, *, is_of_mean: bool) -> ResultRow:
@@ -181,6 +184,7 @@ class _PanelBuilder:
             comparison,
             is_of_mean=is_of_mean,
             note="" if is_of_mean else self._new_note(comparison),
+            words=self._words(result, [*([] if is_of_mean else self.settings), SEED]),
         )
 
     def _other(self, other: Published) -> ResultRow:
@@ -198,6 +202,11 @@ class _PanelBuilder:
 
     def _values(self, result: Measured) -> list[str]:
         return [result.settings.get(key, "") for key in self.settings]
+
+    def _words(self, result: Measured, keys: Sequence[str]) -> str:
+        names = self.settings | ({SEED: SEED} if self.group.has_seeds else {})
+        known = {names[key]: result.settings.get(key) for key in keys if key in names}
+        return ", ".join(f"{name} {value}" for name, value in known.items() if value)
 
     def _padded(self, cells: list[ErrorCell | None]) -> list[ErrorCell | None]:
         return [*cells, *[None] * (len(self.axes) - len(cells))]

@@ -7,10 +7,11 @@ from pipeline.config.recipe import Recipe
 SEED = "seed"
 _RECIPE = "recipe."
 # What a training is, not how: it stands with its result, or belongs to the recipe's comments.
-_NO_SETTINGS = ("network.name", "network.num_classes", "data.name", "expect.")
+_NO_SETTINGS = ("network.name", "network.num_classes", "expect.")
 # What people change and ask for first; then all others in the recipe's order.
-_FIRST = ("optimizer.learning_rate", "epochs", "batch.global_batch_size", "optimizer.kind",
-          "schedule.kind", "augmentation.kind")  # fmt: skip
+_FIRST = ("data.name", "optimizer.learning_rate", "epochs", "batch.global_batch_size",
+          "optimizer.kind", "schedule.kind", "augmentation.kind")  # fmt: skip
+_NAMES = {"start.from": "started from", "data.digest": "data digest"}
 _SECTIONS = tuple(Recipe.model_fields)
 
 Settings = Mapping[str, str]
@@ -32,7 +33,12 @@ def training_settings(params: Mapping[str, str], tags: Mapping[str, str]) -> dic
     if digest := tags.get("start.digest"):
         start = f"{tags.get('start.from', '')} ({digest[:8]})".lstrip()
         settings["start.new_layers"] = tags.get("start.new_layers", "none")
-    return settings | {"start.from": start, "data.digest": tags.get("dataset.digest", "")[:8]}
+    return {
+        **settings,
+        "start.from": start,
+        "data.name": tags.get("dataset.name") or settings.get("data.name", ""),
+        "data.digest": tags.get("dataset.digest", "")[:8],
+    }
 
 
 def differing_settings(trainings: Sequence[Settings]) -> list[str]:
@@ -43,6 +49,8 @@ def differing_settings(trainings: Sequence[Settings]) -> list[str]:
     left out.
     """
     known = [settings for settings in trainings if settings]
+    if len({settings.get("data.name") for settings in known}) > 1:
+        known = [{k: v for k, v in each.items() if k != "data.digest"} for each in known]
     shared = set.intersection(*(set(settings) for settings in known)) if known else set()
     values = {key: len({settings[key] for settings in known}) for key in shared}
     return sorted(
@@ -63,9 +71,9 @@ def setting_names(keys: Sequence[str]) -> dict[str, str]:
 
 def _short_name(key: str) -> str:
     section, _, name = key.rpartition(".")
-    if name == "kind":
+    if name in ("kind", "name"):
         return section.rpartition(".")[2].replace("_", " ")
-    return {"start.from": "started from"}.get(key, name.replace("_", " "))
+    return _NAMES.get(key, name.replace("_", " "))
 
 
 def _place(key: str) -> tuple[int, int, str]:

@@ -141,8 +141,8 @@ def test_markers_of_two_networks_or_fewer_are_said_in_words() -> None:
     assert is_on_one_line(two)
     better = replace(by_name["resnet18"], accuracy=75.0)
     assert operations_words([*two, better]) == [
-        "3,628 M-Ops, 11,689,512 parameters: 69.57 to 75.00 % of 2 results",
-        "30,941 M-Ops, 138,357,544 parameters: 71.50 % of 1 result",
+        "3,628 M-Ops, 11,689,512 parameters: accuracy 69.57 to 75.00 % in 2 results",
+        "30,941 M-Ops, 138,357,544 parameters: accuracy 71.50 % in 1 result",
     ]
     assert is_on_one_line([*two, better])
     assert not is_on_one_line([*two, by_name["resnet50"]])
@@ -203,6 +203,7 @@ def test_published_results_of_one_view_are_grey_and_ours_are_coloured() -> None:
     assert svg == again
     source = r">center-256-224, [^<]* more; grey: published; ours: 2026-01-02</text>"
     assert re.search(source, svg.decode())
+    assert "ours" not in operations_figure(markers, "ilsvrc2012 val", "2026-01-02").get_supxlabel()
     for name in ("mine", "vgg19", "resnet152", "densenet201"):
         assert f">{name}</text>" in svg.decode()
 

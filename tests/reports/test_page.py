@@ -64,7 +64,7 @@ def test_the_page_shows_the_results_and_figures_of_a_run(folder: Path) -> None:
     assert html.count(f">digits val, whole; {day}</text>") >= 3
     # What makes no curve is said in words.
     assert "<dt>Learning rate</dt><dd>0.02 throughout</dd>" in html
-    assert "digits val: 0.833 M-Ops, 61,706 parameters: " in html
+    assert "digits val: 0.833 M-Ops, 61,706 parameters: accuracy " in html
 
 
 def test_the_figures_are_artifacts_of_the_run(folder: Path) -> None:

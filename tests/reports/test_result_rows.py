@@ -88,6 +88,8 @@ def test_only_what_differs_has_a_column() -> None:
     assert panel.group.has_seeds
     mean, *_, slow = [row for row in panel.rows if row.other is None]
     assert (mean.settings, slow.settings) == (["0.05"], ["0.01"])
+    assert (mean.words, slow.words) == ("learning rate 0.05", "learning rate 0.01, seed 0")
+    assert [row.words for row in panel.rows if row.is_of_mean] == ["seed 0", "seed 1", "seed 2"]
     (alone,) = result_panels([SLOW])
     assert not alone.group.shown_settings
     assert not alone.group.has_seeds

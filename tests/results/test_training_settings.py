@@ -45,8 +45,16 @@ def test_what_follows_from_another_difference_is_left_out() -> None:
 
 
 def test_what_a_training_is_and_what_is_expected_of_it_are_no_settings() -> None:
-    other = ("data.name=three", "network.num_classes=3", "expect=null")
+    other = ("network.name=lenet5", "network.num_classes=3", "expect=null")
     assert differing_settings([settings(), settings(*other)]) == []
+
+
+def test_another_data_set_is_told_by_its_name_alone() -> None:
+    three = settings(**{"dataset.name": "three", "dataset.digest": 64 * "f"})
+    assert differing_settings([settings(), three]) == ["data.name"]
+    assert setting_names(["data.name", "data.digest"]) == {
+        "data.name": "data", "data.digest": "data digest",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("start", [{}, {"start.from": "mine", "start.digest": 64 * "e"}])
