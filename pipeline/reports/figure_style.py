@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from PIL import Image
 
 INK, MUTED, LINE, PAPER = "#1d2430", "#66707d", "#dde1e6", "#fdfdfc"
 SERIES = (
@@ -73,6 +74,19 @@ def figure_style() -> AbstractContextManager[None]:
 def add_source(figure: Figure, source: str) -> None:
     """Write below a figure what it is of: data, protocol, date."""
     figure.supxlabel(source, x=0.99, ha="right", fontsize=7, color=MUTED)
+
+
+def picture_figure(png: bytes, title: str, source: str) -> Figure:
+    """Return a picture, several times its own size if it is small, with title and source."""
+    with figure_style(), Image.open(io.BytesIO(png)) as file:
+        width, height = file.size
+        figure = Figure(figsize=(4.4, 4.4 * height / width + 0.6), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(file.convert("RGB"), interpolation="none")
+        axes.set_axis_off()
+        axes.set_title(title)
+        add_source(figure, source)
+    return figure
 
 
 def series_colour(i: int) -> str:

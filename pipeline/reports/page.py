@@ -23,7 +23,16 @@ from pipeline.reports.accuracy_vs_operations import (
 )
 from pipeline.reports.class_extremes import find_class_extremes
 from pipeline.reports.comparison import Comparison, compare
-from pipeline.reports.figure_style import DARK, LIGHT, SERIES, as_png, as_svg, data_uri, svg_element
+from pipeline.reports.figure_style import (
+    DARK,
+    LIGHT,
+    SERIES,
+    as_png,
+    as_svg,
+    data_uri,
+    picture_figure,
+    svg_element,
+)
 from pipeline.reports.learning_curves import curve_figures, curve_words
 from pipeline.reports.page_data import ReportedRun
 from pipeline.reports.result_rows import differences, result_panels, run_labels
@@ -106,7 +115,10 @@ def _own_figures(run: ReportedRun) -> dict[str, bytes]:
     files = _files({f"curve-{_file_name(title)}": curve for title, curve in curves.items()})
     for curve in curves.values():
         curve.clear()  # its parts refer to each other, and would be kept for a while
-    return {**files, **({"filters.png": run.filters.png} if run.filters else {})}
+    if run.filters:
+        picture = picture_figure(run.filters.png, f"Filters, {run.filters.caption}", run.source)
+        files["filters.png"] = as_png(picture)
+    return files
 
 
 def _files(figures: Mapping[str, Figure]) -> dict[str, bytes]:

@@ -1,9 +1,11 @@
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from PIL import Image
 
 from pipeline.evaluation.metrics import Counts
 from pipeline.models.zoo import NETWORKS
@@ -15,7 +17,7 @@ from pipeline.reports.accuracy_vs_operations import (
     operations_words,
     published_markers,
 )
-from pipeline.reports.figure_style import LIGHT, as_png, as_svg, svg_element
+from pipeline.reports.figure_style import LIGHT, as_png, as_svg, picture_figure, svg_element
 from pipeline.reports.learning_curves import (
     MetricHistory,
     curve_figures,
@@ -219,3 +221,13 @@ def test_figures_have_the_same_bytes_again_and_the_pages_colours() -> None:
         assert colour not in element
     assert "var(--series-1)" in element
     assert set(re.findall(r"#[0-9a-f]{6}", element)) <= set()
+
+
+def test_a_picture_in_a_file_says_what_it_is_of() -> None:
+    png = io.BytesIO()
+    Image.new("L", (30, 20)).save(png, "PNG")
+    figure = picture_figure(png.getvalue(), "Filters, 6 of 5×5×1", "digits val, whole; 2026-01-02")
+    assert figure.get_supxlabel() == "digits val, whole; 2026-01-02"
+    assert [axes.get_title() or axes.get_title("left") for axes in figure.axes] == [
+        "Filters, 6 of 5×5×1"
+    ]
