@@ -18,7 +18,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[api.Run, list[
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         store = api.prepare_digits()
         assert len(store.split("train")) == 898
-        run = api.train("smoke", {"epochs": 2}, run="first", on_event=events.append)
+        run = api.train("smoke", {"epochs": 3}, run="first", on_event=events.append)
         assert api.open_run("first") == run
     return run, events
 
@@ -27,13 +27,13 @@ def test_a_callback_hears_of_steps_and_evaluations(
     digits_run: tuple[api.Run, list[api.Event]],
 ) -> None:
     run, events = digits_run
-    assert run.recipe.epochs == 2
+    assert run.recipe.epochs == 3
     steps = [event for event in events if isinstance(event, StepsReport)]
     evaluated = [event for event in events if isinstance(event, ValidationReport)]
     assert steps[-1].step == steps[-1].num_steps == 15
-    assert [event.epoch for event in evaluated] == [1, 2]
+    assert [event.epoch for event in evaluated] == [1, 2, 3]
     history = run.history
-    assert history.index.tolist() == [15, 30]
+    assert history.index.tolist() == [15, 30, 45]
     assert history["train/loss"].tolist()[-1] == pytest.approx(steps[-1].loss)
     assert history["eval/val/whole/top1_error"].iloc[-1] == evaluated[-1].counts.top1_error
 
@@ -87,6 +87,8 @@ def test_curves_are_drawn_and_published_results_listed(
     figures = api.curves([digits_run[0]])
     assert {"Loss", "Top-1 error, %"} <= figures.keys()
     assert figures["Loss"].axes[0].lines
+    assert figures["Loss"].get_supxlabel() == f"digits val, whole; {digits_run[0].started:%Y-%m-%d}"
+    assert "Learning rate" not in figures  # a constant
     alexnet = api.published("alexnet")
     first = alexnet.iloc[0]
     assert (first["top1_error"], first["top5_error"]) == (40.7, 18.2)
