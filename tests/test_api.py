@@ -148,7 +148,7 @@ def test_a_run_and_a_start_have_pictures(
     run, _ = digits_run
     monkeypatch.chdir(run.folder.path.parents[1])
     figure = run.picture("activations", units=[0, 5])
-    assert "first: lenet5_modern, trained on digits train, 2 epochs, 20" in figure.get_supxlabel()
+    assert "first: lenet5_modern, trained on digits train, 3 epochs, 20" in figure.get_supxlabel()
     assert sum(bool(axes.get_images()) for axes in figure.axes) == 2
     start = api.filters_figure(api.build("smoke"), "smoke, before training")
     assert start.get_supxlabel().startswith("smoke, before training\n")

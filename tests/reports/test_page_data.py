@@ -22,7 +22,7 @@ def record(uri: str, experiment: str, number: int) -> None:
     from mlflow.entities import Metric
 
     client = connect(uri)
-    values = Counts(700, 880, 899, micronats=450_000_000).metrics
+    values = Counts(700, 880, 899, micronats=450_000_000).metrics(10)
     params = {
         "recipe.network.name": "lenet5_modern",
         "recipe.network.num_classes": 10,

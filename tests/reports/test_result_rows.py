@@ -12,7 +12,7 @@ from pipeline.reports.page_data import ReportedRun
 from pipeline.reports.result_rows import differences, result_panels, run_labels
 from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey
-from pipeline.tracking.measured_runs import measured_from_runs
+from pipeline.tracking.measured_runs import images_tag, measured_from_runs
 from pipeline.tracking.queries import TrackedRun
 
 DAY = datetime(2026, 1, 2, tzinfo=UTC)
@@ -34,12 +34,10 @@ def run(
         "recipe.schedule.kind": "cosine",
         **params,
     }
-    metrics = {"top1_hits": 899 - errors, "images": 899}
-    if classes > 5:
-        metrics["top5_hits"] = 899
+    metrics = Counts(899 - errors, 899, 899).metrics(classes)
     tracked = TrackedRun(
         name, name, "FINISHED", DAY, known,
-        {"mlflow.runName": name, "dataset.name": data},
+        {"mlflow.runName": name, "dataset.name": data, **images_tag("val", "whole", 899)},
         {f"eval/val/whole/{metric}": value for metric, value in metrics.items()},
     )  # fmt: skip
     return ReportedRun(MetricHistory(tracked, {}, 0), measured_from_runs([tracked]))
