@@ -2,7 +2,7 @@
 
 import shlex
 
-from pipeline.tracking.mlflow_client import without_credentials
+from pipeline.runtime.credentials import without_credentials
 
 
 def command_line(arguments: list[str] | None) -> str | None:

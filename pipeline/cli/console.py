@@ -15,6 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from pipeline.runtime.credentials import without_credentials
 from pipeline.runtime.errors import InterruptedByUserError, UserError, WorkerFailedError
 
 
@@ -29,7 +30,7 @@ def one_line_errors() -> Iterator[None]:
     except (UserError, WorkerFailedError, InterruptedByUserError) as error:
         console = Console(stderr=True)
         console.print("[red]ilsvrc:[/]", end=" ")
-        say(console, str(error))
+        say(console, without_credentials(str(error)))
         sys.exit(error.exit_code)
 
 

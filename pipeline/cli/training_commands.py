@@ -1,6 +1,7 @@
 """The commands that train on this machine or its Ray: parse, call one function each, show."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,8 @@ from pipeline.cli.options import (
     load_only_cluster,
     load_training,
 )
+from pipeline.runtime.background import said_if_long
+from pipeline.runtime.credentials import without_credentials
 
 if TYPE_CHECKING:
     from pipeline.config.cluster import Cluster
@@ -159,8 +162,11 @@ def _train(
     if not run_id:
         say(console, "the tracking store is still away; the same command records the result later")
         return
-    results = measured_from_runs([tracked_run(uri, run_id)])
-    if result.is_delivered:
+    if not result.is_delivered:
+        return
+    notice = f"waiting for tracking store {without_credentials(uri)} to take the result"
+    with said_if_long(partial(say, console), notice):
+        results = measured_from_runs([tracked_run(uri, run_id)])
         conclude(result, uri, results, comparison_markdown(results))
     for table in result_tables(results, console.width):
         console.print(table)

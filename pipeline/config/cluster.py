@@ -13,15 +13,26 @@ from upath import UPath
 
 from pipeline.config.engine import Engine, KubeRay, Local, RayServer, Slurm
 from pipeline.config.yaml import Section, find_config_file, override, read_yaml, validate
+from pipeline.runtime.credentials import credentials_of, without_credentials
 from pipeline.runtime.errors import UserError
 
 Folder = Path | UPath
 
 
 def as_folder(place: str) -> Folder:
-    """Return the folder at a path, made absolute, or at a URL (`s3://bucket/data`)."""
+    """Return the folder at a path, made absolute, or at a URL (`s3://bucket/data`).
+
+    Raises `UserError` for a URL that is none, or that holds a password: it is recorded with runs
+    and named in messages.
+    """
     if "://" not in place:
         return Path.cwd() / Path(place).expanduser()
+    if credentials_of(place):
+        raise UserError(
+            f"{without_credentials(place)} was given with a user and password, which runs and "
+            f"messages would show; leave them out and set the environment: AWS_ACCESS_KEY_ID and "
+            f"AWS_SECRET_ACCESS_KEY for s3://, what fsspec reads (FSSPEC_HTTP, …) for others"
+        )
     try:
         return UPath(place)
     except ValueError as error:

@@ -15,6 +15,7 @@ from pipeline.launch.heartbeat import Watchdog
 from pipeline.planning.pass_size import gpu_memory, micro_batches_at_once
 from pipeline.runs.initial_weights import InitialWeights
 from pipeline.runs.run_folder import RunFolder
+from pipeline.runtime.credentials import without_credentials
 from pipeline.runtime.determinism import computing_on
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import WorkerFailedError
@@ -97,7 +98,7 @@ def watched(job: WorkerJob, worker: Worker, report: Report) -> Iterator[Watchdog
 
 def worker_failure(error: Exception, traceback: str, folder: RunFolder) -> WorkerFailedError:
     """Leave the traceback of what ended a worker in the run's folder; return what names it."""
-    folder.errors.write_text(traceback, encoding="utf-8")
+    folder.errors.write_text(without_credentials(traceback), encoding="utf-8")
     first_line = (str(error).strip().splitlines() or [""])[0]
     return WorkerFailedError(
         f"a worker failed: {type(error).__name__}: {first_line}; the traceback is in "

@@ -22,3 +22,15 @@ def in_background(
     finally:
         ended.set()
         thread.join(patience)
+
+
+@contextmanager
+def said_if_long(say: Callable[[str], None], text: str, seconds: float = 5.0) -> Iterator[None]:
+    """Call `say` with `text`, from a thread, if the block takes longer than so many `seconds`."""
+
+    def wait(ended: threading.Event) -> None:
+        if not ended.wait(seconds):
+            say(text)
+
+    with in_background("notice", wait):
+        yield

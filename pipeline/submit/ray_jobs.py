@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pipeline.config.cluster import Cluster
 from pipeline.config.engine import RayServer
 from pipeline.config.yaml import find_config_file
+from pipeline.runtime.credentials import credentials_of
 from pipeline.runtime.errors import UserError
 from pipeline.submit.job_engine import State, SubmittedJob, SubmittedTraining
 from pipeline.submit.manifests import to_documents
 from pipeline.submit.working_tree import PROJECT, pack, within_tree
-from pipeline.tracking.mlflow_client import without_credentials
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -142,7 +142,7 @@ def _tracking_server() -> dict[str, str]:
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if uri is None:
         return {}
-    if without_credentials(uri) != uri:
+    if credentials_of(uri):
         raise UserError(
             "MLFLOW_TRACKING_URI holds a password, which Ray would show to everyone; leave it out, "
             "and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the cluster's nodes"

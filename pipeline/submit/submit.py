@@ -1,5 +1,6 @@
 """Reads what a command submits, and finds the engine that takes it."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pipeline.config.engine import KubeRay, Local, RayServer, Slurm
 from pipeline.config.job import load_job
 from pipeline.config.recipe import Recipe, default_run_name, load_recipe
 from pipeline.data.loading.sampler import BatchSampler
+from pipeline.runtime.credentials import credentials_of, without_credentials
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
 from pipeline.submit.job_engine import JobEngine, SubmittedJob, SubmittedTraining
@@ -80,6 +82,15 @@ def read_job(file: str, cluster: str, of_cluster: list[str]) -> list[SubmittedTr
 
 
 def _refuse_unfit_for_cluster(recipe: Recipe, cluster: Cluster) -> None:
+    uri = cluster.tracking.uri
+    # That of this user's environment is in no command.
+    is_said = uri != os.environ.get("MLFLOW_TRACKING_URI")
+    if is_said and credentials_of(uri) and not isinstance(cluster.engine, Local):
+        raise UserError(
+            f"cluster.tracking.uri={without_credentials(uri)} was given with a password, which "
+            f"{cluster.engine.kind} would show to everyone; leave it out, and set "
+            f"MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where the training runs"
+        )
     # As if for the images of one step: only the cluster knows the data set.
     BatchSampler.of(recipe.batch, recipe.batch.global_batch_size, cluster.workers.most)
 

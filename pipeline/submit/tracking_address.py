@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 from pipeline.config.cluster import Cluster
 from pipeline.config.engine import KubeRay, Local, RayServer
+from pipeline.runtime.credentials import without_credentials
 from pipeline.runtime.errors import UserError
-from pipeline.tracking.mlflow_client import REMEDY, sqlite_file, without_credentials
+from pipeline.tracking.mlflow_client import REMEDY, sqlite_file
 
 _NAME = "MLFLOW_TRACKING_URI"
 

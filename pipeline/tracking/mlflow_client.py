@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
+from pipeline.runtime.credentials import credentials_of, without_credentials
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import file_lock
 
@@ -41,8 +42,6 @@ _LOG_LEVELS = {
 }
 
 _UNREACHABLE, _NO_ANSWER = "can't be reached", "doesn't answer"
-# To the last @ of the host, since a password may hold one.
-_CREDENTIALS = re.compile(r"(?<=://)[^/?#]+@")
 
 
 def load_mlflow() -> None:
@@ -96,14 +95,9 @@ def reason(error: Exception, uri: str) -> str:
             "or MLFLOW_TRACKING_TOKEN"
         )
     text = without_credentials(text)
-    if found := _CREDENTIALS.search(uri):
-        text = text.replace(found[0], "")
+    if credentials := credentials_of(uri):
+        text = text.replace(credentials, "")
     return f"says: {text[:200]}"
-
-
-def without_credentials(text: str) -> str:
-    """Return `text` without the `user:password@` of its URIs, as it may be shown and stored."""
-    return _CREDENTIALS.sub("", text)
 
 
 def sqlite_file(uri: str) -> Path | None:

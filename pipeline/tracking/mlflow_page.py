@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.evaluation.metrics import has_top5
-from pipeline.tracking.mlflow_client import connect, sqlite_file, user_errors, without_credentials
+from pipeline.runtime.credentials import without_credentials
+from pipeline.tracking.mlflow_client import connect, sqlite_file, user_errors
 
 _KEY = "errors"
 _TAG = f"mlflow.sharedViewState.{_KEY}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.runtime.background import in_background
+from pipeline.runtime.credentials import without_credentials
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.mlflow_client import (
     REMEDY,
@@ -22,7 +23,6 @@ from pipeline.tracking.mlflow_client import (
     reason,
     sqlite_file,
     user_errors,
-    without_credentials,
 )
 from pipeline.tracking.queries import all_runs, like_filter
 from pipeline.tracking.run_note import NOTE

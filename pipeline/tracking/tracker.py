@@ -4,11 +4,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 
+from pipeline.runtime.background import said_if_long
+from pipeline.runtime.credentials import without_credentials
 from pipeline.tracking.metric_log import MOST_WAITING, LostRecords, MetricLog, Record
-from pipeline.tracking.mlflow_client import connect, load_mlflow, reason, without_credentials
+from pipeline.tracking.mlflow_client import connect, load_mlflow, reason, user_errors
 
 _LOG = logging.getLogger(__name__)
 _METRICS_PER_CALL = 1000  # MLflow's limit
@@ -76,7 +79,10 @@ class Tracker(SilentTracker):
     def close(self) -> None:
         """Send what is left; after `seconds_to_close` warn and leave it in the file."""
         self._closing.set()
-        self._thread.join(self._close_timeout)
+        where = f"tracking store {without_credentials(self._uri)}"
+        notice = f"waiting {self._close_timeout:g} s at most for {where} to take the last metrics"
+        with said_if_long(self._warn, notice):
+            self._thread.join(self._close_timeout)
         self._given_up.set()
         problem = self._problem or ("doesn't answer" if self._thread.is_alive() else "")
         waiting = len(self._metric_log.waiting().records)
@@ -85,8 +91,8 @@ class Tracker(SilentTracker):
                 f"{waiting} records of metrics are lost; the others" if waiting else "All metrics"
             )
             self._warn(
-                f"tracking store {without_credentials(self._uri)} {problem}. {kept} are in "
-                f"{self._metric_log.path}; going on with the run delivers them"
+                f"{where} {problem}. {kept} are in {self._metric_log.path}; the end of the "
+                f"training, or going on with it, delivers them"
             )
         self._metric_log.close()
 
@@ -111,6 +117,15 @@ class Tracker(SilentTracker):
         for key, value in self._tags.items():
             connect(self._uri).set_tag(run_id, key, value)
         return upload
+
+
+def deliver_metrics(uri: str, run_id: str, folder: Path) -> None:
+    """Send the run what it lacks of `<folder>/metrics.jsonl`; the run's tracker is closed by then.
+
+    Raises `UserError` at the first request that fails.
+    """
+    with user_errors(uri), closing(MetricLog(folder / "metrics.jsonl")) as metric_log:
+        _MetricUpload(uri, run_id, metric_log).send_new()
 
 
 class _MetricUpload:

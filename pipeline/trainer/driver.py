@@ -20,11 +20,14 @@ from pipeline.launch.training_job import TrainingJob
 from pipeline.results.measured import Measured
 from pipeline.runs.initial_weights import find_initial_weights
 from pipeline.runs.run_folder import RunFolder, RunRecord, name_run
+from pipeline.runtime.background import said_if_long
+from pipeline.runtime.credentials import without_credentials
 from pipeline.runtime.errors import InterruptedByUserError, UserError
 from pipeline.runtime.storage import write_atomically
 from pipeline.tracking import mlflow_model, mlflow_runs
 from pipeline.tracking.queries import tracked_run
 from pipeline.tracking.run_note import NOTE, run_note
+from pipeline.tracking.tracker import deliver_metrics
 from pipeline.trainer.replay import replay
 from pipeline.trainer.run_registration import (
     RunRegistration,
@@ -121,19 +124,23 @@ def _deliver(
     uri: str,
     warn: Callable[[str], None],
 ) -> bool:
-    """Copy a trained run's files to its MLflow run, if it has one; return whether all are there.
+    """Bring a trained run's metrics and files to its MLflow run, if it has one.
 
-    They are in the run's folder anyway: what can't be copied now, the same command copies later.
+    Returns whether all are there. They are in the run's folder anyway: what can't be brought now,
+    the same command brings later.
     """
     if run_id := folder.trained_record().tracking_run_id:
+        where = f"tracking store {without_credentials(uri)}"
         try:
-            mlflow_runs.log_files(uri, run_id, folder.results())
-            mlflow_runs.log_files(uri, run_id, kept_predictions(folder.path), PREDICTIONS)
-            mlflow_model.log_model(uri, run_id, recipe, folder.weights, classes)
+            with said_if_long(warn, f"waiting for {where} to take the run's metrics and files"):
+                deliver_metrics(uri, run_id, folder.path)
+                mlflow_runs.log_files(uri, run_id, folder.results())
+                mlflow_runs.log_files(uri, run_id, kept_predictions(folder.path), PREDICTIONS)
+                mlflow_model.log_model(uri, run_id, recipe, folder.weights, classes)
         except UserError as error:
             warn(
-                f"{error}. The training is complete, in {folder.path}; the same command copies "
-                f"what is missing"
+                f"{error}. The training is complete, in {folder.path}; the same command brings "
+                f"what is missing there"
             )
             return False
     return True

@@ -29,3 +29,9 @@ def test_one_worker_of_another_engine_still_needs_that_engines_ray() -> None:
     one = "workers={count: 1, device: cpu}"
     with pytest.raises(UserError, match=r"workers\.ray_address=auto"):
         load_cluster("slurm", [one, "engine.workers_per_node=1"])
+
+
+def test_a_password_in_the_address_of_the_data_is_refused_and_not_shown() -> None:
+    with pytest.raises(UserError, match=r"http://host/data was given with a user.*FSSPEC") as error:
+        load_cluster("laptop", ["data_dir=http://bob:secret@host/data"])
+    assert "secret" not in str(error.value)

@@ -96,3 +96,11 @@ def test_a_job_with_a_protocol_that_its_network_cannot_do_is_refused(tmp_path: P
     file.write_text("{trainings: [{recipe: smoke}], evaluate: [dense]}")
     with pytest.raises(UserError, match="LeNet5Modern can't be made fully convolutional"):
         refuse_unfit(read_job(str(file), "kuberay", []))
+
+
+@pytest.mark.parametrize("engine", ["ray", "slurm", "kuberay"])
+def test_a_password_that_an_engine_would_show_is_refused(engine: str) -> None:
+    settings = ["tracking.uri=http://bob:secret@host:5000", "data_dir=/data", "runs_dir=/runs"]
+    with pytest.raises(UserError, match=r"http://host:5000 was given with a password") as error:
+        read_trainings("smoke", [], engine, settings, ())
+    assert "secret" not in str(error.value)

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tracking_servers import Server
+from tracking_servers import Server, mlflow_server
 
 from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.mlflow_runs import check_reachable, finish_run, log_files, start_run
@@ -19,17 +18,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def server(
-    empty_store: Path, tmp_path_factory: pytest.TempPathFactory, closed_port: int
-) -> Iterator[Server]:
+def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_store, folder / "mlflow.db")
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(closed_port),
-        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-        "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
-    server = Server(command, closed_port, folder / "server.log", {})
+    server = mlflow_server(folder)
     server.start()
     yield server
     server.kill()
