@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -72,6 +72,10 @@ class Proxy:
             protocol_version = "HTTP/1.1"
 
             def _pass_on(self) -> None:
+                with suppress(ConnectionError):  # of a client that waits no longer, or at the end
+                    self._answer()
+
+            def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 before(self.path, body)
                 with closing(HTTPConnection(target, timeout=60)) as connection:

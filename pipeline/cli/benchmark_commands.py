@@ -3,9 +3,8 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from pipeline.cli.console import progress, say
+from pipeline.cli.console import Console, progress, say
 from pipeline.cli.options import Assignments, ClusterName, RecipeName, load_training
 
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; each task has a turn in each.")]

@@ -1,11 +1,11 @@
 """Output that all commands share: progress bars, plain lines, tables, errors."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from rich.console import Console
+import rich.console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -14,9 +14,29 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.segment import Segment
 
 from pipeline.runtime.credentials import without_credentials
 from pipeline.runtime.errors import InterruptedByUserError, UserError, WorkerFailedError
+from pipeline.runtime.plain_text import printable_lines
+
+
+class Console(rich.console.Console):
+    """Shows text that comes from data as text: none of its characters is a command to a terminal.
+
+    All commands use it, for what they say, for tables, progress and errors.
+    """
+
+    def render(
+        self,
+        renderable: rich.console.RenderableType,
+        options: rich.console.ConsoleOptions | None = None,
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable_lines(segment.text), segment.style)
 
 
 @contextmanager

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from pipeline.cli.console import progress, say, transfer, transfers
+from pipeline.cli.console import Console, progress, say, transfer, transfers
 from pipeline.runtime.errors import UserError
 
 if TYPE_CHECKING:

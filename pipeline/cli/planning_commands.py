@@ -3,11 +3,10 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.console import console_for_tables
+from pipeline.cli.console import Console, console_for_tables
 from pipeline.cli.options import Assignments, ClusterName, RecipeName, load_training
 
 

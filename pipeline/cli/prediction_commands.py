@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline.cli.completion import complete_network, complete_run
-from pipeline.cli.console import say
+from pipeline.cli.console import Console, say
 from pipeline.cli.evaluation_commands import choose_model, choose_protocol, refuse_wrong_names
 from pipeline.cli.options import (
     ClusterAssignments,

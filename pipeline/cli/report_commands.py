@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline.cli.completion import complete_published, complete_run
-from pipeline.cli.console import progress, say
+from pipeline.cli.console import Console, progress, say
 from pipeline.cli.options import ClusterName, load_cluster
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.storage import write_atomically

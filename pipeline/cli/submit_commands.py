@@ -5,11 +5,10 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline.cli.command_line import command_line
 from pipeline.cli.completion import complete_recipe, complete_run
-from pipeline.cli.console import console_for_tables, say
+from pipeline.cli.console import Console, console_for_tables, say
 from pipeline.cli.options import (
     Assignments,
     ClusterAssignments,

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline.cli.command_line import command_line
 from pipeline.cli.completion import complete_run
-from pipeline.cli.console import importing, say
+from pipeline.cli.console import Console, importing, say
 from pipeline.cli.options import (
     Assignments,
     ClusterAssignments,

@@ -16,7 +16,14 @@ from matplotlib.figure import Figure
 
 from pipeline.models.profile import profile_model
 from pipeline.models.zoo import NETWORKS
-from pipeline.reports.figure_style import INK, MUTED, add_source, figure_style, series_colour
+from pipeline.reports.figure_style import (
+    INK,
+    MUTED,
+    add_source,
+    drawn_text,
+    figure_style,
+    series_colour,
+)
 from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey, protocol_passes, published
 
@@ -120,7 +127,7 @@ def operations_figure(markers: Sequence[Marker], title: str, period: str = "") -
         axes.patch.set_alpha(0)
         for marker in sorted(markers, key=lambda m: (m.colour is not None, -m.size.parameters)):
             _draw(axes, marker)
-        axes.set_title(title)
+        axes.set_title(drawn_text(title))
         add_source(figure, _source(markers, period))
         _set_scales(axes, markers)
         _add_legend(axes, markers)
@@ -189,8 +196,8 @@ def _add_names(axes: Axes, markers: Sequence[Marker]) -> None:
     """Write each name beside its marker, moved so that names don't overlap."""
     names = [
         axes.text(
-            marker.size.operations, marker.accuracy, marker.name, fontsize=7.5, va="center",
-            color=_colour(marker, INK),
+            marker.size.operations, marker.accuracy, drawn_text(marker.name), fontsize=7.5,
+            va="center", color=_colour(marker, INK),
         )
         for marker in markers
     ]  # fmt: skip

@@ -15,6 +15,7 @@ from pipeline.results.measured import Measured, MeasuredError
 from pipeline.results.published import ResultKey, lecture_table, protocol_words
 from pipeline.results.seed_groups import SeedGroup, SeedSpread
 from pipeline.results.training_settings import SEED
+from pipeline.runtime.plain_text import markdown_text
 
 _LECTURE = "The lecture's table: no number here is of one network on one crop"
 _SINGLE_NETWORKS = "One network on the validation set: what a run compares with"
@@ -244,6 +245,6 @@ def _markdown_row(comparison: Comparison, num_errors: int) -> tuple[str, ...]:
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+        return f"| {' | '.join(map(markdown_text, cells))} |\n"
 
     return line(header) + line(["---"] * len(header)) + "".join(line(row) for row in rows)

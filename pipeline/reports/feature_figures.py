@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from pipeline.reports.figure_style import MUTED, figure_style, series_colour
+from pipeline.reports.figure_style import MUTED, drawn_lines, figure_style, series_colour
 from pipeline.results.published import protocol_words
 from pipeline.visualization.filters import filters_image
 from pipeline.visualization.pictures import (
@@ -155,8 +155,8 @@ def _figure(title: str, source: str, height: float) -> Figure:
         lines = 1.3 * len(title.splitlines()) + len(source.splitlines())
         figure = Figure(figsize=(_WIDTH, height + 0.3 + 0.16 * lines))
         figure.set_layout_engine("constrained", h_pad=0.03, hspace=0.01)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        figure.supxlabel(source, x=0.01, ha="left", fontsize=8, color=MUTED)
+        figure.suptitle(drawn_lines(title), x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.supxlabel(drawn_lines(source), x=0.01, ha="left", fontsize=8, color=MUTED)
     return figure
 
 
@@ -171,7 +171,7 @@ def _panels(figure: Figure, rows: int, columns: int) -> Any:
 
 def _title(axes: Axes, text: str) -> None:
     # A dollar sign would begin a formula; without a height one is looked for, which takes long.
-    axes.set_title(text.replace("$", r"\$"), fontsize=8.5, fontweight="normal", y=1.0)
+    axes.set_title(drawn_lines(text), fontsize=8.5, fontweight="normal", y=1.0)
 
 
 def _add_bar(figure: Figure, axes: Any, colours: ScalarMappable, label: str) -> None:

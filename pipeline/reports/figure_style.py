@@ -16,6 +16,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pipeline.runtime.plain_text import printable, printable_lines
+
 INK, MUTED, LINE, PAPER = "#1d2430", "#66707d", "#dde1e6", "#fdfdfc"
 SERIES = (
     *("#2668c9", "#cf5a1b", "#22885c", "#a63d8f"),
@@ -73,7 +75,7 @@ def figure_style() -> AbstractContextManager[None]:
 
 def add_source(figure: Figure, source: str) -> None:
     """Write below a figure what it is of: data, protocol, date."""
-    figure.supxlabel(source, x=0.99, ha="right", fontsize=7, color=MUTED)
+    figure.supxlabel(drawn_lines(source), x=0.99, ha="right", fontsize=7, color=MUTED)
 
 
 def picture_figure(png: bytes, title: str, source: str) -> Figure:
@@ -84,9 +86,23 @@ def picture_figure(png: bytes, title: str, source: str) -> Figure:
         axes = figure.subplots()
         axes.imshow(file.convert("RGB"), interpolation="none")
         axes.set_axis_off()
-        axes.set_title(title)
+        axes.set_title(drawn_lines(title))
         add_source(figure, source)
     return figure
+
+
+def drawn_text(text: str, longest: int = 40) -> str:
+    """Return what matplotlib draws as `text`, for which a dollar sign would begin a formula.
+
+    What is longer than `longest` characters is cut.
+    """
+    text = printable(text)
+    return drawn_lines(text if len(text) <= longest else f"{text[: longest - 1]}…")
+
+
+def drawn_lines(text: str) -> str:
+    """Return what matplotlib draws as `text`, in its lines."""
+    return printable_lines(text).replace("$", r"\$")
 
 
 def series_colour(i: int) -> str:

@@ -39,6 +39,7 @@ from pipeline.reports.result_rows import differences, result_panels, run_labels
 from pipeline.reports.run_cost import fixed_workers, run_cost
 from pipeline.results.comparability import on_split
 from pipeline.results.published import LectureEntry, Published, lecture_table, protocol_words
+from pipeline.runtime.plain_text import printable_lines
 
 _HERE = Path(__file__).parent
 
@@ -74,7 +75,7 @@ def build_page(experiment: str, runs: Sequence[ReportedRun]) -> Page:
     }
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        finalize=_as_text, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
         "anchor": _file_name,
@@ -195,6 +196,11 @@ def _workers(params: Mapping[str, str]) -> str:
         bounds = [params.get(f"cluster.workers.{end}", "") for end in ("min", "max")]
         return " to ".join(bounds) if all(bounds) else ""
     return str(count) if count else "the command itself"
+
+
+def _as_text(value: object) -> object:
+    # What isn't `Markup` is escaped after this.
+    return printable_lines(value) if type(value) is str else value
 
 
 def _file_name(text: str) -> str:

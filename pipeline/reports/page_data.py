@@ -105,7 +105,8 @@ def load_page_data(
             plain = MetricHistory(run, {}, colour)
             reported.append(ReportedRun(plain, results, evaluations[::-1], is_drawn=False))
             continue
-        folder = cluster.runs_dir / run.tags.get("evaluation.run", run.name)
+        # The last part, since a name in a store that others write to may be a path elsewhere.
+        folder = cluster.runs_dir / Path(run.tags.get("evaluation.run", run.name)).name
         reported.append(
             ReportedRun(
                 MetricHistory(run, histories(uri, run, _metric_names(run)), colour),

@@ -11,7 +11,13 @@ from PIL import Image
 from pipeline.data.store.image_check import in_8_bits
 from pipeline.data.store.packing import Sample
 from pipeline.evaluation.guesses import Answer, Guess
-from pipeline.reports.figure_style import INK, add_source, figure_style, series_colour
+from pipeline.reports.figure_style import (
+    INK,
+    add_source,
+    drawn_text,
+    figure_style,
+    series_colour,
+)
 
 _COLUMNS = 3
 _LONGEST_NAME = 28
@@ -31,7 +37,7 @@ def prediction_figure(answered: Sequence[tuple[Sample, Answer]], source: str) ->
         figure = Figure(figsize=(3.6 * columns, (2.9 + 0.24 * num_bars) * rows + 0.5))
         figure.set_layout_engine("constrained")
         figure.suptitle(
-            f"{answer.network}, weights {answer.weights_digest[:8]}, {answer.protocol}",
+            f"{drawn_text(answer.network)}, weights {answer.weights_digest[:8]}, {answer.protocol}",
             fontsize=11,
             fontweight="bold",
         )
@@ -43,7 +49,7 @@ def prediction_figure(answered: Sequence[tuple[Sample, Answer]], source: str) ->
             row, column = divmod(number, columns)
             above, below = axes[2 * row][column], axes[2 * row + 1][column]
             above.imshow(_pixels(sample))
-            above.set_title(_short(sample.key.rpartition("/")[2]), loc="center")
+            above.set_title(drawn_text(sample.key.rpartition("/")[2], _LONGEST_NAME), loc="center")
             _bars(below, each.guesses)
         add_source(figure, source)
     return figure
@@ -55,17 +61,11 @@ def _bars(axes: Axes, guesses: Sequence[Guess]) -> None:
     axes.grid(visible=False)
     axes.barh(places, [each.probability for each in guesses], color=series_colour(0), alpha=0.45)
     for place, each in zip(places, guesses, strict=True):
-        text = f"{_short(each.name)}  {100 * each.probability:.1f} %"
+        text = f"{drawn_text(each.name, _LONGEST_NAME)}  {100 * each.probability:.1f} %"
         axes.text(0.01, place, text, va="center", ha="left", color=INK, fontsize=8.5)
     axes.set(xlim=(0, 1), ylim=(len(guesses) - 0.5, -0.5), xticks=[], yticks=[])
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
-
-
-def _short(text: str) -> str:
-    # A dollar sign would begin a formula.
-    text = text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
-    return text.replace("$", r"\$")
 
 
 def _pixels(sample: Sample) -> Image.Image:

@@ -25,7 +25,7 @@ def in_background(
 
 
 @contextmanager
-def said_if_long(say: Callable[[str], None], text: str, seconds: float = 5.0) -> Iterator[None]:
+def said_if_long(say: Callable[[str], None], text: str, seconds: float = 10.0) -> Iterator[None]:
     """Call `say` with `text`, from a thread, if the block takes longer than so many `seconds`."""
 
     def wait(ended: threading.Event) -> None:

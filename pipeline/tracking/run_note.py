@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pipeline.results.measured import Measured
 from pipeline.results.published import Published, protocol_words
 from pipeline.results.reproduction import check_reproduction
+from pipeline.runtime.plain_text import markdown_code
 
 NOTE = "mlflow.note.content"
 
@@ -12,10 +13,11 @@ NOTE = "mlflow.note.content"
 def run_note(what: str, results: Iterable[Measured], command: str | None) -> str:
     """Return the description, in Markdown.
 
-    what: a sentence. results: each gets a line with its verdict against the published number.
+    what: a sentence in Markdown. results: each gets a line with its verdict against the published
+    number.
     """
     lines = [f"- {_words(result)}" for result in results]
-    repeat = [f"Again: `{command}`"] if command else []
+    repeat = [f"Again: {markdown_code(command)}"] if command else []
     return "\n\n".join([what, *(["\n".join(lines)] if lines else []), *repeat])
 
 

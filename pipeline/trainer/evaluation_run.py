@@ -42,6 +42,7 @@ from pipeline.runs.evaluated_model import EvaluatedModel
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.plain_text import markdown_code
 from pipeline.tracking import mlflow_page, mlflow_runs
 from pipeline.tracking.environment import environment_tags
 from pipeline.tracking.measured_runs import images_tag
@@ -228,7 +229,11 @@ def track(
             **(tags or {}),
         },
         identity=identity,
-        note=run_note(f"`{metadata.network}` of `{metadata.run}`, evaluated.", measured, command),
+        note=run_note(
+            f"{markdown_code(metadata.network)} of {markdown_code(metadata.run)}, evaluated.",
+            measured,
+            command,
+        ),
     )
     if is_labelled:
         mlflow_runs.log_metrics(uri, run_id, _metrics(predictions))

@@ -18,6 +18,7 @@ from pipeline.runs.initial_weights import InitialWeights
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.background import in_background
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.plain_text import markdown_text
 from pipeline.tracking import mlflow_page, mlflow_runs
 from pipeline.tracking.environment import environment_tags
 from pipeline.tracking.job_runs import job_tags, start_job_run
@@ -118,9 +119,10 @@ class RunRegistration:
 
 
 def training_words(recipe: Recipe, data: str) -> str:
-    """Return in a sentence what a training is, for the description of its run."""
+    """Return in a sentence of Markdown what a training is, for the description of its run."""
     return (
-        f"`{recipe.network.name}` trained on {data} for {recipe.epochs} epochs, seed {recipe.seed}."
+        f"`{recipe.network.name}` trained on {markdown_text(data)} for {recipe.epochs} epochs, "
+        f"seed {recipe.seed}."
     )
 
 

@@ -99,7 +99,7 @@ def test_our_result_is_in_the_lectures_table_and_names_are_escaped() -> None:
         "recipe.input.color": "rgb", "recipe.input.size": "224", "recipe.input.dimensions": "2",
         "recipe.network.num_classes": "1000", "cluster.workers.count": "8",
     }  # fmt: skip
-    name = "a<script>&run"
+    name = "a<script>&run\u202e"
     run = tracked(name, params=params, tags={"command": f"ilsvrc train resnet152 --run '{name}'"})
     ours = Measured(key, Counts(38_480, 46_630, 50_000), name, "f0", "2026-01-02")
     smaller = ResultKey("resnet152", "ilsvrc2012", "val", "center-160-128")
@@ -113,6 +113,7 @@ def test_our_result_is_in_the_lectures_table_and_names_are_escaped() -> None:
     assert "1 run, 2 results" in html
     assert "<script" not in html
     assert "a&lt;script&gt;&amp;run" in html
+    assert "\u202e" not in html
     assert 'id="curves"' not in html
 
 

@@ -17,7 +17,6 @@ from pipeline.data.sources.naming import (
     image_key,
     is_junk,
     left_out_note,
-    printable,
     split_named,
 )
 from pipeline.data.store.manifest import ImageClass
@@ -25,6 +24,7 @@ from pipeline.data.store.parallel_packing import Images, Listing
 from pipeline.data.store.shards import is_class_folder
 from pipeline.data.store.tar_listing import Member
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.plain_text import printable
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.data.sources.naming import is_junk, printable
+from pipeline.data.sources.naming import is_junk
 from pipeline.data.store.image_check import treat_image
 from pipeline.data.store.packing import Sample
 from pipeline.data.store.shards import image_extension
+from pipeline.runtime.plain_text import printable
 
 STANDARD_INPUT = "-"
 _SIGNATURE_BYTES = 64

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Sequence
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.shards import numbered
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.plain_text import printable
 
 # Names under which results are published. Only files of known digests, or data made here, get one.
 PUBLISHED = frozenset(
@@ -18,7 +19,6 @@ _SPLITS = {
     "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
 _MOST_NAMED = 12  # in a note
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _WNID_FIRST = re.compile(r"(n\d{8})_\d+")
 _WNID_LAST = re.compile(r"(.+)_(n\d{8})")
 _JUNK = re.compile(
@@ -51,10 +51,6 @@ def left_out_note(names: Counter[str], what: str = "left out") -> tuple[str, ...
     num_more = len(names) - _MOST_NAMED
     more = f" and {num_more} more names" if num_more > 0 else ""
     return (f"{what}: {printable(', '.join(shown))}{more}",)
-
-
-def printable(text: str) -> str:
-    return _UNPRINTABLE.sub("_", text)
 
 
 def image_key(stem: str, taken: Container[str] = (), prefix: str = "") -> str:
