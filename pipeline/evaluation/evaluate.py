@@ -34,6 +34,8 @@ class ScoredImages:
     indices: Tensor
 
 
+_ROWS_AT_ONCE = 4096  # of averages, so that nothing else takes as much memory as they do
+
 # Yields the batches it is given; by them a watchdog knows that a worker is alive.
 Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
 # Is given what a worker scores; every image of its share comes once, before the workers meet.
@@ -114,7 +116,9 @@ def scored_images(
             total[batch.indices - share[0]] += one.weight * means.cpu()
     assert total is not None  # each pass covers every image
     labels = torch.from_numpy(config.split.labels)[share]
-    yield _scored(total, config.averages_logits, labels, share)
+    for start in range(0, len(share), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        yield _scored(total[rows], config.averages_logits, labels[rows], share[rows])
 
 
 def _scored(means: Tensor, are_logits: bool, labels: Tensor, indices: Tensor) -> ScoredImages:

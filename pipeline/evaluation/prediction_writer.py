@@ -23,7 +23,11 @@ from pipeline.runtime.storage import write_atomically
 
 
 class PredictionWriter:
-    """Collects the predictions of one worker. All workers see the folder of the file `path`."""
+    """Collects the predictions of one worker. All workers see the folder of the file `path`.
+
+    The first worker has room for those of all, which are large with many classes, and keeps no
+    other copy of them.
+    """
 
     def __init__(self, path: Path, num_images: int, worker: Worker) -> None:
         self._path = path
@@ -47,7 +51,8 @@ class PredictionWriter:
         for name, values in fields.items():
             array = values.cpu().numpy()
             if name not in self._arrays:
-                self._arrays[name] = np.zeros((len(self._share), *array.shape[1:]), array.dtype)
+                number = self._num_images if self._worker.is_first else len(self._share)
+                self._arrays[name] = np.zeros((number, *array.shape[1:]), array.dtype)
             self._arrays[name][rows] = array
         self._num_missing -= len(rows)
         if not self._num_missing and not self._worker.is_first:
@@ -58,18 +63,15 @@ class PredictionWriter:
         self, split: Split, classes: tuple[ImageClass, ...], metadata: PredictionMetadata
     ) -> Path:
         """Write the file from all shares. For the first worker, once all have added theirs."""
-        ranks = range(1, min(self._worker.world_size, self._num_images))
-        others = [load_file(self._part(rank)) for rank in ranks]
-        arrays = {
-            name: np.concatenate([own, *(other[name] for other in others)])
-            for name, own in self._arrays.items()
-        }
-        write_predictions(
-            Predictions(
-                keys=split.keys, labels=split.labels, classes=classes, metadata=metadata, **arrays
-            ),
-            self._path,
+        workers = self._worker.world_size
+        for rank in range(1, min(workers, self._num_images)):
+            rows = share_of(self._num_images, rank, workers)
+            for name, values in load_file(self._part(rank)).items():
+                self._arrays[name][rows[0] : rows[-1] + 1] = values
+        predictions = Predictions(
+            keys=split.keys, labels=split.labels, classes=classes, metadata=metadata, **self._arrays
         )
+        write_predictions(predictions, self._path)
         for part in self._path.parent.glob(self._part("*").name):
             part.unlink()
         return self._path

@@ -8,7 +8,7 @@ image), `labels`, `probabilities`, `ranks` and `guesses`; its metadata are `abou
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveInt
-from safetensors.numpy import save as to_safetensors
 
 from pipeline.config.yaml import Section, validate
 from pipeline.data.store.manifest import ImageClass
@@ -31,6 +30,7 @@ NUM_GUESSES = 5  # as many as ILSVRC takes
 _TENSORS = {"U8": np.uint8, "I32": np.int32, "I64": np.int64, "F16": np.float16}
 _TENSORS |= {"I16": np.int16}  # of ranks and guesses in older files
 _FIELDS = ("keys", "labels", "probabilities", "ranks", "guesses")
+_STORED = ("labels", "ranks", "guesses", "probabilities", "keys")
 
 
 class PredictionMetadata(Section):
@@ -167,7 +167,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
             raise ValueError(f"a key of two lines: {key!r}")
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = {**_texts(predictions), "digest": predictions.digest}
-    write_atomically(path, to_safetensors(_arrays(predictions), texts))
+    write_atomically(path, *_as_safetensors(_arrays(predictions), texts))
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -208,6 +208,29 @@ def _map_file(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         values = file[start + low : start + high].view(_TENSORS[header[name]["dtype"]])
         arrays[name] = values.reshape(header[name]["shape"])
     return arrays, metadata
+
+
+def _as_safetensors(
+    arrays: Mapping[str, NDArray[Any]], texts: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """Yield the parts of a safetensors file: the size of its header, the header, the tensors.
+
+    The library would make one copy of all; `_STORED` puts large numbers first, where they are
+    aligned.
+    """
+    header: dict[str, Any] = {"__metadata__": texts}
+    names, end = {dtype: name for name, dtype in _TENSORS.items()}, 0
+    for field in _STORED:
+        values, start = arrays[field], end
+        end += values.nbytes
+        kind = names[values.dtype.type]
+        header[field] = {"dtype": kind, "shape": values.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little")
+    yield text
+    for field in _STORED:
+        yield arrays[field].reshape(-1).view(np.uint8).data
 
 
 def _arrays(predictions: Predictions) -> dict[str, NDArray[Any]]:

@@ -49,8 +49,10 @@ def find_class_extremes(
     predictions of highest probability. Of classes with equal errors the first is taken.
     """
     labels, wrong = predictions.labels, predictions.ranks > 0
-    classes = np.unique(labels[labels >= 0])
-    errors = np.array([wrong[labels == label].mean() for label in classes])
+    images = np.bincount(labels[labels >= 0])
+    classes = np.flatnonzero(images)
+    errors = np.bincount(labels[(labels >= 0) & wrong], minlength=len(images))[classes]
+    errors = errors / images[classes]
     num_classes = min(num_classes, len(classes) // 2)
     positions = {key: i for i, key in enumerate(split.keys)}
 
@@ -74,7 +76,7 @@ def find_class_extremes(
         return tuple(
             ClassResult(
                 _name(predictions, classes[i]),
-                int((labels == classes[i]).sum()),
+                int(images[classes[i]]),
                 100 * float(errors[i]),
                 thumbnails(classes[i], right),
             )

@@ -45,17 +45,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` beside `path`, sync, rename, so that a kill or power cut leaves no half file.
+def write_atomically(path: Path, *content: bytes | memoryview) -> None:
+    """Write the parts of `content` to `path`, whole or not at all, whatever is killed meanwhile.
 
-    The file that a killed writer left beside `path` is replaced by the next one. Raises
-    `DiskFullError` when there is no room, and another `UserError` when the storage can't be
-    written; a file that was at `path` then stays as it was.
+    They go beside it, are synced and renamed, also for a power cut. The file that a killed writer
+    left there is replaced by the next one. Raises `DiskFullError` when there is no room, and
+    another `UserError` when the storage can't be written; a file that was at `path` then stays as
+    it was.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
