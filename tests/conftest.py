@@ -14,11 +14,21 @@ from small_jobs import MakeJob
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.data.sources.prepare import prepare_digits
+from pipeline.data.store import verified_images
 from pipeline.launch.training_job import TrainingJob
 from pipeline.runs.run_folder import RunFolder, RunRecord
 from pipeline.runtime.ray_session import LOCAL
 from pipeline.runtime.ray_session import ray_session as session_of_ray
 from pipeline.tracking.mlflow_runs import start_run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_flags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this process has compared is remembered for these tests alone."""
+    folder = tmp_path_factory.mktemp("verified")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verified_images, "_folder", lambda: folder)
+        yield
 
 
 @pytest.fixture(scope="session")

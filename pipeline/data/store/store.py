@@ -32,6 +32,7 @@ from pipeline.data.store.manifest import (
     read_manifest,
 )
 from pipeline.data.store.remote import RangeCache, RemoteShards, remote_errors
+from pipeline.data.store.verified_images import VerifiedImages, identity
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
 
@@ -56,6 +57,7 @@ class Split:
         index: Index,
         shard_names: Sequence[str],
         shards: Shards,
+        verified: VerifiedImages | None = None,
     ) -> None:
         self.name = name
         self.contents = contents
@@ -64,7 +66,7 @@ class Split:
         self._index = index
         self._shard_names = shard_names
         self._shards = shards
-        self._is_verified = np.zeros(len(index.labels), np.bool_)
+        self._verified = verified or VerifiedImages(len(index.labels))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,14 +86,15 @@ class Split:
     def verified_batch(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
         """As `encoded_batch`; raises `ValueError` for an image that isn't what was packed.
 
-        Each is compared with its digest once in a process, so that the first epoch alone pays.
+        Each is compared with its digest once on a node, or once in a process where it isn't on the
+        node's disk, so that the first epoch alone pays.
         """
         encoded = self.encoded_batch(images)
         for i, data in zip(images, encoded, strict=True):
-            if not self._is_verified[i]:
+            if i not in self._verified:
                 if self._differs(i, data):
                     raise ValueError(f"{self.location(i)}: its bytes have changed")
-                self._is_verified[i] = True
+                self._verified.add(i)
         return encoded
 
     def has_changed(self, i: int) -> bool:
@@ -165,7 +168,10 @@ class Store:
         names = [shard.name for shard in manifest.shards]
         if isinstance(self.folder, Path):
             mapped = MappedShards(self.folder, names, index)
-            return Split(name, self.contents, index, names, mapped)
+            which = f"{manifest.index.sha256} {cache_name}"
+            flags = identity(which, [self.folder / shard for shard in names])
+            verified = VerifiedImages(len(index.labels), flags)
+            return Split(name, self.contents, index, names, mapped, verified)
         cache = self._range_cache(cache_name, index)
         remote = RemoteShards(self.folder, names, index, cache)
         return Split(name, self.contents, index, names, remote)
