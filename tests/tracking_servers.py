@@ -76,7 +76,7 @@ class Proxy:
                     self._answer()
 
             def _answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = self._body()
                 before(self.path, body)
                 with closing(HTTPConnection(target, timeout=60)) as connection:
                     connection.request(self.command, self.path, body, dict(self.headers))
@@ -89,6 +89,17 @@ class Proxy:
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
+
+            def _body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                del self.headers["Transfer-Encoding"]  # it is passed on as a whole
+                parts = []
+                while size := int(self.rfile.readline(), 16):
+                    parts.append(self.rfile.read(size))
+                    self.rfile.readline()
+                self.rfile.readline()
+                return b"".join(parts)
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on  # noqa: N815
 

@@ -95,8 +95,10 @@ def test_all_steps_are_computed_while_the_server_has_not_answered_the_first_metr
         for line in map(json.loads, lines)
         if "train/loss" in line["metrics"]
     ]
-    run_id = json.loads((tracked.folder / "runs/mine/run.json").read_text())["tracking_run_id"]
-    history = connect(tracked.server.uri).get_metric_history(run_id, "train/loss")
+    record = json.loads((tracked.folder / "runs/mine/run.json").read_text())
+    assert record["is_recorded"]  # with all its files
+    client, run_id = connect(tracked.server.uri), record["tracking_run_id"]
+    history = client.get_metric_history(run_id, "train/loss")
     assert sorted((metric.step, metric.value) for metric in history) == written
 
 
