@@ -18,7 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.recovery_time import Recovery, measure_recovery
@@ -29,7 +28,7 @@ from pipeline.benchmark.throughput_tables import megabytes, ratio
 from pipeline.benchmark.timing import ProgressCallback, Series, TimedTask, clock, take_turns
 from pipeline.benchmark.train_steps import Bench, first_batches, initial_train_state, steps_of
 from pipeline.cli.benchmark_commands import Rounds, Seconds
-from pipeline.cli.console import one_line_errors, progress, say
+from pipeline.cli.console import Console, one_line_errors, progress, say
 from pipeline.cli.options import Assignments, ClusterName, RecipeName, load_training
 from pipeline.config.cluster import Cluster
 from pipeline.config.recipe import Recipe

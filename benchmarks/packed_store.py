@@ -12,7 +12,6 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.packing_speed import Packing, measure_packing
@@ -24,7 +23,7 @@ from pipeline.benchmark.throughput_tables import megabytes, ratio
 from pipeline.benchmark.timing import ProgressCallback
 from pipeline.benchmark.train_steps import Bench
 from pipeline.cli.benchmark_commands import Rounds, Seconds
-from pipeline.cli.console import one_line_errors, progress, say
+from pipeline.cli.console import Console, one_line_errors, progress, say
 from pipeline.config.cluster import Cluster, load_cluster
 from pipeline.config.recipe import Recipe, load_recipe
 from pipeline.reports.tables import titled_table

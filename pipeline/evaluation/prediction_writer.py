@@ -1,6 +1,7 @@
 """Writing of predictions: each worker collects its share, the first one joins the shares."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class PredictionWriter:
         self._num_images = num_images
         self._share = share_of(num_images, worker.rank, worker.world_size)
         self._num_missing = len(self._share)
-        self._arrays: dict[str, NDArray[np.generic]] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}
 
     def add(self, scored: ScoredImages) -> None:
         """Add the predictions of some images of this worker's share, each of which comes once.

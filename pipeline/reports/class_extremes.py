@@ -51,8 +51,8 @@ def find_class_extremes(
     labels, wrong = predictions.labels, predictions.ranks > 0
     images = np.bincount(labels[labels >= 0])
     classes = np.flatnonzero(images)
-    errors = np.bincount(labels[(labels >= 0) & wrong], minlength=len(images))[classes]
-    errors = errors / images[classes]
+    missed = np.bincount(labels[(labels >= 0) & wrong], minlength=len(images))
+    errors = missed[classes] / images[classes]
     num_classes = min(num_classes, len(classes) // 2)
     positions = {key: i for i, key in enumerate(split.keys)}
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 
+# A sqlite store holds each page's runs several times over in memory: 100 kB a run.
+_RUNS_PER_PAGE = 50
+
+
 @dataclass(frozen=True)
 class TrainingProgress:
     """A training's epochs done, of how many, and the last values of its metrics.
@@ -100,7 +104,11 @@ def all_runs(client: "MlflowClient", experiment_id: str, filter: str = "") -> "l
     token = None
     while True:
         page = client.search_runs(
-            [experiment_id], filter, order_by=["attributes.start_time DESC"], page_token=token
+            [experiment_id],
+            filter,
+            max_results=_RUNS_PER_PAGE,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
         )
         runs += page
         token = page.token
