@@ -1,19 +1,22 @@
-"""Faults injected for real: a process killed at each of its commits to a sqlite store."""
+"""Faults injected for real: a process killed at each of its changes to what must outlive it."""
 
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 import sqlalchemy
 
+KillAt = Callable[[Path, int], None]  # in a work's folder, the change before which it is killed
+
 
 def killed_and_repeated(
-    work: Callable[[Path], None], folder: Path, warm_up: Callable[[Path], None]
+    work: Callable[[Path], None], folder: Path, warm_up: Callable[[Path], None], kill_at: KillAt
 ) -> list[Path]:
-    """Have `work` killed before its first commit, then before its second, and so on to the last.
+    """Have `work` killed before its first change, then before its second, and so on to the last.
 
     Each time it is called in a new folder of `folder`, by a process that gets SIGKILL there, and
     again by one that does not. The processes are forks of a new one in which `warm_up` was called,
@@ -21,7 +24,7 @@ def killed_and_repeated(
     folders, in the last of which nothing was killed.
     """
     process = multiprocessing.get_context("spawn").Process(
-        target=_kill_and_repeat, args=(work, folder, warm_up)
+        target=_kill_and_repeat, args=(work, folder, warm_up, kill_at)
     )
     process.start()
     process.join()
@@ -29,21 +32,59 @@ def killed_and_repeated(
     return sorted(folder.iterdir())
 
 
+def at_commit(place: Path, number: int) -> None:
+    """Have this process killed before a commit to a sqlite store, counted from 0."""
+    kill = _countdown(number)
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "commit", lambda connection: kill())
+
+
+def at_file_change(place: Path, number: int) -> None:
+    """Have this process killed before it changes a file or folder of `place`'s run in Python.
+
+    That is: makes one, opens it to write, renames or removes it.
+    """
+    kill, run = _countdown(number), f"{place}/run/"
+
+    def on_event(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            changes = isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR))
+        else:
+            path, changes = next(iter(arguments), ""), event in _CHANGES
+        if changes and str(path).startswith(run):
+            kill()
+
+    sys.addaudithook(on_event)
+
+
+_CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.truncate")
+
+
+def _countdown(number: int) -> Callable[[], None]:
+    numbers = count()
+
+    def kill() -> None:
+        if next(numbers) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill
+
+
 def _kill_and_repeat(
-    work: Callable[[Path], None], folder: Path, warm_up: Callable[[Path], None]
+    work: Callable[[Path], None], folder: Path, warm_up: Callable[[Path], None], kill_at: KillAt
 ) -> None:
     warm_up(folder.with_name("warm-up"))
-    for commits in count():
-        place = folder / f"{commits:03d}"
+    for number in count():
+        place = folder / f"{number:03d}"
         place.mkdir(parents=True)
-        was_killed = _in_fork(work, place, commits) == signal.SIGKILL
-        assert was_killed or commits > 0, "nothing was committed"
-        assert _in_fork(work, place, None) == 0
+        was_killed = _in_fork(work, place, lambda: kill_at(place, number)) == signal.SIGKILL
+        assert was_killed or number > 0, "nothing was changed"
+        assert _in_fork(work, place, lambda: None) == 0
         if not was_killed:
             return
 
 
-def _in_fork(work: Callable[[Path], None], place: Path, commits: int | None) -> int:
+def _in_fork(work: Callable[[Path], None], place: Path, prepare: Callable[[], None]) -> int:
     """Return the signal that ended the fork, 0 if it ended well."""
     child = os.fork()
     if child:
@@ -52,8 +93,7 @@ def _in_fork(work: Callable[[Path], None], place: Path, commits: int | None) -> 
         return -code
     status = 1
     try:
-        if commits is not None:
-            _kill_after(commits)
+        prepare()
         work(place)
         status = 0
     except BaseException:
@@ -62,15 +102,3 @@ def _in_fork(work: Callable[[Path], None], place: Path, commits: int | None) -> 
         traceback.print_exc()
     finally:
         os._exit(status)
-
-
-def _kill_after(commits: int) -> None:
-    left = commits
-
-    def on_commit(connection: object) -> None:
-        nonlocal left
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-
-    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "commit", on_commit)

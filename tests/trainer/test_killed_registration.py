@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from faults import killed_and_repeated
+from faults import at_commit, killed_and_repeated
 from rich.console import Console
 
 from pipeline.config.cluster import load_cluster
@@ -59,7 +59,7 @@ def test_a_kill_while_the_run_is_registered_leaves_one_complete_run(
     empty_store: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     work = partial(register, empty_store, data_dir)
-    places = killed_and_repeated(work, tmp_path / "killed", warm_up=work)
+    places = killed_and_repeated(work, tmp_path / "killed", work, at_commit)
     seen = set()
     for place in places:
         client = connect(f"sqlite:///{place}/mlflow.db")
@@ -85,7 +85,7 @@ def test_a_kill_at_any_commit_of_a_training_leaves_one_complete_run(
     empty_store: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     work, warm_up = (partial(one, empty_store, data_dir) for one in (run_it, register))
-    places = killed_and_repeated(work, tmp_path / "killed", warm_up)
+    places = killed_and_repeated(work, tmp_path / "killed", warm_up, at_commit)
     for place in places:
         client = connect(f"sqlite:///{place}/mlflow.db")
         experiment = client.get_experiment_by_name("ilsvrc")
