@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -77,14 +78,14 @@ def _kill_and_repeat(
     for number in count():
         place = folder / f"{number:03d}"
         place.mkdir(parents=True)
-        was_killed = _in_fork(work, place, lambda: kill_at(place, number)) == signal.SIGKILL
+        was_killed = _in_fork(work, place, partial(kill_at, place, number)) == signal.SIGKILL
         assert was_killed or number > 0, "nothing was changed"
-        assert _in_fork(work, place, lambda: None) == 0
+        assert _in_fork(work, place) == 0
         if not was_killed:
             return
 
 
-def _in_fork(work: Callable[[Path], None], place: Path, prepare: Callable[[], None]) -> int:
+def _in_fork(work: Callable[[Path], None], place: Path, prepare: Callable[[], None] = list) -> int:
     """Return the signal that ended the fork, 0 if it ended well."""
     child = os.fork()
     if child:

@@ -1,5 +1,6 @@
 """The command's part of a training: checks, the tracked run, the workers."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +14,14 @@ from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.store import Store, store_folder
 from pipeline.evaluation.metrics import Counts
 from pipeline.evaluation.predictions import PREDICTIONS, kept_predictions
-from pipeline.launch.events import Event, Message, Phase, Report
+from pipeline.launch.events import Event, Message, Phase, Report, WorkerHung
 from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import remove_stale_scratch, run_on_workers
 from pipeline.launch.training_job import TrainingJob
 from pipeline.results.measured import Measured
 from pipeline.runs.initial_weights import find_initial_weights
 from pipeline.runs.run_folder import RunFolder, RunRecord, name_run
-from pipeline.runtime.background import said_if_long
+from pipeline.runtime.background import in_background, said_if_long
 from pipeline.runtime.credentials import without_credentials
 from pipeline.runtime.errors import InterruptedByUserError, UserError
 from pipeline.runtime.storage import write_atomically
@@ -36,6 +37,8 @@ from pipeline.trainer.run_registration import (
 )
 from pipeline.trainer.worker import train
 from pipeline.training.step_inspection import InspectedStep
+
+_SECONDS_TO_CONCLUDE = 10.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ def run_training(
             display.show(event)
             if on_event:
                 on_event(event)
+            if isinstance(event, WorkerHung):  # this process, which ends without unwinding
+                _conclude_hung(uri, folder)
 
         def say(text: str) -> None:
             display.show(Message(text))
@@ -207,6 +212,17 @@ def _concluded(uri: str, run_id: Callable[[], str]) -> Iterator[None]:
     finally:
         if run := run_id():
             mlflow_runs.finish_run(uri, run, status)
+
+
+def _conclude_hung(uri: str, folder: RunFolder) -> None:
+    """Mark the MLflow run as failed, within seconds, since the store may be what hangs."""
+
+    def finish(is_over: threading.Event) -> None:
+        if run := folder.tracking_run_id():
+            mlflow_runs.finish_run(uri, run, "FAILED")
+
+    with in_background("conclude", finish, patience=_SECONDS_TO_CONCLUDE):
+        pass
 
 
 def _refuse_other_data(folder: RunFolder, record: RunRecord, store: Store) -> None:

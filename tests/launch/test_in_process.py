@@ -19,11 +19,13 @@ from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import WorkerFailedError
+from pipeline.tracking.queries import evaluated_runs
 from pipeline.trainer.driver import run_training
 from pipeline.trainer.worker import train
 from pipeline.training.checkpoint import checkpoints
 
 ILSVRC = Path(sys.executable).with_name("ilsvrc")
+IMPATIENT = ["workers.count=1", "workers.hang_seconds=1"]
 ALONE = ["workers.count=1", "saving.log_every_steps=5"]
 
 
@@ -79,10 +81,10 @@ from rich.console import Console
 from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.launch import heartbeat
-from pipeline.launch.progress_display import ProgressDisplay
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob, watched
 from pipeline.runs.run_folder import RunFolder
+from pipeline.trainer import driver
 
 def hang(job, worker, report):
     with watched(job, worker, report):
@@ -95,16 +97,20 @@ def work(job, worker, report):
             print("working", flush=True)
 
 heartbeat._MARGIN = 0.5
-cluster = load_cluster("laptop", ["workers.count=1", "workers.hang_seconds=1"])
-job = TrainingJob(load_recipe("smoke"), cluster, RunFolder(Path.cwd()), "")
-with ProgressDisplay(Console(force_terminal=True)) as display:
-    run_on_workers(locals()[sys.argv[1]], job, display.show)
+cluster, recipe = load_cluster("laptop", sys.argv[2:]), load_recipe("smoke")
+if sys.argv[1] == "hang":
+    driver.train = hang
+    driver.run_training(recipe, "smoke", cluster, "mine", Console(force_terminal=True))
+run_on_workers(work, TrainingJob(recipe, cluster, RunFolder(Path.cwd()), ""), lambda event: None)
 """
 
 
-def test_a_hang_ends_the_process_with_its_stacks(tmp_path: Path) -> None:
+def test_a_hang_ends_the_process_with_its_stacks_and_its_run(
+    data_dir: Path, tracking_uri: str, tmp_path: Path
+) -> None:
+    settings = [*IMPATIENT, f"data_dir={data_dir}", f"tracking.uri={tracking_uri}"]
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED, "hang"],
+        [sys.executable, "-c", WATCHED, "hang", *settings, "tracking.experiment=hangs"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -112,16 +118,18 @@ def test_a_hang_ends_the_process_with_its_stacks(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert f"no batch was taken for 1 s; this process ends, its stacks are in {tmp_path}" in (
-        done.stdout
-    )
+    assert "no batch was taken for 1 s; this process ends, its stacks are in" in done.stdout
     assert done.stdout.rstrip().rpartition("\x1b[?25")[2][0] == "h"  # the cursor is shown again
-    assert "in hang" in (tmp_path / "stacks-of-worker-0.txt").read_text()
+    assert "in hang" in (tmp_path / "runs" / "mine" / "stacks-of-worker-0.txt").read_text()
+    assert [run.status for run in evaluated_runs(tracking_uri, "hangs")] == ["FAILED"]
 
 
 def test_a_process_that_was_stopped_for_longer_goes_on(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", WATCHED, "work"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WATCHED, "work", *IMPATIENT],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as stopped:
         assert stopped.stdout is not None
         next(line for line in stopped.stdout if "working" in line)

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from faults import at_commit, at_file_change, killed_and_repeated
+from faults import at_file_change, killed_and_repeated
 from rich.console import Console
 
 from pipeline.config.cluster import Cluster, load_cluster
@@ -14,12 +14,9 @@ from pipeline.evaluation.predictions import kept_predictions, read_predictions
 from pipeline.launch.events import Event
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob
-from pipeline.runs.evaluated_model import model_of_run
 from pipeline.runs.run_folder import RunFolder
 from pipeline.tracking.mlflow_client import connect
-from pipeline.tracking.queries import all_runs
 from pipeline.trainer.driver import run_training
-from pipeline.trainer.evaluation_run import run_evaluation, track
 from pipeline.trainer.worker import train
 
 RECIPE, QUIET = load_recipe("smoke", ["epochs=1"]), Console(quiet=True)
@@ -75,7 +72,7 @@ def test_a_kill_after_the_last_checkpoint_changes_no_result(
 
 def warm_up(place: Path) -> None:
     """Import what takes seconds, and what computing would import."""
-    import nvidia.dali.fn
+    import nvidia.dali.fn  # noqa: F401
     import torch._dynamo  # noqa: F401
 
     connect(f"sqlite:///{place}.db")
