@@ -30,6 +30,7 @@ from pipeline.runtime.distributed import device_here
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
 from pipeline.runtime.precision import precision_on
+from pipeline.runtime.ray_session import allow_open_files
 from pipeline.tracking.mlflow_client import sqlite_file
 from pipeline.tracking.mlflow_runs import check_recordable
 from pipeline.training.optimizer import build_optimizer
@@ -172,6 +173,7 @@ def _machine(cluster: Cluster) -> str:
         )
     if workers.are_in_process:
         return f"this process, on {workers.cpus} of {available} CPUs"
+    allow_open_files()
     return f"{_worker_count(workers)} workers of {workers.cpus} CPUs, {available} there"
 
 

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command; Ctrl-C at any time ends it in one line."""
+    """Run the command; Ctrl-C at any time ends it in one line, or without one while it exits."""
     try:
+        import atexit
         import signal
 
         from pipeline.runtime.interrupts import interrupt
@@ -23,7 +24,10 @@ def main() -> None:
         from pipeline.cli.console import one_line_errors
 
         with one_line_errors():
-            _run(app)
+            try:
+                _run(app)
+            finally:  # before what others have registered, in which it would be a traceback
+                atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
     except KeyboardInterrupt:
         print("ilsvrc: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -1,6 +1,7 @@
 """The commands that train on this machine or its Ray: parse, call one function each, show."""
 
 import sys
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,7 @@ from pipeline.cli.options import (
 )
 from pipeline.runtime.background import said_if_long
 from pipeline.runtime.credentials import without_credentials
+from pipeline.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.config.cluster import Cluster
@@ -146,6 +148,7 @@ def _train(
     with importing(console):
         from pipeline.reports.comparison_tables import comparison_markdown, result_tables
         from pipeline.reports.expected_results import expectation_line
+        from pipeline.results.measured import Measured
         from pipeline.tracking.measured_runs import measured_from_runs
         from pipeline.tracking.queries import tracked_run
         from pipeline.trainer.driver import conclude, run_training
@@ -161,12 +164,16 @@ def _train(
     if not run_id:
         say(console, "the tracking store is still away; the same command records the result later")
         return
-    if not result.is_delivered:
-        return
+    results: list[Measured] = []
     notice = f"waiting for tracking store {without_credentials(uri)} to take the result"
-    with said_if_long(partial(say, console), notice):
+    refusals = nullcontext() if result.is_delivered else suppress(UserError)  # have been said
+    with said_if_long(partial(say, console), notice), refusals:
         results = measured_from_runs([tracked_run(uri, run_id)])
-        conclude(result, uri, results, comparison_markdown(results))
+        if results and result.is_delivered:
+            conclude(result, uri, results, comparison_markdown(results))
+    if not results:
+        say(console, "the tracking store lacks the result; the same command records it later")
+        return
     for table in result_tables(results, console.width):
         console.print(table)
     if line := expectation_line(as_written, recipe, results[0].key):

@@ -7,6 +7,7 @@ read, and keeps its files where only that user looks.
 import logging
 import os
 import re
+import resource
 import secrets
 import socket
 import subprocess
@@ -26,6 +27,9 @@ from pipeline.runtime.interrupts import interrupted_by_signals
 from pipeline.runtime.storage import file_lock
 
 LOCAL = "local"  # the address of a Ray that the command itself starts
+
+_FILES = 4096  # open ones, of each of its processes; the raylet has several for each worker
+_FEWEST_FILES = 128
 
 # Set before Ray is imported, which only functions do. The user's own settings take precedence.
 os.environ.update(
@@ -64,6 +68,7 @@ def ray_session(address: str, num_cpus: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
     elif address == LOCAL:
+        allow_open_files()
         _remove_leftover_folders()
         _make_token()
         with (
@@ -155,6 +160,19 @@ def _init(address: str, **options: object) -> None:
 
 def _are_logs_shown() -> bool:
     return os.environ.get("RAY_LOG_TO_DRIVER", "0").lower() in ("1", "true")  # as Ray reads it
+
+
+def allow_open_files() -> None:
+    """Let a Ray of this process open thousands of files; `UserError` where it may open too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < _FEWEST_FILES:
+        raise UserError(
+            f"Ray can't start here: a process may have {hard} files open, and Ray needs "
+            f"{_FEWEST_FILES}; raise the limit, as `ulimit -Hn {_FILES}` does for root, or train "
+            f"with --set cluster.workers.count=1, which needs no Ray"
+        )
+    if soft < _FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(_FILES, hard), hard))
 
 
 def _make_token() -> None:

@@ -84,7 +84,9 @@ def user_errors(uri: str) -> Iterator[None]:
 
 def reason(error: Exception, uri: str) -> str:
     """Return in one short line, without credentials, what MLflow's `error` means."""
-    text = " ".join(str(error).split())
+    text, path = " ".join(str(error).split()), sqlite_file(uri)
+    if path and ("no such table" in text or not path.exists()):
+        return "was deleted"  # of which SQLite says that it is read-only, or makes an empty one
     if "timeout exception" in text or "timed out" in text:
         return _NO_ANSWER
     if "failed with exception" in text:

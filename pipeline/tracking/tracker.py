@@ -55,6 +55,8 @@ class Tracker(SilentTracker):
         self._pause, self._close_timeout = seconds_between_batches, seconds_to_close
         self._metric_log = MetricLog(folder / "metrics.jsonl")
         self._has_warned = False
+        # The clock may be set meanwhile, and MLflow shows metrics in the order of their times.
+        self._booted = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._closing, self._given_up = threading.Event(), threading.Event()
         self._problem = "no answer yet"
         load_mlflow()  # not in the thread: imports in two threads can deadlock
@@ -67,7 +69,7 @@ class Tracker(SilentTracker):
         Takes the time to write one line to a file. Never raises for a disk or a server.
         """
         try:
-            self._metric_log.append(Record(step, time.time_ns() // 1_000_000, metrics))
+            self._metric_log.append(Record(step, self._now(), metrics))
         except OSError as error:
             if not self._has_warned:
                 self._warn(
@@ -75,6 +77,9 @@ class Tracker(SilentTracker):
                     f"{MOST_WAITING:,} records wait in memory and are sent from there"
                 )
             self._has_warned = True
+
+    def _now(self) -> int:
+        return (self._booted + time.clock_gettime_ns(time.CLOCK_BOOTTIME)) // 1_000_000
 
     def close(self) -> None:
         """Send what is left; after `seconds_to_close` warn and leave it in the file."""

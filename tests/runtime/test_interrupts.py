@@ -3,6 +3,7 @@
 import importlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,26 @@ def handled() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, interrupt)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+EXITING = """
+import atexit, sys, time
+atexit.register(lambda: (print("exiting", flush=True), time.sleep(60)))
+from pipeline.cli.app import main
+sys.argv = ["ilsvrc", "--help"]
+main()
+"""
+
+
+def test_a_signal_while_the_command_exits_ends_it_without_a_word() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", EXITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout is not None
+        next(line for line in command.stdout if line == "exiting\n")
+        command.send_signal(signal.SIGINT)
+        _, errors = command.communicate(timeout=50)
+    assert (command.returncode, errors) == (-signal.SIGINT, "")
 
 
 def test_a_signal_interrupts_at_once() -> None:

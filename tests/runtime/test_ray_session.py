@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.ray_session import _remove_leftover_folders, ray_session
+from pipeline.runtime.ray_session import LOCAL, _remove_leftover_folders, ray_session
 
 PROGRAM = '''
 import json, os, subprocess, sys
@@ -230,6 +230,16 @@ def test_a_missing_ray_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         ray_session("127.0.0.1:9"),
     ):
         raise AssertionError("joined nothing")
+
+
+def test_too_few_open_files_are_refused_before_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (64, 64))
+    with (
+        pytest.raises(UserError, match=r"a process may have 64 files open, and Ray needs 128"),
+        ray_session(LOCAL),
+    ):
+        raise AssertionError("started")
 
 
 @pytest.mark.parametrize("has_token", [True, False], ids=["with-token", "without"])

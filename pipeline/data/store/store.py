@@ -10,6 +10,7 @@ of an image is read.
 """
 
 import hashlib
+import resource
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -188,9 +189,13 @@ class Store:
         return [file for split in self._splits.values() for file in split.files]
 
 
-# Python's map keeps a descriptor of its file, and a process may often have no more than 1,024:
-# ILSVRC-2012 has 600 shards. The last used stay open; to map a shard again costs microseconds.
-_MAX_OPEN_MAPS = 256
+def _max_open_maps() -> int:
+    """Return how many maps of a split may be open: of two splits, half of the process's files.
+
+    Python's map keeps a descriptor of its file, and a process may often have no more than 1,024:
+    ILSVRC-2012 has 600 shards. The last used stay open; to map a shard again costs microseconds.
+    """
+    return max(1, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
 
 class MappedShards:
@@ -206,7 +211,7 @@ class MappedShards:
 
     @cached_property
     def _map(self) -> Callable[[Path], NDArray[np.uint8]]:
-        return lru_cache(_MAX_OPEN_MAPS)(_map)
+        return lru_cache(_max_open_maps())(_map)
 
     def read(self, images: Sequence[int]) -> list[NDArray[np.uint8]]:
         index, chosen = self._index, np.asarray(images, dtype=np.int64)
