@@ -24,7 +24,7 @@ from pipeline.config.cluster import load_cluster
 from pipeline.config.recipe import load_recipe
 from pipeline.data.store.store import Store
 from pipeline.evaluation.metrics import Counts
-from pipeline.launch.events import Event, Message, Report, StepsReport, WorkerStarted
+from pipeline.launch.events import Event, ImagesScored, Message, Report, StepsReport, WorkerStarted
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob, watched
 from pipeline.runtime.distributed import Worker
@@ -42,14 +42,26 @@ def ignore(event: Event) -> None:
     pass
 
 
-def train_held_at(epoch: int, step: int) -> Callable[[TrainingJob, Worker, Report], Counts]:
-    """Return a training that waits after this step, until there is `free` in the run's folder."""
+def train_held_at(
+    epoch: int, step: int, *, evaluating: bool = False
+) -> Callable[[TrainingJob, Worker, Report], Counts]:
+    """Return a training that waits after this step, until there is `free` in the run's folder.
+
+    Or when the first images of the evaluation after it are scored.
+    """
 
     # Defined inside, so that it travels to the workers by value.
     def train_held(job: TrainingJob, worker: Worker, report: Report) -> Counts:
+        last = (-1, -1)
+
         def hold(event: Event) -> None:
+            nonlocal last
             report(event)
-            if isinstance(event, StepsReport) and (event.epoch, event.step) == (epoch, step):
+            if isinstance(event, StepsReport):
+                last = event.epoch, event.step
+            if last == (epoch, step) and isinstance(
+                event, ImagesScored if evaluating else StepsReport
+            ):
                 while not (job.folder.path / "free").exists():
                     time.sleep(0.05)
 
@@ -84,8 +96,16 @@ def test_a_defect_leaves_its_traceback_in_the_runs_folder(
     assert "in stumble" in text
 
 
+@pytest.mark.parametrize(
+    ("epoch", "step", "evaluating"), [(1, 6, False), (2, 15, True)], ids=["training", "evaluating"]
+)
 def test_a_killed_worker_is_replaced_and_nothing_is_tracked_twice(
-    make_job: MakeJob, ray_session: None, capfd: pytest.CaptureFixture[str]
+    make_job: MakeJob,
+    ray_session: None,
+    capfd: pytest.CaptureFixture[str],
+    epoch: int,
+    step: int,
+    evaluating: bool,
 ) -> None:
     job = make_job(
         recipe=["epochs=3"],
@@ -98,20 +118,23 @@ def test_a_killed_worker_is_replaced_and_nothing_is_tracked_twice(
     events: list[Event] = []
     free = job.folder.path / "free"
 
-    def kill_one_in_the_second_epoch(event: Event) -> None:
+    def kill_one(event: Event) -> None:
         events.append(event)
-        if isinstance(event, StepsReport) and (event.epoch, event.step) == (1, 6):
+        last = [each for each in events if isinstance(each, StepsReport)][-1:]
+        is_then = [(each.epoch, each.step) for each in last] == [(epoch, step)]
+        if is_then and isinstance(event, ImagesScored if evaluating else StepsReport):
             if not free.exists():
                 _, victim = worker_processes()
                 victim.kill()
             free.touch()
 
-    counts = run_on_workers(train_held_at(1, 6), job, kill_one_in_the_second_epoch)
+    held = train_held_at(epoch, step, evaluating=evaluating)
+    counts = run_on_workers(held, job, kill_one)
     assert counts.images == 899
     notes = [event.text for event in events if isinstance(event, Message)]
     lost, goes_on = notes
     assert lost == "a worker was lost; all start again"
-    assert goes_on.startswith("goes on after 1 epochs")
+    assert goes_on.startswith(f"goes on after {epoch} epochs")
     assert capfd.readouterr().out == ""  # neither Ray nor a worker is heard
     history = connect(job.tracking_uri).get_metric_history(
         job.folder.tracking_run_id(), "train/loss"

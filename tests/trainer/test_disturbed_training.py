@@ -100,6 +100,21 @@ def test_a_tracking_store_that_is_deleted_is_made_again(
     check_the_same(cluster, calm)
 
 
+@pytest.mark.slow
+def test_two_workers_train_with_few_files_and_little_shared_memory(workspace: Path) -> None:
+    """As in a container, whose /dev/shm has 64 MB unless one says otherwise."""
+    mount = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
+        pytest.skip("needs the right to mount a small /dev/shm")
+    train = f"{ILSVRC} train smoke --set epochs=1"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f"{mount} && ulimit -n 256 && exec {train}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "899 images" in done.stdout
+
+
 def check_the_same(cluster: Cluster, calm: Path) -> None:
     """The run has the weights of the undisturbed one, and each of its losses once."""
     folder = RunFolder(cluster.runs_dir / "run")
