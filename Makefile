@@ -42,7 +42,7 @@ test: $(READY)  ## Run the tests
 test-slow: $(READY)  ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
 
-soak: $(READY)  ## Inject 200 random faults into one training (hours); FAULTS and SEED choose others
+soak: $(READY)  ## Inject 200 random faults into two trainings (hours); FAULTS and SEED choose others
 	ILSVRC_SOAK_FAULTS=$(or $(FAULTS),200) $(if $(SEED),ILSVRC_SOAK_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -s tests/trainer/test_soak.py
 
