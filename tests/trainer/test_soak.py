@@ -277,7 +277,7 @@ def tracked_values(place: Path) -> dict[str, list[tuple[int, float]]]:
     return {
         key: [(one.step, one.value) for one in client.get_metric_history(tracked.info.run_id, key)]
         for key in tracked.data.metrics
-        if key.startswith(("train/", "eval/")) and "second" not in key
+        if key.startswith(("train/", "eval/")) and not re.search("second|waiting", key)
     }
 
 
