@@ -34,7 +34,7 @@ from pipeline.runtime.errors import (
     UserError,
 )
 from pipeline.runtime.interrupts import interrupted_by_signals
-from pipeline.runtime.ray_session import ray_session
+from pipeline.runtime.ray_session import has_lost_server, ray_session
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -114,6 +114,7 @@ def _refuse_too_few_resources(workers: WorkersConfig) -> None:
 
 def _fit(function: WorkerFunction[Work, Result], job: Work, queue: "ActorHandle[Any]") -> Result:
     from ray import train
+    from ray.exceptions import RayError
     from ray.train.torch import TorchConfig
 
     workers, network = job.cluster.workers, job.cluster.network
@@ -150,6 +151,8 @@ def _fit(function: WorkerFunction[Work, Result], job: Work, queue: "ActorHandle[
             returned = _call_in_thread(lambda: trainer.fit().return_value)
         except train.TrainingFailedError as error:
             raise _worker_error(error, job) from None
+        except RayError as error:
+            raise UserError(_lost_ray(str(error).strip().splitlines()[-1])) from None
     if isinstance(returned, UserError | InterruptedByUserError):
         raise returned
     return returned
@@ -189,7 +192,13 @@ def _call_in_thread(function: Callable[[], Result]) -> Result:
     threading.Thread(target=run, name="fit", daemon=True).start()
     while not future.done():
         wait([future], timeout=0.2)
+        if has_lost_server():  # Ray itself notices after 20 s, or ends this process after 60
+            raise UserError(_lost_ray("a process of it was killed"))
     return future.result()
+
+
+def _lost_ray(reason: str) -> str:
+    return f"Ray is gone: {reason}; the same command goes on from what was saved"
 
 
 def _interface_variables(interface: str | None) -> dict[str, str]:

@@ -26,6 +26,8 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.interrupts import interrupted_by_signals
 from pipeline.runtime.storage import file_lock
 
+_SECONDS_WITHOUT_SERVER = 5.0  # for the end of Ray, which may wait for a minute
+
 LOCAL = "local"  # the address of a Ray that the command itself starts
 
 _FILES = 4096  # open ones, of each of its processes; the raylet has several for each worker
@@ -43,6 +45,10 @@ os.environ.update(
     }
     | os.environ
 )
+
+
+# Of the Ray that this process started: its raylet and its GCS.
+_servers: dict[int, psutil.Process] = {}
 
 
 def _may_need_token() -> bool:
@@ -111,24 +117,28 @@ def _connected(address: str, **options: object) -> Iterator[None]:
         finally:
             is_over.set()
             if started.done():
-                thread.join()
+                thread.join(_SECONDS_WITHOUT_SERVER if has_lost_server() else None)
+            _servers.clear()
 
 
 def _await(started: Future[None], address: str, catch_signals: Callable[[], None]) -> None:
     """Wait until Ray has started; raise `UserError` as soon as that has become impossible."""
-    servers: dict[int, psutil.Process] = {}
     while not started.done():
         wait([started], timeout=0.1)
         catch_signals()  # again, since Ray replaces the handlers
         with suppress(psutil.Error):
             for child in psutil.Process().children() if address == LOCAL else ():
                 if child.name() in ("gcs_server", "raylet"):
-                    servers[child.pid] = child
-        for server in servers.values():
-            if not _is_alive(server) and not started.done():  # Ray itself would wait for a minute
-                raise UserError("Ray can't start here: a process of it was killed; try again")
+                    _servers[child.pid] = child
+        if has_lost_server() and not started.done():  # Ray itself would wait for a minute
+            raise UserError("Ray can't start here: a process of it was killed; try again")
     catch_signals()
     started.result()
+
+
+def has_lost_server() -> bool:
+    """Return whether the raylet or the GCS of the Ray that this process started is gone."""
+    return not all(map(_is_alive, _servers.values()))
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -27,11 +27,12 @@ from pipeline.evaluation.metrics import Counts
 from pipeline.launch.events import Event, ImagesScored, Message, Report, StepsReport, WorkerStarted
 from pipeline.launch.ray_train import run_on_workers
 from pipeline.launch.training_job import TrainingJob, watched
+from pipeline.runs.run_folder import RunFolder
 from pipeline.runtime.distributed import Worker
 from pipeline.runtime.errors import UserError, WorkerFailedError
 from pipeline.runtime.storage import file_lock
 from pipeline.tracking.mlflow_client import connect
-from pipeline.tracking.queries import evaluated_runs
+from pipeline.tracking.queries import evaluated_runs, tracked_run
 from pipeline.trainer.driver import run_training
 from pipeline.trainer.worker import train
 
@@ -298,6 +299,33 @@ def test_ctrl_c_twice_ends_even_what_hangs(workspace: Path) -> None:
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1].startswith("ilsvrc: interrupted")
+    _await_end_of_children(process.pid)
+
+
+@pytest.mark.parametrize(
+    "server", ["gcs_server", pytest.param("raylet/raylet", marks=pytest.mark.slow)]
+)
+def test_a_killed_server_of_rays_ends_the_command_in_one_line(workspace: Path, server: str) -> None:
+    process = subprocess.Popen(
+        [str(ILSVRC), "train", "smoke", "--run", "mine", "--set", "epochs=60"], cwd=workspace,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1/60"):
+            break
+    (killed,) = [
+        one for one in psutil.Process(process.pid).children() if server in one.cmdline()[0]
+    ]
+    killed.kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors == (
+        "ilsvrc: Ray is gone: a process of it was killed; the same command goes on from what was "
+        "saved\n"
+    )
+    run_id = RunFolder(workspace / "runs" / "mine").tracking_run_id()
+    assert tracked_run(f"sqlite:///{workspace}/mlflow.db", run_id).status == "FAILED"
     _await_end_of_children(process.pid)
 
 
