@@ -152,7 +152,7 @@ def _fit(function: WorkerFunction[Work, Result], job: Work, queue: "ActorHandle[
         except train.TrainingFailedError as error:
             raise _worker_error(error, job) from None
         except RayError as error:
-            raise UserError(_lost_ray(str(error).strip().splitlines()[-1])) from None
+            raise UserError(_lost_ray(str(error).strip().splitlines()[0])) from None
     if isinstance(returned, UserError | InterruptedByUserError):
         raise returned
     return returned

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 # A sqlite store holds each page's runs several times over in memory: 100 kB a run.
-_RUNS_PER_PAGE = 50
+_RUNS_PER_PAGE = 100
 
 
 @dataclass(frozen=True)

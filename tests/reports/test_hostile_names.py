@@ -15,7 +15,7 @@ from pipeline.cli.app import main
 from pipeline.data.sources.digits import digits_samples
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.packing import write_store
-from pipeline.reports.comparison import comparison_markdown
+from pipeline.reports.comparison_tables import comparison_markdown
 from pipeline.runtime.plain_text import markdown_code, printable_lines
 from pipeline.tracking.measured_runs import measured_from_runs
 from pipeline.tracking.mlflow_client import connect
@@ -79,9 +79,7 @@ def copy_run(uri: str, name: str) -> None:
         copy,
         params=[Param(key, value) for key, value in run.params.items()],
         metrics=[
-            Metric(key, value, 0, 1)
-            for key, value in run.metrics.items()
-            if key.endswith(("hits", "/images"))
+            Metric(key, value, 0, 1) for key, value in run.metrics.items() if key.endswith("_error")
         ],
     )
 
