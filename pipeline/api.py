@@ -105,7 +105,7 @@ class Run:
     @property
     def started(self) -> datetime:
         """When its first metric was reported, UTC."""
-        with (self.folder.path / "metrics.jsonl").open() as lines:
+        with self.folder.metrics.open() as lines:
             return datetime.fromtimestamp(json.loads(next(lines))["time"] / 1000, UTC)
 
     @property
@@ -183,8 +183,8 @@ def networks(names: Sequence[str] | None = None) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    rows = []
-    for name in NETWORKS if names is None else names:
+    rows, names = [], list(NETWORKS if names is None else names)
+    for name in names:
         summary = summarize_model(name)
         rows.append(
             {
@@ -196,7 +196,7 @@ def networks(names: Sequence[str] | None = None) -> "pd.DataFrame":
                 "receptive_field": max(summary.profile.receptive_field),
             }
         )
-    return pd.DataFrame(rows, index=pd.Index(list(names or NETWORKS), name="network"))
+    return pd.DataFrame(rows, index=pd.Index(names, name="network"))
 
 
 def layers(network: str) -> "pd.DataFrame":

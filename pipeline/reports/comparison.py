@@ -45,6 +45,19 @@ def compare(result: Measured) -> Comparison:
     return Comparison(result, reference, reproduction, note)
 
 
+class Notes:
+    """The notes of one table: each in whole where it is new, then with a reference to it."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def of(self, comparison: Comparison) -> str:
+        if comparison.note in self._shown and comparison.note != NONE:
+            return "source as above" if comparison.reference else "as above"
+        self._shown.add(comparison.note)
+        return comparison.note
+
+
 def others(group: ResultGroup) -> str:
     """Say what is published of other networks, where nothing is of ours; empty if nothing is."""
     if not group.others:

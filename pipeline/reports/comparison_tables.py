@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.reports.comparison import NONE, Comparison, compare, others
+from pipeline.reports.comparison import NONE, Comparison, Notes, compare, others
 from pipeline.reports.result_groups import ResultGroup, result_groups
 from pipeline.reports.tables import titled_table
 from pipeline.results.measured import Measured, MeasuredError
@@ -82,7 +82,7 @@ class _ResultTable:
         self._group = group
         self._settings = group.shown_settings | ({SEED: SEED} if group.has_seeds else {})
         self._columns = self._that_fit(width)
-        self._notes: set[str] = set()
+        self._notes = Notes()
 
     def build(self) -> Table:
         table = titled_table(f"{self._group.title}: errors in %", leading=1)
@@ -128,7 +128,7 @@ class _ResultTable:
             [f"mean of {group.words}", *self._about(group.first, without=SEED)],
             self._values(group.first, without=SEED),
             [f"{spread.name} {spread}" for spread in group.spreads],
-            [*differences, *self._note(comparison)],
+            [*differences, self._notes.of(comparison)],
         )
 
     def _add_result(self, table: Table, result: Measured, *, is_of_mean: bool) -> None:
@@ -143,7 +143,7 @@ class _ResultTable:
         else:
             run = [*_run(result), *self._about(result)]
             values = self._values(result)
-            published += self._note(comparison)
+            published.append(self._notes.of(comparison))
         self._add_row(
             table, run, values, [f"{error.name} {error}" for error in result.errors], published
         )
@@ -167,13 +167,6 @@ class _ResultTable:
 
     def _values(self, result: Measured, without: str = "") -> list[str]:
         return ["" if key == without else result.settings.get(key, "") for key in self._columns]
-
-    def _note(self, comparison: Comparison) -> list[str]:
-        """Return the note where it is new in this table."""
-        if comparison.note in self._notes and comparison.note != NONE:
-            return ["source as above" if comparison.reference else "as above"]
-        self._notes.add(comparison.note)
-        return [comparison.note]
 
     @staticmethod
     def _add_row(

@@ -135,9 +135,13 @@ def source_of(histories: Sequence[MetricHistory]) -> str:
     sources = list(dict.fromkeys(history.source for history in histories if history.source))
     if len(sources) > 2:
         sources = [*sources[:2], f"{len(sources) - 2} more"]
-    days = sorted(f"{history.run.started:%Y-%m-%d}" for history in histories)
-    period = " to ".join(dict.fromkeys([days[0], days[-1]])) if days else ""
-    return "; ".join(filter(None, [*sources, period]))
+    return "; ".join(filter(None, [*sources, period_of([each.run for each in histories])]))
+
+
+def period_of(runs: Sequence[TrackedRun]) -> str:
+    """Return the day on which the runs began, or the first and the last; empty without runs."""
+    days = sorted(f"{run.started:%Y-%m-%d}" for run in runs)
+    return " to ".join(dict.fromkeys([days[0], days[-1]])) if days else ""
 
 
 def _figure(panel: Panel, histories: Sequence[MetricHistory]) -> Figure:

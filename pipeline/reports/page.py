@@ -33,7 +33,7 @@ from pipeline.reports.figure_style import (
     picture_figure,
     svg_element,
 )
-from pipeline.reports.learning_curves import curve_figures, curve_words
+from pipeline.reports.learning_curves import curve_figures, curve_words, period_of
 from pipeline.reports.page_data import ReportedRun
 from pipeline.reports.result_rows import differences, result_panels, run_labels
 from pipeline.reports.run_cost import fixed_workers, run_cost
@@ -67,9 +67,9 @@ def build_page(experiment: str, runs: Sequence[ReportedRun]) -> Page:
     panels = result_panels(runs)
     drawn = [run for run in runs if run.is_drawn]
     histories = [run.history for run in drawn]
-    markers = _operations_markers(drawn)
+    markers, period = _operations_markers(drawn), period_of([run.run for run in drawn])
     operations = {
-        f"operations-{_file_name(title)}": operations_figure(found, title, _period(drawn))
+        f"operations-{_file_name(title)}": operations_figure(found, title, period)
         for title, found in markers.items()
         if not is_on_one_line(found)
     }
@@ -86,7 +86,7 @@ def build_page(experiment: str, runs: Sequence[ReportedRun]) -> Page:
     environment.globals |= {"find_class_extremes": find_class_extremes, "facts": _facts}
     html = environment.get_template("page.html.j2").render(
         experiment=experiment,
-        period=_period(runs),
+        period=period_of([run.run for run in runs]),
         light=LIGHT,
         dark=DARK,
         num_colours=len(SERIES),
@@ -125,11 +125,6 @@ def _own_figures(run: ReportedRun) -> dict[str, bytes]:
 def _files(figures: Mapping[str, Figure]) -> dict[str, bytes]:
     files = {f"{name}.svg": as_svg(figure) for name, figure in figures.items()}
     return files | {f"{name}.png": as_png(figure) for name, figure in figures.items()}
-
-
-def _period(runs: Sequence[ReportedRun]) -> str:
-    days = sorted(f"{run.run.started:%Y-%m-%d}" for run in runs)
-    return " to ".join(dict.fromkeys([days[0], days[-1]])) if days else ""
 
 
 def _lecture_rows(comparisons: Sequence[Comparison]) -> list[_LectureRow]:

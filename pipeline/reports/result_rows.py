@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.reports.comparison import NONE, Comparison, compare
+from pipeline.reports.comparison import Comparison, Notes, compare
 from pipeline.reports.error_axis import ErrorAxis
 from pipeline.reports.figure_style import SERIES
 from pipeline.reports.page_data import ReportedRun
 from pipeline.reports.result_groups import ResultGroup, result_groups
-from pipeline.results.measured import Measured
+from pipeline.results.measured import Measured, MeasuredError
 from pipeline.results.published import ErrorName, Published
-from pipeline.results.seed_groups import SeedGroup
+from pipeline.results.seed_groups import SeedGroup, SeedSpread
 from pipeline.results.training_settings import (
     SEED,
     differing_settings,
@@ -114,8 +114,9 @@ class _PanelBuilder:
     def __init__(self, group: ResultGroup, owners: Mapping[int, ReportedRun]) -> None:
         self.group, self.owners = group, owners
         self.settings = group.shown_settings
+        self.comparisons = {id(result): compare(result) for result in group.results}
         self.axes = {name: ErrorAxis.over(self._ends(name)) for name in group.error_names}
-        self.notes: set[str] = set()
+        self.notes = Notes()
 
     def build(self) -> ResultPanel:
         rows = [
@@ -134,12 +135,12 @@ class _PanelBuilder:
                     yield max(0.0, spread.value - spread.deviation)
                     yield spread.value + spread.deviation
             for result in group.results:
+                comparison = self.comparisons[id(result)]
                 for error in result.errors:
                     if error.name == name:
                         yield from (error.interval.low, error.interval.high)
-                published = compare(result).reference
-                if published and (known := published.error(name)) is not None:
-                    yield known
+                        if (published := comparison.published_error(error)) is not None:
+                            yield published
         yield from (e for other in self.group.others if (e := other.error(name)) is not None)
 
     def _rows(self, group: SeedGroup) -> Iterator[ResultRow]:
@@ -149,12 +150,12 @@ class _PanelBuilder:
             yield self._result(result, is_of_mean=bool(group.spreads))
 
     def _mean(self, group: SeedGroup) -> ResultRow:
-        comparison = compare(group.first)
+        comparison = self.comparisons[id(group.first)]
         cells: list[ErrorCell | None] = []
         for spread in group.spreads:
             axis, mean, deviation = self.axes[spread.name], spread.value, spread.deviation
             bar = axis.bar(mean, mean - deviation, mean + deviation, "var(--ink)", is_mean=True)
-            marks = [bar, *self._published(comparison, spread.name)]
+            marks = [bar, *self._published(comparison, spread)]
             cells.append(ErrorCell(f"{mean:.2f}", f"± {deviation:.2f}", axis.row(*marks)))
         return ResultRow(
             self._values(group.first),
@@ -162,19 +163,19 @@ class _PanelBuilder:
             self.owners[id(group.first)],
             comparison,
             mean_of=group.words,
-            note=self._new_note(comparison),
+            note=self.notes.of(comparison),
             words=self._words(group.first, list(self.settings)),
         )
 
     def _result(self, result: Measured, *, is_of_mean: bool) -> ResultRow:
-        run, comparison = self.owners[id(result)], compare(result)
+        run, comparison = self.owners[id(result)], self.comparisons[id(result)]
         series = f"series-{run.history.colour % len(SERIES)}" if run.is_drawn else "muted"
         cells: list[ErrorCell | None] = []
         for error in result.errors:
             axis, interval = self.axes[error.name], error.interval
             colour = f"var(--{series})"
             bar = axis.bar(error.value, interval.low, interval.high, colour, is_mean=False)
-            marks = [bar, *self._published(comparison, error.name)]
+            marks = [bar, *self._published(comparison, error)]
             spread = f"{interval.low:.2f}–{interval.high:.2f}"
             cells.append(ErrorCell(f"{error.value:.2f}", spread, axis.row(*marks)))
         return ResultRow(
@@ -183,7 +184,7 @@ class _PanelBuilder:
             run,
             comparison,
             is_of_mean=is_of_mean,
-            note="" if is_of_mean else self._new_note(comparison),
+            note="" if is_of_mean else self.notes.of(comparison),
             words=self._words(result, [*([] if is_of_mean else self.settings), SEED]),
         )
 
@@ -196,9 +197,9 @@ class _PanelBuilder:
         ]
         return ResultRow(["" for _ in self.settings], cells, other=other)
 
-    def _published(self, comparison: Comparison, name: ErrorName) -> list[Markup]:
-        error = comparison.reference.error(name) if comparison.reference else None
-        return [] if error is None else [self.axes[name].diamond(error)]
+    def _published(self, comparison: Comparison, ours: MeasuredError | SeedSpread) -> list[Markup]:
+        error = comparison.published_error(ours)
+        return [] if error is None else [self.axes[ours.name].diamond(error)]
 
     def _values(self, result: Measured) -> list[str]:
         return [result.settings.get(key, "") for key in self.settings]
@@ -210,9 +211,3 @@ class _PanelBuilder:
 
     def _padded(self, cells: list[ErrorCell | None]) -> list[ErrorCell | None]:
         return [*cells, *[None] * (len(self.axes) - len(cells))]
-
-    def _new_note(self, comparison: Comparison) -> str:
-        if comparison.note in self.notes and comparison.note != NONE:
-            return "source as above" if comparison.reference else "as above"
-        self.notes.add(comparison.note)
-        return comparison.note

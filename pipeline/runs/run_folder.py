@@ -31,6 +31,7 @@ from pipeline.pretrained.weights_name import WeightsFile, parse_weights
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.names import suggest
 from pipeline.runtime.storage import file_digest, file_lock, write_atomically
+from pipeline.tracking.metric_log import METRICS_FILE
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS_FILE
 
     @property
     def errors(self) -> Path:

@@ -20,6 +20,7 @@ class Record:
     metrics: Mapping[str, float]
 
 
+METRICS_FILE = "metrics.jsonl"  # in a run's folder
 MOST_WAITING = 10_000  # records that wait in memory for room on the disk; about 10 MB
 
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from pipeline.runtime.background import said_if_long
 from pipeline.runtime.credentials import without_credentials
-from pipeline.tracking.metric_log import MOST_WAITING, LostRecords, MetricLog, Record
+from pipeline.tracking.metric_log import METRICS_FILE, MOST_WAITING, LostRecords, MetricLog, Record
 from pipeline.tracking.mlflow_client import connect, load_mlflow, reason, user_errors
 
 _LOG = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Tracker(SilentTracker):
     ) -> None:
         self._uri, self._run_id, self._tags, self._warn = uri, run_id, tags, warn
         self._pause, self._close_timeout = seconds_between_batches, seconds_to_close
-        self._metric_log = MetricLog(folder / "metrics.jsonl")
+        self._metric_log = MetricLog(folder / METRICS_FILE)
         self._has_warned = False
         # The clock may be set meanwhile, and MLflow shows metrics in the order of their times.
         self._booted = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -129,7 +129,7 @@ def deliver_metrics(uri: str, run_id: str, folder: Path) -> None:
 
     Raises `UserError` at the first request that fails.
     """
-    with user_errors(uri), closing(MetricLog(folder / "metrics.jsonl")) as metric_log:
+    with user_errors(uri), closing(MetricLog(folder / METRICS_FILE)) as metric_log:
         _MetricUpload(uri, run_id, metric_log).send_new()
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from chromium import CHROMIUM, browser
+from in_process_command import ilsvrc
 from markdown_it import MarkdownIt
 from mlflow.entities import Metric, Param
 from PIL import Image
 
-from pipeline.cli.app import main
 from pipeline.data.sources.digits import digits_samples
 from pipeline.data.store.manifest import ImageClass
 from pipeline.data.store.packing import write_store
@@ -34,16 +34,6 @@ NAMES = (
     f"[link](javascript:{SCRIPT})![](https://example.org/x) `code` | **bold**",
     "[red]red[/red] \\[bold]",
 )
-
-
-def ilsvrc(*arguments: str, folder: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setattr("sys.argv", ["ilsvrc", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert end.value.code == 0
 
 
 @pytest.fixture(scope="module")

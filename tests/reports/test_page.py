@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from chromium import CHROMIUM, browser
+from in_process_command import ilsvrc
 
-from pipeline.cli.app import main
 from pipeline.evaluation.metrics import Counts
 from pipeline.reports.learning_curves import MetricHistory
 from pipeline.reports.page import build_page
@@ -18,16 +18,6 @@ from pipeline.results.measured import Measured
 from pipeline.results.published import ResultKey
 from pipeline.tracking.mlflow_client import connect
 from pipeline.tracking.queries import Point, TrackedRun
-
-
-def ilsvrc(*arguments: str, folder: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setattr("sys.argv", ["ilsvrc", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert end.value.code == 0
 
 
 @pytest.fixture(scope="module")
